@@ -1,0 +1,96 @@
+//! Every bound of the program in one place: queues, buffers, counts and waits, each with what happens at it.
+
+use std::time::Duration;
+
+/// The limits and their defaults. Sizes are in bytes.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Users served at once; at the limit the request ports stop accepting, and shed after `wait`.
+    pub users_max: usize,
+    /// Users waiting for a message connection, in all; the next one is reset at once.
+    pub waiting_max: usize,
+    /// How long a user may wait for a message connection, or in a full listener's queue, before he is reset.
+    pub wait: Duration,
+    /// The server's count of idle message connections per client.
+    pub pool: usize,
+    /// Message connections that one client may have, idle, busy or on their way.
+    pub messages_per_client_max: usize,
+    /// Least and most time a client has to accept a session; three round trips in between.
+    pub accept: (Duration, Duration),
+    /// How long a ticket is good.
+    pub ticket: Duration,
+    /// Mean time between pings of an idle message connection; jittered by a quarter.
+    pub idle_ping: Duration,
+    /// How long a ping of a message connection may go unanswered.
+    pub pong: Duration,
+    /// An idle message connection above the recent peak is retired after this time.
+    pub retire: Duration,
+    /// Silence on the control connection after which either side gives the other up.
+    pub heartbeat: Duration,
+    /// From accept or dial to the end of the handshake.
+    pub handshake: Duration,
+    /// Least time after which a failed stranger is closed; the most is `handshake`.
+    pub stranger_min: Duration,
+    /// Strangers at once; the oldest makes room.
+    pub strangers_max: usize,
+    /// Strangers at once per address (IPv6: per /64); the oldest of them makes room.
+    pub strangers_per_address_max: usize,
+    /// Time to connect to a local server, all its addresses together.
+    pub local_dial: Duration,
+    /// How long a resolved name of a local server is used before it is resolved anew.
+    pub resolved: Duration,
+    /// Least and most delay before the client dials the server again; full jitter below the current one.
+    pub reconnect: (Duration, Duration),
+    /// How long bytes before an abort may take to reach the local side.
+    pub abort_flush: Duration,
+    /// After an abort: time for both ends to be done, else the message connection is reset.
+    pub abort_drain: Duration,
+    /// After an abort: bytes that are read and thrown away, else the message connection is reset.
+    pub abort_drain_bytes: usize,
+    /// How long a good ending may take to be read by the peer.
+    pub linger: Duration,
+    /// How long running sessions get after the operator asked the process to end.
+    pub drain: Duration,
+    /// Bytes that one socket moves before others get their turn.
+    pub turn_bytes: usize,
+    /// Connections that one listener takes before others get their turn.
+    pub turn_accepts: usize,
+    /// Rings kept for the next lease when none is leased; beyond that they are freed.
+    pub rings_kept: usize,
+    /// File descriptors kept back from users and strangers.
+    pub descriptor_reserve: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            users_max: 10_000,
+            waiting_max: 4_096,
+            wait: Duration::from_secs(5),
+            pool: 10,
+            messages_per_client_max: 65_536,
+            accept: (Duration::from_millis(250), Duration::from_secs(1)),
+            ticket: Duration::from_secs(10),
+            idle_ping: Duration::from_secs(15),
+            pong: Duration::from_secs(5),
+            retire: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(30),
+            handshake: Duration::from_secs(5),
+            stranger_min: Duration::from_secs(1),
+            strangers_max: 1_024,
+            strangers_per_address_max: 256,
+            local_dial: Duration::from_secs(5),
+            resolved: Duration::from_secs(10),
+            reconnect: (Duration::from_millis(100), Duration::from_secs(30)),
+            abort_flush: Duration::from_secs(1),
+            abort_drain: Duration::from_secs(2),
+            abort_drain_bytes: 256 * 1024,
+            linger: Duration::from_secs(5),
+            drain: Duration::from_secs(30),
+            turn_bytes: 256 * 1024,
+            turn_accepts: 16,
+            rings_kept: 64,
+            descriptor_reserve: 16,
+        }
+    }
+}
