@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
 use crate::limits::Limits;
 use crate::wire::frame::Name;
 use crate::wire::handshake::Secret;
 
 /// Where to listen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
     /// All interfaces, IPv6 and IPv4, at this port.
     Any(u16),
@@ -16,11 +17,35 @@ pub enum Listen {
     At(SocketAddr),
 }
 
+impl Listen {
+    /// The TCP port; 0 is any free one.
+    pub fn port(self) -> u16 {
+        match self {
+            Listen::Any(port) => port,
+            Listen::At(address) => address.port(),
+        }
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Listen::Any(port) => write!(f, "*:{port}"),
             Listen::At(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = BadAddress;
+
+    /// Reads `PORT`, `:PORT` or `*:PORT` as all interfaces, `IP:PORT` and `[IPv6]:PORT` as one address.
+    fn from_str(text: &str) -> Result<Listen, BadAddress> {
+        let port = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
+        match (read_port(port), text.parse()) {
+            (Some(port), _) => Ok(Listen::Any(port)),
+            (None, Ok(address)) => Ok(Listen::At(address)),
+            (None, Err(_)) => Err(BadAddress::Listen),
         }
     }
 }
@@ -35,6 +60,21 @@ pub struct HostPort {
 }
 
 impl HostPort {
+    /// Reads `HOST:PORT`, `IPv4:PORT` or `[IPv6]:PORT`. Without a host (`PORT`, `:PORT`) or without a port it
+    /// is the default, if there is one.
+    pub fn parse(text: &str, host: Option<&str>, port: Option<u16>) -> Result<HostPort, BadAddress> {
+        if text.contains('/') {
+            return Err(BadAddress::Slash);
+        }
+        let (found_host, found_port) = split_host(text, host.is_some())?;
+        let host = if found_host.is_empty() { host.ok_or(BadAddress::NoHost)? } else { found_host };
+        let port = match found_port {
+            Some(digits) => read_port(digits).filter(|&port| port > 0).ok_or(BadAddress::Port)?,
+            None => port.ok_or(BadAddress::NoPort)?,
+        };
+        Ok(HostPort { host: host.to_owned(), port })
+    }
+
     /// The address, if the host is numeric.
     pub fn numeric(&self) -> Option<SocketAddr> {
         self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
@@ -49,6 +89,71 @@ impl fmt::Display for HostPort {
             write!(f, "{}:{}", self.host, self.port)
         }
     }
+}
+
+/// What is wrong with an address: what was wanted and how to write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadAddress {
+    /// Not a place to listen.
+    Listen,
+    /// A URL or a path.
+    Slash,
+    /// Nothing before the port.
+    NoHost,
+    /// Not a host name and not an address.
+    Host,
+    /// Nothing after the host.
+    NoPort,
+    /// Not a TCP port.
+    Port,
+}
+
+impl fmt::Display for BadAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Listen => {
+                "wanted PORT for all interfaces, or IP:PORT, such as 8080, 127.0.0.1:8080 or [::1]:8080"
+            }
+            Self::Slash => "wanted HOST:PORT, such as localhost:8080; leave out http:// and any path",
+            Self::NoHost => "the host is missing: wanted HOST:PORT, such as db.lan:5432",
+            Self::Host => {
+                "the host is not a name, an IPv4 address or an IPv6 address in brackets, such as [::1]"
+            }
+            Self::NoPort => "the port is missing: wanted HOST:PORT, such as db.lan:5432",
+            Self::Port => "the port is not a number from 1 to 65535",
+        })
+    }
+}
+
+/// Digits only: Rust's own parser takes a sign.
+fn read_port(digits: &str) -> Option<u16> {
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+}
+
+/// The host without brackets, and the text of the port if there is one. Where a host may be left out, digits
+/// alone are a port.
+fn split_host(text: &str, digits_are_port: bool) -> Result<(&str, Option<&str>), BadAddress> {
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let (host, rest) = bracketed.split_once(']').ok_or(BadAddress::Host)?;
+        // A zone (`fe80::1%eth0`) is for the resolver to judge.
+        let address = host.split_once('%').map_or(host, |(address, _)| address);
+        address.parse::<Ipv6Addr>().map_err(|_| BadAddress::Host)?;
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((host, Some(port))),
+            None if rest.is_empty() => Ok((host, None)),
+            None => Err(BadAddress::Port),
+        };
+    }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Ok((text, None));
+    }
+    if digits_are_port && read_port(text).is_some() {
+        return Ok(("", Some(text)));
+    }
+    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    // RFC 1035, section 2.3.4: a name has at most 255 bytes on the wire, 253 as text.
+    if host.len() <= 253 && host.bytes().all(good) { Ok((host, port)) } else { Err(BadAddress::Host) }
 }
 
 /// A key: whoever holds the secret may be this client.
@@ -97,4 +202,81 @@ pub struct ClientConfig {
 /// The addresses to try for [`Listen::Any`], best first: dual stack, then IPv4 where there is no IPv6.
 pub fn any_addresses(port: u16) -> [SocketAddr; 2] {
     [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_to_listen_is_read_in_all_its_forms() {
+        for text in ["8080", ":8080", "*:8080"] {
+            assert_eq!(text.parse(), Ok(Listen::Any(8080)), "{text:?}");
+        }
+        assert_eq!("0".parse(), Ok(Listen::Any(0)));
+        for text in ["127.0.0.1:0", "0.0.0.0:8080", "[::1]:8080", "[::]:65535"] {
+            let address = text.parse().expect("a socket address");
+            assert_eq!(text.parse(), Ok(Listen::At(address)), "{text:?}");
+            assert_eq!(Listen::At(address).to_string(), text);
+        }
+        for text in
+            ["", ":", "*", "*:", "+80", "65536", "localhost:80", "::1:80", "127.0.0.1", "[::1]", "80 "]
+        {
+            assert_eq!(text.parse::<Listen>(), Err(BadAddress::Listen), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_and_port_are_read_and_printed_alike() {
+        for (text, host, port) in [
+            ("db.lan:5432", "db.lan", 5432),
+            ("my_host-1:1", "my_host-1", 1),
+            ("10.0.0.1:80", "10.0.0.1", 80),
+            ("[::1]:80", "::1", 80),
+            ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
+        ] {
+            let read = HostPort::parse(text, None, None).expect(text);
+            assert_eq!(read, HostPort { host: host.to_owned(), port });
+            assert_eq!(read.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_may_be_left_out_is_the_default() {
+        let local = |text| HostPort::parse(text, Some("localhost"), None).map(|read| read.to_string());
+        assert_eq!(local("8080").as_deref(), Ok("localhost:8080"));
+        assert_eq!(local(":8080").as_deref(), Ok("localhost:8080"));
+        assert_eq!(local("web:80").as_deref(), Ok("web:80"));
+        assert_eq!(local("web"), Err(BadAddress::NoPort));
+        let server = |text| HostPort::parse(text, None, Some(33335)).map(|read| read.to_string());
+        assert_eq!(server("example.org").as_deref(), Ok("example.org:33335"));
+        assert_eq!(server("example.org:1").as_deref(), Ok("example.org:1"));
+        assert_eq!(server("::1").as_deref(), Ok("[::1]:33335"));
+        assert_eq!(server("[::1]").as_deref(), Ok("[::1]:33335"));
+        assert_eq!(server(":1"), Err(BadAddress::NoHost));
+    }
+
+    #[test]
+    fn a_bad_address_says_which_part_is_bad() {
+        for (text, expected) in [
+            ("", BadAddress::NoHost),
+            (":80", BadAddress::NoHost),
+            ("host", BadAddress::NoPort),
+            ("[::1]", BadAddress::NoPort),
+            ("host:", BadAddress::Port),
+            ("host:0", BadAddress::Port),
+            ("host:+1", BadAddress::Port),
+            ("host:65536", BadAddress::Port),
+            ("host:80:80", BadAddress::Port),
+            ("[::1]80", BadAddress::Port),
+            ("[::1", BadAddress::Host),
+            ("[host]:80", BadAddress::Host),
+            ("my host:80", BadAddress::Host),
+            ("h\u{f6}st:80", BadAddress::Host),
+            ("http://host:80", BadAddress::Slash),
+            ("host:80/path", BadAddress::Slash),
+        ] {
+            assert_eq!(HostPort::parse(text, None, None), Err(expected), "{text:?}");
+        }
+    }
 }

@@ -90,3 +90,88 @@ impl Deadlines {
         self.places[self.heap[b].1 as usize] = b as u32;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Operation {
+        Set(u32, u64),
+        Clear(u32),
+        PopDue(u64),
+    }
+
+    /// Few slots and few times, so that moves, clears and equal deadlines are frequent.
+    fn operations() -> impl Strategy<Value = Operation> {
+        prop_oneof![
+            4 => (0..24u32, 0..40u64).prop_map(|(slot, at_s)| Operation::Set(slot, at_s)),
+            1 => (0..32u32).prop_map(Operation::Clear),
+            2 => (0..40u64).prop_map(Operation::PopDue),
+        ]
+    }
+
+    fn assert_invariants(deadlines: &Deadlines, model: &BTreeMap<u32, Instant>) {
+        for (place, &(at, slot)) in deadlines.heap.iter().enumerate() {
+            assert_eq!(deadlines.places[slot as usize], place as u32);
+            assert_eq!(model.get(&slot), Some(&at));
+            assert!(place == 0 || deadlines.heap[(place - 1) / 2] <= deadlines.heap[place]);
+        }
+        let placed = deadlines.places.iter().filter(|&&place| place != NOWHERE).count();
+        assert_eq!((placed, deadlines.heap.len()), (model.len(), model.len()));
+        assert_eq!(deadlines.next(), model.values().min().copied());
+    }
+
+    proptest! {
+        #[test]
+        fn the_earliest_deadline_comes_first(operations in proptest::collection::vec(operations(), 1..120)) {
+            let epoch = Instant::now();
+            let time = |at_s| epoch + Duration::from_secs(at_s);
+            let mut deadlines = Deadlines::default();
+            let mut model = BTreeMap::new();
+            for operation in operations {
+                match operation {
+                    Operation::Set(slot, at_s) => {
+                        deadlines.set(slot, Some(time(at_s)));
+                        model.insert(slot, time(at_s));
+                    }
+                    Operation::Clear(slot) => {
+                        deadlines.set(slot, None);
+                        model.remove(&slot);
+                    }
+                    Operation::PopDue(now_s) => {
+                        let earliest = model.values().min().copied().filter(|&at| at <= time(now_s));
+                        let popped = deadlines.pop_due(time(now_s));
+                        // Of equal deadlines any may come first.
+                        prop_assert_eq!(popped.and_then(|slot| model.remove(&slot)), earliest);
+                    }
+                }
+                assert_invariants(&deadlines, &model);
+            }
+        }
+    }
+
+    #[test]
+    fn each_due_slot_comes_once_and_those_to_come_stay() {
+        let epoch = Instant::now();
+        let mut deadlines = Deadlines::default();
+        for (slot, after_s) in [(0, 3), (1, 1), (2, 2), (3, 9)] {
+            deadlines.set(slot, Some(epoch + Duration::from_secs(after_s)));
+        }
+        let now = epoch + Duration::from_secs(3);
+        let due: Vec<u32> = std::iter::from_fn(|| deadlines.pop_due(now)).collect();
+        assert_eq!(due, [1, 2, 0], "a deadline has come when its time is now, not only when it is over");
+        assert_eq!(deadlines.next(), Some(epoch + Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn clearing_a_slot_that_was_never_set_allocates_nothing() {
+        let mut deadlines = Deadlines::default();
+        deadlines.set(u32::MAX, None);
+        assert_eq!((deadlines.places.capacity(), deadlines.next()), (0, None));
+    }
+}

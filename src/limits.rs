@@ -49,6 +49,8 @@ pub struct Limits {
     pub abort_drain_bytes: usize,
     /// How long a good ending may take to be read by the peer.
     pub linger: Duration,
+    /// How long a session's last bytes may wait for a local side that reads nothing.
+    pub finish: Duration,
     /// How long running sessions get after the operator asked the process to end.
     pub drain: Duration,
     /// Bytes that one socket moves before others get their turn.
@@ -86,11 +88,40 @@ impl Default for Limits {
             abort_drain: Duration::from_secs(2),
             abort_drain_bytes: 256 * 1024,
             linger: Duration::from_secs(5),
+            finish: Duration::from_secs(60),
             drain: Duration::from_secs(30),
             turn_bytes: 256 * 1024,
             turn_accepts: 16,
             rings_kept: 64,
             descriptor_reserve: 16,
+        }
+    }
+}
+
+impl Limits {
+    /// Lowers the counts so that everything at once fits into `room` file descriptors. A session takes two at each
+    /// end: its message connection and its user or proxy connection.
+    pub fn share_descriptors(&mut self, room: usize) {
+        self.pool = self.pool.min((room / 4).max(1));
+        self.strangers_max = self.strangers_max.min((room / 8).max(2));
+        let pairs = room.saturating_sub(self.pool + self.strangers_max) / 2;
+        self.users_max = self.users_max.min(pairs.max(1));
+        self.messages_per_client_max = self.messages_per_client_max.min((room / 2).max(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_at_once_fits_into_the_descriptors() {
+        for room in 16..5_000 {
+            let mut limits = Limits::default();
+            limits.share_descriptors(room);
+            let messages = limits.users_max + limits.pool;
+            assert!(limits.users_max + messages + limits.strangers_max <= room, "server, {room}: {limits:?}");
+            assert!(2 * limits.messages_per_client_max <= room, "client, {room}");
         }
     }
 }

@@ -56,6 +56,17 @@ pub enum Dial {
     Proxy(ConnId),
 }
 
+/// What a connection that is being dialled is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialled {
+    /// A control connection.
+    Control,
+    /// A message connection.
+    Message,
+    /// A proxy connection for the session on this message connection.
+    Proxy(ConnId),
+}
+
 /// What a dialling client proves, and with what.
 #[derive(Clone, Debug)]
 pub struct Greeting {
@@ -108,8 +119,8 @@ pub enum Input {
     Dialling {
         /// The new connection.
         id: ConnId,
-        /// For a proxy connection: the message connection whose session it serves.
-        message: Option<ConnId>,
+        /// What for.
+        purpose: Dialled,
     },
     /// A dialled connection stands: greeted, if it is a control or message connection.
     Connected {
@@ -296,6 +307,29 @@ pub enum CloseReason {
     Drained,
     /// The process ends.
     Shutdown,
+}
+
+impl CloseReason {
+    /// Whether the peer must see RST: what it received is not whole.
+    pub fn resets(self) -> bool {
+        !matches!(
+            self,
+            Self::Finished
+                | Self::PeerClosed
+                | Self::DialFailed(_)
+                | Self::Stranger(_)
+                | Self::UnknownKey
+                | Self::HandshakeTimedOut
+                | Self::Evicted
+                | Self::Retired
+                | Self::Drained
+        )
+    }
+
+    /// Whether what was sent must be read before the connection goes.
+    pub fn is_gentle(self) -> bool {
+        matches!(self, Self::Retired | Self::Drained)
+    }
 }
 
 impl fmt::Display for CloseReason {

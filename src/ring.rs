@@ -112,3 +112,136 @@ impl Rings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Operation {
+        Push(usize),
+        /// Pushes as many bytes as there is room for, and so many more.
+        Fill(usize),
+        Consume(usize),
+        ConsumeAll,
+        Drain,
+    }
+
+    fn operations() -> impl Strategy<Value = Operation> {
+        let sizes = || prop_oneof![0..4usize, 0..=RING_BYTES + 1, RING_BYTES - 2..=RING_BYTES];
+        prop_oneof![
+            4 => sizes().prop_map(Operation::Push),
+            2 => (0..2usize).prop_map(Operation::Fill),
+            4 => sizes().prop_map(Operation::Consume),
+            1 => Just(Operation::ConsumeAll),
+            1 => Just(Operation::Drain),
+        ]
+    }
+
+    /// `count` bytes in which a shifted, lost or repeated piece shows: 251 is prime to the size of the ring.
+    fn pattern(from: usize, count: usize) -> Vec<u8> {
+        (from..from + count).map(|at| (at % 251) as u8).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_ring_is_a_bounded_queue(operations in proptest::collection::vec(operations(), 1..40)) {
+            let mut ring = Ring::new();
+            let mut model = VecDeque::new();
+            let mut pushed = 0;
+            for operation in operations {
+                match operation {
+                    Operation::Push(_) | Operation::Fill(_) => {
+                        let offered = match operation {
+                            Operation::Push(count) => count,
+                            Operation::Fill(beyond) => ring.room() + beyond,
+                            _ => 0,
+                        };
+                        let taken = offered.min(RING_BYTES - model.len());
+                        let bytes = pattern(pushed, offered);
+                        prop_assert_eq!(ring.push(&bytes), taken);
+                        model.extend(&bytes[..taken]);
+                        pushed += taken;
+                    }
+                    Operation::Consume(count) => {
+                        ring.consume(count);
+                        model.drain(..count.min(model.len()));
+                    }
+                    Operation::ConsumeAll => {
+                        ring.consume(ring.len());
+                        model.clear();
+                    }
+                    Operation::Drain => {
+                        // One byte more than needed: it must stay as it was.
+                        let mut out = vec![0xff; ring.len() + 1];
+                        prop_assert_eq!(ring.drain_into(&mut out), model.len());
+                        prop_assert_eq!(out.pop(), Some(0xff));
+                        prop_assert!(model.make_contiguous() == out);
+                        model.clear();
+                    }
+                }
+                let [first, second] = ring.slices();
+                prop_assert!([first, second].concat() == model.make_contiguous());
+                // A writer that looks at the first slice only must see bytes whenever there are any.
+                prop_assert!(!first.is_empty() || second.is_empty());
+                prop_assert_eq!(ring.len(), model.len());
+                prop_assert_eq!(ring.is_empty(), model.is_empty());
+                prop_assert_eq!(ring.room(), RING_BYTES - model.len());
+                prop_assert!(!ring.is_empty() || ring.head == 0, "an empty ring starts again at the front");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrapped_ring_shows_two_slices_in_order() {
+        let mut ring = Ring::new();
+        assert_eq!(ring.push(&vec![0; RING_BYTES]), RING_BYTES);
+        assert_eq!(ring.push(&[1]), 0, "a full ring takes nothing");
+        ring.consume(RING_BYTES - 2);
+        assert_eq!(ring.push(&[1, 2, 3]), 3);
+        assert_eq!(ring.slices(), [&[0, 0][..], &[1, 2, 3][..]]);
+    }
+
+    #[test]
+    fn no_more_rings_are_kept_than_asked_for() {
+        let mut rings = Rings::new(2);
+        let leased: Vec<Ring> = (0..4).map(|_| rings.lease()).collect();
+        for (given_back, mut ring) in leased.into_iter().enumerate() {
+            ring.push(b"left over");
+            rings.give_back(ring);
+            assert_eq!(rings.free.len(), 2.min(given_back + 1));
+        }
+        for _ in 0..3 {
+            assert!(rings.lease().is_empty(), "what one connection left must not reach the next");
+        }
+        assert!(rings.free.is_empty());
+    }
+
+    #[test]
+    fn a_ring_is_kept_as_long_as_it_holds_bytes() {
+        let mut rings = Rings::new(2);
+        let mut slot = Some(rings.lease());
+        slot.as_mut().expect("leased").push(b"x");
+        rings.tidy(&mut slot);
+        slot.as_mut().expect("still leased").consume(1);
+        rings.tidy(&mut slot);
+        assert!(slot.is_none());
+        assert_eq!(rings.free.len(), 1);
+        rings.tidy(&mut slot);
+        assert_eq!(rings.free.len(), 1);
+    }
+
+    #[test]
+    fn a_list_that_keeps_none_still_leases() {
+        let mut rings = Rings::new(0);
+        let ring = rings.lease();
+        rings.give_back(ring);
+        assert!(rings.free.is_empty());
+        assert_eq!(rings.lease().room(), RING_BYTES);
+    }
+}

@@ -207,7 +207,7 @@ impl<'a> Frame<'a> {
             }),
             2 => Frame::Accepted(sid),
             3 => Frame::Started(sid),
-            DATA => return (!fields.is_empty()).then_some(Frame::Data(sid, fields.0)),
+            DATA => return (sid != 0 && !fields.is_empty()).then_some(Frame::Data(sid, fields.0)),
             5 => Frame::Fin(sid),
             6 => {
                 let code = fields.u8()?;
@@ -472,11 +472,13 @@ mod tests {
     fn frames() -> impl Strategy<Value = Frame<'static>> {
         let sid = 1..=u64::MAX;
         prop_oneof![
-            (sid.clone(), any::<u64>(), any::<u16>(), addresses()).prop_map(|(sid, first_sid, service, user)| {
-                // An IPv4-mapped IPv6 address comes back as the IPv4 address that it is.
-                let user = SocketAddr::new(user.ip().to_canonical(), user.port());
-                Frame::Start(Start { sid, first_sid, service, user })
-            }),
+            (sid.clone(), any::<u64>(), any::<u16>(), addresses()).prop_map(
+                |(sid, first_sid, service, user)| {
+                    // An IPv4-mapped IPv6 address comes back as the IPv4 address that it is.
+                    let user = SocketAddr::new(user.ip().to_canonical(), user.port());
+                    Frame::Start(Start { sid, first_sid, service, user })
+                }
+            ),
             sid.clone().prop_map(Frame::Accepted),
             sid.clone().prop_map(Frame::Started),
             sid.clone().prop_map(Frame::Fin),
@@ -491,13 +493,16 @@ mod tests {
         let names = proptest::collection::vec("[a-z0-9._-]{1,64}", 0..=SERVICES_MAX);
         let grants = proptest::collection::vec(any::<Option<u16>>(), 0..=SERVICES_MAX);
         prop_oneof![
-            (any::<u16>(), any::<bool>(), any::<[u8; 16]>(), names).prop_map(|(version, plain, instance, names)| {
-                let services = names.iter().map(|name| name.parse().expect("a good name")).collect();
-                ControlFrame::Hello(Hello { version, plain, instance, services })
-            }),
+            (any::<u16>(), any::<bool>(), any::<[u8; 16]>(), names).prop_map(
+                |(version, plain, instance, names)| {
+                    let services = names.iter().map(|name| name.parse().expect("a good name")).collect();
+                    ControlFrame::Hello(Hello { version, plain, instance, services })
+                }
+            ),
             (any::<[u8; 16]>(), any::<[u8; 32]>(), any::<u16>(), any::<u16>(), grants).prop_map(
                 |(session_id, key, message_port, heartbeat_s, grants)| {
-                    let grants = grants.into_iter().map(|port| port.map_or(Grant::Unknown, Grant::Port)).collect();
+                    let grants =
+                        grants.into_iter().map(|port| port.map_or(Grant::Unknown, Grant::Port)).collect();
                     let pool_key = Secret::new(key);
                     ControlFrame::Welcome(Welcome { session_id, pool_key, message_port, heartbeat_s, grants })
                 }
@@ -525,7 +530,8 @@ mod tests {
             for len in 0..bytes.len() {
                 prop_assert_eq!(Frame::decode(&bytes[..len]), Err(BadFrame));
             }
-            prop_assert_eq!(Frame::decode(&[&bytes[..], &[0]].concat()), Err(BadFrame));
+            let lengthened = [&bytes[..], &[0]].concat();
+            prop_assert_eq!(Frame::decode(&lengthened), Err(BadFrame));
         }
 
         #[test]
@@ -561,6 +567,8 @@ mod tests {
         assert_eq!(Frame::decode(&bytes), Ok(Frame::Data(7, b"hello")));
         assert_eq!(decode_data_head(&encode_data_head(7)), Some(7));
         assert_eq!(Frame::decode(&encode_data_head(7)), Err(BadFrame), "empty Data is no frame");
+        let unnumbered = [&encode_data_head(0)[..], b"hello"].concat();
+        assert_eq!(Frame::decode(&unnumbered), Err(BadFrame), "Data belongs to a session");
     }
 
     #[test]

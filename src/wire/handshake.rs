@@ -122,7 +122,10 @@ impl fmt::Display for HandshakeError {
         match self {
             Self::NotSkyorg => f.write_str("not a skyorg hello"),
             Self::Version(found) => {
-                write!(f, "handshake version {found}, wanted {VERSION}; install the same skyorg on both sides")
+                write!(
+                    f,
+                    "handshake version {found}, wanted {VERSION}; install the same skyorg on both sides"
+                )
             }
             Self::Field => f.write_str("a hello with an unknown suite or purpose"),
             Self::Unproved => f.write_str("the secret was not proved"),
@@ -170,7 +173,11 @@ impl ClearHello {
         if zero == 0 { Ok(ClearHello { suite, purpose, key_id }) } else { Err(HandshakeError::Field) }
     }
 
-    fn builder<'a>(&self, prologue: &'a [u8; HELLO_BYTES], psk: &'a Secret) -> Result<Builder<'a>, snow::Error> {
+    fn builder<'a>(
+        &self,
+        prologue: &'a [u8; HELLO_BYTES],
+        psk: &'a Secret,
+    ) -> Result<Builder<'a>, snow::Error> {
         Builder::new(self.suite.pattern().parse()?).prologue(prologue)?.psk(0, psk.bytes())
     }
 }

@@ -1,0 +1,492 @@
+//! The command line: what was typed becomes a validated configuration, and that runs.
+//!
+//! Exit status: 0 for a good end, 2 for bad usage or configuration, 1 for everything that fails later.
+//! Whatever goes wrong is one sentence on standard error.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, LineWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use argh::FromArgs;
+use log::LevelFilter;
+use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
+
+use crate::config::{ClientConfig, HostPort, Listen, ServerConfig};
+use crate::demo;
+use crate::keys::{self, KeyError};
+use crate::limits::Limits;
+use crate::run::{BindError, Client, Server};
+use crate::wire::frame::{Name, SERVICES_MAX};
+
+mod arguments;
+
+use arguments::{Arguments, ClientArguments, Command, DemoArguments, KeygenArguments, ServerArguments};
+
+/// Port of the service `default`.
+pub const REQUEST_PORT: u16 = 33333;
+/// Port for message connections.
+pub const MESSAGE_PORT: u16 = 33334;
+/// Port for control connections.
+pub const CONTROL_PORT: u16 = 33335;
+
+/// The service that `--request` and `--local` speak of.
+const DEFAULT_SERVICE: &str = "default";
+
+/// Whether the log goes elsewhere than to standard error.
+static LOG_IS_FILE: AtomicBool = AtomicBool::new(false);
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let outcome = read_arguments(std::env::args_os().skip(1)).and_then(run);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Where the log is a file, its reader wants to know as well; elsewhere this would say it twice.
+            if LOG_IS_FILE.load(Ordering::Relaxed) {
+                log::error!("{failure}");
+            }
+            let _ = writeln!(io::stderr(), "skyorg: {failure}");
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+/// What was asked for: a text to print, or a command to run.
+#[derive(Debug)]
+enum Asked {
+    Text(String),
+    Command(Command),
+}
+
+fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Asked, Failure> {
+    let usage = |command, problem| Failure::Usage { command, problem };
+    let mut words = Vec::new();
+    for argument in arguments {
+        let text = argument.into_string();
+        words.push(text.map_err(|_| usage("skyorg", "an argument is not UTF-8 text".to_owned()))?);
+    }
+    let words: Vec<&str> = words.iter().flat_map(|word| split_option(word)).collect();
+    let words = if words.is_empty() { vec!["--help"] } else { words };
+    match Arguments::from_args(&["skyorg"], &words) {
+        Ok(Arguments { version: true, .. }) => {
+            Ok(Asked::Text(format!("skyorg {}", env!("CARGO_PKG_VERSION"))))
+        }
+        Ok(Arguments { command: Some(command), .. }) => Ok(Asked::Command(command)),
+        Ok(Arguments { command: None, .. }) => Err(usage("skyorg", "no command was given".to_owned())),
+        Err(exit) if exit.status.is_ok() => Ok(Asked::Text(exit.output.trim_end().to_owned())),
+        Err(exit) => {
+            Err(usage(named_command(&words), exit.output.trim_end().trim_end_matches('.').to_owned()))
+        }
+    }
+}
+
+/// `--option=value` as two words, which argh wants; only the first `=` counts.
+fn split_option(word: &str) -> impl Iterator<Item = &str> {
+    let (option, value) = match word.split_once('=') {
+        Some((option, value)) if option.starts_with("--") => (option, Some(value)),
+        _ => (word, None),
+    };
+    std::iter::once(option).chain(value)
+}
+
+/// Whose help explains the words.
+fn named_command(words: &[&str]) -> &'static str {
+    match words.first() {
+        Some(&"server") => "skyorg server",
+        Some(&"client") => "skyorg client",
+        Some(&"keygen") => "skyorg keygen",
+        Some(&"demo") => "skyorg demo",
+        _ => "skyorg",
+    }
+}
+
+fn run(asked: Asked) -> Result<(), Failure> {
+    match asked {
+        Asked::Text(text) => print(&text),
+        Asked::Command(Command::Server(arguments)) => serve(arguments),
+        Asked::Command(Command::Client(arguments)) => connect(arguments),
+        Asked::Command(Command::Keygen(KeygenArguments { name })) => {
+            let name = name.unwrap_or_else(default_service);
+            print(&keys::line(&keys::generate(name)?))
+        }
+        Asked::Command(Command::Demo(DemoArguments { once, log_level })) => {
+            start_log(log_level, None)?;
+            demo::run(once).map_err(Failure::Demo)
+        }
+    }
+}
+
+/// Prints to standard output. A reader who has left is not a failure; a disk that is full is.
+fn print(text: &str) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Io("cannot write to standard output", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn serve(arguments: ServerArguments) -> Result<(), Failure> {
+    start_log(arguments.log_level, arguments.log_file.as_deref())?;
+    let (config, made) = server_config(arguments)?;
+    if let Some(path) = made {
+        // Not a matter of the log level: without these lines nobody would know how to go on.
+        let mut stderr = io::stderr();
+        let _ = writeln!(stderr, "There was no key file, so one was made: {}", path.display());
+        let _ = writeln!(
+            stderr,
+            "Copy it to ~/.config/skyorg/key on the client's machine; its one line is the client's key."
+        );
+    }
+    let server = Server::bind(config).map_err(Failure::Bind)?;
+    server.run().map_err(|error| Failure::Io("the server cannot go on", error))
+}
+
+fn connect(arguments: ClientArguments) -> Result<(), Failure> {
+    start_log(arguments.log_level, arguments.log_file.as_deref())?;
+    let config = client_config(arguments, std::env::var_os(keys::VARIABLE))?;
+    let client = Client::new(config).map_err(|error| Failure::Io("the client cannot start", error))?;
+    client.run().map_err(|error| Failure::Io("the client cannot go on", error))
+}
+
+/// The configuration, and the key file if one had to be made.
+fn server_config(arguments: ServerArguments) -> Result<(ServerConfig, Option<PathBuf>), Failure> {
+    let mut services: Vec<(Name, Listen)> = Vec::new();
+    let others = arguments.service.into_iter().map(|service| (service.name, service.address));
+    services.extend(arguments.request.map(|address| (default_service(), address)));
+    services.extend(others);
+    if !services.iter().any(|(name, _)| name.as_str() == DEFAULT_SERVICE) {
+        services.insert(0, (default_service(), Listen::Any(REQUEST_PORT)));
+    }
+    all_differ(services.iter().map(|(name, _)| name))?;
+    let places = services.iter().map(|&(_, place)| place).chain([arguments.message, arguments.control]);
+    let mut taken = HashSet::new();
+    // Port 0 is a new port each time.
+    for place in places.filter(|place| place.port() != 0) {
+        if !taken.insert(place) {
+            return Err(Failure::SamePlace(place));
+        }
+    }
+
+    let mut limits = Limits::default();
+    if let Some(pool) = arguments.pool {
+        limits.pool = pool.0 as usize;
+    }
+    if let Some(seconds) = arguments.heartbeat {
+        limits.heartbeat = Duration::from_secs(seconds.0.into());
+    }
+    if let Some(users) = arguments.max_users {
+        limits.users_max = users.0 as usize;
+    }
+    // Last, because it may make a file.
+    let found = keys::server_keys(arguments.keys.as_deref())?;
+    let config = ServerConfig {
+        services,
+        message: arguments.message,
+        control: arguments.control,
+        keys: found.keys,
+        plain: arguments.plain,
+        limits,
+    };
+    Ok((config, found.made))
+}
+
+fn client_config(arguments: ClientArguments, key_line: Option<OsString>) -> Result<ClientConfig, Failure> {
+    let server = arguments.server.ok_or(Failure::NoServer)?.0;
+    let others = arguments.publish.into_iter().map(|service| (service.name, service.address.0));
+    let local = arguments.local.map(|address| (default_service(), address.0));
+    let services: Vec<(Name, HostPort)> = local.into_iter().chain(others).collect();
+    match services.len() {
+        0 => return Err(Failure::NothingToPublish),
+        count if count > SERVICES_MAX => return Err(Failure::TooManyServices(count)),
+        _ => all_differ(services.iter().map(|(name, _)| name))?,
+    }
+
+    let mut limits = Limits::default();
+    if let Some(seconds) = arguments.heartbeat {
+        limits.heartbeat = Duration::from_secs(seconds.0.into());
+    }
+    let found = keys::client_key(arguments.key.as_deref(), key_line)?;
+    log::info!(
+        "key '{}' from {}{}",
+        found.key.name,
+        found.origin,
+        match found.others {
+            0 => String::new(),
+            others => format!(", the first of {}", others + 1),
+        }
+    );
+    let message = arguments.message.map(|address| address.0);
+    Ok(ClientConfig { server, message, services, key: found.key, plain: arguments.plain, limits })
+}
+
+/// The name of the service that needs no name.
+pub(crate) fn default_service() -> Name {
+    DEFAULT_SERVICE.parse().expect("a constant that is a good name")
+}
+
+fn all_differ<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), Failure> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Failure::SameService(name.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Sends the log to a file, or to standard error. Each line is one write, so that processes that share a log
+/// do not tear each other's lines.
+fn start_log(level: LevelFilter, file: Option<&Path>) -> Result<(), Failure> {
+    let mut config = ConfigBuilder::new();
+    config.set_thread_level(LevelFilter::Off).set_location_level(LevelFilter::Off);
+    config.set_level_padding(LevelPadding::Right).set_time_format_rfc3339();
+    // The libraries below have nothing to tell an operator.
+    config.add_filter_allow_str("skyorg");
+    let started = match file {
+        None => WriteLogger::init(level, config.build(), LineWriter::new(io::stderr())),
+        Some(path) => {
+            let opened = OpenOptions::new().append(true).create(true).open(path);
+            let file = opened.map_err(|error| Failure::LogFile(path.to_owned(), error))?;
+            LOG_IS_FILE.store(true, Ordering::Relaxed);
+            WriteLogger::init(level, config.build(), LineWriter::new(file))
+        }
+    };
+    // It fails only where a logger has been set before, which is then as good.
+    let _ = started;
+    Ok(())
+}
+
+/// Why the program ends other than well.
+#[derive(Debug)]
+enum Failure {
+    /// An argument that the command does not take, or a value that it cannot use.
+    Usage { command: &'static str, problem: String },
+    /// `client` without `--server`.
+    NoServer,
+    /// `client` without `--local` and without `--publish`.
+    NothingToPublish,
+    /// One name for two services.
+    SameService(Name),
+    /// More services than one client may have.
+    TooManyServices(usize),
+    /// Two listeners at one address.
+    SamePlace(Listen),
+    /// The log file cannot be opened.
+    LogFile(PathBuf, io::Error),
+    /// No usable key.
+    Key(KeyError),
+    /// The server cannot listen.
+    Bind(BindError),
+    /// The demo failed.
+    Demo(demo::DemoError),
+    /// Something that the operating system refused while running.
+    Io(&'static str, io::Error),
+}
+
+impl Failure {
+    fn status(&self) -> u8 {
+        match self {
+            Self::Bind(_) | Self::Demo(_) | Self::Io(..) | Self::Key(KeyError::Random) => 1,
+            _ => 2,
+        }
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Failure {
+        Failure::Key(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage { command, problem } => {
+                write!(f, "{problem}; '{command} --help' shows what it takes")
+            }
+            Self::NoServer => {
+                f.write_str("which server? Say --server HOST, the public host where 'skyorg server' runs")
+            }
+            Self::NothingToPublish => {
+                f.write_str("nothing to publish: say --local ADDR, such as --local localhost:8080")
+            }
+            Self::SameService(name) => {
+                write!(f, "the service '{name}' is given twice; each needs a name of its own")?;
+                let is_default = name.as_str() == DEFAULT_SERVICE;
+                if is_default {
+                    f.write_str(" (--request and --local are the service 'default')")
+                } else {
+                    Ok(())
+                }
+            }
+            Self::TooManyServices(found) => write!(
+                f,
+                "{found} services are published, and one client may have {SERVICES_MAX}; start a second \
+                 client for the rest"
+            ),
+            Self::SamePlace(listen) => write!(
+                f,
+                "{listen} is wanted for two things; give --request, --message, --control and each --service \
+                 a port of its own"
+            ),
+            Self::LogFile(path, error) => write!(
+                f,
+                "cannot open the log file {}: {error}; give --log-file a file in a folder that exists and may \
+                 be written to",
+                path.display()
+            ),
+            Self::Key(error) => write!(f, "{error}"),
+            Self::Bind(error) => write!(f, "{error}"),
+            Self::Demo(error) => write!(f, "{error}"),
+            Self::Io(what, error) => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    const LINE: &str = "office AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    fn read(words: &[&str]) -> Result<Asked, Failure> {
+        read_arguments(words.iter().map(OsString::from))
+    }
+
+    fn text(words: &[&str]) -> String {
+        match read(words) {
+            Ok(Asked::Text(text)) => text,
+            other => panic!("{words:?} asked for {other:?}"),
+        }
+    }
+
+    fn server(words: &[&str]) -> Result<ServerConfig, Failure> {
+        // Each call has a file of its own, so that no test reads the file of whoever runs it.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("skyorg-cli-{}-{count}", std::process::id()));
+        let file = path.display().to_string();
+        let config = match read(&[&["server", "--keys", &file], words].concat())? {
+            Asked::Command(Command::Server(arguments)) => server_config(arguments).map(|(config, _)| config),
+            other => panic!("{words:?} asked for {other:?}"),
+        };
+        let _ = std::fs::remove_file(path);
+        config
+    }
+
+    fn client(words: &[&str]) -> Result<ClientConfig, Failure> {
+        match read(&[&["client"], words].concat())? {
+            Asked::Command(Command::Client(arguments)) => client_config(arguments, Some(LINE.into())),
+            other => panic!("{words:?} asked for {other:?}"),
+        }
+    }
+
+    fn shown<Address: fmt::Display>(services: &[(Name, Address)]) -> String {
+        services.iter().map(|(name, address)| format!("{name}={address} ")).collect()
+    }
+
+    #[test]
+    fn the_version_needs_no_command_and_nothing_at_all_shows_the_help() {
+        assert_eq!(text(&["--version"]), "skyorg 0.1.0");
+        assert_eq!(text(&[]), text(&["--help"]));
+        assert!(text(&[]).starts_with("Usage: skyorg server|client|keygen|demo"));
+        assert!(text(&["client", "-h"]).contains("--publish"));
+    }
+
+    #[test]
+    fn every_mistake_is_one_sentence_that_says_where_help_is() {
+        for (words, expected) in [
+            (&["srever"][..], "Unrecognized argument: srever; 'skyorg --help' shows what it takes"),
+            (&["--", "x"], "Unrecognized argument: x; 'skyorg --help' shows what it takes"),
+            (
+                &["demo", "--twice"],
+                "Unrecognized argument: --twice; 'skyorg demo --help' shows what it takes",
+            ),
+            (
+                &["server", "--pool"],
+                "No value provided for option '--pool'; 'skyorg server --help' shows what it takes",
+            ),
+            (
+                &["keygen", "a b"],
+                "letters, digits, '.', '_' or '-'; 'skyorg keygen --help' shows what it takes",
+            ),
+            (&["client", "--local", "0"], "from 1 to 65535; 'skyorg client --help' shows what it takes"),
+        ] {
+            let failure = read(words).expect_err("a mistake");
+            assert_eq!(failure.status(), 2);
+            let message = failure.to_string();
+            assert!(message.ends_with(expected) && !message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_server_alone_has_the_default_service_on_the_default_ports() {
+        let config = server(&[]).expect("nothing is required");
+        assert_eq!(shown(&config.services), "default=*:33333 ");
+        assert_eq!((config.message, config.control), (Listen::Any(33334), Listen::Any(33335)));
+        assert_eq!((config.limits.pool, config.plain, config.keys.len()), (10, false, 1));
+    }
+
+    #[test]
+    fn services_add_to_the_default_one_which_may_be_named_either_way() {
+        let services = |words: &[&str]| shown(&server(words).expect("reads").services);
+        assert_eq!(services(&["--service", "db=5432"]), "default=*:33333 db=*:5432 ");
+        assert_eq!(services(&["--request=80", "--service=db=[::1]:5432"]), "default=*:80 db=[::1]:5432 ");
+        assert_eq!(services(&["--service", "default=80"]), "default=*:80 ");
+    }
+
+    #[test]
+    fn one_name_or_one_place_for_two_things_is_refused() {
+        for words in
+            [&["--request", "80", "--service", "default=81"][..], &["--service=a=1", "--service=a=2"]]
+        {
+            assert!(matches!(server(words), Err(Failure::SameService(_))), "{words:?}");
+        }
+        for words in [&["--request", "33334"][..], &["--message=127.0.0.1:1", "--service", "a=127.0.0.1:1"]] {
+            assert!(matches!(server(words), Err(Failure::SamePlace(_))), "{words:?}");
+        }
+        assert!(server(&["--request=0", "--message=0", "--control=[::1]:0", "--service=a=[::1]:0"]).is_ok());
+        let twice = ["--server", "host", "--local", "80", "--publish", "default=81"];
+        assert!(matches!(client(&twice), Err(Failure::SameService(_))));
+    }
+
+    #[test]
+    fn numbers_become_limits() {
+        let words = ["--pool", "3", "--heartbeat", "2", "--max-users", "7", "--plain"];
+        let config = server(&words).expect("reads");
+        assert_eq!((config.limits.pool, config.limits.users_max, config.plain), (3, 7, true));
+        assert_eq!(config.limits.heartbeat, Duration::from_secs(2));
+        let config = client(&["--server=host", "--local=80", "--heartbeat=3600"]).expect("reads");
+        assert_eq!((config.limits.heartbeat, config.plain), (Duration::from_secs(3600), false));
+    }
+
+    #[test]
+    fn a_client_publishes_what_it_was_told() {
+        let words =
+            ["--server", "::1", "--local", "8080", "--publish", "db=db.lan:5432", "--message", "nat.lan:9"];
+        let config = client(&words).expect("reads");
+        assert_eq!(config.server.to_string(), "[::1]:33335");
+        assert_eq!(config.message.expect("given").to_string(), "nat.lan:9");
+        assert_eq!(shown(&config.services), "default=localhost:8080 db=db.lan:5432 ");
+        assert_eq!(config.key.name.as_str(), "office");
+    }
+
+    #[test]
+    fn a_client_without_a_server_or_a_service_is_taught() {
+        let failure = client(&["--local", "80"]).expect_err("no server");
+        assert!(failure.to_string().contains("--server HOST"), "{failure}");
+        let failure = client(&["--server", "host"]).expect_err("nothing to publish");
+        assert!(failure.to_string().contains("--local localhost:8080"), "{failure}");
+        let many: Vec<_> = (0..=SERVICES_MAX).map(|number| format!("--publish=s{number}=80")).collect();
+        let words: Vec<&str> = ["--server=host"].into_iter().chain(many.iter().map(String::as_str)).collect();
+        assert!(matches!(client(&words), Err(Failure::TooManyServices(65))));
+    }
+}

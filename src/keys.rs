@@ -1,0 +1,487 @@
+//! The key file: one `NAME SECRET` per line, blank lines and `#` comments allowed. The server reads all of
+//! its keys and makes a file where there is none; the client uses one.
+//!
+//! A secret leaves this module only as a [`Secret`] or as a line that was asked for: no error and no log
+//! holds one, nor the text of a line, which may be a secret in the wrong place.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::config::Key;
+use crate::wire::frame::Name;
+use crate::wire::handshake::Secret;
+
+/// Largest key file that is read, in bytes.
+pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The variable that may hold the client's line.
+pub const VARIABLE: &str = "SKYORG_KEY";
+
+/// Name of the key that a server makes for itself.
+const MADE_NAME: &str = "default";
+
+/// Where key lines were read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The environment variable [`VARIABLE`].
+    Variable,
+    /// A key file.
+    File(PathBuf),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Variable => f.write_str(VARIABLE),
+            Origin::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// What is wrong with a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadLine {
+    /// Not UTF-8.
+    Text,
+    /// Not two words.
+    Words,
+    /// The first word is no name.
+    Name,
+    /// The second word is no secret.
+    Secret,
+    /// The name stands on an earlier line, too.
+    Duplicate,
+}
+
+impl fmt::Display for BadLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "not UTF-8 text; wanted NAME SECRET, as 'skyorg keygen' prints it",
+            Self::Words => "wanted NAME SECRET, as 'skyorg keygen' prints it",
+            Self::Name => "the name is not 1 to 64 letters, digits, '.', '_' or '-'",
+            Self::Secret => "the secret is not 43 characters of base64url; make one with 'skyorg keygen'",
+            Self::Duplicate => "an earlier line has the same name; each key needs its own",
+        })
+    }
+}
+
+/// Why there is no key.
+#[derive(Debug)]
+pub enum KeyError {
+    /// No environment variable says where the default file is.
+    NoHome,
+    /// The file cannot be read.
+    Read(PathBuf, io::Error),
+    /// The client's file is not there.
+    Missing(PathBuf),
+    /// The file is larger than [`FILE_BYTES_MAX`].
+    TooLarge(PathBuf),
+    /// A line is malformed.
+    Line {
+        /// Where the line is.
+        origin: Origin,
+        /// Its number, from 1.
+        number: usize,
+        /// What is wrong.
+        problem: BadLine,
+    },
+    /// Nothing but comments and blank lines.
+    Empty(Origin),
+    /// The server's first key file cannot be made.
+    Make(PathBuf, io::Error),
+    /// The operating system gave no random bytes.
+    Random,
+    /// A key stands where the name of a file is wanted.
+    NotAFile,
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoHome => f.write_str(
+                "no place for the key file: neither XDG_CONFIG_HOME nor HOME is an absolute path; name the \
+                 file with --keys (server) or --key (client)",
+            ),
+            Self::Read(path, error) => write!(f, "cannot read the key file {}: {error}", path.display()),
+            Self::Missing(path) => write!(
+                f,
+                "no key file at {}: copy the server's there, name another with --key, or put its line in \
+                 {VARIABLE}",
+                path.display()
+            ),
+            Self::TooLarge(path) => write!(
+                f,
+                "the key file {} is larger than {FILE_BYTES_MAX} bytes; wanted one NAME SECRET per line",
+                path.display()
+            ),
+            Self::Line { origin, number, problem } => write!(f, "{origin}, line {number}: {problem}"),
+            Self::Empty(origin) => {
+                write!(f, "{origin} holds no key; add a line that 'skyorg keygen' prints")
+            }
+            Self::Make(path, error) => write!(
+                f,
+                "cannot make the key file {}: {error}; name another place with --keys",
+                path.display()
+            ),
+            Self::Random => f.write_str("the operating system gave no random bytes for a new key; try again"),
+            Self::NotAFile => write!(
+                f,
+                "--keys and --key want the name of a file, and a key is not safe among arguments; put it \
+                 in a file or in {VARIABLE}"
+            ),
+        }
+    }
+}
+
+/// The server's keys.
+#[derive(Debug)]
+pub struct ServerKeys {
+    /// All keys of the file, at least one.
+    pub keys: Vec<Key>,
+    /// The file that was made, if there was none before.
+    pub made: Option<PathBuf>,
+}
+
+/// The client's key.
+#[derive(Debug)]
+pub struct ClientKey {
+    /// The first key found.
+    pub key: Key,
+    /// Where.
+    pub origin: Origin,
+    /// How many more keys stand there.
+    pub others: usize,
+}
+
+/// Reads the server's keys, from the default file unless told otherwise. Makes the file if there is none.
+pub fn server_keys(path: Option<&Path>) -> Result<ServerKeys, KeyError> {
+    let path = chosen_path(path)?;
+    let made = match read_file(&path) {
+        Err(KeyError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => make_file(&path)?,
+        Err(error) => return Err(error),
+        Ok(keys) => return Ok(ServerKeys { keys, made: None }),
+    };
+    // Read back, because another server may have made the file first.
+    Ok(ServerKeys { keys: read_file(&path)?, made: made.then_some(path) })
+}
+
+/// Finds the client's key: the file it was told, else the environment's line, else the default file.
+/// Of several it is the first, so that a client beside its server works with the server's file.
+pub fn client_key(path: Option<&Path>, line: Option<OsString>) -> Result<ClientKey, KeyError> {
+    let (origin, keys) = match line.filter(|line| path.is_none() && !line.is_empty()) {
+        Some(line) => (Origin::Variable, parse(line.as_encoded_bytes(), &Origin::Variable)?),
+        None => {
+            let path = chosen_path(path)?;
+            let keys = match read_file(&path) {
+                Err(KeyError::Read(path, error)) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(KeyError::Missing(path));
+                }
+                read => read?,
+            };
+            (Origin::File(path), keys)
+        }
+    };
+    let others = keys.len() - 1;
+    let key = keys.into_iter().next().ok_or_else(|| KeyError::Empty(origin.clone()))?;
+    Ok(ClientKey { key, origin, others })
+}
+
+/// Makes a new key from 32 random bytes.
+pub fn generate(name: Name) -> Result<Key, KeyError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|_| KeyError::Random)?;
+    Ok(Key { name, secret: Secret::new(bytes) })
+}
+
+/// The key as a line of a key file, without its end.
+pub fn line(key: &Key) -> String {
+    format!("{} {}", key.name, URL_SAFE_NO_PAD.encode(key.secret.bytes()))
+}
+
+fn chosen_path(path: Option<&Path>) -> Result<PathBuf, KeyError> {
+    let Some(path) = path else {
+        return default_path(std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME"));
+    };
+    // Someone who gives the key itself would find it in the error that no such file exists.
+    let last_word = path.to_str().and_then(|text| text.split_ascii_whitespace().next_back());
+    if last_word.is_some_and(|word| read_secret(word).is_some()) {
+        Err(KeyError::NotAFile)
+    } else {
+        Ok(path.to_owned())
+    }
+}
+
+/// XDG Base Directory Specification: a relative path is ignored, `~/.config` stands in for a missing one.
+fn default_path(config_home: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, KeyError> {
+    let absolute = |text: Option<OsString>| text.map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = absolute(config_home).or_else(|| absolute(home).map(|home| home.join(".config")));
+    folder.map(|folder| folder.join("skyorg").join("key")).ok_or(KeyError::NoHome)
+}
+
+fn read_file(path: &Path) -> Result<Vec<Key>, KeyError> {
+    let failed = |error| KeyError::Read(path.to_owned(), error);
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+        log::warn!(
+            "others have access to the key file {}; run: chmod 600 {}",
+            path.display(),
+            path.display()
+        );
+    }
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(KeyError::TooLarge(path.to_owned()));
+    }
+    parse(&text, &Origin::File(path.to_owned()))
+}
+
+/// Reads lines; there is at least one key if it succeeds.
+fn parse(text: &[u8], origin: &Origin) -> Result<Vec<Key>, KeyError> {
+    let mut keys = Vec::new();
+    let mut names = std::collections::HashSet::new();
+    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        let read = parse_line(line).and_then(|key| match key {
+            Some(key) if !names.insert(key.name.clone()) => Err(BadLine::Duplicate),
+            key => Ok(key),
+        });
+        match read {
+            Ok(key) => keys.extend(key),
+            Err(problem) => {
+                return Err(KeyError::Line { origin: origin.clone(), number: index + 1, problem });
+            }
+        }
+    }
+    if keys.is_empty() { Err(KeyError::Empty(origin.clone())) } else { Ok(keys) }
+}
+
+fn parse_line(line: &[u8]) -> Result<Option<Key>, BadLine> {
+    let line = str::from_utf8(line).map_err(|_| BadLine::Text)?.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let mut words = line.split_ascii_whitespace();
+    let (Some(name), Some(secret), None) = (words.next(), words.next(), words.next()) else {
+        return Err(BadLine::Words);
+    };
+    let name = name.parse().map_err(|_| BadLine::Name)?;
+    let secret = read_secret(secret).ok_or(BadLine::Secret)?;
+    Ok(Some(Key { name, secret }))
+}
+
+fn read_secret(text: &str) -> Option<Secret> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    bytes.try_into().ok().map(Secret::new)
+}
+
+/// Makes a key file with one new key, and the folders above it; tells whether this process was the one that
+/// made it. The file appears whole or not at all, because it is linked into place only after it was written:
+/// a server started at the same moment reads the same keys.
+fn make_file(path: &Path) -> Result<bool, KeyError> {
+    let name = MADE_NAME.parse().map_err(|_| KeyError::NotAFile)?;
+    let text = format!("{}\n", line(&generate(name)?));
+    let failed = |error| KeyError::Make(path.to_owned(), error);
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    }
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}.{:08x}", std::process::id(), fastrand::u32(..)));
+    let draft = PathBuf::from(draft);
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(failed)?;
+    let made = file.write_all(text.as_bytes()).and_then(|()| fs::hard_link(&draft, path));
+    let removed = fs::remove_file(&draft);
+    match made {
+        Ok(()) => removed.map(|()| true).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A folder of its own for each test, removed at its end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Folder {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let name =
+                format!("skyorg-keys-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            fs::create_dir(&path).expect("a new folder");
+            Folder(path)
+        }
+
+        fn file(&self, text: impl AsRef<[u8]>) -> PathBuf {
+            let path = self.0.join("key");
+            fs::write(&path, text).expect("writes");
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn secret(byte: u8) -> String {
+        URL_SAFE_NO_PAD.encode([byte; 32])
+    }
+
+    fn parsed(text: &str) -> Result<Vec<Key>, KeyError> {
+        parse(text.as_bytes(), &Origin::Variable)
+    }
+
+    #[test]
+    fn a_generated_line_is_read_back() {
+        let key = generate("office".parse().expect("a name")).expect("a key");
+        let text = line(&key);
+        assert_eq!(text.len(), "office ".len() + 43);
+        assert_eq!(parsed(&text).expect("reads"), std::slice::from_ref(&key));
+        assert_ne!(generate(key.name.clone()).expect("another key"), key);
+    }
+
+    #[test]
+    fn comments_and_blank_lines_are_skipped_and_line_ends_do_not_matter() {
+        let text = format!("# keys\r\n\n  a {}\r\n\t# b\nb\t{}", secret(1), secret(2));
+        let names: Vec<_> =
+            parsed(&text).expect("reads").into_iter().map(|key| key.name.to_string()).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_malformed_line_is_named_by_file_and_number_and_never_shown() {
+        let good = secret(7);
+        for (line, expected) in [
+            ("lonely".to_owned(), BadLine::Words),
+            (format!("a {good} more"), BadLine::Words),
+            (format!("a/b {good}"), BadLine::Name),
+            (format!("a {}", &good[1..]), BadLine::Secret),
+            (format!("a {good}="), BadLine::Secret),
+            (format!("a {}+", &good[1..]), BadLine::Secret),
+            (format!("first {good}"), BadLine::Duplicate),
+        ] {
+            let text = format!("# one\nfirst {}\n{line}\n", secret(1));
+            let origin = Origin::File("/etc/skyorg/key".into());
+            let error = parse(text.as_bytes(), &origin).expect_err(&line);
+            assert!(
+                matches!(error, KeyError::Line { number: 3, problem, .. } if problem == expected),
+                "{line}"
+            );
+            let message = error.to_string();
+            assert!(message.starts_with("/etc/skyorg/key, line 3: "), "{message}");
+            assert!(!message.contains(&good[1..]) && !message.contains("lonely"), "{message}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_are_named_by_line() {
+        let error = parse(b"# one\n\xff\xfe\n", &Origin::Variable).expect_err("not text");
+        assert!(matches!(error, KeyError::Line { number: 2, problem: BadLine::Text, .. }));
+    }
+
+    #[test]
+    fn a_file_without_a_key_or_too_large_is_refused() {
+        let folder = Folder::new();
+        for text in ["", "\n# only a comment\n"] {
+            let path = folder.file(text);
+            assert!(matches!(server_keys(Some(&path)), Err(KeyError::Empty(_))));
+            assert!(matches!(client_key(Some(&path), None), Err(KeyError::Empty(_))));
+        }
+        let path = folder.file(vec![b'\n'; FILE_BYTES_MAX as usize + 1]);
+        assert!(matches!(server_keys(Some(&path)), Err(KeyError::TooLarge(_))));
+    }
+
+    #[test]
+    fn a_server_without_a_file_makes_one_that_only_its_owner_reads() {
+        let folder = Folder::new();
+        let path = folder.0.join("new").join("key");
+        let made = server_keys(Some(&path)).expect("makes");
+        assert_eq!(made.made.as_deref(), Some(&*path));
+        assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.0.join("new")).expect("is there").count(), 1, "the draft is gone");
+        let again = server_keys(Some(&path)).expect("reads");
+        assert_eq!((again.made, &again.keys), (None, &made.keys));
+        assert_eq!(client_key(Some(&path), None).expect("reads").key, made.keys[0]);
+    }
+
+    #[test]
+    fn servers_started_at_once_end_with_the_same_key() {
+        let folder = Folder::new();
+        let path = folder.0.join("key");
+        let start = std::sync::Barrier::new(8);
+        let begin = || {
+            start.wait();
+            server_keys(Some(&path)).expect("makes or reads")
+        };
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(begin)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("ends")).collect()
+        });
+        assert!(all.iter().all(|each| each.keys == all[0].keys));
+        assert_eq!(all.iter().filter(|each| each.made.is_some()).count(), 1);
+    }
+
+    #[test]
+    fn a_client_uses_the_first_key_and_counts_the_others() {
+        let folder = Folder::new();
+        let path = folder.file(format!("a {}\nb {}\n", secret(1), secret(2)));
+        let found = client_key(Some(&path), None).expect("reads");
+        assert_eq!((found.key.name.as_str(), found.others), ("a", 1));
+        assert_eq!(found.origin, Origin::File(path));
+    }
+
+    #[test]
+    fn a_named_file_precedes_the_variable_and_the_variable_the_default_file() {
+        let folder = Folder::new();
+        let path = folder.file(format!("file {}", secret(1)));
+        let line = || Some(OsString::from(format!("variable {}", secret(2))));
+        assert_eq!(client_key(Some(&path), line()).expect("reads").key.name.as_str(), "file");
+        let found = client_key(None, line()).expect("reads");
+        assert_eq!((found.key.name.as_str(), found.origin), ("variable", Origin::Variable));
+        assert_eq!(client_key(Some(&path), Some(OsString::new())).expect("reads").key.name.as_str(), "file");
+    }
+
+    #[test]
+    fn a_missing_file_teaches_the_client_what_to_do() {
+        let folder = Folder::new();
+        let error = client_key(Some(&folder.0.join("none")), None).expect_err("missing");
+        assert!(matches!(error, KeyError::Missing(_)));
+        assert!(error.to_string().contains(VARIABLE));
+        assert!(matches!(server_keys(Some(&folder.0)), Err(KeyError::Read(..))), "a folder is not a file");
+    }
+
+    #[test]
+    fn a_secret_given_as_a_file_name_is_not_repeated() {
+        for path in [secret(9), format!("office {}", secret(9))] {
+            let error = client_key(Some(Path::new(&path)), None).expect_err("not a file");
+            assert!(matches!(error, KeyError::NotAFile));
+            assert!(!error.to_string().contains(&secret(9)));
+        }
+    }
+
+    #[test]
+    fn the_default_file_follows_the_xdg_specification() {
+        let path = |config: &str, home: &str| {
+            default_path(Some(config.into()), Some(home.into())).map(|path| path.display().to_string())
+        };
+        assert_eq!(path("/config", "/home/u").expect("a path"), "/config/skyorg/key");
+        assert_eq!(path("", "/home/u").expect("a path"), "/home/u/.config/skyorg/key");
+        assert_eq!(path("relative", "/home/u").expect("a path"), "/home/u/.config/skyorg/key");
+        assert!(matches!(path("", ""), Err(KeyError::NoHome)));
+        assert!(matches!(default_path(None, None), Err(KeyError::NoHome)));
+    }
+}

@@ -1,0 +1,7 @@
+//! The program `skyorg`; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    skyorg::cli::main()
+}

@@ -1,0 +1,589 @@
+//! The loop. It owns sockets, rings, slots and the clock, knows nothing of pools or services, and does what its
+//! machine asks.
+//!
+//! Invariants, each kept in one place:
+//! - pairing is mutual: `peer(peer(x)) == x` (`pair`, `unpair`);
+//! - `close` only marks; `reap` alone frees a slot, and tells the machine `Closed` as the last input to name it;
+//! - the scratch buffers hold nothing across a call of the machine;
+//! - readiness bits are set by events and cleared by `WouldBlock` only, so whoever makes progress possible
+//!   (frees a ring, delivers an event) puts the connection into the run queue.
+
+mod connection;
+mod greet;
+pub mod network;
+mod relay;
+pub mod resolver;
+pub mod sockets;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+
+use crate::deadlines::Deadlines;
+use crate::limits::Limits;
+use crate::machine::{
+    CloseReason, ConnId, Dial, Dialled, Input, ListenerId, Machine, Origin, Output, SessionEvent, Traffic,
+};
+use crate::ring::{RING_BYTES, Rings};
+use crate::wire::frame::{AbortReason, Start};
+use connection::{Connection, Connections, Local, Ready, Role, Strangers, Target, Writing};
+use network::{Event, Network, Socket};
+
+/// Pause after the operating system ran out of something, before a listener is tried again.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+struct Listener {
+    origin: Origin,
+    open: bool,
+    ready: bool,
+    /// Not tried before this time, or before a slot is freed.
+    resume_at: Option<Instant>,
+}
+
+/// Buffers shared by all connections, live only within one relay step.
+struct Scratch {
+    raw: Box<[u8]>,
+    clear: Box<[u8]>,
+    control: Vec<u8>,
+}
+
+/// The loop and everything in it. `machine` decides; `network` is the world.
+pub struct Reactor<M, N: Network> {
+    machine: M,
+    network: N,
+    limits: Limits,
+    now: Instant,
+    connections: Connections<N::Socket>,
+    listeners: Vec<Listener>,
+    strangers: Strangers,
+    users: usize,
+    /// Since when the request ports do not accept because `users_max` are served.
+    full_since: Option<Instant>,
+    deadlines: Deadlines,
+    /// Who may make progress; control connections first.
+    runnable: [VecDeque<ConnId>; 2],
+    /// Marked for closing, to be reaped at the end of the turn.
+    doomed: Vec<ConnId>,
+    events: Vec<Event>,
+    rings: Rings,
+    scratch: Scratch,
+    serial: u32,
+    jitter: fastrand::Rng,
+    terminated: bool,
+    exit: bool,
+}
+
+impl<M: Machine, N: Network> Reactor<M, N> {
+    /// A loop over the network's listeners, whose origins are given in the order of their ids.
+    pub fn new(
+        machine: M,
+        mut network: N,
+        origins: &[Origin],
+        limits: Limits,
+        jitter: fastrand::Rng,
+    ) -> Self {
+        let listener = |&origin| Listener { origin, open: true, ready: true, resume_at: None };
+        Reactor {
+            machine,
+            now: network.now(),
+            network,
+            connections: Connections::new(),
+            listeners: origins.iter().map(listener).collect(),
+            strangers: Strangers::new(limits.strangers_max, limits.strangers_per_address_max),
+            users: 0,
+            full_since: None,
+            deadlines: Deadlines::default(),
+            runnable: [VecDeque::new(), VecDeque::new()],
+            doomed: Vec::new(),
+            events: Vec::new(),
+            rings: Rings::new(limits.rings_kept),
+            scratch: Scratch {
+                raw: vec![0; RING_BYTES].into_boxed_slice(),
+                // Sealing adds to what was read, so this one is larger.
+                clear: vec![0; 2 * RING_BYTES].into_boxed_slice(),
+                control: Vec::new(),
+            },
+            limits,
+            serial: 0,
+            jitter,
+            terminated: false,
+            exit: false,
+        }
+    }
+
+    /// Turns until the machine says `Exit` or the operator asks a second time.
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.exit {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the loop has ended.
+    pub fn has_exited(&self) -> bool {
+        self.exit
+    }
+
+    /// One turn of the loop.
+    pub fn turn(&mut self) -> io::Result<()> {
+        self.sleep()?;
+        self.note_events();
+        self.accept();
+        self.serve_runnable();
+        self.fire_deadlines();
+        self.reap();
+        Ok(())
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
+        let busy = self.runnable.iter().any(|queue| !queue.is_empty()) || !self.doomed.is_empty();
+        let until = [self.deadlines.next(), self.machine.poll_timeout(), self.next_accept()];
+        let timeout = if busy {
+            Some(Duration::ZERO)
+        } else {
+            until.into_iter().flatten().min().map(|at| at.saturating_duration_since(self.network.now()))
+        };
+        match self.network.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => self.now = self.network.now(),
+        }
+        Ok(())
+    }
+
+    fn note_events(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Ready { id, readable, writable, error } => {
+                    let Some(connection) = self.connections.find(id) else { continue };
+                    connection.ready.readable |= readable;
+                    connection.ready.writable |= writable;
+                    connection.ready.error |= error;
+                    self.queue(id);
+                    // Whoever waits to write to it is its peer.
+                    if writable && let Some(peer) = self.connections.peer(id) {
+                        self.queue(peer);
+                    }
+                }
+                Event::Acceptable(ListenerId(index)) => {
+                    if let Some(listener) = self.listeners.get_mut(index) {
+                        listener.ready = true;
+                    }
+                }
+                Event::Resolved(name, addresses) => self.tell(Input::Resolved { name, addresses }),
+                Event::Terminate if self.terminated => self.exit = true,
+                Event::Terminate => {
+                    self.terminated = true;
+                    self.tell(Input::Drain);
+                }
+            }
+        }
+        self.events = events;
+    }
+
+    /// When a listener that has connections wants to be tried; in the past if at once.
+    fn next_accept(&self) -> Option<Instant> {
+        let ready = self.listeners.iter().filter(|listener| listener.open && listener.ready);
+        ready.map(|listener| listener.resume_at.unwrap_or(self.now)).min()
+    }
+
+    fn accept(&mut self) {
+        for index in 0..self.listeners.len() {
+            for _ in 0..self.limits.turn_accepts {
+                let listener = &mut self.listeners[index];
+                let paused = listener.resume_at.is_some_and(|at| at > self.now);
+                if !listener.open || !listener.ready || paused || !self.accept_one(ListenerId(index)) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes one connection; false if there is none, or no room.
+    fn accept_one(&mut self, id: ListenerId) -> bool {
+        let origin = self.listeners[id.0].origin;
+        let full = origin == Origin::User && self.users >= self.limits.users_max;
+        let shed_at = *self.full_since.get_or_insert(self.now) + self.limits.wait;
+        if !full {
+            self.full_since = None;
+        } else if shed_at > self.now {
+            self.listeners[id.0].resume_at = Some(shed_at);
+            return false;
+        }
+        self.listeners[id.0].resume_at = None;
+        match self.network.accept(id) {
+            // Nobody left before him in the time that a user may wait: he is told so.
+            Ok((socket, peer)) if full => {
+                debug!("user {peer} reset: {} users are served, the most allowed", self.users);
+                socket.reset();
+            }
+            Ok((socket, peer)) => self.welcome(socket, peer, id, origin),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.listeners[id.0].ready = false;
+                if full {
+                    self.full_since = None;
+                }
+                return false;
+            }
+            Err(error) if sockets::is_exhausted(&error) => {
+                warn!("cannot take connections for now: {error}");
+                self.listeners[id.0].resume_at = Some(self.now + EXHAUSTED_PAUSE);
+                return false;
+            }
+            // The connection died in the queue (accept(2), ERRORS): the next one is another.
+            Err(_) => {}
+        }
+        true
+    }
+
+    fn welcome(&mut self, socket: N::Socket, peer: SocketAddr, listener: ListenerId, origin: Origin) {
+        let role = match origin {
+            Origin::User => Role::Local(Local::new(None)),
+            Origin::Stranger => self.stranger(),
+        };
+        // Whoever connects has often spoken already: try to read at once.
+        let Some(id) = self.insert(socket, role, Ready { readable: true, writable: true, error: false })
+        else {
+            return;
+        };
+        match origin {
+            Origin::User => self.users += 1,
+            Origin::Stranger => {
+                self.set_deadline(id, Some(self.now + self.limits.handshake));
+                if let Some(oldest) = self.strangers.admit(id, peer) {
+                    self.close(oldest, CloseReason::Evicted);
+                }
+            }
+        }
+        self.queue(id);
+        self.tell(Input::Accepted { id, listener, peer });
+    }
+
+    /// The id of the next connection.
+    fn next_id(&mut self) -> ConnId {
+        self.serial = self.serial.wrapping_add(1);
+        ConnId { slot: self.connections.vacant_slot(), serial: self.serial }
+    }
+
+    fn insert(&mut self, mut socket: N::Socket, role: Role, ready: Ready) -> Option<ConnId> {
+        let id = self.next_id();
+        if let Err(error) = self.network.register(&mut socket, id) {
+            warn!("{id} cannot be watched: {error}");
+            return None;
+        }
+        self.connections.insert(Connection {
+            id,
+            socket,
+            ready,
+            queued: false,
+            closing: None,
+            out: None,
+            role,
+        });
+        Some(id)
+    }
+
+    fn serve_runnable(&mut self) {
+        for queue in 0..self.runnable.len() {
+            // Whoever is queued while this runs has his turn in the next one.
+            for _ in 0..self.runnable[queue].len() {
+                let Some(id) = self.runnable[queue].pop_front() else { break };
+                if let Some(connection) = self.connections.find(id) {
+                    connection.queued = false;
+                    self.serve(id);
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.find(id) else { return };
+        match connection.role {
+            Role::Connecting(_) => self.serve_connecting(id),
+            Role::Greeting(_) => self.serve_greeting(id),
+            Role::Stranger(_) => self.serve_stranger(id),
+            Role::Discarding { .. } => self.serve_discarding(id),
+            Role::Control(_) => self.serve_control(id),
+            Role::Message(_) => self.serve_message(id),
+            Role::Local(_) => self.serve_local(id),
+            Role::Leaving { .. } => self.serve_leaving(id),
+        }
+    }
+
+    fn fire_deadlines(&mut self) {
+        while let Some(slot) = self.deadlines.pop_due(self.now) {
+            let Some(connection) = self.connections.at(slot) else { continue };
+            let id = connection.id;
+            let reason = match &connection.role {
+                Role::Connecting(_) => CloseReason::DialFailed(io::ErrorKind::TimedOut),
+                Role::Greeting(_) | Role::Stranger(_) | Role::Control(_) => CloseReason::HandshakeTimedOut,
+                Role::Discarding { reason, .. } | Role::Leaving { reason, .. } => *reason,
+                Role::Message(_) => CloseReason::EndTimedOut,
+                Role::Local(local) => local.overdue(),
+            };
+            self.close(id, reason);
+        }
+        if self.machine.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.machine.handle_timeout(self.now);
+            self.drain_outputs();
+        }
+    }
+
+    /// Frees what was marked. Telling the machine may mark more.
+    fn reap(&mut self) {
+        while let Some(id) = self.doomed.pop() {
+            self.detach(id);
+            let Some(mut connection) = self.connections.remove(id) else { continue };
+            self.deadlines.set(id.slot, None);
+            let reason = connection.closing.unwrap_or(CloseReason::Finished);
+            self.strangers.remove(id);
+            let mut rings = [connection.out.take(), None];
+            let mut traffic = Traffic::default();
+            match &mut connection.role {
+                Role::Local(local) | Role::Connecting(Target::Proxy(local)) => {
+                    traffic = local.traffic;
+                    rings[1] = local.retained.take();
+                }
+                Role::Message(message) => rings[1] = message.input.take(),
+                Role::Control(control) => rings[1] = control.input.take(),
+                _ => {}
+            }
+            rings.into_iter().flatten().for_each(|ring| self.rings.give_back(ring));
+            debug!("{id} closed: {reason}");
+            if reason.resets() {
+                connection.socket.reset();
+            } else {
+                drop(connection);
+            }
+            for listener in &mut self.listeners {
+                listener.resume_at = None;
+            }
+            self.tell(Input::Closed { id, reason, traffic });
+        }
+    }
+
+    /// Parts a closing connection from its peer: each half of a pair has a rule for losing the other.
+    fn detach(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.at(id.slot) else { return };
+        match &connection.role {
+            Role::Message(message) => {
+                let unaccepted = message.session.is_unaccepted();
+                let Some(local) = self.connections.unpair(id) else { return };
+                if unaccepted {
+                    self.give_back_user(local, false);
+                } else {
+                    self.close(local, CloseReason::Truncated);
+                }
+            }
+            Role::Local(_) => {
+                if self.listeners.iter().any(|listener| listener.origin == Origin::User) {
+                    self.users -= 1;
+                }
+                let reason = match connection.closing {
+                    Some(CloseReason::Shutdown) => AbortReason::Shutdown,
+                    _ => AbortReason::Reset,
+                };
+                if let Some(message) = self.connections.unpair(id) {
+                    self.abort_session(message, reason);
+                }
+            }
+            // The machine hears of it, and dials the next address or refuses the session.
+            Role::Connecting(_) => {
+                self.connections.unpair(id);
+            }
+            _ => {}
+        }
+    }
+
+    // What the machine says.
+
+    /// Tells the machine, and does what it asks.
+    fn tell(&mut self, input: Input) {
+        self.machine.handle(input, self.now);
+        self.drain_outputs();
+    }
+
+    fn drain_outputs(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            self.execute(output);
+        }
+    }
+
+    /// Does one thing. Inputs that it causes are handled without draining: `drain_outputs` goes on.
+    fn execute(&mut self, output: Output) {
+        match output {
+            Output::StopListening(id) => {
+                self.listeners[id.0].open = false;
+                self.network.stop_listening(id);
+            }
+            Output::Verify { id, secret } => self.verify(id, &secret),
+            Output::Admit { id, plain } => self.admit(id, plain),
+            Output::Resolve(name) => self.network.resolve(name),
+            Output::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
+            Output::Send { id, frame } => self.send_control(id, &frame),
+            Output::Start { message, user, start } => self.start(message, user, start),
+            Output::Accept(id) => self.with_session(id, |session| session.accept()),
+            Output::Abort { message, reason } => {
+                if let Some(local) = self.connections.unpair(message) {
+                    self.close(local, CloseReason::Aborted(reason));
+                }
+                self.abort_session(message, reason);
+            }
+            Output::Ping(id) => self.with_session(id, |session| session.ping()),
+            Output::Close { id, reason } if reason.is_gentle() => self.leave(id, reason),
+            Output::Close { id, reason: reason @ CloseReason::UnknownKey } => self.discard(id, reason),
+            Output::Close { id, reason } => self.close(id, reason),
+            Output::Exit => self.exit = true,
+        }
+    }
+
+    fn dial(&mut self, dial: Dial, address: SocketAddr, deadline: Instant) {
+        let (target, purpose) = match dial {
+            Dial::Control(greeting) => (Target::Greeting(Box::new(greeting)), Dialled::Control),
+            Dial::Message(greeting) => (Target::Greeting(Box::new(greeting)), Dialled::Message),
+            Dial::Proxy(message) => {
+                // The session may have ended in this very turn; the machine is about to hear of it.
+                if self
+                    .connections
+                    .message(message)
+                    .is_none_or(|it| it.peer.is_some() || !it.session.delivers())
+                {
+                    return;
+                }
+                (Target::Proxy(Local::new(None)), Dialled::Proxy(message))
+            }
+        };
+        let connected = self.network.connect(address).map(|socket| {
+            let role = Role::Connecting(target);
+            self.insert(socket, role, Ready::default())
+        });
+        let (id, error) = match connected {
+            Ok(Some(id)) => (id, None),
+            failed => {
+                // It never had a slot; the machine hears of it like of any other failure.
+                let kind = failed.err().map_or(io::ErrorKind::Other, |error| error.kind());
+                (self.next_id(), Some(kind))
+            }
+        };
+        self.machine.handle(Input::Dialling { id, purpose }, self.now);
+        match error {
+            Some(kind) => {
+                let (reason, traffic) = (CloseReason::DialFailed(kind), Traffic::default());
+                self.machine.handle(Input::Closed { id, reason, traffic }, self.now);
+            }
+            None => {
+                self.set_deadline(id, Some(deadline));
+                if let Dialled::Proxy(message) = purpose {
+                    self.connections.pair(message, id);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
+        if self.connections.local(user).is_none() {
+            // He has just gone, as the machine is about to hear; the connection is still free.
+            self.machine.handle(Input::Session { id: message, event: SessionEvent::Idle }, self.now);
+            return;
+        }
+        let frame = self.connections.message_even_closing(message).and_then(|it| {
+            it.announced_idle = false;
+            it.session.start(start)
+        });
+        self.connections.pair(message, user);
+        if let Some(frame) = frame {
+            self.send_frame(message, &frame);
+            self.send_retained(user, message);
+        }
+        // The user first: his first bytes then leave in one write with `Start`.
+        self.queue(user);
+        self.queue(message);
+    }
+
+    // Marks and queues.
+
+    fn queue(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.find(id) else { return };
+        if connection.queued {
+            return;
+        }
+        connection.queued = true;
+        let queue = usize::from(!matches!(connection.role, Role::Control(_)));
+        self.runnable[queue].push_back(id);
+    }
+
+    fn set_deadline(&mut self, id: ConnId, at: Option<Instant>) {
+        if self.connections.find(id).is_some() {
+            self.deadlines.set(id.slot, at);
+        }
+    }
+
+    /// Marks a connection for closing. The first reason wins; `reap` does the rest.
+    fn close(&mut self, id: ConnId, reason: CloseReason) {
+        if let Some(connection) = self.connections.find(id) {
+            connection.closing = Some(reason);
+            self.doomed.push(id);
+        }
+    }
+
+    /// Closes a connection so that what was sent on it is read: flush, shut down, read to the end.
+    fn leave(&mut self, id: ConnId, reason: CloseReason) {
+        self.detach(id);
+        let deadline = self.now + self.limits.linger;
+        let Some(connection) = self.connections.find(id) else { return };
+        let old = std::mem::replace(&mut connection.role, Role::Leaving { reason, shut: false });
+        let input = match old {
+            Role::Message(message) => message.input,
+            Role::Control(control) => control.input,
+            _ => None,
+        };
+        if let Some(ring) = input {
+            self.rings.give_back(ring);
+        }
+        self.set_deadline(id, Some(deadline));
+        self.queue(id);
+    }
+
+    fn serve_leaving(&mut self, id: ConnId) {
+        if !self.flush(id) {
+            return;
+        }
+        let Some(connection) = self.connections.find(id) else { return };
+        let Role::Leaving { reason, shut } = &mut connection.role else { return };
+        let reason = *reason;
+        if !*shut {
+            *shut = true;
+            if connection.socket.shutdown_write().is_err() {
+                return self.close(id, reason);
+            }
+        }
+        let Some(connection) = self.connections.find(id) else { return };
+        for _ in 0..4 {
+            if !connection.ready.readable {
+                return;
+            }
+            match connection.socket.read(&mut self.scratch.raw) {
+                Ok(0) => return self.close(id, reason),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.ready.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.close(id, reason),
+            }
+        }
+        self.queue(id);
+    }
+}
+
+impl Local {
+    /// What its deadline means.
+    fn overdue(&self) -> CloseReason {
+        match (self.reading, self.writing) {
+            (connection::Reading::Failed(kind), _) => CloseReason::Io(kind),
+            (_, Writing::Aborting(reason)) => reason,
+            _ => CloseReason::EndTimedOut,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What the reactor needs of the world: sockets, a clock, names. The product gives it mio
+//! ([`super::sockets::MioNetwork`]); the simulation gives it a virtual network with seeded faults, so that both
+//! run the same loop.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::machine::{ConnId, ListenerId, NameId};
+
+/// What a poll reported.
+#[derive(Debug)]
+pub enum Event {
+    /// Readiness of a connection: hints that only set bits; `read`, `write` and `take_error` decide.
+    Ready {
+        /// The connection, which may be gone by now.
+        id: ConnId,
+        /// It may be read.
+        readable: bool,
+        /// It may be written.
+        writable: bool,
+        /// It may hold an error.
+        error: bool,
+    },
+    /// A listener may have a connection.
+    Acceptable(ListenerId),
+    /// A name was resolved, or could not be (no addresses).
+    Resolved(NameId, Vec<SocketAddr>),
+    /// The operator asked the process to end.
+    Terminate,
+}
+
+/// One TCP connection, non-blocking and without Nagle's delay.
+pub trait Socket {
+    /// Reads into `out`; 0 is the end of the stream.
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize>;
+    /// Writes from `slices` in order.
+    fn write(&mut self, slices: &[IoSlice]) -> io::Result<usize>;
+    /// Ends the outgoing direction (FIN).
+    fn shutdown_write(&mut self) -> io::Result<()>;
+    /// Whether a dialled connection stands: `Ok(false)` if it is still on its way.
+    fn is_connected(&mut self) -> io::Result<bool>;
+    /// Takes the pending error, which reading would then no longer see.
+    fn take_error(&mut self) -> Option<io::Error>;
+    /// Closes it so that the peer sees RST, not an end.
+    fn reset(self);
+}
+
+/// Sockets, clock and names.
+pub trait Network {
+    /// Its connections.
+    type Socket: Socket;
+    /// The time.
+    fn now(&mut self) -> Instant;
+    /// Waits for events, at most `timeout` (`None`: for ever), and appends them to `events`.
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
+    /// Takes a connection from a listener.
+    fn accept(&mut self, listener: ListenerId) -> io::Result<(Self::Socket, SocketAddr)>;
+    /// Closes a listener.
+    fn stop_listening(&mut self, listener: ListenerId);
+    /// Begins to connect.
+    fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
+    /// Reports the socket's readiness, edge-triggered and in both directions, under this id.
+    fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
+    /// Begins to resolve a name; the answer is an event.
+    fn resolve(&mut self, name: NameId);
+}

@@ -1,0 +1,598 @@
+//! Bytes, both ways, between a message connection and its local side.
+//!
+//! Up (local side → message connection): read as much as the out ring could hold, seal, write at once, and keep in
+//! the ring what the socket did not take. Down: read, open every record, write the payload at once, keep the rest
+//! in the local side's out ring. A side is read only while the other takes bytes, so a session never holds more
+//! than one ring in each direction.
+
+use std::io::{self, IoSlice};
+
+use super::connection::{Connection, Local, Reading, Role, Writing};
+use super::greet::write_now;
+use super::network::{Network, Socket};
+use super::{Reactor, Scratch};
+use crate::machine::{CloseReason, ConnId, Input, Machine, SessionEvent};
+use crate::ring::{RING_BYTES, Ring, Rings};
+use crate::session::{Session, Stage, Step};
+use crate::wire::frame::{AbortReason, Frame};
+use crate::wire::record::{HEADROOM, SMALL_RECORD_BYTES_MAX, payload_fitting};
+
+/// Bytes of every message connection's out ring that `Data` leaves to small frames.
+const SMALL_FRAMES_ROOM: usize = 16 * SMALL_RECORD_BYTES_MAX;
+/// Pieces of payload that go into one write.
+const PIECES_MAX: usize = 16;
+
+impl<M: Machine, N: Network> Reactor<M, N> {
+    // Sending.
+
+    /// Writes what the out ring holds; true if it is empty afterwards. A failed write closes the connection, or
+    /// fails the local side.
+    pub(super) fn flush(&mut self, id: ConnId) -> bool {
+        let Some(connection) = self.connections.find(id) else { return false };
+        let flushed = connection.flush(&mut self.rings);
+        match flushed {
+            Ok(()) => connection.out.is_none(),
+            Err(error) => {
+                if matches!(connection.role, Role::Local(_)) {
+                    self.fail_local_writing(id, error.kind());
+                } else {
+                    self.close(id, CloseReason::Io(error.kind()));
+                }
+                false
+            }
+        }
+    }
+
+    /// Appends bytes to the out ring; the caller sees to a flush.
+    pub(super) fn send_bytes(&mut self, id: ConnId, bytes: &[u8]) {
+        let Some(connection) = self.connections.find(id) else { return };
+        let ring = connection.out.get_or_insert_with(|| self.rings.lease());
+        if ring.push(bytes) < bytes.len() {
+            self.close(id, CloseReason::Overflow);
+        }
+    }
+
+    /// Seals a small frame into the out ring.
+    pub(super) fn send_frame(&mut self, id: ConnId, frame: &Frame) {
+        let mut record = [0; SMALL_RECORD_BYTES_MAX];
+        let Some(message) = self.connections.message(id) else { return };
+        match message.channel.seal(&frame.encode(), &mut record) {
+            Ok(count) => {
+                self.send_bytes(id, &record[..count]);
+                self.queue(id);
+            }
+            Err(_) => self.close(id, CloseReason::BadRecord),
+        }
+    }
+
+    /// Lets `act` move the session on, and sends the frame that comes of it.
+    pub(super) fn with_session(
+        &mut self,
+        id: ConnId,
+        act: impl FnOnce(&mut Session) -> Option<Frame<'static>>,
+    ) {
+        let Some(message) = self.connections.message(id) else { return };
+        if let Some(frame) = act(&mut message.session) {
+            self.send_frame(id, &frame);
+        }
+    }
+
+    /// Ends our direction of the session by `Abort`, and starts the clock by which both ends must be done.
+    pub(super) fn abort_session(&mut self, id: ConnId, reason: AbortReason) {
+        let Some(message) = self.connections.message(id) else { return };
+        if let Some(frame) = message.session.abort(reason) {
+            self.send_frame(id, &frame);
+            self.clock_abort(id);
+        }
+        self.queue(id);
+    }
+
+    fn clock_abort(&mut self, id: ConnId) {
+        if let Some(message) = self.connections.message(id) {
+            message.discarded_bytes = 0;
+        }
+        self.set_deadline(id, Some(self.now + self.limits.abort_drain));
+    }
+
+    /// Sends again what a user has said so far, on the message connection that he was just given.
+    pub(super) fn send_retained(&mut self, user: ConnId, message: ConnId) {
+        let Some(local) = self.connections.local(user) else { return };
+        let ended = local.reading == Reading::Ended;
+        let mut retained = local.retained.take();
+        if let Some(ring) = &mut retained {
+            let Scratch { raw, clear, .. } = &mut self.scratch;
+            let count = payload_fitting(RING_BYTES - SMALL_FRAMES_ROOM).min(ring.len());
+            debug_assert_eq!(count, ring.len(), "what is retained fits behind Start");
+            let [first, second] = ring.slices();
+            raw[HEADROOM..HEADROOM + first.len()].copy_from_slice(first);
+            raw[HEADROOM + first.len()..HEADROOM + count].copy_from_slice(second);
+            let Some(Connection { role: Role::Message(to), out, .. }) = self.connections.find(message) else {
+                return;
+            };
+            if let Ok(sealed) = to.channel.seal_data(to.session.sid(), &mut raw[..HEADROOM + count], clear) {
+                stash(out, &mut self.rings, sealed);
+            }
+        }
+        if let Some(local) = self.connections.local(user) {
+            local.retained = retained;
+        }
+        if ended {
+            self.with_session(message, |session| session.finish());
+        }
+    }
+
+    // The local side.
+
+    pub(super) fn serve_local(&mut self, id: ConnId) {
+        let had_bytes = self.connections.find(id).is_some_and(|connection| connection.out.is_some());
+        let flushed = self.flush(id);
+        if flushed
+            && had_bytes
+            && let Some(peer) = self.connections.peer(id)
+        {
+            self.queue(peer);
+        }
+        self.end_local_writing(id, had_bytes);
+        self.pump_up(id);
+        self.note_local_error(id);
+        self.end_local(id);
+    }
+
+    /// Shuts down or resets a local side whose last bytes are flushed; else gives them their time.
+    fn end_local_writing(&mut self, id: ConnId, progressed: bool) {
+        let deadline = self.now + self.limits.finish;
+        let Some(connection) = self.connections.find(id) else { return };
+        let flushed = connection.out.is_none();
+        let Role::Local(local) = &mut connection.role else { return };
+        match local.writing {
+            Writing::Finishing if flushed => {
+                local.writing = Writing::Ended;
+                if let Err(error) = connection.socket.shutdown_write() {
+                    return self.fail_local_writing(id, error.kind());
+                }
+                if !matches!(local.reading, Reading::Failed(_)) {
+                    self.set_deadline(id, None);
+                }
+            }
+            Writing::Finishing if progressed && local.peer.is_none() => self.set_deadline(id, Some(deadline)),
+            Writing::Aborting(reason) if flushed => self.close(id, reason),
+            _ => {}
+        }
+    }
+
+    /// Closes a local side once both its directions have ended.
+    fn end_local(&mut self, id: ConnId) {
+        if let Some(local) = self.connections.local(id)
+            && local.reading == Reading::Ended
+            && local.writing == Writing::Ended
+        {
+            self.close(id, CloseReason::Finished);
+        }
+    }
+
+    /// An event told of an error on a local side that is not being read: nobody else would notice.
+    fn note_local_error(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.find(id) else { return };
+        if !std::mem::take(&mut connection.ready.error) {
+            return;
+        }
+        if let Some(error) = connection.socket.take_error() {
+            self.fail_local(id, error.kind());
+        }
+    }
+
+    /// The local side broke. What it sent before that is still passed on, if it can be within a short time.
+    fn fail_local(&mut self, id: ConnId, kind: io::ErrorKind) {
+        let deadline = self.now + self.limits.abort_flush;
+        let Some(local) = self.connections.local(id) else { return };
+        if local.reading == Reading::Ended || local.peer.is_none() {
+            return self.close(id, CloseReason::Io(kind));
+        }
+        if local.reading == Reading::Open {
+            local.reading = Reading::Failed(kind);
+            self.set_deadline(id, Some(deadline));
+            self.queue(id);
+        }
+    }
+
+    fn fail_local_writing(&mut self, id: ConnId, kind: io::ErrorKind) {
+        let Some(connection) = self.connections.find(id) else { return };
+        if let Some(ring) = connection.out.take() {
+            self.rings.give_back(ring);
+        }
+        let peer = self.connections.peer(id);
+        let Some(local) = self.connections.local(id) else { return };
+        if let Writing::Aborting(reason) = local.writing {
+            return self.close(id, reason);
+        }
+        local.writing = Writing::Failed;
+        if let Some(connection) = self.connections.find(id) {
+            connection.ready.readable = true;
+        }
+        self.fail_local(id, kind);
+        if let Some(peer) = peer {
+            self.queue(peer);
+        }
+    }
+
+    /// Local side → message connection.
+    fn pump_up(&mut self, id: ConnId) {
+        let mut budget = self.limits.turn_bytes;
+        loop {
+            let Some((local, message)) = self.connections.couple(id) else { return };
+            let (Role::Local(half), Role::Message(other)) = (&mut local.role, &mut message.role) else {
+                return;
+            };
+            let wanted = half.reads() && other.session.may_send();
+            if !wanted || !local.ready.readable || !message.ready.writable {
+                return;
+            }
+            if budget == 0 {
+                return self.queue(id);
+            }
+            let room = RING_BYTES - SMALL_FRAMES_ROOM;
+            let held = message.out.as_ref().map_or(0, Ring::len);
+            let mut limit = payload_fitting(room.saturating_sub(held)).min(budget);
+            let unstarted = other.session.stage() < Some(Stage::Started);
+            if unstarted {
+                limit = limit.min(payload_fitting(room) - half.retained.as_ref().map_or(0, Ring::len));
+            }
+            if limit == 0 {
+                return;
+            }
+            let raw = &mut self.scratch.raw[..HEADROOM + limit];
+            let count = match local.socket.read(&mut raw[HEADROOM..]) {
+                Ok(0) => return self.local_ended(id),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    local.ready.readable = false;
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // Everything before it was passed on; `reap` sends the `Abort`.
+                Err(error) => return self.close(id, CloseReason::Io(error.kind())),
+            };
+            budget -= count;
+            half.traffic.received += count as u64;
+            let raw = &mut raw[..HEADROOM + count];
+            if unstarted {
+                stash(&mut half.retained, &mut self.rings, &raw[HEADROOM..]);
+            }
+            let sealed = other.channel.seal_data(other.session.sid(), raw, &mut self.scratch.clear);
+            let written = match sealed {
+                Ok(sealed) => message.write(&mut self.rings, &[IoSlice::new(sealed)]),
+                Err(_) => Err(io::ErrorKind::InvalidData.into()),
+            };
+            let (message, left) = (message.id, message.out.is_some());
+            if let Err(error) = written {
+                return self.close(message, CloseReason::Io(error.kind()));
+            }
+            if left {
+                self.queue(message);
+            }
+        }
+    }
+
+    /// The end of what the local side says: whole, or, if an error was latched, broken.
+    fn local_ended(&mut self, id: ConnId) {
+        let Some(local) = self.connections.local(id) else { return };
+        if let Reading::Failed(kind) = local.reading {
+            return self.close(id, CloseReason::Io(kind));
+        }
+        local.reading = Reading::Ended;
+        if let Some(peer) = self.connections.peer(id) {
+            self.with_session(peer, |session| session.finish());
+        }
+    }
+
+    /// Hands a user back to the machine, unpaired, with what he said.
+    pub(super) fn give_back_user(&mut self, user: ConnId, refused: bool) {
+        let Some(local) = self.connections.local(user) else { return };
+        let spoken = local.traffic.received > 0;
+        if matches!(local.reading, Reading::Failed(_)) || local.writing != Writing::Open {
+            return self.close(user, CloseReason::Truncated);
+        }
+        self.tell(Input::Returned { id: user, refused, spoken });
+    }
+
+    // The message connection.
+
+    pub(super) fn serve_message(&mut self, id: ConnId) {
+        self.flush(id);
+        self.pump_down(id);
+        // What was opened may have been answered: one write for all of it.
+        self.flush(id);
+        self.settle(id);
+        self.note_message_error(id);
+    }
+
+    fn note_message_error(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.find(id) else { return };
+        if std::mem::take(&mut connection.ready.error)
+            && let Some(error) = connection.socket.take_error()
+        {
+            self.close(id, CloseReason::Io(error.kind()));
+        }
+    }
+
+    /// Parts a session that is over from its local side, which may go on flushing alone, and tells the machine
+    /// once the connection is free for the next one.
+    fn settle(&mut self, id: ConnId) {
+        let Some(Connection { role: Role::Message(message), out, .. }) = self.connections.find(id) else {
+            return;
+        };
+        if !message.session.is_idle() {
+            return;
+        }
+        let announce = out.is_none() && !message.announced_idle;
+        if announce {
+            message.announced_idle = true;
+        }
+        if let Some(local) = self.connections.unpair(id) {
+            self.queue(local);
+            let deadline = self.now + self.limits.finish;
+            if self.connections.local(local).is_some_and(|local| local.writing == Writing::Finishing) {
+                self.set_deadline(local, Some(deadline));
+            }
+        }
+        if announce {
+            self.set_deadline(id, None);
+            self.tell(Input::Session { id, event: SessionEvent::Idle });
+        }
+    }
+
+    /// Message connection → local side, and whatever else the frames say.
+    fn pump_down(&mut self, id: ConnId) {
+        let mut budget = self.limits.turn_bytes;
+        let mut need_more = false;
+        loop {
+            if budget == 0 {
+                return self.queue(id);
+            }
+            if !self.may_open(id) {
+                return;
+            }
+            let Some(connection) = self.connections.find(id) else { return };
+            let Role::Message(message) = &mut connection.role else { return };
+            let raw = &mut self.scratch.raw;
+            let mut filled = message.input.as_mut().map_or(0, |ring| ring.drain_into(raw));
+            self.rings.tidy(&mut message.input);
+            if need_more || filled == 0 {
+                let limit = raw.len().min(filled + budget);
+                let read = match connection.ready.readable {
+                    true => connection.socket.read(&mut raw[filled..limit]),
+                    false => Err(io::ErrorKind::WouldBlock.into()),
+                };
+                match read {
+                    Ok(0) => return self.close(id, CloseReason::PeerClosed),
+                    Ok(count) => {
+                        filled += count;
+                        budget -= count;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        connection.ready.readable = false;
+                        return stash(&mut message.input, &mut self.rings, &raw[..filled]);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                        stash(&mut message.input, &mut self.rings, &raw[..filled]);
+                        continue;
+                    }
+                    Err(error) => return self.close(id, CloseReason::Io(error.kind())),
+                }
+            }
+            let Some((consumed, met)) = self.open_records(id, filled) else { return };
+            need_more = consumed == 0;
+            if let Some(met) = met {
+                self.follow(id, met);
+            }
+        }
+    }
+
+    /// Whether what arrives may be opened now: there is nobody to deliver it to, or he takes it.
+    fn may_open(&mut self, id: ConnId) -> bool {
+        match self.connections.message(id) {
+            None => return false,
+            Some(message) if !message.session.delivers() => return true,
+            Some(_) => {}
+        }
+        let Some(local) = self.connections.peer(id) else { return false };
+        match self.connections.find(local) {
+            // Reaping will abort the session.
+            None => false,
+            Some(connection) => matches!(connection.role, Role::Local(_)) && connection.out.is_none(),
+        }
+    }
+
+    /// Opens the records in the first `filled` bytes of scratch up to a frame that is more than payload, gives the
+    /// payload to the local side and puts the unopened rest into the input ring. Returns the bytes consumed and
+    /// what that frame asks for; `None` if the connection is closed.
+    fn open_records(&mut self, id: ConnId, filled: usize) -> Option<(usize, Option<Asked>)> {
+        let raw = &self.scratch.raw[..filled];
+        let mut clear = &mut self.scratch.clear[..];
+        let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+        let (mut count, mut consumed, mut asked) = (0, 0, None);
+        let (message, local) = self.connections.with_peer(id)?;
+        let Role::Message(half) = &mut message.role else { return None };
+        let outcome = loop {
+            let opened = match half.channel.open(&raw[consumed..], &mut clear) {
+                Ok(opened) => opened,
+                Err(_) => break Err(CloseReason::BadRecord),
+            };
+            consumed += opened.consumed;
+            let Some(frame) = opened.frame else { break Ok(()) };
+            match (half.session.receive(&frame), frame) {
+                (Ok((Step::Deliver, _)), Frame::Data(_, bytes)) => {
+                    pieces[count] = IoSlice::new(bytes);
+                    count += 1;
+                }
+                (Ok((Step::Ignore, None)), Frame::Data(_, bytes)) => {
+                    half.discarded_bytes += bytes.len();
+                    if half.discarded_bytes > self.limits.abort_drain_bytes {
+                        break Err(CloseReason::EndTimedOut);
+                    }
+                }
+                (Ok(taken), _) => {
+                    asked = Some(taken);
+                    break Ok(());
+                }
+                (Err(_), _) => break Err(CloseReason::ProtocolError),
+            }
+            if count == PIECES_MAX {
+                break Ok(());
+            }
+        };
+        stash(&mut half.input, &mut self.rings, &raw[consumed..]);
+        if count > 0
+            && let Some(local) = local
+            && local.takes_bytes()
+        {
+            let written = local.write(&mut self.rings, &pieces[..count]);
+            let (local, left) = (local.id, local.out.is_some());
+            match written {
+                Ok(()) if left => self.queue(local),
+                Ok(()) => {}
+                Err(error) => self.fail_local_writing(local, error.kind()),
+            }
+        }
+        if let Err(reason) = outcome {
+            self.close(id, reason);
+        }
+        Some((consumed, asked))
+    }
+
+    /// Does what a frame that is more than payload asks for.
+    fn follow(&mut self, id: ConnId, (step, reply): Asked) {
+        if let Some(reply) = reply {
+            self.send_frame(id, &reply);
+            if matches!(reply, Frame::Abort(..)) {
+                self.clock_abort(id);
+            }
+        }
+        let event = match step {
+            Step::Ignore | Step::Deliver => return,
+            Step::Begin(start) => {
+                if let Some(message) = self.connections.message(id) {
+                    message.announced_idle = false;
+                }
+                SessionEvent::Start(start)
+            }
+            Step::Accepted => SessionEvent::Accepted,
+            Step::Started => {
+                if let Some(user) = self.connections.peer(id) {
+                    let retained = self.connections.local(user).and_then(|local| local.retained.take());
+                    retained.into_iter().for_each(|ring| self.rings.give_back(ring));
+                    self.queue(user);
+                }
+                SessionEvent::Started
+            }
+            Step::Finish => {
+                let Some(peer) = self.connections.peer(id) else { return };
+                if let Some(local) = self.connections.local(peer)
+                    && local.writing == Writing::Open
+                {
+                    local.writing = Writing::Finishing;
+                }
+                return self.queue(peer);
+            }
+            Step::Returned => {
+                if let Some(user) = self.connections.unpair(id) {
+                    self.give_back_user(user, true);
+                }
+                return;
+            }
+            Step::Abort(reason) => {
+                if let Some(local) = self.connections.unpair(id) {
+                    self.abort_local(local, CloseReason::Aborted(reason));
+                }
+                return;
+            }
+            Step::Pong => SessionEvent::Pong,
+            Step::Drain => SessionEvent::Drain,
+        };
+        self.tell(Input::Session { id, event });
+    }
+
+    /// Resets a local side, which is unpaired already, once the bytes before the abort are flushed.
+    fn abort_local(&mut self, id: ConnId, reason: CloseReason) {
+        let deadline = self.now + self.limits.abort_flush;
+        let Some(connection) = self.connections.find(id) else { return };
+        match &mut connection.role {
+            Role::Local(local) if connection.out.is_some() => {
+                local.writing = Writing::Aborting(reason);
+                self.set_deadline(id, Some(deadline));
+                self.queue(id);
+            }
+            _ => self.close(id, reason),
+        }
+    }
+}
+
+/// What a frame asks of the relay, and what is answered.
+type Asked = (Step, Option<Frame<'static>>);
+
+impl Local {
+    /// Whether its bytes are still wanted.
+    fn reads(&self) -> bool {
+        self.reading != Reading::Ended && !matches!(self.writing, Writing::Aborting(_))
+    }
+}
+
+impl<S: Socket> Connection<S> {
+    /// Whether it is a local side that can still be written to; what comes for another is thrown away.
+    fn takes_bytes(&self) -> bool {
+        matches!(&self.role, Role::Local(local) if local.writing == Writing::Open)
+    }
+
+    /// Writes the out ring.
+    fn flush(&mut self, rings: &mut Rings) -> io::Result<()> {
+        while self.out.is_some() && self.ready.writable {
+            self.write(rings, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Writes the out ring and then `pieces` in one call; what the socket does not take goes into the ring, whose
+    /// room the caller has seen to.
+    fn write(&mut self, rings: &mut Rings, pieces: &[IoSlice]) -> io::Result<()> {
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX + 2];
+        let held = self.out.as_ref().map_or(0, Ring::len);
+        if let Some(ring) = &self.out {
+            let [first, second] = ring.slices();
+            (slices[0], slices[1]) = (IoSlice::new(first), IoSlice::new(second));
+        }
+        slices[2..2 + pieces.len()].copy_from_slice(pieces);
+        let skip = if held == 0 { 2 } else { 0 };
+        let mut written = match self.ready.writable {
+            true => match write_now(&mut self.socket, &slices[skip..2 + pieces.len()]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready.writable = false;
+                    0
+                }
+                result => result?,
+            },
+            false => 0,
+        };
+        if let Role::Local(local) = &mut self.role {
+            local.traffic.sent += written as u64;
+        }
+        if let Some(ring) = &mut self.out {
+            ring.consume(written.min(held));
+            written = written.saturating_sub(held);
+        }
+        for piece in pieces {
+            let taken = written.min(piece.len());
+            written -= taken;
+            stash(&mut self.out, rings, &piece[taken..]);
+        }
+        rings.tidy(&mut self.out);
+        Ok(())
+    }
+}
+
+/// Appends bytes to a ring, leasing one if there are any.
+pub(super) fn stash(slot: &mut Option<Ring>, rings: &mut Rings, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        let pushed = slot.get_or_insert_with(|| rings.lease()).push(bytes);
+        debug_assert_eq!(pushed, bytes.len(), "the ring has room for what was read");
+    }
+}

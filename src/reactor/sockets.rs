@@ -1,0 +1,226 @@
+//! The real world: mio's epoll, sockets with their options, signals and the resolver.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+
+use super::network::{Event, Network, Socket};
+use super::resolver::Resolver;
+use crate::config::{HostPort, Listen, any_addresses};
+use crate::machine::{ConnId, ListenerId, NameId};
+
+/// Connections that the kernel holds until they are accepted; mio's own listeners have 128.
+const BACKLOG: i32 = 4096;
+/// Events taken from the kernel at once.
+const EVENTS_MAX: usize = 1024;
+/// A peer that vanished without a word is noticed after about three minutes.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_PROBES: u32 = 3;
+
+const WAKER: Token = Token(usize::MAX);
+const SIGNALS: Token = Token(usize::MAX - 1);
+/// Listeners have a slot that no connection reaches.
+const LISTENER_SLOT: u32 = u32::MAX;
+
+/// A bound listener and where it stands.
+pub struct BoundListener {
+    listener: TcpListener,
+    /// Its address; the port is the real one if 0 was asked for.
+    pub address: SocketAddr,
+}
+
+/// Binds and listens (socket(7), ipv6(7)).
+pub fn listen(at: Listen) -> io::Result<BoundListener> {
+    let bind = |address: SocketAddr| {
+        let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // All interfaces means both families; one address means itself.
+            socket.set_only_v6(!address.ip().is_unspecified() || matches!(at, Listen::At(_)))?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(socket.into());
+        let address = listener.local_addr()?;
+        Ok(BoundListener { listener, address })
+    };
+    match at {
+        Listen::At(address) => bind(address),
+        Listen::Any(port) => {
+            let [both, v4] = any_addresses(port);
+            bind(both).or_else(|error| match error.kind() {
+                io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
+                // No IPv6 on this host.
+                _ => bind(v4),
+            })
+        }
+    }
+}
+
+/// Whether an error says that the system has run out of something: trying again later may help.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    // EMFILE and ENFILE, ENOMEM, ENOBUFS have no stable kinds of their own (errno(3)).
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
+}
+
+/// epoll, listeners, names and signals.
+pub struct MioNetwork {
+    poll: Poll,
+    events: Events,
+    listeners: Vec<Option<TcpListener>>,
+    resolver: Resolver,
+    signals: Signals,
+}
+
+impl MioNetwork {
+    /// Watches the listeners (in the order of their ids) and the signals SIGTERM and SIGINT.
+    pub fn new(listeners: Vec<BoundListener>, names: Vec<HostPort>) -> io::Result<MioNetwork> {
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        let mut listeners: Vec<_> = listeners.into_iter().map(|bound| bound.listener).collect();
+        for (index, listener) in listeners.iter_mut().enumerate() {
+            let id = ConnId { slot: LISTENER_SLOT, serial: index as u32 };
+            registry.register(listener, token(id), Interest::READABLE)?;
+        }
+        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        registry.register(&mut signals, SIGNALS, Interest::READABLE)?;
+        let waker = Arc::new(Waker::new(registry, WAKER)?);
+        let resolver = Resolver::new(names, move || {
+            // It fails only if the counter is full, and then a wake-up is on its way already.
+            let _ = waker.wake();
+        })?;
+        let listeners = listeners.into_iter().map(Some).collect();
+        Ok(MioNetwork { poll, events: Events::with_capacity(EVENTS_MAX), listeners, resolver, signals })
+    }
+}
+
+fn token(id: ConnId) -> Token {
+    Token(((id.serial as usize) << 32) | id.slot as usize)
+}
+
+fn conn_id(token: Token) -> ConnId {
+    ConnId { slot: token.0 as u32, serial: (token.0 >> 32) as u32 }
+}
+
+impl Network for MioNetwork {
+    type Socket = MioSocket;
+
+    fn now(&mut self) -> Instant {
+        Instant::now()
+    }
+
+    fn poll(&mut self, out: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        self.poll.poll(&mut self.events, timeout)?;
+        for event in &self.events {
+            match event.token() {
+                WAKER => {
+                    while let Some((name, addresses)) = self.resolver.answer() {
+                        out.push(Event::Resolved(name, addresses));
+                    }
+                }
+                SIGNALS => out.extend(self.signals.pending().map(|_| Event::Terminate)),
+                token => out.push(match conn_id(token) {
+                    ConnId { slot: LISTENER_SLOT, serial } => Event::Acceptable(ListenerId(serial as usize)),
+                    id => Event::Ready {
+                        id,
+                        readable: event.is_readable() || event.is_read_closed(),
+                        writable: event.is_writable() || event.is_write_closed(),
+                        error: event.is_error(),
+                    },
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: ListenerId) -> io::Result<(MioSocket, SocketAddr)> {
+        let Some(Some(listener)) = self.listeners.get(listener.0) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let (stream, peer) = listener.accept()?;
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        Ok((MioSocket::new(stream), peer))
+    }
+
+    fn stop_listening(&mut self, listener: ListenerId) {
+        if let Some(slot) = self.listeners.get_mut(listener.0) {
+            *slot = None;
+        }
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<MioSocket> {
+        TcpStream::connect(address).map(MioSocket::new)
+    }
+
+    fn register(&mut self, socket: &mut MioSocket, id: ConnId) -> io::Result<()> {
+        self.poll.registry().register(&mut socket.0, token(id), Interest::READABLE | Interest::WRITABLE)
+    }
+
+    fn resolve(&mut self, name: NameId) {
+        self.resolver.ask(name);
+    }
+}
+
+/// A TCP connection of mio. Dropping it closes it, and with that ends its registration.
+pub struct MioSocket(TcpStream);
+
+impl MioSocket {
+    fn new(stream: TcpStream) -> MioSocket {
+        let socket = SockRef::from(&stream);
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES);
+        // Neither can fail on a TCP socket that is open, and the connection works without.
+        let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_tcp_keepalive(&keepalive);
+        MioSocket(stream)
+    }
+}
+
+impl Socket for MioSocket {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out)
+    }
+
+    fn write(&mut self, slices: &[IoSlice]) -> io::Result<usize> {
+        self.0.write_vectored(slices)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Write)
+    }
+
+    fn is_connected(&mut self) -> io::Result<bool> {
+        if let Some(error) = self.0.take_error()? {
+            return Err(error);
+        }
+        match self.0.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take_error(&mut self) -> Option<io::Error> {
+        self.0.take_error().ok().flatten()
+    }
+
+    fn reset(self) {
+        // Linger 0 makes close(2) send RST and drop what was not sent (socket(7)).
+        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+    }
+}

@@ -1,0 +1,92 @@
+//! What a machine knows of each connection, found by its id. A stale id finds nothing.
+
+use crate::machine::ConnId;
+
+/// Entries by slot, each guarded by its serial number.
+pub struct Table<T> {
+    entries: Vec<Option<(u32, T)>>,
+    len: usize,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Table<T> {
+        Table { entries: Vec::new(), len: 0 }
+    }
+}
+
+impl<T> Table<T> {
+    /// Puts an entry in, in place of whatever had its slot.
+    pub fn insert(&mut self, id: ConnId, entry: T) {
+        let slot = id.slot as usize;
+        if self.entries.len() <= slot {
+            self.entries.resize_with(slot + 1, || None);
+        }
+        self.len += usize::from(self.entries[slot].is_none());
+        self.entries[slot] = Some((id.serial, entry));
+    }
+
+    /// The entry of this connection.
+    pub fn get(&self, id: ConnId) -> Option<&T> {
+        match self.entries.get(id.slot as usize)? {
+            Some((serial, entry)) if *serial == id.serial => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// The entry of this connection, to change it.
+    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut T> {
+        match self.entries.get_mut(id.slot as usize)? {
+            Some((serial, entry)) if *serial == id.serial => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// Takes the entry of this connection out.
+    pub fn remove(&mut self, id: ConnId) -> Option<T> {
+        self.get(id)?;
+        self.len -= 1;
+        self.entries[id.slot as usize].take().map(|(_, entry)| entry)
+    }
+
+    /// The id that has this slot.
+    pub fn at(&self, slot: u32) -> Option<ConnId> {
+        let (serial, _) = self.entries.get(slot as usize)?.as_ref()?;
+        Some(ConnId { slot, serial: *serial })
+    }
+
+    /// All entries, by slot.
+    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &T)> {
+        self.entries.iter().enumerate().filter_map(|(slot, entry)| {
+            let (serial, entry) = entry.as_ref()?;
+            Some((ConnId { slot: slot as u32, serial: *serial }, entry))
+        })
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_id_finds_nothing() {
+        let mut table = Table::default();
+        let (old, new) = (ConnId { slot: 3, serial: 1 }, ConnId { slot: 3, serial: 2 });
+        table.insert(old, "old");
+        assert_eq!(table.remove(old), Some("old"));
+        table.insert(new, "new");
+        assert_eq!((table.get(old), table.get(new), table.len()), (None, Some(&"new"), 1));
+        assert_eq!(table.remove(old), None);
+        assert_eq!(table.at(3), Some(new));
+        assert_eq!(table.iter().collect::<Vec<_>>(), [(new, &"new")]);
+    }
+}
