@@ -77,7 +77,12 @@ struct Up {
 enum Part {
     Control,
     Message(MessageState),
-    Proxy { message: ConnId },
+    /// Dialled or standing, for the session that began with `start`; the session itself may be over before it.
+    Proxy {
+        message: ConnId,
+        start: Start,
+        since: Instant,
+    },
 }
 
 enum MessageState {
@@ -327,12 +332,14 @@ impl Client {
                     Part::Message(MessageState::Idle)
                 }
             },
-            Dialled::Proxy(message) => {
-                if let Some(Part::Message(MessageState::Busy(session))) = self.parts.get_mut(message) {
+            Dialled::Proxy(message) => match self.parts.get_mut(message) {
+                Some(Part::Message(MessageState::Busy(session))) => {
                     session.proxy = Some(id);
+                    Part::Proxy { message, start: session.start, since: session.since }
                 }
-                Part::Proxy { message }
-            }
+                // Its message connection is gone; so will it be.
+                _ => return self.close(id, CloseReason::ClientGone),
+            },
         };
         self.parts.insert(id, part);
     }
@@ -472,27 +479,33 @@ impl Client {
         waiting.into_iter().for_each(|message| self.dial_local(message));
     }
 
-    fn proxy_closed(&mut self, id: ConnId, message: ConnId, reason: CloseReason, traffic: Traffic) {
+    fn dial_failed(&mut self, id: ConnId, message: ConnId, start: Start, kind: std::io::ErrorKind) {
         let Some(Part::Message(MessageState::Busy(session))) = self.parts.get_mut(message) else { return };
         if session.proxy != Some(id) {
             return;
         }
         session.proxy = None;
-        if let CloseReason::DialFailed(kind) = reason {
-            let start = session.start;
-            let service = &self.services[usize::from(start.service)];
-            let more =
-                session.next_address < self.names[FIXED_NAMES + usize::from(start.service)].found.len();
-            if more && self.now < session.dial_deadline {
-                return self.dial_local(message);
-            }
-            warn!(
-                "{id} user {} of {}: local server {} did not take the connection: {kind}",
-                start.user, service.name, service.local
-            );
-            return self.refuse(message);
+        let service = &self.services[usize::from(start.service)];
+        let more = session.next_address < self.names[FIXED_NAMES + usize::from(start.service)].found.len();
+        if more && self.now < session.dial_deadline {
+            return self.dial_local(message);
         }
-        log_session(id, &self.services, session, reason, traffic, self.now);
+        warn!(
+            "{id} user {} of {}: local server {} did not take the connection: {kind}",
+            start.user, service.name, service.local
+        );
+        self.refuse(message);
+    }
+
+    /// One line per ended session.
+    fn log_session(&self, id: ConnId, start: Start, since: Instant, reason: CloseReason, traffic: Traffic) {
+        let Service { name, local } = &self.services[usize::from(start.service)];
+        let Traffic { received, sent } = traffic;
+        let seconds = self.now.saturating_duration_since(since).as_secs_f64();
+        let user = start.user;
+        info!(
+            "{id} user {user} of {name} at {local}: {sent} bytes in, {received} bytes out, {seconds:.3} s, {reason}"
+        );
     }
 
     fn session_event(&mut self, id: ConnId, event: SessionEvent) {
@@ -520,7 +533,10 @@ impl Client {
     fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic) {
         match self.parts.remove(id) {
             Some(Part::Control) => self.control_closed(id, reason),
-            Some(Part::Proxy { message }) => self.proxy_closed(id, message, reason, traffic),
+            Some(Part::Proxy { message, start, since }) => match reason {
+                CloseReason::DialFailed(kind) => self.dial_failed(id, message, start, kind),
+                _ => self.log_session(id, start, since, reason, traffic),
+            },
             Some(Part::Message(state)) => {
                 self.messages -= 1;
                 if let (MessageState::Coming(address), Link::Up(up)) = (state, &mut self.link) {
@@ -554,24 +570,6 @@ impl Client {
     fn close(&mut self, id: ConnId, reason: CloseReason) {
         self.outputs.push_back(Output::Close { id, reason });
     }
-}
-
-/// One line per ended session.
-fn log_session(
-    id: ConnId,
-    services: &[Service],
-    session: &Session,
-    reason: CloseReason,
-    traffic: Traffic,
-    now: Instant,
-) {
-    let Service { name, local } = &services[usize::from(session.start.service)];
-    let Traffic { received, sent } = traffic;
-    let seconds = now.saturating_duration_since(session.since).as_secs_f64();
-    let user = session.start.user;
-    info!(
-        "{id} user {user} of {name} at {local}: {sent} bytes in, {received} bytes out, {seconds:.3} s, {reason}"
-    );
 }
 
 impl Machine for Client {

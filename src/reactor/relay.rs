@@ -74,6 +74,22 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         let Some(message) = self.connections.message(id) else { return };
         if let Some(frame) = act(&mut message.session) {
             self.send_frame(id, &frame);
+            self.part_if_over(id);
+        }
+    }
+
+    /// Parts a message connection whose session is over from the local side, which may go on flushing alone: the
+    /// next session may begin with the very next frame.
+    fn part_if_over(&mut self, id: ConnId) {
+        if self.connections.message(id).is_none_or(|message| !message.session.is_idle()) {
+            return;
+        }
+        let deadline = self.now + self.limits.finish;
+        if let Some(local) = self.connections.unpair(id) {
+            self.queue(local);
+            if self.connections.local(local).is_some_and(|local| local.writing == Writing::Finishing) {
+                self.set_deadline(local, Some(deadline));
+            }
         }
     }
 
@@ -315,27 +331,14 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
     }
 
-    /// Parts a session that is over from its local side, which may go on flushing alone, and tells the machine
-    /// once the connection is free for the next one.
+    /// Tells the machine once the connection is free for the next session.
     fn settle(&mut self, id: ConnId) {
-        let Some(Connection { role: Role::Message(message), out, .. }) = self.connections.find(id) else {
+        let Some(Connection { role: Role::Message(message), out: None, .. }) = self.connections.find(id)
+        else {
             return;
         };
-        if !message.session.is_idle() {
-            return;
-        }
-        let announce = out.is_none() && !message.announced_idle;
-        if announce {
+        if message.session.is_idle() && !message.announced_idle {
             message.announced_idle = true;
-        }
-        if let Some(local) = self.connections.unpair(id) {
-            self.queue(local);
-            let deadline = self.now + self.limits.finish;
-            if self.connections.local(local).is_some_and(|local| local.writing == Writing::Finishing) {
-                self.set_deadline(local, Some(deadline));
-            }
-        }
-        if announce {
             self.set_deadline(id, None);
             self.tell(Input::Session { id, event: SessionEvent::Idle });
         }
