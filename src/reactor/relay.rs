@@ -387,6 +387,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             need_more = consumed == 0;
             if let Some(met) = met {
                 self.follow(id, met);
+                self.part_if_over(id);
             }
         }
     }
