@@ -8,7 +8,7 @@ mod seen;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{debug, error, info, warn};
 
@@ -67,7 +67,6 @@ struct Up {
     pool_key: Secret,
     /// Where message connections are dialled: the address that is tried next comes first.
     message_addresses: VecDeque<SocketAddr>,
-    heartbeat: Duration,
     last_heard: Instant,
     seen: Seen,
     message_failed: bool,
@@ -243,7 +242,7 @@ impl Client {
         self.failures = 0;
         if let Link::Up(up) = &mut self.link {
             up.last_heard = self.now;
-            self.link_due = Some(self.now + up.heartbeat);
+            self.link_due = Some(self.now + self.limits.heartbeat / 2);
         }
         match (&mut self.link, frame) {
             (&mut Link::Greeted(control, address), ControlFrame::Welcome(welcome)) if control == id => {
@@ -259,12 +258,13 @@ impl Client {
             (Link::Up(_), ControlFrame::Ping) => {
                 self.outputs.push_back(Output::Send { id, frame: ControlFrame::Pong });
             }
+            (Link::Up(_), ControlFrame::Pong) => {}
             _ => self.close(id, CloseReason::ProtocolError),
         }
     }
 
     fn welcomed(&mut self, id: ConnId, address: SocketAddr, welcome: Welcome) {
-        if welcome.grants.len() != self.services.len() || welcome.heartbeat_s == 0 {
+        if welcome.grants.len() != self.services.len() {
             return self.close(id, CloseReason::ProtocolError);
         }
         info!("{id} connected to {} at {address} with key {}", self.server, self.key.name);
@@ -283,14 +283,12 @@ impl Client {
             Some(_) => self.names[MESSAGE.0].found.iter().copied().collect(),
             None => VecDeque::from([SocketAddr::new(address.ip(), welcome.message_port)]),
         };
-        let heartbeat = Duration::from_secs(welcome.heartbeat_s.into());
-        self.link_due = Some(self.now + heartbeat);
+        self.link_due = Some(self.now + self.limits.heartbeat / 2);
         self.link = Link::Up(Up {
             control: id,
             session_id: welcome.session_id,
             pool_key: welcome.pool_key,
             message_addresses,
-            heartbeat,
             last_heard: self.now,
             seen: Seen::default(),
             message_failed: false,
@@ -347,11 +345,16 @@ impl Client {
     fn link_due(&mut self) {
         match &self.link {
             Link::Pause => self.connect(),
-            Link::Up(up) => {
+            Link::Up(up) if self.now >= up.last_heard + self.limits.heartbeat => {
                 let id = up.control;
-                warn!("{id} the server was silent for {} s", up.heartbeat.as_secs());
+                warn!("{id} the server was silent for {} s", self.limits.heartbeat.as_secs());
                 self.link_due = None;
                 self.close(id, CloseReason::HeartbeatLost);
+            }
+            // The server pings more often than that: it is asked only when it is late.
+            Link::Up(up) => {
+                self.link_due = Some(up.last_heard + self.limits.heartbeat);
+                self.outputs.push_back(Output::Send { id: up.control, frame: ControlFrame::Ping });
             }
             _ => self.link_due = None,
         }

@@ -294,7 +294,7 @@ impl Strangers {
     pub fn admit(&mut self, id: ConnId, peer: SocketAddr) -> Option<ConnId> {
         // IPv6 hosts own a /64 at least, so that is what an address means there.
         let address = match peer.ip().to_canonical() {
-            IpAddr::V4(ip) => u128::from(ip.to_ipv6_mapped().to_bits()),
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
             IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
         };
         self.queue.push_back((id, address));

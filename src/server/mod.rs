@@ -229,7 +229,11 @@ impl Server {
         let Some(&Part::Control { peer, key, admitted, client }) = self.parts.get(id) else { return };
         match (client, frame) {
             (None, ControlFrame::Hello(hello)) => self.hello(id, peer, key, admitted, hello),
-            (Some(client), ControlFrame::Pong) => self.clients[client].heard(self.now),
+            (Some(client), ControlFrame::Ping) => {
+                self.clients[client].last_heard = self.now;
+                self.outputs.push_back(Output::Send { id, frame: ControlFrame::Pong });
+            }
+            (Some(client), ControlFrame::Pong) => self.clients[client].answered(self.now),
             (Some(client), ControlFrame::Drain) => {
                 info!("{id} client {} is leaving; its running sessions go on", self.clients[client].name);
                 self.clients[client].draining = true;
@@ -297,13 +301,8 @@ impl Server {
                 "{id} client {name} also publishes what this server was not started with (--service): {unknown}"
             );
         }
-        let welcome = Welcome {
-            session_id,
-            pool_key: pool_key.clone(),
-            message_port: self.message_port,
-            heartbeat_s: self.limits.heartbeat.as_secs().try_into().unwrap_or(u16::MAX),
-            grants,
-        };
+        let welcome =
+            Welcome { session_id, pool_key: pool_key.clone(), message_port: self.message_port, grants };
         self.outputs.push_back(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
         let client = Client::new(id, name, peer, hello.instance, session_id, pool_key, services, self.now);
         let index = self.clients.insert(client);
@@ -339,9 +338,7 @@ impl Server {
             self.deadlines.set(id.slot, None);
             self.close(id, CloseReason::ClientGone);
         }
-        if let Some(Part::Control { client, .. }) = self.parts.get_mut(client.control) {
-            *client = None;
-        }
+        self.parts.remove(client.control);
         let claims = |(id, part): (ConnId, &Part)| match part {
             Part::Stranger { claim: Some(Claim::Client(client)), .. } if *client == index => Some(id),
             _ => None,
@@ -636,11 +633,11 @@ impl Server {
 
     fn close_if_drained(&mut self, index: usize) {
         let client = &self.clients[index];
-        let leaving = |(_, part): (ConnId, &Part)| match part {
+        let staying = |(_, part): (ConnId, &Part)| match part {
             Part::Message { client, state } => *client == index && *state != MessageState::Leaving,
             _ => false,
         };
-        if client.draining && !self.parts.iter().any(leaving) {
+        if client.draining && !self.parts.iter().any(staying) {
             self.close(client.control, CloseReason::Drained);
         }
     }
@@ -675,14 +672,16 @@ impl Server {
     // Ends.
 
     fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic) {
-        let Some(part) = self.parts.remove(id) else { return };
+        let part = self.parts.remove(id);
         self.deadlines.set(id.slot, None);
         match part {
-            Part::Stranger { peer, .. } => self.complain(id, peer, reason),
-            Part::Control { client: Some(index), .. } => self.forget_client(index, reason),
-            Part::Control { peer, .. } => self.complain(id, peer, reason),
-            Part::Message { client, state } => self.message_gone(id, client, state),
-            Part::User(user) => self.user_gone(id, user, reason, traffic),
+            Some(Part::Stranger { peer, .. }) => self.complain(id, peer, reason),
+            Some(Part::Control { client: Some(index), .. }) => self.forget_client(index, reason),
+            Some(Part::Control { peer, .. }) => self.complain(id, peer, reason),
+            Some(Part::Message { client, state }) => self.message_gone(id, client, state),
+            Some(Part::User(user)) => self.user_gone(id, user, reason, traffic),
+            // It belonged to a client that is forgotten already.
+            None => {}
         }
         self.exit_if_drained();
     }

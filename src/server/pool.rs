@@ -81,7 +81,7 @@ impl Client {
     }
 
     /// The heartbeat was answered.
-    pub fn heard(&mut self, now: Instant) {
+    pub fn answered(&mut self, now: Instant) {
         self.last_heard = now;
         if let Some(sent) = self.ping_sent.take() {
             self.measured(now.saturating_duration_since(sent));

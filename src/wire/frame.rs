@@ -319,8 +319,6 @@ pub struct Welcome {
     pub pool_key: Secret,
     /// Where the client dials message connections.
     pub message_port: u16,
-    /// After so many seconds of silence either side gives the other up.
-    pub heartbeat_s: u16,
     /// One answer per service of the `Hello`, in its order.
     pub grants: Vec<Grant>,
 }
@@ -369,7 +367,6 @@ impl ControlFrame {
                 out.extend(welcome.session_id);
                 out.extend(welcome.pool_key.bytes());
                 out.extend(welcome.message_port.to_be_bytes());
-                out.extend(welcome.heartbeat_s.to_be_bytes());
                 out.push(welcome.grants.len() as u8);
                 for grant in &welcome.grants {
                     let (code, port) = match grant {
@@ -421,7 +418,6 @@ impl ControlFrame {
                 session_id: fields.array()?,
                 pool_key: Secret::new(fields.array()?),
                 message_port: fields.u16()?,
-                heartbeat_s: fields.u16()?,
                 grants: parse_list(fields, |fields| match (fields.u8()?, fields.u16()?) {
                     (1, port) => Some(Grant::Port(port)),
                     (0, 0) => Some(Grant::Unknown),
@@ -499,12 +495,12 @@ mod tests {
                     ControlFrame::Hello(Hello { version, plain, instance, services })
                 }
             ),
-            (any::<[u8; 16]>(), any::<[u8; 32]>(), any::<u16>(), any::<u16>(), grants).prop_map(
-                |(session_id, key, message_port, heartbeat_s, grants)| {
+            (any::<[u8; 16]>(), any::<[u8; 32]>(), any::<u16>(), grants).prop_map(
+                |(session_id, key, message_port, grants)| {
                     let grants =
                         grants.into_iter().map(|port| port.map_or(Grant::Unknown, Grant::Port)).collect();
                     let pool_key = Secret::new(key);
-                    ControlFrame::Welcome(Welcome { session_id, pool_key, message_port, heartbeat_s, grants })
+                    ControlFrame::Welcome(Welcome { session_id, pool_key, message_port, grants })
                 }
             ),
             any::<u16>().prop_map(|version| ControlFrame::Refused(Refusal::Version(version))),
