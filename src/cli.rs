@@ -228,7 +228,7 @@ fn client_config(arguments: ClientArguments, key_line: Option<OsString>) -> Resu
 
 /// The name of the service that needs no name.
 pub(crate) fn default_service() -> Name {
-    DEFAULT_SERVICE.parse().expect("a constant that is a good name")
+    DEFAULT_SERVICE.parse().expect("a good name") // invariant: the constant is one
 }
 
 fn all_differ<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), Failure> {

@@ -1,4 +1,46 @@
-//! skyorg.
+//! skyorg connects a public network with a private one.
+//!
+//! ```text
+//!  user ──▶ request port 33333 ┐                                  ┌──▶ local server
+//!                              │ skyorg server ═══════ skyorg client
+//!       message port 33334 ◀───┤   (public)            (private)  │
+//!       control port 33335 ◀───┴──── both dialled by the client ──┘
+//! ```
+//!
+//! | word | meaning |
+//! |---|---|
+//! | user | whoever connects to a request port; knows nothing of skyorg |
+//! | service | a name; the server gives it a request port, a client gives it a local address |
+//! | control connection | client → control port; one per client; carries commands and heartbeats |
+//! | message connection | client → message port; pooled; carries one session at a time, many in its life |
+//! | proxy connection | client → local server; one per session |
+//! | local side | of a session at one end: the user's connection at the server, the proxy connection at the client |
+//! | session | one user's bytes, from accept to the end of both directions |
+//! | pool | a client's idle message connections at the server |
+//! | key | 32 random bytes and a name; whoever holds it may be that client |
+//!
+//! # Invariants
+//!
+//! - Each direction of a session ends with exactly one `Fin` or `Abort`; a message connection is idle again only
+//!   when its end was both sent and received. Whatever else arrives closes it: nothing is guessed.
+//! - A stream that broke anywhere ends in RST at both ends, never in a clean end.
+//! - The local server gets a session's bytes at most once.
+//! - Nothing is answered to anyone who has not proved a key.
+//! - An idle session owns no buffer; nothing is allocated per session once warm.
+//! - Every queue, buffer, count and wait has a limit in [`limits::Limits`] and an answer at the limit.
+//!
+//! # In reading order
+//!
+//! | module | what it owns | I/O |
+//! |---|---|---|
+//! | [`machine`] | the seam between the halves: `Input`, `Output`, `ConnId`, `CloseReason` | no |
+//! | [`wire`] | frames, handshake, records | no |
+//! | [`session`] | the life of sessions on one message connection, both ends | no |
+//! | [`server`] | clients, services, pools, waiting users | no |
+//! | [`client`] | staying connected, keeping the pool filled, dialling local servers | no |
+//! | [`reactor`] | the loop, sockets, the relay of bytes, reaping | all of it |
+//! | [`ring`], [`deadlines`], [`table`] | bounded bytes, one deadline per slot, facts by connection | no |
+//! | [`limits`], [`config`], [`keys`], [`cli`], [`run`], [`demo`] | from a command line to a running loop | files |
 
 pub mod cli;
 pub mod client;
