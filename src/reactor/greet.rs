@@ -107,30 +107,23 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     pub(super) fn serve_stranger(&mut self, id: ConnId) {
         let Some(connection) = self.connections.find(id) else { return };
         let Role::Stranger(stranger) = &mut connection.role else { return };
-        let before = stranger.filled;
         let progress = read_exact(&mut connection.socket, &mut stranger.flight, &mut stranger.filled);
-        // What cannot become a hello is not waited for.
-        let clear = match stranger.flight.first_chunk::<HELLO_BYTES>() {
-            Some(clear) if stranger.filled >= HELLO_BYTES => ClearHello::decode(clear),
-            _ if stranger.filled == before && matches!(progress, Progress::Partly) => {
-                return connection.ready.readable = false;
-            }
-            _ => match progress {
-                Progress::Over(reason) => return self.discard(id, reason),
-                _ => return connection.ready.readable = false,
-            },
+        if matches!(progress, Progress::Partly) {
+            connection.ready.readable = false;
+        }
+        let hello = match stranger.flight.first_chunk::<HELLO_BYTES>() {
+            Some(clear) if stranger.filled >= HELLO_BYTES => Some(ClearHello::decode(clear)),
+            _ => None,
         };
-        let hello = match clear {
-            Ok(hello) => hello,
-            Err(error) => return self.discard(id, CloseReason::Stranger(error)),
-        };
-        match progress {
-            Progress::Whole => {
+        match (progress, hello) {
+            // What cannot become a hello is not waited for.
+            (_, Some(Err(error))) => self.discard(id, CloseReason::Stranger(error)),
+            (Progress::Over(reason), _) => self.discard(id, reason),
+            (Progress::Whole, Some(Ok(hello))) => {
                 stranger.control = hello.purpose == Purpose::Control;
                 self.tell(Input::Greeted { id, hello });
             }
-            Progress::Partly => connection.ready.readable = false,
-            Progress::Over(reason) => self.discard(id, reason),
+            (Progress::Partly | Progress::Whole, _) => {}
         }
     }
 

@@ -41,6 +41,8 @@ struct Listener {
     ready: bool,
     /// Not tried before this time, or before a slot is freed.
     resume_at: Option<Instant>,
+    /// Since when it does not accept because `users_max` are served.
+    full_since: Option<Instant>,
 }
 
 /// Buffers shared by all connections, live only within one relay step.
@@ -60,8 +62,6 @@ pub struct Reactor<M, N: Network> {
     listeners: Vec<Listener>,
     strangers: Strangers,
     users: usize,
-    /// Since when the request ports do not accept because `users_max` are served.
-    full_since: Option<Instant>,
     deadlines: Deadlines,
     /// Who may make progress; control connections first.
     runnable: [VecDeque<ConnId>; 2],
@@ -85,7 +85,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         limits: Limits,
         jitter: fastrand::Rng,
     ) -> Self {
-        let listener = |&origin| Listener { origin, open: true, ready: true, resume_at: None };
+        let listener =
+            |&origin| Listener { origin, open: true, ready: true, resume_at: None, full_since: None };
         Reactor {
             machine,
             now: network.now(),
@@ -94,7 +95,6 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             listeners: origins.iter().map(listener).collect(),
             strangers: Strangers::new(limits.strangers_max, limits.strangers_per_address_max),
             users: 0,
-            full_since: None,
             deadlines: Deadlines::default(),
             runnable: [VecDeque::new(), VecDeque::new()],
             doomed: Vec::new(),
@@ -204,18 +204,21 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     /// Takes one connection; false if there is none, or no room.
     fn accept_one(&mut self, id: ListenerId) -> bool {
-        let origin = self.listeners[id.0].origin;
+        let listener = &mut self.listeners[id.0];
+        let origin = listener.origin;
         let full = origin == Origin::User && self.users >= self.limits.users_max;
-        let shed_at = *self.full_since.get_or_insert(self.now) + self.limits.wait;
-        if !full {
-            self.full_since = None;
-        } else if shed_at > self.now {
-            self.listeners[id.0].resume_at = Some(shed_at);
-            return false;
+        if full {
+            // Whoever waits in the queue may wait as long as any user, and is then told that he is not served.
+            let shed_at = *listener.full_since.get_or_insert(self.now) + self.limits.wait;
+            if shed_at > self.now {
+                listener.resume_at = Some(shed_at);
+                return false;
+            }
+        } else {
+            listener.full_since = None;
         }
-        self.listeners[id.0].resume_at = None;
+        listener.resume_at = None;
         match self.network.accept(id) {
-            // Nobody left before him in the time that a user may wait: he is told so.
             Ok((socket, peer)) if full => {
                 debug!("user {peer} reset: {} users are served, the most allowed", self.users);
                 socket.reset();
@@ -223,9 +226,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             Ok((socket, peer)) => self.welcome(socket, peer, id, origin),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.listeners[id.0].ready = false;
-                if full {
-                    self.full_since = None;
-                }
+                self.listeners[id.0].full_since = None;
                 return false;
             }
             Err(error) if sockets::is_exhausted(&error) => {
