@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Users served at once; at the limit the request ports stop accepting, and shed after `wait`.
     pub users_max: usize,
+    /// Clients connected at once; the next one is closed.
+    pub clients_max: usize,
     /// Users waiting for a message connection, in all; the next one is reset at once.
     pub waiting_max: usize,
     /// How long a user may wait for a message connection, or in a full listener's queue, before he is reset.
@@ -67,6 +69,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             users_max: 10_000,
+            clients_max: 1_024,
             waiting_max: 4_096,
             wait: Duration::from_secs(5),
             pool: 10,

@@ -12,13 +12,29 @@ use crate::session::{End, Session};
 use crate::wire::handshake::{ANSWER_BYTES, FIRST_FLIGHT_BYTES, Initiator, Responder};
 use crate::wire::record::Channel;
 
-/// Readiness as last seen. Events set bits; only `WouldBlock` clears `readable` and `writable`, and only
-/// `take_error` clears `error`.
+/// Readiness as last seen. Events set bits. `WouldBlock` clears `readable` and `writable`, and only `take_error`
+/// clears `error`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ready {
     pub readable: bool,
     pub writable: bool,
+    /// There is an end to be read after the bytes; never cleared.
+    pub ended: bool,
     pub error: bool,
+}
+
+impl Ready {
+    /// A new connection is tried before any event has come.
+    pub const UNTRIED: Ready = Ready { readable: true, writable: true, ended: false, error: false };
+
+    /// Notes that a read gave `count` bytes where `limit` were asked for. A short read has emptied the socket: what
+    /// arrives after it makes an event of its own (epoll(7), questions and answers, 9), and so does an end, unless
+    /// its event has come already. This saves every small request a read that finds nothing.
+    pub fn note_read(&mut self, count: usize, limit: usize) {
+        if count < limit && !self.ended {
+            self.readable = false;
+        }
+    }
 }
 
 /// A connection of any kind.

@@ -27,7 +27,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             Ok(true) => {}
             Err(error) => return self.close(id, CloseReason::DialFailed(error.kind())),
         }
-        connection.ready = super::Ready { readable: true, writable: true, error: false };
+        // What the event said of an end or an error stays.
+        (connection.ready.readable, connection.ready.writable) = (true, true);
         let placeholder = Role::Leaving { reason: CloseReason::Finished, shut: false };
         match std::mem::replace(&mut connection.role, placeholder) {
             Role::Connecting(Target::Greeting(greeting)) => self.greet(id, &greeting),

@@ -157,10 +157,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             match event {
-                Event::Ready { id, readable, writable, error } => {
+                Event::Ready { id, readable, writable, ended, error } => {
                     let Some(connection) = self.connections.find(id) else { continue };
                     connection.ready.readable |= readable;
                     connection.ready.writable |= writable;
+                    connection.ready.ended |= ended;
                     connection.ready.error |= error;
                     self.queue(id);
                     // Whoever waits to write to it is its peer.
@@ -246,8 +247,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             Origin::Stranger => self.stranger(),
         };
         // Whoever connects has often spoken already: try to read at once.
-        let Some(id) = self.insert(socket, role, Ready { readable: true, writable: true, error: false })
-        else {
+        let Some(id) = self.insert(socket, role, Ready::UNTRIED) else {
             return;
         };
         match origin {

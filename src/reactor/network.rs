@@ -19,6 +19,8 @@ pub enum Event {
         readable: bool,
         /// It may be written.
         writable: bool,
+        /// Its peer has ended it, or it may hold an error: there is more to read than bytes.
+        ended: bool,
         /// It may hold an error.
         error: bool,
     },

@@ -259,7 +259,10 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             let raw = &mut self.scratch.raw[..HEADROOM + limit];
             let count = match local.socket.read(&mut raw[HEADROOM..]) {
                 Ok(0) => return self.local_ended(id),
-                Ok(count) => count,
+                Ok(count) => {
+                    local.ready.note_read(count, limit);
+                    count
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     local.ready.readable = false;
                     return;
@@ -369,6 +372,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 match read {
                     Ok(0) => return self.close(id, CloseReason::PeerClosed),
                     Ok(count) => {
+                        connection.ready.note_read(count, limit - filled);
                         filled += count;
                         budget -= count;
                     }

@@ -138,6 +138,7 @@ impl Network for MioNetwork {
                         id,
                         readable: event.is_readable() || event.is_read_closed(),
                         writable: event.is_writable() || event.is_write_closed(),
+                        ended: event.is_read_closed() || event.is_error(),
                         error: event.is_error(),
                     },
                 }),

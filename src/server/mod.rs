@@ -270,6 +270,10 @@ impl Server {
             self.close(control, CloseReason::Replaced);
             self.forget_client(index, CloseReason::Replaced);
         }
+        if self.clients.len() >= self.limits.clients_max {
+            warn!("{id} client {name} from {peer} is one too many: {} are connected", self.clients.len());
+            return self.close(id, CloseReason::Full);
+        }
         let mut secrets = [0; 48];
         if let Err(error) = getrandom::fill(&mut secrets) {
             warn!("{id} client {name} cannot be admitted: no random bytes: {error}");
