@@ -480,6 +480,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 if let Dialled::Proxy(message) = purpose {
                     self.connections.pair(message, id);
                 }
+                // A local server on this host has answered by now.
+                self.serve_connecting(id);
             }
         }
     }

@@ -279,6 +279,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             }
             let sealed = other.channel.seal_data(other.session.sid(), raw, &mut self.scratch.clear);
             let written = match sealed {
+                // The end follows at once, and goes into the same write.
+                Ok(sealed) if local.ready.ended && count < limit => {
+                    stash(&mut message.out, &mut self.rings, sealed);
+                    Ok(())
+                }
                 Ok(sealed) => message.write(&mut self.rings, &[IoSlice::new(sealed)]),
                 Err(_) => Err(io::ErrorKind::InvalidData.into()),
             };

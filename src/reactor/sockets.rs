@@ -47,6 +47,7 @@ pub fn listen(at: Listen) -> io::Result<BoundListener> {
             // All interfaces means both families; one address means itself.
             socket.set_only_v6(!address.ip().is_unspecified() || matches!(at, Listen::At(_)))?;
         }
+        set_options(&SockRef::from(&socket))?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
@@ -153,7 +154,11 @@ impl Network for MioNetwork {
         };
         let (stream, peer) = listener.accept()?;
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        Ok((MioSocket::new(stream), peer))
+        // Linux hands the listener's options on to what it accepts (tcp(7)); others may not.
+        if !cfg!(target_os = "linux") {
+            set_options(&SockRef::from(&stream))?;
+        }
+        Ok((MioSocket(stream), peer))
     }
 
     fn stop_listening(&mut self, listener: ListenerId) {
@@ -163,7 +168,9 @@ impl Network for MioNetwork {
     }
 
     fn connect(&mut self, address: SocketAddr) -> io::Result<MioSocket> {
-        TcpStream::connect(address).map(MioSocket::new)
+        let stream = TcpStream::connect(address)?;
+        set_options(&SockRef::from(&stream))?;
+        Ok(MioSocket(stream))
     }
 
     fn register(&mut self, socket: &mut MioSocket, id: ConnId) -> io::Result<()> {
@@ -178,18 +185,14 @@ impl Network for MioNetwork {
 /// A TCP connection of mio. Dropping it closes it, and with that ends its registration.
 pub struct MioSocket(TcpStream);
 
-impl MioSocket {
-    fn new(stream: TcpStream) -> MioSocket {
-        let socket = SockRef::from(&stream);
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES);
-        // Neither can fail on a TCP socket that is open, and the connection works without.
-        let _ = socket.set_tcp_nodelay(true);
-        let _ = socket.set_tcp_keepalive(&keepalive);
-        MioSocket(stream)
-    }
+/// The options of every connection: nothing waits for more bytes, and a peer that vanished is noticed.
+fn set_options(socket: &SockRef) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 impl Socket for MioSocket {
@@ -223,5 +226,44 @@ impl Socket for MioSocket {
     fn reset(self) {
         // Linger 0 makes close(2) send RST and drop what was not sent (socket(7)).
         let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream as StdStream;
+
+    #[test]
+    fn accepted_and_dialled_connections_have_the_options() {
+        let bound = listen(Listen::At(([127, 0, 0, 1], 0).into())).expect("loopback has a port");
+        let address = bound.address;
+        let mut network = MioNetwork::new(vec![bound], Vec::new()).expect("epoll works");
+        let user = StdStream::connect(address).expect("connects");
+        let (accepted, peer) = network.accept(ListenerId(0)).expect("the connection is there");
+        assert_eq!(peer, user.local_addr().expect("it has one"));
+        let dialled = network.connect(address).expect("begins to connect");
+        for socket in [&accepted, &dialled] {
+            let socket = SockRef::from(&socket.0);
+            assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));
+            assert_eq!(socket.tcp_keepalive_time().expect("readable"), KEEPALIVE_IDLE);
+        }
+    }
+
+    #[test]
+    fn all_interfaces_means_both_families() {
+        let bound = listen(Listen::Any(0)).expect("a port");
+        let port = bound.address.port();
+        StdStream::connect(("127.0.0.1", port)).expect("IPv4");
+        if bound.address.is_ipv6() {
+            StdStream::connect(("::1", port)).expect("IPv6");
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error_and_not_another_address() {
+        let bound = listen(Listen::Any(0)).expect("a port");
+        let again = listen(Listen::Any(bound.address.port())).map(|bound| bound.address);
+        assert_eq!(again.map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
     }
 }
