@@ -13,11 +13,13 @@
 /// Bytes that one ring holds.
 pub const RING_BYTES: usize = 64 * 1024;
 
-/// A FIFO of at most [`RING_BYTES`] bytes.
-pub struct Ring {
+/// A FIFO of at most [`RING_BYTES`] bytes. It is one pointer in size, for those who own none.
+pub struct Ring(Box<Storage>);
+
+struct Storage {
     bytes: Box<[u8; RING_BYTES]>,
-    head: u32,
-    len: u32,
+    head: usize,
+    len: usize,
 }
 
 impl Ring {
@@ -25,17 +27,17 @@ impl Ring {
         // From a vector, because a boxed array would pass over the stack; zeroed pages are touched only when used.
         let zeroed = vec![0; RING_BYTES].into_boxed_slice();
         let bytes = zeroed.try_into().unwrap_or_else(|_| Box::new([0; RING_BYTES]));
-        Ring { bytes, head: 0, len: 0 }
+        Ring(Box::new(Storage { bytes, head: 0, len: 0 }))
     }
 
     /// Bytes held.
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.0.len
     }
 
     /// Whether no byte is held.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.0.len == 0
     }
 
     /// Bytes that can still be pushed.
@@ -46,27 +48,29 @@ impl Ring {
     /// Appends as many of `bytes` as there is room for; returns how many.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.room());
-        let tail = (self.head as usize + self.len()) % RING_BYTES;
+        let Storage { bytes: stored, head, len } = &mut *self.0;
+        let tail = (*head + *len) % RING_BYTES;
         let first = count.min(RING_BYTES - tail);
-        self.bytes[tail..tail + first].copy_from_slice(&bytes[..first]);
-        self.bytes[..count - first].copy_from_slice(&bytes[first..count]);
-        self.len += count as u32;
+        stored[tail..tail + first].copy_from_slice(&bytes[..first]);
+        stored[..count - first].copy_from_slice(&bytes[first..count]);
+        *len += count;
         count
     }
 
     /// The bytes held, in order; the second slice is empty unless they wrap.
     pub fn slices(&self) -> [&[u8]; 2] {
-        let head = self.head as usize;
-        let first = self.len().min(RING_BYTES - head);
-        [&self.bytes[head..head + first], &self.bytes[..self.len() - first]]
+        let Storage { bytes, head, len } = &*self.0;
+        let first = (*len).min(RING_BYTES - head);
+        [&bytes[*head..head + first], &bytes[..len - first]]
     }
 
     /// Drops `count` bytes (at most all) from the front.
     pub fn consume(&mut self, count: usize) {
-        let count = count.min(self.len());
-        self.len -= count as u32;
+        let Storage { head, len, .. } = &mut *self.0;
+        let count = count.min(*len);
+        *len -= count;
         // An empty ring starts again at the front, so that short use touches few pages.
-        self.head = if self.len == 0 { 0 } else { ((self.head as usize + count) % RING_BYTES) as u32 };
+        *head = if *len == 0 { 0 } else { (*head + count) % RING_BYTES };
     }
 
     /// Moves all bytes to the front of `out`, which must have room for them; returns how many.
@@ -192,7 +196,7 @@ mod tests {
                 prop_assert_eq!(ring.len(), model.len());
                 prop_assert_eq!(ring.is_empty(), model.is_empty());
                 prop_assert_eq!(ring.room(), RING_BYTES - model.len());
-                prop_assert!(!ring.is_empty() || ring.head == 0, "an empty ring starts again at the front");
+                prop_assert!(!ring.is_empty() || ring.0.head == 0, "an empty ring starts again at the front");
             }
         }
     }
