@@ -109,7 +109,7 @@ pub(super) struct Message {
     /// Bytes that arrived and cannot be opened or delivered yet.
     pub input: Option<Ring>,
     /// Payload thrown away since the last abort.
-    pub discarded_bytes: usize,
+    pub discarded_bytes: u32,
     /// The machine has been told that the session which it knows of is over.
     pub announced_idle: bool,
 }

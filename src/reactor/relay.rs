@@ -439,8 +439,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                     count += 1;
                 }
                 (Ok((Step::Ignore, None)), Frame::Data(_, bytes)) => {
-                    half.discarded_bytes += bytes.len();
-                    if half.discarded_bytes > self.limits.abort_drain_bytes {
+                    half.discarded_bytes += bytes.len() as u32;
+                    if half.discarded_bytes as usize > self.limits.abort_drain_bytes {
                         break Err(CloseReason::EndTimedOut);
                     }
                 }

@@ -70,7 +70,7 @@ pub enum Channel {
         /// Session of the unfinished `Data` frame.
         sid: Sid,
         /// Its bytes that have not arrived.
-        remaining: usize,
+        remaining: u32,
     },
 }
 
@@ -161,7 +161,7 @@ impl Channel {
     }
 }
 
-fn open_plain<'a>(sid: &mut Sid, remaining: &mut usize, input: &'a [u8]) -> Result<Opened<'a>, BadRecord> {
+fn open_plain<'a>(sid: &mut Sid, remaining: &mut u32, input: &'a [u8]) -> Result<Opened<'a>, BadRecord> {
     let mut consumed = 0;
     if *remaining == 0 {
         let Some((length, rest)) = input.split_first_chunk::<LENGTH_BYTES>() else { return Ok(NEED_MORE) };
@@ -181,11 +181,11 @@ fn open_plain<'a>(sid: &mut Sid, remaining: &mut usize, input: &'a [u8]) -> Resu
         if data_sid == 0 || body_bytes == HEAD_BYTES {
             return Err(BadRecord);
         }
-        (*sid, *remaining) = (data_sid, body_bytes - HEAD_BYTES);
+        (*sid, *remaining) = (data_sid, (body_bytes - HEAD_BYTES) as u32);
         consumed = HEADROOM;
     }
-    let available = &input[consumed..input.len().min(consumed + *remaining)];
-    *remaining -= available.len();
+    let available = &input[consumed..input.len().min(consumed + *remaining as usize)];
+    *remaining -= available.len() as u32;
     let frame = (!available.is_empty()).then_some(Frame::Data(*sid, available));
     Ok(Opened { consumed: consumed + available.len(), frame })
 }
