@@ -98,7 +98,6 @@ struct Session {
     proxy: Option<ConnId>,
     /// Index of the next address to try.
     next_address: usize,
-    dial_deadline: Instant,
 }
 
 impl Session {
@@ -401,9 +400,7 @@ impl Client {
         let Link::Up(up) = &mut self.link else { return };
         let first_new = start.first_sid == 0 || up.seen.insert(start.first_sid);
         let new = up.seen.insert(start.sid);
-        let deadline = self.now + self.limits.local_dial;
-        let session =
-            Session { start, since: self.now, proxy: None, next_address: 0, dial_deadline: deadline };
+        let session = Session { start, since: self.now, proxy: None, next_address: 0 };
         let first_sid = session.first_sid();
         if !first_new || !new {
             // The server has given up every connection on which it sent this session before, and only those.
@@ -442,7 +439,8 @@ impl Client {
         let Some(&address) = addresses.found.get(session.next_address) else { return self.refuse(message) };
         session.next_address += 1;
         // Each address gets its share of what is left of the time.
-        let share = session.dial_deadline.saturating_duration_since(self.now) / left.max(1) as u32;
+        let last = session.since + self.limits.local_dial;
+        let share = last.saturating_duration_since(self.now) / left.max(1) as u32;
         let deadline = self.now + share;
         self.outputs.push_back(Output::Dial { dial: Dial::Proxy(message), address, deadline });
     }
@@ -490,7 +488,7 @@ impl Client {
         session.proxy = None;
         let service = &self.services[usize::from(start.service)];
         let more = session.next_address < self.names[FIXED_NAMES + usize::from(start.service)].found.len();
-        if more && self.now < session.dial_deadline {
+        if more && self.now < session.since + self.limits.local_dial {
             return self.dial_local(message);
         }
         warn!(
