@@ -102,8 +102,6 @@ struct User {
     first: Option<(ConnId, Sid)>,
     /// He may go to no other client than `first`: bytes of his were sent.
     tied: bool,
-    /// Clients that refused him.
-    refused_by: Vec<ConnId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +125,9 @@ pub struct Server {
     sessions: HashMap<KeyId, usize>,
     users: usize,
     waiting: usize,
+    /// Users whom clients have refused, with the control connections of those clients. Few, so no room is kept for
+    /// it in every user.
+    refusals: HashMap<ConnId, Vec<ConnId>>,
     deadlines: Deadlines,
     /// Clients whose pool may need more; looked at once per turn.
     refill: Vec<usize>,
@@ -173,6 +174,7 @@ impl Server {
             sessions: HashMap::new(),
             users: 0,
             waiting: 0,
+            refusals: HashMap::new(),
             deadlines: Deadlines::default(),
             refill: Vec::new(),
             outputs: VecDeque::new(),
@@ -381,7 +383,7 @@ impl Server {
 
     fn user_came(&mut self, id: ConnId, service: usize, peer: SocketAddr) {
         let (since, state) = (self.now, UserState::Waiting);
-        let user = User { service, peer, since, state, first: None, tied: false, refused_by: Vec::new() };
+        let user = User { service, peer, since, state, first: None, tied: false };
         self.parts.insert(id, Part::User(user));
         self.users += 1;
         if self.waiting >= self.limits.waiting_max {
@@ -402,7 +404,8 @@ impl Server {
         };
         if refused {
             // It is certain that nothing was delivered: he is as good as new, but not to that client.
-            user.refused_by.extend(user.first.take().map(|(control, _)| control));
+            let client = user.first.take().map(|(control, _)| control);
+            self.refusals.entry(id).or_default().extend(client);
             user.tied = false;
         } else {
             user.tied = spoken;
@@ -410,10 +413,10 @@ impl Server {
         if user.tied && gone {
             return self.close(id, CloseReason::ClientGone);
         }
-        let service = user.service;
+        let (service, since) = (user.service, user.since);
         let willing = self.services[service].clients.iter().any(|&client| {
             let client = &self.clients[client];
-            !client.draining && !user.refused_by.contains(&client.control)
+            !client.draining && !self.has_refused(client.control, id)
         });
         if refused && !willing {
             return self.close(id, CloseReason::Aborted(AbortReason::Refused));
@@ -421,8 +424,10 @@ impl Server {
         if self.draining.is_some() {
             return self.close(id, CloseReason::Shutdown);
         }
-        user.state = UserState::Waiting;
-        self.deadlines.set(id.slot, Some(user.since + self.limits.wait));
+        if let Some(Part::User(user)) = self.parts.get_mut(id) {
+            user.state = UserState::Waiting;
+        }
+        self.deadlines.set(id.slot, Some(since + self.limits.wait));
         self.waiting += 1;
         // He has waited longest.
         self.services[service].waiting.push_front(id);
@@ -435,13 +440,13 @@ impl Server {
         let mut place = 0;
         while let Some(&id) = self.services[service].waiting.get(place) {
             let Some(Part::User(user)) = self.parts.get(id) else { return };
-            match self.choose(user) {
+            match self.choose(id, user) {
                 Some(client) => {
                     self.services[service].waiting.remove(place);
                     self.begin(id, client);
                 }
                 // Somebody behind him may be welcome elsewhere.
-                None if user.tied || !user.refused_by.is_empty() => place += 1,
+                None if user.tied || self.refusals.contains_key(&id) => place += 1,
                 None => break,
             }
         }
@@ -451,15 +456,20 @@ impl Server {
     }
 
     /// A client with an idle connection that this user may have, each in turn.
-    fn choose(&self, user: &User) -> Option<usize> {
+    fn choose(&self, id: ConnId, user: &User) -> Option<usize> {
         let service = &self.services[user.service];
         let count = service.clients.len();
         (0..count).map(|step| service.clients[(service.turn + step) % count]).find(|&index| {
             let client = &self.clients[index];
             let tied_elsewhere = user.tied && user.first.is_none_or(|(control, _)| control != client.control);
-            let refused = user.refused_by.contains(&client.control);
+            let refused = self.has_refused(client.control, id);
             !client.draining && !client.idle.is_empty() && !refused && !tied_elsewhere
         })
+    }
+
+    /// Whether the client with this control connection has refused this user.
+    fn has_refused(&self, control: ConnId, user: ConnId) -> bool {
+        self.refusals.get(&user).is_some_and(|clients| clients.contains(&control))
     }
 
     /// Sends `Start` on the client's connection that was used last.
@@ -493,6 +503,7 @@ impl Server {
 
     fn user_gone(&mut self, id: ConnId, user: User, reason: CloseReason, traffic: Traffic) {
         self.users -= 1;
+        self.refusals.remove(&id);
         if user.state == UserState::Waiting {
             let queue = &mut self.services[user.service].waiting;
             if let Some(place) = queue.iter().position(|&other| other == id) {

@@ -1,0 +1,150 @@
+//! What sessions cost in memory of the two processes: little while they are idle, nothing that adds up, and not
+//! much while their users do not read. Measured from outside, on the real program.
+//!
+//! Sizes do not depend on the profile that the program was built in.
+
+mod pair;
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pair::{PATIENCE, Pair, hear, raise_descriptor_limit};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Sessions that have spoken once and are idle.
+const IDLE_SESSIONS: usize = 2_000;
+/// Users who do not read.
+const STALLED_USERS: usize = 100;
+/// Nothing has moved for this long: it stands.
+const STANDSTILL: Duration = Duration::from_millis(500);
+const MESSAGE: &[u8; 64] = &[b'm'; 64];
+
+/// A listener of a local server.
+fn local_server() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
+    let address = listener.local_addr().expect("bound");
+    (listener, address)
+}
+
+/// A local server that echoes one message per session, in the order of the sessions, and hands each out.
+fn start_echo(listener: TcpListener) -> Receiver<TcpStream> {
+    let (sender, sessions) = mpsc::channel();
+    thread::spawn(move || {
+        loop {
+            let (mut stream, _) = listener.accept().expect("a session");
+            let mut message = [0; MESSAGE.len()];
+            hear(&mut stream, &mut message);
+            stream.write_all(&message).expect("taken");
+            if sender.send(stream).is_err() {
+                return;
+            }
+        }
+    });
+    sessions
+}
+
+/// A user who has spoken once and was answered.
+fn speak(request: SocketAddr) -> TcpStream {
+    let mut user = TcpStream::connect(request).expect("the server listens");
+    user.set_read_timeout(Some(PATIENCE)).expect("a time");
+    user.write_all(MESSAGE).expect("taken");
+    let mut message = [0; MESSAGE.len()];
+    hear(&mut user, &mut message);
+    assert_eq!(message, *MESSAGE);
+    user
+}
+
+fn idle_sessions_hold_less_than(limit_bytes: usize, arguments: &[&str]) {
+    raise_descriptor_limit();
+    let (listener, local) = local_server();
+    let pair = Pair::start(local, arguments);
+    let sessions = start_echo(listener);
+    let first = (speak(pair.request), sessions.recv_timeout(PATIENCE));
+    let before = pair.anonymous_bytes();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let users: Vec<TcpStream> = (0..IDLE_SESSIONS).map(|_| speak(pair.request)).collect();
+        let (server, client) = (pair.server.anonymous_bytes(), pair.client.anonymous_bytes());
+        held.push(server + client - before);
+        println!("{arguments:?}: server {} KiB, client {} KiB", server / KIB, client / KIB);
+        for mut user in users {
+            user.shutdown(Shutdown::Write).expect("connected");
+            drop(sessions.recv_timeout(PATIENCE).expect("its session"));
+            assert_eq!(user.read(&mut [0]).expect("a clean end"), 0);
+        }
+    }
+    let per_session = held[0] / IDLE_SESSIONS;
+    println!("{arguments:?}: {per_session} bytes per idle session, both ends together; rounds {held:?}");
+    assert!(per_session < limit_bytes, "{per_session} bytes per idle session");
+    drop(first);
+    assert!(held[2] < held[0] + held[0] / 4, "memory grows with every round: {held:?}");
+}
+
+#[test]
+fn an_idle_session_holds_less_than_one_kib_plain() {
+    idle_sessions_hold_less_than(KIB, &["--plain"]);
+}
+
+#[test]
+fn an_idle_session_holds_less_than_four_kib_sealed() {
+    idle_sessions_hold_less_than(4 * KIB, &[]);
+}
+
+/// Writes into all sessions until none has taken a byte for a while; returns how many bytes they took.
+fn pour(sessions: &mut [TcpStream]) -> usize {
+    let bytes = [0; 64 * KIB];
+    let (mut poured, mut moved, began) = (0, Instant::now(), Instant::now());
+    while moved.elapsed() < STANDSTILL {
+        assert!(began.elapsed() < PATIENCE, "it never stands still");
+        for stream in sessions.iter_mut() {
+            match stream.write(&bytes) {
+                Ok(count) => {
+                    poured += count;
+                    moved = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => panic!("a stalled session broke: {error}"),
+            }
+        }
+        thread::sleep(Duration::from_millis(1)); // paces: the sockets are polled
+    }
+    poured
+}
+
+fn stalled_users_hold_less_than(limit_bytes: usize, arguments: &[&str]) {
+    raise_descriptor_limit();
+    let (listener, local) = local_server();
+    let pair = Pair::start(local, arguments);
+    let accept = |_| {
+        let user = TcpStream::connect(pair.request).expect("the server listens");
+        let (session, _) = listener.accept().expect("his session");
+        session.set_nonblocking(true).expect("a socket");
+        (user, session)
+    };
+    let before = pair.anonymous_bytes();
+    let (users, mut sessions): (Vec<TcpStream>, Vec<TcpStream>) = (0..STALLED_USERS).map(accept).unzip();
+    let poured = pour(&mut sessions);
+    let held = pair.anonymous_bytes() - before;
+    println!(
+        "{arguments:?}: {} KiB held for {STALLED_USERS} stalled users, {} KiB poured per user",
+        held / KIB,
+        poured / STALLED_USERS / KIB
+    );
+    assert!(held < limit_bytes, "{held} bytes");
+    drop(users);
+}
+
+#[test]
+fn users_who_do_not_read_hold_less_than_sixteen_mib_plain() {
+    stalled_users_hold_less_than(16 * MIB, &["--plain"]);
+}
+
+#[test]
+fn users_who_do_not_read_hold_less_than_sixteen_mib_sealed() {
+    stalled_users_hold_less_than(16 * MIB, &[]);
+}
