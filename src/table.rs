@@ -2,6 +2,11 @@
 
 use crate::machine::ConnId;
 
+/// Slots for which room is reserved at the start. It is so much that the allocator maps it apart (mallopt(3),
+/// `M_MMAP_THRESHOLD`): pages that were never touched cost nothing, and growing moves pages instead of copying
+/// bytes and leaving holes behind.
+pub const SLOTS_RESERVED: usize = 4096;
+
 /// Entries by slot, each guarded by its serial number.
 pub struct Table<T> {
     entries: Vec<Option<(u32, T)>>,
@@ -10,7 +15,7 @@ pub struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Table<T> {
-        Table { entries: Vec::new(), len: 0 }
+        Table { entries: Vec::with_capacity(SLOTS_RESERVED), len: 0 }
     }
 }
 

@@ -9,6 +9,7 @@ use slab::Slab;
 use crate::machine::{CloseReason, ConnId, Greeting, Traffic};
 use crate::ring::Ring;
 use crate::session::{End, Session};
+use crate::table::SLOTS_RESERVED;
 use crate::wire::handshake::{ANSWER_BYTES, FIRST_FLIGHT_BYTES, Initiator, Responder};
 use crate::wire::record::Channel;
 
@@ -182,7 +183,7 @@ type Two<'a, S> = (&'a mut Connection<S>, &'a mut Connection<S>);
 
 impl<S> Connections<S> {
     pub fn new() -> Connections<S> {
-        Connections(Slab::new())
+        Connections(Slab::with_capacity(SLOTS_RESERVED))
     }
 
     /// The slot that the next connection gets.
