@@ -1,5 +1,8 @@
 //! A server and a client as processes of their own, for tests that look at them from outside.
 
+// Each test file is a crate of its own and uses a part of this.
+#![allow(dead_code)]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
