@@ -22,11 +22,14 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     /// A dialled connection may have been made, or have failed.
     pub(super) fn serve_connecting(&mut self, id: ConnId) {
         let Some(connection) = self.connections.find(id) else { return };
-        match connection.socket.is_connected() {
+        let is_proxy = matches!(connection.role, Role::Connecting(Target::Proxy(_)));
+        let broken = match connection.socket.is_connected() {
             Ok(false) => return,
-            Ok(true) => {}
+            Ok(true) => None,
+            // It stood already: a refusal is another error. What the local server said before it broke counts.
+            Err(error) if is_proxy && is_end_of_connection(error.kind()) => Some(error.kind()),
             Err(error) => return self.close(id, CloseReason::DialFailed(error.kind())),
-        }
+        };
         // What the event said of an end or an error stays.
         (connection.ready.readable, connection.ready.writable) = (true, true);
         let placeholder = Role::Leaving { reason: CloseReason::Finished, shut: false };
@@ -42,6 +45,9 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 }
                 self.queue(id);
                 self.tell(Input::Connected { id });
+                if let Some(kind) = broken {
+                    self.fail_local(id, kind);
+                }
             }
             other => connection.role = other,
         }
@@ -270,6 +276,12 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
         self.queue(id);
     }
+}
+
+/// Whether an error ends a connection that stood: Linux says ECONNRESET, or EPIPE if a FIN came before the RST,
+/// and ECONNREFUSED to whoever is still connecting (tcp(7)).
+fn is_end_of_connection(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 enum Progress {

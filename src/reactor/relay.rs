@@ -198,7 +198,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     }
 
     /// The local side broke. What it sent before that is still passed on, if it can be within a short time.
-    fn fail_local(&mut self, id: ConnId, kind: io::ErrorKind) {
+    pub(super) fn fail_local(&mut self, id: ConnId, kind: io::ErrorKind) {
         let deadline = self.now + self.limits.abort_flush;
         let Some(local) = self.connections.local(id) else { return };
         if local.reading == Reading::Ended || local.peer.is_none() {
