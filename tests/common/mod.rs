@@ -1,0 +1,558 @@
+//! What the end-to-end tests share: the real binary as child processes, local servers and users.
+//!
+//! Everything listens on loopback at port 0. Nothing sleeps: a test waits for a log line, a record or a byte, each
+//! by a deadline. Children are killed by their id when a test ends, and show their logs if it failed.
+
+// Each test file is a crate of its own and uses a part of this.
+#![allow(dead_code)]
+
+pub mod relay;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// The longest that anything is waited for which must come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program under test.
+pub const SKYORG: &str = env!("CARGO_BIN_EXE_skyorg");
+
+/// How message connections carry payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Sealed,
+    Plain,
+}
+
+/// What is true on the wire must be true on both wires.
+pub const MODES: [Mode; 2] = [Mode::Sealed, Mode::Plain];
+
+/// A growing list that others wait for.
+pub struct Records<T> {
+    entries: Mutex<Vec<T>>,
+    grown: Condvar,
+}
+
+impl<T: Clone> Records<T> {
+    pub fn new() -> Arc<Records<T>> {
+        Arc::new(Records { entries: Mutex::new(Vec::new()), grown: Condvar::new() })
+    }
+
+    pub fn push(&self, entry: T) {
+        self.entries.lock().expect("no holder panics").push(entry);
+        self.grown.notify_all();
+    }
+
+    pub fn all(&self) -> Vec<T> {
+        self.entries.lock().expect("no holder panics").clone()
+    }
+
+    /// Waits until `wanted` finds what it looks for.
+    pub fn find<R>(&self, patience: Duration, mut wanted: impl FnMut(&[T]) -> Option<R>) -> Option<R> {
+        let deadline = Instant::now() + patience;
+        let mut entries = self.entries.lock().expect("no holder panics");
+        loop {
+            if let Some(found) = wanted(&entries) {
+                return Some(found);
+            }
+            let left = deadline.checked_duration_since(Instant::now())?;
+            entries = self.grown.wait_timeout(entries, left).expect("no holder panics").0;
+        }
+    }
+
+    /// Waits for `count` entries and returns them all.
+    pub fn wait(&self, count: usize) -> Vec<T> {
+        let found = self.find(PATIENCE, |entries| (entries.len() >= count).then(|| entries.to_vec()));
+        found.unwrap_or_else(|| panic!("only {} of {count} records came", self.all().len()))
+    }
+}
+
+/// A folder of its own for each test, removed at its end.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("skyorg-e2e-{}-{count}", std::process::id()));
+        fs::create_dir(&path).expect("a new folder");
+        Folder(path)
+    }
+
+    /// The path of a file in it, as an argument.
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("a temporary folder with a plain name").to_owned()
+    }
+
+    /// Writes a file, and returns its path.
+    pub fn file(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        fs::write(self.0.join(name), text).expect("the folder can be written to");
+        self.path(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A child process whose standard error is kept, line by line.
+pub struct Process {
+    child: Child,
+    what: String,
+    log: Arc<Records<String>>,
+}
+
+impl Process {
+    pub fn start(what: &str, mut command: Command) -> Process {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{what} does not start: {error}"));
+        let (log, stderr) = (Records::new(), child.stderr.take().expect("it is piped"));
+        let lines = log.clone();
+        thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| lines.push(line));
+        });
+        Process { child, what: what.to_owned(), log }
+    }
+
+    /// skyorg with these arguments, and with no key but those that it is shown.
+    pub fn skyorg(arguments: &[&str], descriptors: Option<u32>) -> Process {
+        let mut command = match descriptors {
+            None => Command::new(SKYORG),
+            Some(count) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {count}; exec \"$0\" \"$@\""), SKYORG]);
+                shell
+            }
+        };
+        command.args(arguments).env_remove("SKYORG_KEY");
+        Process::start(&format!("skyorg {}", arguments.join(" ")), command)
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the child is ours and not reaped");
+    }
+
+    /// kill -9, and gone when this returns.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for the first line that contains `text`.
+    pub fn wait_for(&self, text: &str) -> String {
+        self.wait_within(text, PATIENCE).unwrap_or_else(|| panic!("no line '{text}' of {}", self.what))
+    }
+
+    pub fn wait_within(&self, text: &str, patience: Duration) -> Option<String> {
+        self.log.find(patience, |lines| lines.iter().find(|line| line.contains(text)).cloned())
+    }
+
+    /// Waits for `count` lines that contain `text`.
+    pub fn wait_for_count(&self, text: &str, count: usize) -> Vec<String> {
+        let found = self.log.find(PATIENCE, |lines| {
+            let found: Vec<String> = lines.iter().filter(|line| line.contains(text)).cloned().collect();
+            (found.len() >= count).then_some(found)
+        });
+        found.unwrap_or_else(|| panic!("not {count} lines '{text}' of {}", self.what))
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.log.all()
+    }
+
+    /// What follows `text` on its line, as an address.
+    fn address(&self, text: &str) -> SocketAddr {
+        let line = self.wait_for(text);
+        let address = line.split(text).nth(1).and_then(|rest| rest.trim().parse().ok());
+        address.unwrap_or_else(|| panic!("no address in '{line}'"))
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.ended_within(PATIENCE).unwrap_or_else(|| panic!("{} does not end", self.what))
+    }
+
+    pub fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
+        // Its standard error is closed at its end; then waiting is short.
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return Some(status);
+            }
+            measure(Duration::from_millis(5));
+        }
+        None
+    }
+
+    /// Processor time used so far, in ticks of 10 ms (proc(5), `/proc/pid/stat`).
+    pub fn ticks(&self) -> u64 {
+        let text = self.proc("stat");
+        let fields: Vec<&str> = text.rsplit(") ").next().expect("a name in brackets").split(' ').collect();
+        [11, 12].iter().map(|&place| fields[place].parse::<u64>().expect("utime and stime")).sum()
+    }
+
+    /// How often the loop has slept so far (proc(5), `/proc/pid/status`).
+    pub fn wake_ups(&self) -> u64 {
+        let text = self.proc("status");
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|count| count.trim().parse().ok()).expect("a count of context switches")
+    }
+
+    fn proc(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("the child lives")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            let mut text = format!("--- {}\n", self.what);
+            let lines = self.log.all();
+            for line in lines.iter().skip(lines.len().saturating_sub(60)) {
+                let _ = writeln!(text, "    {line}");
+            }
+            eprint!("{text}");
+        }
+    }
+}
+
+/// Lets a window of measurement pass. Not for waiting: what comes is waited for by its deadline.
+pub fn measure(window: Duration) {
+    thread::sleep(window);
+}
+
+/// How a tunnel is to be started.
+pub struct Setup {
+    mode: Mode,
+    server: Vec<String>,
+    client: Vec<String>,
+    descriptors: Option<u32>,
+    relays: bool,
+}
+
+impl Setup {
+    pub fn new(mode: Mode) -> Setup {
+        Setup { mode, server: Vec::new(), client: Vec::new(), descriptors: None, relays: false }
+    }
+
+    pub fn server(mut self, arguments: &[&str]) -> Setup {
+        self.server.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    pub fn client(mut self, arguments: &[&str]) -> Setup {
+        self.client.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// `ulimit -n` for both processes.
+    pub fn descriptors(mut self, count: u32) -> Setup {
+        self.descriptors = Some(count);
+        self
+    }
+
+    /// Puts a relay before the control port, and another before the message port.
+    pub fn relayed(mut self) -> Setup {
+        self.relays = true;
+        self
+    }
+
+    /// Starts everything, and waits until the client is admitted.
+    pub fn start(self, local: SocketAddr) -> Tunnel {
+        self.start_named(&local.to_string())
+    }
+
+    pub fn start_named(self, local: &str) -> Tunnel {
+        let folder = Folder::new();
+        let key = folder.path("key");
+        let server = start_server(&self, &key);
+        let users = server.address("service default: users connect to ");
+        let message = server.address("message connections: ");
+        let control = server.address("control connections: ");
+        let relays =
+            self.relays.then(|| Relays { control: relay::start(control), message: relay::start(message) });
+        let mut tunnel = Tunnel {
+            client: None,
+            server,
+            users,
+            message,
+            control,
+            relays,
+            key,
+            setup: self,
+            local: local.to_owned(),
+            folder,
+        };
+        tunnel.start_client();
+        tunnel
+    }
+}
+
+fn start_server(setup: &Setup, key: &str) -> Process {
+    let mut arguments = vec!["server", "--keys", key];
+    for port in ["--request", "--message", "--control"] {
+        arguments.extend([port, "127.0.0.1:0"]);
+    }
+    if setup.mode == Mode::Plain {
+        arguments.push("--plain");
+    }
+    arguments.extend(setup.server.iter().map(String::as_str));
+    Process::skyorg(&arguments, setup.descriptors)
+}
+
+/// The relays between the client and the server's two ports.
+pub struct Relays {
+    pub control: relay::Relay,
+    pub message: relay::Relay,
+}
+
+/// A server and a client.
+pub struct Tunnel {
+    pub client: Option<Process>,
+    pub server: Process,
+    /// Where users connect.
+    pub users: SocketAddr,
+    pub message: SocketAddr,
+    pub control: SocketAddr,
+    pub relays: Option<Relays>,
+    pub key: String,
+    setup: Setup,
+    local: String,
+    pub folder: Folder,
+}
+
+impl Tunnel {
+    pub fn start(mode: Mode, local: SocketAddr) -> Tunnel {
+        Setup::new(mode).start(local)
+    }
+
+    /// Starts a client, and waits until it is admitted. One that runs is killed first.
+    pub fn start_client(&mut self) {
+        self.client = None;
+        let (message, server) = match &self.relays {
+            Some(relays) => (Some(relays.message.address.to_string()), relays.control.address.to_string()),
+            None => (None, self.control.to_string()),
+        };
+        let mut arguments = vec!["client", "--server", &server, "--local", &self.local, "--key", &self.key];
+        if self.setup.mode == Mode::Plain {
+            arguments.push("--plain");
+        }
+        if let Some(message) = &message {
+            arguments.extend(["--message", message]);
+        }
+        arguments.extend(self.setup.client.iter().map(String::as_str));
+        let client = Process::skyorg(&arguments, self.setup.descriptors);
+        client.wait_for("service default: users of port");
+        self.client = Some(client);
+    }
+
+    /// Kills the server and starts another, to which the relays lead from now on.
+    pub fn restart_server(&mut self) {
+        self.server.kill();
+        self.server = start_server(&self.setup, &self.key);
+        self.users = self.server.address("service default: users connect to ");
+        self.message = self.server.address("message connections: ");
+        self.control = self.server.address("control connections: ");
+        let relays = self.relays.as_ref().expect("a server that is restarted is behind relays");
+        relays.control.lead_to(self.control);
+        relays.message.lead_to(self.message);
+    }
+
+    pub fn client(&mut self) -> &mut Process {
+        self.client.as_mut().expect("a client runs")
+    }
+
+    pub fn relay(&self) -> &relay::Relay {
+        &self.relays.as_ref().expect("started with relays").message
+    }
+
+    pub fn control_relay(&self) -> &relay::Relay {
+        &self.relays.as_ref().expect("started with relays").control
+    }
+
+    /// A user.
+    pub fn user(&self) -> TcpStream {
+        connect(self.users)
+    }
+}
+
+/// A TCP connection that never waits longer than [`PATIENCE`].
+pub fn connect(address: SocketAddr) -> TcpStream {
+    patient(TcpStream::connect_timeout(&address, PATIENCE).expect("somebody listens"))
+}
+
+fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
+    stream.set_nodelay(true).expect("an open socket");
+    stream
+}
+
+/// A local server, with a thread per connection until the test's process ends.
+pub fn serve(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    serve_at("127.0.0.1:0", handle)
+}
+
+pub fn serve_at(address: &str, handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = listen_deep(address);
+    let address = listener.local_addr().expect("it is bound");
+    let handle = Arc::new(handle);
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let handle = handle.clone();
+            thread::spawn(move || handle(patient(stream)));
+        }
+    });
+    address
+}
+
+/// A listener with room for every user of a test.
+fn listen_deep(address: &str) -> TcpListener {
+    let address: SocketAddr = address.parse().expect("a numeric address");
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+    socket.bind(&address.into()).expect("a free port");
+    socket.listen(4096).expect("a bound socket");
+    socket.into()
+}
+
+/// A port at which nobody listens, and nobody else will: it is bound.
+pub fn closed_port() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let address = socket.local_addr().expect("it is bound").as_socket().expect("IPv4");
+    (socket, address)
+}
+
+/// A local server that answers with what it gets.
+pub fn echo_server() -> SocketAddr {
+    serve(echo)
+}
+
+pub fn echo(mut stream: TcpStream) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+/// Says `text` and wants it back.
+pub fn converse(stream: &mut TcpStream, text: &[u8]) {
+    try_converse(stream, text).expect("an echo");
+}
+
+pub fn try_converse(stream: &mut TcpStream, text: &[u8]) -> io::Result<()> {
+    stream.write_all(text)?;
+    let mut answer = vec![0; text.len()];
+    stream.read_exact(&mut answer)?;
+    assert!(answer == text, "the echo is another");
+    Ok(())
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Clean,
+    Reset,
+}
+
+/// Reads to the end: the bytes, and how they ended.
+pub fn read_out(stream: &mut TcpStream) -> (Vec<u8>, Ending) {
+    let mut bytes = Vec::new();
+    let ending = match stream.read_to_end(&mut bytes) {
+        Ok(_) => Ending::Clean,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ending::Reset,
+        Err(error) => panic!("neither an end nor a reset after {} bytes: {error}", bytes.len()),
+    };
+    (bytes, ending)
+}
+
+/// Closes with RST.
+pub fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("an open socket");
+}
+
+pub fn finish_writing(stream: &TcpStream) {
+    stream.shutdown(Shutdown::Write).expect("an open socket");
+}
+
+/// Bytes that tell their place in the stream and which stream it is.
+pub struct Pattern {
+    seed: u64,
+    offset: u64,
+}
+
+impl Pattern {
+    pub fn new(seed: u64) -> Pattern {
+        Pattern { seed, offset: 0 }
+    }
+
+    /// The next bytes.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            let word = (self.offset + self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            *byte = (word >> 56) as u8;
+            self.offset += 1;
+        }
+    }
+
+    /// Whether these are the next bytes.
+    pub fn matches(&mut self, bytes: &[u8]) -> bool {
+        let mut wanted = vec![0; bytes.len()];
+        self.fill(&mut wanted);
+        wanted == bytes
+    }
+}
+
+/// Sizes of pieces that fit no buffer, one after the other.
+pub const ODD_SIZES: [usize; 10] = [1, 7, 8_191, 16_385, 3, 65_537, 100, 250_007, 1_021, 16_383];
+
+/// Writes `count` bytes of a pattern in odd pieces; the test goes on reading meanwhile.
+pub fn write_pattern(stream: &mut TcpStream, seed: u64, count: u64) -> io::Result<()> {
+    let (mut pattern, mut left) = (Pattern::new(seed), count);
+    let mut piece = vec![0; 250_007];
+    for size in ODD_SIZES.iter().cycle() {
+        if left == 0 {
+            break;
+        }
+        let size = left.min(*size as u64) as usize;
+        pattern.fill(&mut piece[..size]);
+        stream.write_all(&piece[..size])?;
+        left -= size as u64;
+    }
+    Ok(())
+}
+
+/// Reads to a clean end, and wants exactly `count` bytes of a pattern.
+pub fn read_pattern(stream: &mut TcpStream, seed: u64, count: u64) {
+    let (mut pattern, mut read) = (Pattern::new(seed), 0);
+    let mut piece = vec![0; 250_007];
+    for size in ODD_SIZES.iter().cycle() {
+        let got = stream.read(&mut piece[..*size]).expect("a whole stream");
+        if got == 0 {
+            break;
+        }
+        assert!(pattern.matches(&piece[..got]), "wrong bytes after {read}");
+        read += got as u64;
+    }
+    assert_eq!(read, count, "the stream ended");
+}

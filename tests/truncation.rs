@@ -1,0 +1,177 @@
+//! A stream that was cut never looks whole: whatever breaks between the two ends, both see RST.
+
+mod common;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use common::relay::{Cut, DOWN, UP};
+use common::{
+    Ending, MODES, Mode, Pattern, Records, Setup, Tunnel, converse, read_out, serve, write_pattern,
+};
+
+/// How a session ended at the local server, and what it had got.
+type Endings = Arc<Records<(Vec<u8>, Ending)>>;
+
+/// A local server that echoes one byte, and then listens to the end.
+fn listening_server() -> (SocketAddr, Endings) {
+    let records = Records::new();
+    let to = records.clone();
+    let local = serve(move |mut stream| {
+        let mut first = [0];
+        std::io::Read::read_exact(&mut stream, &mut first).expect("a first byte");
+        stream.write_all(&first).expect("writes");
+        to.push(read_out(&mut stream));
+    });
+    (local, records)
+}
+
+/// A user whose session stands.
+fn user_in_session(tunnel: &Tunnel) -> TcpStream {
+    let mut user = tunnel.user();
+    converse(&mut user, b"!");
+    user
+}
+
+fn both_see_a_reset(user: &mut TcpStream, endings: &Endings) {
+    assert_eq!(read_out(user).1, Ending::Reset, "the user");
+    assert_eq!(endings.wait(1)[0].1, Ending::Reset, "the local server");
+}
+
+#[test]
+fn a_message_connection_that_is_cut_is_a_reset_at_both_ends() {
+    for mode in MODES {
+        for how in [Cut::Rst, Cut::Fin] {
+            let (local, endings) = listening_server();
+            let tunnel = Setup::new(mode).relayed().start(local);
+            let mut user = user_in_session(&tunnel);
+            tunnel.relay().with(move |links| links.links.iter_mut().for_each(|link| link.cut(how)));
+            both_see_a_reset(&mut user, &endings);
+        }
+    }
+}
+
+#[test]
+fn one_end_of_a_message_connection_that_is_cut_is_a_reset_at_both_ends() {
+    for mode in MODES {
+        for side in [UP, DOWN] {
+            let (local, endings) = listening_server();
+            let tunnel = Setup::new(mode).relayed().start(local);
+            let mut user = user_in_session(&tunnel);
+            tunnel.relay().with(move |links| {
+                links.links.iter_mut().for_each(|link| link.cut_side(side, Cut::Fin));
+            });
+            both_see_a_reset(&mut user, &endings);
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_cut_at_any_byte_is_a_reset_after_a_true_beginning() {
+    for mode in MODES {
+        // In the middle of a record's length, of its payload, and far inside a bulk transfer.
+        for at in [1, 3, 700, 60_000] {
+            for how in [Cut::Rst, Cut::Fin] {
+                upload_is_cut(mode, at, how);
+                download_is_cut(mode, at, how);
+            }
+        }
+    }
+}
+
+/// Cuts every link `at` bytes after now, in one direction.
+fn cut_after(tunnel: &Tunnel, way: usize, at: u64, how: Cut) {
+    tunnel.relay().with(move |links| {
+        for link in &mut links.links {
+            link.rules.cut[way] = Some((link.passed(way) + at, how));
+        }
+    });
+}
+
+fn upload_is_cut(mode: Mode, at: u64, how: Cut) {
+    let (local, endings) = listening_server();
+    let tunnel = Setup::new(mode).relayed().start(local);
+    let mut user = user_in_session(&tunnel);
+    cut_after(&tunnel, DOWN, at, how);
+    // It fails where the cut is noticed; how far it came does not matter.
+    let _ = write_pattern(&mut user, 5, 200_000);
+    assert_eq!(read_out_late(&mut user), Ending::Reset, "{mode:?} {at} {how:?}");
+    let (bytes, ending) = endings.wait(1).remove(0);
+    assert_eq!(ending, Ending::Reset, "{mode:?} {at} {how:?}");
+    assert!(bytes.len() as u64 <= at && Pattern::new(5).matches(&bytes), "{mode:?} {at} {how:?}");
+}
+
+fn download_is_cut(mode: Mode, at: u64, how: Cut) {
+    let endings = Records::new();
+    let to = endings.clone();
+    let local = serve(move |mut stream| {
+        let mut first = [0];
+        std::io::Read::read_exact(&mut stream, &mut first).expect("a first byte");
+        stream.write_all(&first).expect("writes");
+        std::io::Read::read_exact(&mut stream, &mut first).expect("a second byte");
+        let _ = write_pattern(&mut stream, 6, 200_000);
+        to.push(read_out_late(&mut stream));
+    });
+    let tunnel = Setup::new(mode).relayed().start(local);
+    let mut user = user_in_session(&tunnel);
+    cut_after(&tunnel, UP, at, how);
+    user.write_all(b"?").expect("writes");
+    let (bytes, ending) = read_out(&mut user);
+    assert_eq!(ending, Ending::Reset, "{mode:?} {at} {how:?}");
+    assert!(bytes.len() as u64 <= at && Pattern::new(6).matches(&bytes), "{mode:?} {at} {how:?}");
+    assert_eq!(endings.wait(1), [Ending::Reset], "{mode:?} {at} {how:?}");
+}
+
+/// How a stream ends whose writing may have met the reset already: an error is told once.
+fn read_out_late(stream: &mut TcpStream) -> Ending {
+    match stream.write_all(b".") {
+        Err(_) => Ending::Reset,
+        Ok(()) => read_out(stream).1,
+    }
+}
+
+#[test]
+fn one_flipped_bit_is_a_reset_at_both_ends() {
+    for way in [UP, DOWN] {
+        let (local, endings) = listening_server();
+        let tunnel = Setup::new(Mode::Sealed).relayed().start(local);
+        let mut user = user_in_session(&tunnel);
+        tunnel.relay().with(move |links| {
+            for link in &mut links.links {
+                // In the next record, behind its length.
+                link.rules.flip[way] = Some(link.passed(way) + 20);
+            }
+        });
+        if way == DOWN {
+            user.write_all(b"these bytes do not arrive as they were sent").expect("writes");
+            both_see_a_reset(&mut user, &endings);
+            assert_eq!(endings.wait(1)[0].0, b"", "nothing of a broken record is delivered");
+        } else {
+            // What travels up next is the session's end, and no one may believe it.
+            drop(tunnel);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_is_killed_is_a_reset_for_the_user() {
+    for mode in MODES {
+        let (local, _endings) = listening_server();
+        let mut tunnel = Tunnel::start(mode, local);
+        let mut user = user_in_session(&tunnel);
+        tunnel.client().kill();
+        assert_eq!(read_out(&mut user).1, Ending::Reset, "{mode:?}");
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_is_a_reset_for_the_local_server() {
+    for mode in MODES {
+        let (local, endings) = listening_server();
+        let mut tunnel = Tunnel::start(mode, local);
+        let _user = user_in_session(&tunnel);
+        tunnel.server.kill();
+        assert_eq!(endings.wait(1)[0].1, Ending::Reset, "{mode:?}");
+    }
+}
