@@ -322,7 +322,14 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     // The message connection.
 
     pub(super) fn serve_message(&mut self, id: ConnId) {
-        self.flush(id);
+        let had_bytes = self.connections.find(id).is_some_and(|connection| connection.out.is_some());
+        // Its local side may have found the ring full and wait for room: no event would tell.
+        if self.flush(id)
+            && had_bytes
+            && let Some(peer) = self.connections.peer(id)
+        {
+            self.queue(peer);
+        }
         self.pump_down(id);
         // What was opened may have been answered: one write for all of it.
         self.flush(id);
