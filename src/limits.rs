@@ -61,6 +61,8 @@ pub struct Limits {
     pub turn_accepts: usize,
     /// Rings kept for the next lease when none is leased; beyond that they are freed.
     pub rings_kept: usize,
+    /// Pipes for splicing bulk flows of plain message connections; a flow that gets none is read and written.
+    pub pipes_max: usize,
     /// File descriptors kept back from users and strangers.
     pub descriptor_reserve: usize,
 }
@@ -96,6 +98,7 @@ impl Default for Limits {
             turn_bytes: 256 * 1024,
             turn_accepts: 16,
             rings_kept: 64,
+            pipes_max: 64,
             descriptor_reserve: 16,
         }
     }
@@ -105,6 +108,8 @@ impl Limits {
     /// Lowers the counts so that everything at once fits into `room` file descriptors. A session takes two at each
     /// end: its message connection and its user or proxy connection.
     pub fn share_descriptors(&mut self, room: usize) {
+        self.pipes_max = self.pipes_max.min(room / 32);
+        let room = room - 2 * self.pipes_max;
         self.pool = self.pool.min((room / 4).max(1));
         self.strangers_max = self.strangers_max.min((room / 8).max(2));
         let pairs = room.saturating_sub(self.pool + self.strangers_max) / 2;
@@ -123,8 +128,11 @@ mod tests {
             let mut limits = Limits::default();
             limits.share_descriptors(room);
             let messages = limits.users_max + limits.pool;
-            assert!(limits.users_max + messages + limits.strangers_max <= room, "server, {room}: {limits:?}");
-            assert!(2 * limits.messages_per_client_max <= room, "client, {room}");
+            assert!(
+                limits.users_max + messages + limits.strangers_max + 2 * limits.pipes_max <= room,
+                "server, {room}: {limits:?}"
+            );
+            assert!(2 * limits.messages_per_client_max + 2 * limits.pipes_max <= room, "client, {room}");
         }
     }
 }

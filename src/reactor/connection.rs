@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use slab::Slab;
 
+use super::network::Socket;
+use super::outgoing::Piped;
 use crate::machine::{CloseReason, ConnId, Greeting, Traffic};
 use crate::ring::Ring;
 use crate::session::{End, Session};
@@ -39,7 +41,7 @@ impl Ready {
 }
 
 /// A connection of any kind.
-pub(super) struct Connection<S> {
+pub(super) struct Connection<S: Socket> {
     pub id: ConnId,
     pub socket: S,
     pub ready: Ready,
@@ -47,6 +49,8 @@ pub(super) struct Connection<S> {
     pub queued: bool,
     /// Marked for closing; the first reason wins. Nothing but `reap` touches it any more.
     pub closing: Option<CloseReason>,
+    /// Spliced bytes that its socket did not take yet; they go before those of `out`.
+    pub piped: Option<Box<Piped<S::Pipe>>>,
     /// Bytes that its socket did not take yet.
     pub out: Option<Ring>,
     pub role: Role,
@@ -162,6 +166,8 @@ pub(super) struct Local {
     /// Server: what was read before `Started`, kept in case it must be sent again.
     pub retained: Option<Ring>,
     pub traffic: Traffic,
+    /// Its reads fill: worth splicing.
+    pub is_bulk: bool,
 }
 
 impl Local {
@@ -172,16 +178,17 @@ impl Local {
             writing: Writing::Open,
             retained: None,
             traffic: Traffic::default(),
+            is_bulk: false,
         }
     }
 }
 
 /// All connections, by slot, and the pairs among them.
-pub(super) struct Connections<S>(Slab<Connection<S>>);
+pub(super) struct Connections<S: Socket>(Slab<Connection<S>>);
 
 type Two<'a, S> = (&'a mut Connection<S>, &'a mut Connection<S>);
 
-impl<S> Connections<S> {
+impl<S: Socket> Connections<S> {
     pub fn new() -> Connections<S> {
         Connections(Slab::with_capacity(SLOTS_RESERVED))
     }

@@ -2,11 +2,12 @@
 //!
 //! Nothing here decides who is welcome: the machine is asked, with what was read and proved so far.
 
-use std::io::{self, IoSlice};
+use std::io;
 
+use super::Reactor;
 use super::connection::{Connection, Control, Greeter, Message, Role, Stranger, Target};
 use super::network::{Network, Socket};
-use super::{Reactor, relay};
+use super::outgoing::stash;
 use crate::machine::{CloseReason, ConnId, Greeting, Input, Machine};
 use crate::session::End;
 use crate::wire::frame::ControlFrame;
@@ -257,7 +258,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 Err(_) => return self.close(id, CloseReason::BadRecord),
             };
             let consumed = frame.as_ref().map_or(0, |frame| frame.0);
-            relay::stash(&mut control.input, &mut self.rings, &raw[consumed..filled]);
+            stash(&mut control.input, &mut self.rings, &raw[consumed..filled]);
             match frame {
                 Some((_, Ok(frame))) => {
                     // What came before an end is heard before it.
@@ -302,14 +303,4 @@ fn read_exact<S: Socket>(socket: &mut S, buffer: &mut [u8], filled: &mut usize) 
         }
     }
     Progress::Whole
-}
-
-/// Writes all of `bytes` that the socket takes now; returns how many.
-pub(super) fn write_now<S: Socket>(socket: &mut S, slices: &[IoSlice]) -> io::Result<usize> {
-    loop {
-        match socket.write(slices) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
 }

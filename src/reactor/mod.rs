@@ -11,9 +11,11 @@
 mod connection;
 mod greet;
 pub mod network;
+mod outgoing;
 mod relay;
 pub mod resolver;
 pub mod sockets;
+mod splice;
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,6 +33,7 @@ use crate::ring::{RING_BYTES, Rings};
 use crate::wire::frame::{AbortReason, Start};
 use connection::{Connection, Connections, Local, Ready, Role, Strangers, Target, Writing};
 use network::{Event, Network, Socket};
+use outgoing::Pipes;
 
 /// Pause after the operating system ran out of something, before a listener is tried again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -69,6 +72,7 @@ pub struct Reactor<M, N: Network> {
     doomed: Vec<ConnId>,
     events: Vec<Event>,
     rings: Rings,
+    pipes: Pipes<<N::Socket as Socket>::Pipe>,
     scratch: Scratch,
     serial: u32,
     jitter: fastrand::Rng,
@@ -100,6 +104,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             doomed: Vec::new(),
             events: Vec::new(),
             rings: Rings::new(limits.rings_kept),
+            pipes: Pipes::new(limits.pipes_max),
             scratch: Scratch {
                 raw: vec![0; RING_BYTES].into_boxed_slice(),
                 // Sealing adds to what was read, so this one is larger.
@@ -281,6 +286,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             ready,
             queued: false,
             closing: None,
+            piped: None,
             out: None,
             role,
         });
@@ -341,18 +347,18 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.deadlines.set(id.slot, None);
             let reason = connection.closing.unwrap_or(CloseReason::Finished);
             self.strangers.remove(id);
-            let mut rings = [connection.out.take(), None];
+            connection.forget_unsent(&mut self.rings, &mut self.pipes);
             let mut traffic = Traffic::default();
-            match &mut connection.role {
+            let ring = match &mut connection.role {
                 Role::Local(local) | Role::Connecting(Target::Proxy(local)) => {
                     traffic = local.traffic;
-                    rings[1] = local.retained.take();
+                    local.retained.take()
                 }
-                Role::Message(message) => rings[1] = message.input.take(),
-                Role::Control(control) => rings[1] = control.input.take(),
-                _ => {}
-            }
-            rings.into_iter().flatten().for_each(|ring| self.rings.give_back(ring));
+                Role::Message(message) => message.input.take(),
+                Role::Control(control) => control.input.take(),
+                _ => None,
+            };
+            ring.into_iter().for_each(|ring| self.rings.give_back(ring));
             debug!("{id} closed: {reason}");
             if reason.resets() {
                 connection.socket.reset();
@@ -499,7 +505,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         self.connections.pair(message, user);
         if let Some(frame) = frame {
             self.send_frame(message, &frame);
-            self.send_retained(user, message);
+            self.send_retained(user);
         }
         // The user first: his first bytes then leave in one write with `Start`.
         self.queue(user);

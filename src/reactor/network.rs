@@ -34,10 +34,18 @@ pub enum Event {
 
 /// One TCP connection, non-blocking and without Nagle's delay.
 pub trait Socket {
+    /// A pipe that bytes can be spliced into and out of.
+    type Pipe;
     /// Reads into `out`; 0 is the end of the stream.
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize>;
     /// Writes from `slices` in order.
     fn write(&mut self, slices: &[IoSlice]) -> io::Result<usize>;
+    /// Writes bytes that the next ones follow at once.
+    fn write_before_more(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Moves at most `limit` bytes into an empty pipe; 0 is the end of the stream.
+    fn splice_in(&mut self, pipe: &mut Self::Pipe, limit: usize) -> io::Result<usize>;
+    /// Moves at most `held` bytes, all that the pipe holds, to the socket.
+    fn splice_out(&mut self, pipe: &mut Self::Pipe, held: usize) -> io::Result<usize>;
     /// Ends the outgoing direction (FIN).
     fn shutdown_write(&mut self) -> io::Result<()>;
     /// Whether a dialled connection stands: `Ok(false)` if it is still on its way.
@@ -64,6 +72,8 @@ pub trait Network {
     fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
     /// Reports the socket's readiness, edge-triggered and in both directions, under this id.
     fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
+    /// A new pipe; `None` if there is none to be had.
+    fn pipe(&mut self) -> Option<<Self::Socket as Socket>::Pipe>;
     /// Begins to resolve a name; the answer is an event.
     fn resolve(&mut self, name: NameId);
 }

@@ -8,11 +8,12 @@
 use std::io::{self, IoSlice};
 
 use super::connection::{Connection, Local, Reading, Role, Writing};
-use super::greet::write_now;
 use super::network::{Network, Socket};
+use super::outgoing::stash;
+use super::splice::Spliced;
 use super::{Reactor, Scratch};
 use crate::machine::{CloseReason, ConnId, Input, Machine, SessionEvent};
-use crate::ring::{RING_BYTES, Ring, Rings};
+use crate::ring::{RING_BYTES, Ring};
 use crate::session::{Session, Stage, Step};
 use crate::wire::frame::{AbortReason, Frame};
 use crate::wire::record::{HEADROOM, SMALL_RECORD_BYTES_MAX, payload_fitting};
@@ -20,7 +21,12 @@ use crate::wire::record::{HEADROOM, SMALL_RECORD_BYTES_MAX, payload_fitting};
 /// Bytes of every message connection's out ring that `Data` leaves to small frames.
 const SMALL_FRAMES_ROOM: usize = 16 * SMALL_RECORD_BYTES_MAX;
 /// Pieces of payload that go into one write.
-const PIECES_MAX: usize = 16;
+pub(super) const PIECES_MAX: usize = 16;
+/// A read of so many bytes, in a session that has had so many, makes a flow bulk: it is spliced from then on.
+const BULK_READ_BYTES: usize = 32 * 1024;
+const BULK_SESSION_BYTES: u64 = 256 * 1024;
+/// A splice of fewer bytes ends that: reading them would have been cheaper.
+pub(super) const SPARSE_BYTES: usize = 16 * 1024;
 
 impl<M: Machine, N: Network> Reactor<M, N> {
     // Sending.
@@ -29,9 +35,9 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     /// fails the local side.
     pub(super) fn flush(&mut self, id: ConnId) -> bool {
         let Some(connection) = self.connections.find(id) else { return false };
-        let flushed = connection.flush(&mut self.rings);
+        let flushed = connection.flush(&mut self.rings, &mut self.pipes);
         match flushed {
-            Ok(()) => connection.out.is_none(),
+            Ok(()) => connection.is_flushed(),
             Err(error) => {
                 if matches!(connection.role, Role::Local(_)) {
                     self.fail_local_writing(id, error.kind());
@@ -111,28 +117,26 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     }
 
     /// Sends again what a user has said so far, on the message connection that he was just given.
-    pub(super) fn send_retained(&mut self, user: ConnId, message: ConnId) {
-        let Some(local) = self.connections.local(user) else { return };
-        let ended = local.reading == Reading::Ended;
-        let mut retained = local.retained.take();
-        if let Some(ring) = &mut retained {
+    pub(super) fn send_retained(&mut self, user: ConnId) {
+        let Some((local, message)) = self.connections.couple(user) else { return };
+        let (Role::Local(half), Role::Message(other)) = (&local.role, &mut message.role) else { return };
+        if let Some(ring) = &half.retained {
             let Scratch { raw, clear, .. } = &mut self.scratch;
-            let count = payload_fitting(RING_BYTES - SMALL_FRAMES_ROOM).min(ring.len());
-            debug_assert_eq!(count, ring.len(), "what is retained fits behind Start");
+            let count = ring.len();
+            debug_assert!(count <= payload_fitting(RING_BYTES - SMALL_FRAMES_ROOM), "it fits behind Start");
             let [first, second] = ring.slices();
             raw[HEADROOM..HEADROOM + first.len()].copy_from_slice(first);
             raw[HEADROOM + first.len()..HEADROOM + count].copy_from_slice(second);
-            let Some(Connection { role: Role::Message(to), out, .. }) = self.connections.find(message) else {
-                return;
-            };
-            if let Ok(sealed) = to.channel.seal_data(to.session.sid(), &mut raw[..HEADROOM + count], clear) {
-                stash(out, &mut self.rings, sealed);
+            match other.channel.seal_data(other.session.sid(), &mut raw[..HEADROOM + count], clear) {
+                Ok(sealed) => stash(&mut message.out, &mut self.rings, sealed),
+                Err(_) => {
+                    let message = message.id;
+                    return self.close(message, CloseReason::BadRecord);
+                }
             }
         }
-        if let Some(local) = self.connections.local(user) {
-            local.retained = retained;
-        }
-        if ended {
+        if half.reading == Reading::Ended {
+            let message = message.id;
             self.with_session(message, |session| session.finish());
         }
     }
@@ -140,7 +144,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     // The local side.
 
     pub(super) fn serve_local(&mut self, id: ConnId) {
-        let had_bytes = self.connections.find(id).is_some_and(|connection| connection.out.is_some());
+        let had_bytes = self.connections.find(id).is_some_and(|connection| !connection.is_flushed());
         let flushed = self.flush(id);
         if flushed
             && had_bytes
@@ -158,7 +162,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     fn end_local_writing(&mut self, id: ConnId, progressed: bool) {
         let deadline = self.now + self.limits.finish;
         let Some(connection) = self.connections.find(id) else { return };
-        let flushed = connection.out.is_none();
+        let flushed = connection.is_flushed();
         let Role::Local(local) = &mut connection.role else { return };
         match local.writing {
             Writing::Finishing if flushed => {
@@ -213,9 +217,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     fn fail_local_writing(&mut self, id: ConnId, kind: io::ErrorKind) {
         let Some(connection) = self.connections.find(id) else { return };
-        if let Some(ring) = connection.out.take() {
-            self.rings.give_back(ring);
-        }
+        connection.forget_unsent(&mut self.rings, &mut self.pipes);
         let peer = self.connections.peer(id);
         let Some(local) = self.connections.local(id) else { return };
         if let Writing::Aborting(reason) = local.writing {
@@ -240,12 +242,23 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 return;
             };
             let wanted = half.reads() && other.session.may_send();
-            if !wanted || !local.ready.readable || !message.ready.writable {
+            if !wanted || !local.ready.readable || !message.ready.writable || message.piped.is_some() {
                 return;
             }
             if budget == 0 {
                 return self.queue(id);
             }
+            if half.is_bulk && other.splices() && message.is_flushed() {
+                match self.splice_up(id, &mut budget) {
+                    Spliced::Moved => continue,
+                    Spliced::Stopped => return,
+                    Spliced::Unavailable => {}
+                }
+            }
+            let Some((local, message)) = self.connections.couple(id) else { return };
+            let (Role::Local(half), Role::Message(other)) = (&mut local.role, &mut message.role) else {
+                return;
+            };
             let room = RING_BYTES - SMALL_FRAMES_ROOM;
             let held = message.out.as_ref().map_or(0, Ring::len);
             let mut limit = payload_fitting(room.saturating_sub(held)).min(budget);
@@ -273,6 +286,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             };
             budget -= count;
             half.traffic.received += count as u64;
+            half.is_bulk = count >= BULK_READ_BYTES && half.traffic.received >= BULK_SESSION_BYTES;
             let raw = &mut raw[..HEADROOM + count];
             if unstarted {
                 stash(&mut half.retained, &mut self.rings, &raw[HEADROOM..]);
@@ -298,7 +312,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     }
 
     /// The end of what the local side says: whole, or, if an error was latched, broken.
-    fn local_ended(&mut self, id: ConnId) {
+    pub(super) fn local_ended(&mut self, id: ConnId) {
         let Some(local) = self.connections.local(id) else { return };
         if let Reading::Failed(kind) = local.reading {
             return self.close(id, CloseReason::Io(kind));
@@ -322,7 +336,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     // The message connection.
 
     pub(super) fn serve_message(&mut self, id: ConnId) {
-        let had_bytes = self.connections.find(id).is_some_and(|connection| connection.out.is_some());
+        let had_bytes = self.connections.find(id).is_some_and(|connection| !connection.is_flushed());
         // Its local side may have found the ring full and wait for room: no event would tell.
         if self.flush(id)
             && had_bytes
@@ -369,6 +383,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             }
             if !self.may_open(id) {
                 return;
+            }
+            match self.splice_down(id, &mut budget) {
+                Spliced::Moved => continue,
+                Spliced::Stopped => return,
+                Spliced::Unavailable => {}
             }
             let Some(connection) = self.connections.find(id) else { return };
             let Role::Message(message) = &mut connection.role else { return };
@@ -419,7 +438,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         match self.connections.find(local) {
             // Reaping will abort the session.
             None => false,
-            Some(connection) => matches!(connection.role, Role::Local(_)) && connection.out.is_none(),
+            Some(connection) => matches!(connection.role, Role::Local(_)) && connection.is_flushed(),
         }
     }
 
@@ -536,8 +555,9 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     fn abort_local(&mut self, id: ConnId, reason: CloseReason) {
         let deadline = self.now + self.limits.abort_flush;
         let Some(connection) = self.connections.find(id) else { return };
+        let flushed = connection.is_flushed();
         match &mut connection.role {
-            Role::Local(local) if connection.out.is_some() => {
+            Role::Local(local) if !flushed => {
                 local.writing = Writing::Aborting(reason);
                 self.set_deadline(id, Some(deadline));
                 self.queue(id);
@@ -554,65 +574,5 @@ impl Local {
     /// Whether its bytes are still wanted.
     fn reads(&self) -> bool {
         self.reading != Reading::Ended && !matches!(self.writing, Writing::Aborting(_))
-    }
-}
-
-impl<S: Socket> Connection<S> {
-    /// Whether it is a local side that can still be written to; what comes for another is thrown away.
-    fn takes_bytes(&self) -> bool {
-        matches!(&self.role, Role::Local(local) if local.writing == Writing::Open)
-    }
-
-    /// Writes the out ring.
-    fn flush(&mut self, rings: &mut Rings) -> io::Result<()> {
-        while self.out.is_some() && self.ready.writable {
-            self.write(rings, &[])?;
-        }
-        Ok(())
-    }
-
-    /// Writes the out ring and then `pieces` in one call; what the socket does not take goes into the ring, whose
-    /// room the caller has seen to.
-    fn write(&mut self, rings: &mut Rings, pieces: &[IoSlice]) -> io::Result<()> {
-        let mut slices = [IoSlice::new(&[]); PIECES_MAX + 2];
-        let held = self.out.as_ref().map_or(0, Ring::len);
-        if let Some(ring) = &self.out {
-            let [first, second] = ring.slices();
-            (slices[0], slices[1]) = (IoSlice::new(first), IoSlice::new(second));
-        }
-        slices[2..2 + pieces.len()].copy_from_slice(pieces);
-        let skip = if held == 0 { 2 } else { 0 };
-        let mut written = match self.ready.writable {
-            true => match write_now(&mut self.socket, &slices[skip..2 + pieces.len()]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.ready.writable = false;
-                    0
-                }
-                result => result?,
-            },
-            false => 0,
-        };
-        if let Role::Local(local) = &mut self.role {
-            local.traffic.sent += written as u64;
-        }
-        if let Some(ring) = &mut self.out {
-            ring.consume(written.min(held));
-            written = written.saturating_sub(held);
-        }
-        for piece in pieces {
-            let taken = written.min(piece.len());
-            written -= taken;
-            stash(&mut self.out, rings, &piece[taken..]);
-        }
-        rings.tidy(&mut self.out);
-        Ok(())
-    }
-}
-
-/// Appends bytes to a ring, leasing one if there are any.
-pub(super) fn stash(slot: &mut Option<Ring>, rings: &mut Rings, bytes: &[u8]) {
-    if !bytes.is_empty() {
-        let pushed = slot.get_or_insert_with(|| rings.lease()).push(bytes);
-        debug_assert_eq!(pushed, bytes.len(), "the ring has room for what was read");
     }
 }

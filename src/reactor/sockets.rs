@@ -2,11 +2,14 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::net::{SendFlags, send};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
@@ -24,6 +27,9 @@ const EVENTS_MAX: usize = 1024;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_PROBES: u32 = 3;
+
+/// Bytes that a pipe holds.
+const PIPE_BYTES: usize = 256 * 1024;
 
 const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -186,6 +192,13 @@ impl Network for MioNetwork {
         self.poll.registry().register(&mut socket.0, token(id), Interest::READABLE | Interest::WRITABLE)
     }
 
+    fn pipe(&mut self) -> Option<Pipe> {
+        let (out_of, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        // Without it the pipe is smaller, and works.
+        let _ = fcntl_setpipe_size(&into, PIPE_BYTES);
+        Some(Pipe { into, out_of })
+    }
+
     fn resolve(&mut self, name: NameId) {
         self.resolver.ask(name);
     }
@@ -200,13 +213,33 @@ fn set_options(socket: &SockRef, keepalive: &TcpKeepalive) -> io::Result<()> {
     socket.set_tcp_keepalive(keepalive)
 }
 
+/// A pipe (pipe(2)) for splicing.
+pub struct Pipe {
+    into: OwnedFd,
+    out_of: OwnedFd,
+}
+
 impl Socket for MioSocket {
+    type Pipe = Pipe;
+
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.0.read(out)
     }
 
     fn write(&mut self, slices: &[IoSlice]) -> io::Result<usize> {
         self.0.write_vectored(slices)
+    }
+
+    fn write_before_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(&self.0, bytes, SendFlags::MORE)?)
+    }
+
+    fn splice_in(&mut self, pipe: &mut Pipe, limit: usize) -> io::Result<usize> {
+        Ok(splice(&self.0, None, &pipe.into, None, limit, SpliceFlags::NONBLOCK)?)
+    }
+
+    fn splice_out(&mut self, pipe: &mut Pipe, held: usize) -> io::Result<usize> {
+        Ok(splice(&pipe.out_of, None, &self.0, None, held, SpliceFlags::NONBLOCK)?)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {

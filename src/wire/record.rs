@@ -22,6 +22,8 @@ pub const SEALED_CLEAR_MAX: usize = 16 * 1024;
 const SEALED_DATA_MAX: usize = SEALED_CLEAR_MAX - HEAD_BYTES;
 /// Most bytes of one plain record's body.
 const PLAIN_BODY_MAX: usize = 1024 * 1024;
+/// Most payload of one plain `Data` record.
+pub const PLAIN_DATA_MAX: usize = PLAIN_BODY_MAX - HEAD_BYTES;
 /// Most bytes of one record that is not plain `Data`.
 pub const RECORD_BYTES_MAX: usize = LENGTH_BYTES + SEALED_CLEAR_MAX + TAG_BYTES;
 
@@ -38,6 +40,14 @@ pub const fn payload_fitting(room: usize) -> usize {
     let whole = SEALED_DATA_MAX + HEADROOM + TAG_BYTES;
     let rest = (room % whole).saturating_sub(HEADROOM + TAG_BYTES);
     room / whole * SEALED_DATA_MAX + rest
+}
+
+/// Length and head of a plain `Data` record with `payload` bytes (at most [`PLAIN_DATA_MAX`]) to follow.
+pub fn plain_data_header(sid: Sid, payload: usize) -> [u8; HEADROOM] {
+    let mut header = [0; HEADROOM];
+    header[..LENGTH_BYTES].copy_from_slice(&((payload + HEAD_BYTES) as u32).to_be_bytes());
+    header[LENGTH_BYTES..].copy_from_slice(&encode_data_head(sid));
+    header
 }
 
 /// A record whose length is out of bounds, whose seal does not open, or whose frame means nothing.

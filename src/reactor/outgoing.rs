@@ -1,0 +1,175 @@
+//! What a connection still has to write: first what lies in a pipe, then what lies in its out ring.
+//!
+//! A pipe holds bytes of one spliced record (splice(2)): they go from socket to socket without passing through this
+//! process. Pipes are leased like rings, each costs two file descriptors, and where the kernel offers none the ring
+//! does it all.
+
+use std::io::{self, IoSlice};
+
+use super::connection::{Connection, Role, Writing};
+use super::network::{Network, Socket};
+use super::relay::PIECES_MAX;
+use crate::ring::{Ring, Rings};
+use crate::wire::record::HEADROOM;
+
+/// A spliced piece of a session on its way out.
+pub(super) struct Piped<P> {
+    pub pipe: P,
+    /// Bytes in the pipe.
+    pub held: usize,
+    /// Length and head of the record that the bytes belong to, if they go to a message connection.
+    pub header: [u8; HEADROOM],
+    /// Bytes of the header that are still to be written before them.
+    pub header_left: usize,
+}
+
+/// The pipes that nobody has leased.
+pub(super) struct Pipes<P> {
+    free: Vec<Box<Piped<P>>>,
+    leased: usize,
+    max: usize,
+}
+
+impl<P> Pipes<P> {
+    pub fn new(max: usize) -> Pipes<P> {
+        Pipes { free: Vec::new(), leased: 0, max }
+    }
+
+    /// An empty pipe, if one may be had.
+    pub fn lease<N: Network>(&mut self, network: &mut N) -> Option<Box<Piped<P>>>
+    where
+        N::Socket: Socket<Pipe = P>,
+    {
+        if self.leased == self.max {
+            return None;
+        }
+        let made = |pipe| Box::new(Piped { pipe, held: 0, header: [0; HEADROOM], header_left: 0 });
+        let pipe = self.free.pop().or_else(|| network.pipe().map(made));
+        if pipe.is_none() {
+            // The kernel has none to give, now or at all.
+            self.max = self.leased;
+        }
+        self.leased += usize::from(pipe.is_some());
+        pipe
+    }
+
+    /// Takes a pipe back; one that holds bytes is dropped with them.
+    pub fn give_back(&mut self, piped: Box<Piped<P>>) {
+        self.leased -= 1;
+        if piped.held == 0 {
+            self.free.push(piped);
+        }
+    }
+}
+
+impl<S: Socket> Connection<S> {
+    /// Whether nothing is left to write.
+    pub fn is_flushed(&self) -> bool {
+        self.out.is_none() && self.piped.is_none()
+    }
+
+    /// Writes what is left, until the socket takes no more.
+    pub fn flush(&mut self, rings: &mut Rings, pipes: &mut Pipes<S::Pipe>) -> io::Result<()> {
+        self.flush_pipe(pipes)?;
+        while self.out.is_some() && self.piped.is_none() && self.ready.writable {
+            self.write(rings, &[])?;
+        }
+        Ok(())
+    }
+
+    fn flush_pipe(&mut self, pipes: &mut Pipes<S::Pipe>) -> io::Result<()> {
+        while let Some(piped) = self.piped.as_deref_mut().filter(|_| self.ready.writable) {
+            let moved = match piped.header_left {
+                0 => self.socket.splice_out(&mut piped.pipe, piped.held),
+                left => self.socket.write_before_more(&piped.header[HEADROOM - left..]),
+            };
+            match moved {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) if piped.header_left > 0 => piped.header_left -= count,
+                Ok(count) => {
+                    piped.held -= count;
+                    if let Role::Local(local) = &mut self.role {
+                        local.traffic.sent += count as u64;
+                    }
+                    if let Some(piped) = self.piped.take_if(|piped| piped.held == 0) {
+                        pipes.give_back(piped);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what is left to write.
+    pub fn forget_unsent(&mut self, rings: &mut Rings, pipes: &mut Pipes<S::Pipe>) {
+        if let Some(ring) = self.out.take() {
+            rings.give_back(ring);
+        }
+        if let Some(piped) = self.piped.take() {
+            pipes.give_back(piped);
+        }
+    }
+
+    /// Whether it is a local side that can still be written to; what comes for another is thrown away.
+    pub fn takes_bytes(&self) -> bool {
+        matches!(&self.role, Role::Local(local) if local.writing == Writing::Open)
+    }
+
+    /// Writes the out ring and then `pieces` in one call; what the socket does not take goes into the ring, whose
+    /// room the caller has seen to.
+    pub fn write(&mut self, rings: &mut Rings, pieces: &[IoSlice]) -> io::Result<()> {
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX + 2];
+        let held = self.out.as_ref().map_or(0, Ring::len);
+        if let Some(ring) = &self.out {
+            let [first, second] = ring.slices();
+            (slices[0], slices[1]) = (IoSlice::new(first), IoSlice::new(second));
+        }
+        slices[2..2 + pieces.len()].copy_from_slice(pieces);
+        let skip = if held == 0 { 2 } else { 0 };
+        let mut written = match self.ready.writable && self.piped.is_none() {
+            true => match write_now(&mut self.socket, &slices[skip..2 + pieces.len()]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready.writable = false;
+                    0
+                }
+                result => result?,
+            },
+            false => 0,
+        };
+        if let Role::Local(local) = &mut self.role {
+            local.traffic.sent += written as u64;
+        }
+        if let Some(ring) = &mut self.out {
+            ring.consume(written.min(held));
+            written = written.saturating_sub(held);
+        }
+        for piece in pieces {
+            let taken = written.min(piece.len());
+            written -= taken;
+            stash(&mut self.out, rings, &piece[taken..]);
+        }
+        rings.tidy(&mut self.out);
+        Ok(())
+    }
+}
+
+/// Appends bytes to a ring, leasing one if there are any.
+pub(super) fn stash(slot: &mut Option<Ring>, rings: &mut Rings, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        let pushed = slot.get_or_insert_with(|| rings.lease()).push(bytes);
+        debug_assert_eq!(pushed, bytes.len(), "the ring has room for what was read");
+    }
+}
+
+/// Writes all of `slices` that the socket takes now; returns how many bytes.
+fn write_now<S: Socket>(socket: &mut S, slices: &[IoSlice]) -> io::Result<usize> {
+    loop {
+        match socket.write(slices) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

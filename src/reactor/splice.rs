@@ -1,0 +1,120 @@
+//! Bulk flows on plain message connections: from socket to socket through a pipe (splice(2)).
+//!
+//! A flow counts as bulk once its reads fill, and as sparse again once a splice is short; see the constants of
+//! [`super::relay`]. Everything else about it is the relay's: a side is spliced from only while the other has
+//! nothing left to write, and what does not fit stays in the pipe.
+
+use std::io;
+
+use super::Reactor;
+use super::connection::{Message, Role, Writing};
+use super::network::{Network, Socket};
+use super::relay::SPARSE_BYTES;
+use crate::machine::{CloseReason, ConnId, Machine};
+use crate::session::Stage;
+use crate::wire::record::{Channel, HEADROOM, plain_data_header};
+
+impl Message {
+    /// Whether payload may go out as it is, and need not be kept for sending it again.
+    pub fn splices(&self) -> bool {
+        matches!(self.channel, Channel::Plain { .. }) && self.session.stage() == Some(Stage::Started)
+    }
+}
+
+/// What became of an attempt to splice.
+pub(super) enum Spliced {
+    /// Bytes moved: go on.
+    Moved,
+    /// Nothing more to do for now.
+    Stopped,
+    /// Not here: read and write instead.
+    Unavailable,
+}
+
+impl<M: Machine, N: Network> Reactor<M, N> {
+    /// Local side → message connection, as one `Data` record.
+    pub(super) fn splice_up(&mut self, id: ConnId, budget: &mut usize) -> Spliced {
+        let Some(mut piped) = self.pipes.lease(&mut self.network) else { return Spliced::Unavailable };
+        let Some((local, message)) = self.connections.couple(id) else {
+            self.pipes.give_back(piped);
+            return Spliced::Stopped;
+        };
+        let (Role::Local(half), Role::Message(other)) = (&mut local.role, &message.role) else {
+            self.pipes.give_back(piped);
+            return Spliced::Stopped;
+        };
+        let held = match local.socket.splice_in(&mut piped.pipe, *budget) {
+            Ok(count) if count > 0 => count,
+            result => {
+                self.pipes.give_back(piped);
+                return match result {
+                    Ok(_) => {
+                        self.local_ended(id);
+                        Spliced::Stopped
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        local.ready.readable = false;
+                        Spliced::Stopped
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => Spliced::Moved,
+                    // Reading will tell what it is.
+                    Err(_) => Spliced::Unavailable,
+                };
+            }
+        };
+        *budget -= held;
+        half.traffic.received += held as u64;
+        half.is_bulk = held >= SPARSE_BYTES;
+        (piped.held, piped.header_left) = (held, HEADROOM);
+        piped.header = plain_data_header(other.session.sid(), held);
+        message.piped = Some(piped);
+        let message = message.id;
+        if !self.flush(message) {
+            self.queue(message);
+        }
+        Spliced::Moved
+    }
+
+    /// Message connection → local side: payload of a `Data` record whose head has been read.
+    pub(super) fn splice_down(&mut self, id: ConnId, budget: &mut usize) -> Spliced {
+        let Some((message, Some(local))) = self.connections.with_peer(id) else {
+            return Spliced::Unavailable;
+        };
+        let Role::Message(half) = &mut message.role else { return Spliced::Unavailable };
+        let Channel::Plain { remaining, .. } = &mut half.channel else { return Spliced::Unavailable };
+        let takes = matches!(&local.role, Role::Local(to) if to.writing == Writing::Open);
+        let left = *remaining as usize;
+        let wanted = left >= SPARSE_BYTES && half.input.is_none() && half.session.delivers();
+        if !wanted || !takes || !message.ready.readable || !local.is_flushed() {
+            return Spliced::Unavailable;
+        }
+        let Some(mut piped) = self.pipes.lease(&mut self.network) else { return Spliced::Unavailable };
+        let held = match message.socket.splice_in(&mut piped.pipe, left.min(*budget)) {
+            Ok(count) if count > 0 => count,
+            result => {
+                self.pipes.give_back(piped);
+                return match result {
+                    Ok(_) => {
+                        self.close(id, CloseReason::PeerClosed);
+                        Spliced::Stopped
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        message.ready.readable = false;
+                        Spliced::Stopped
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => Spliced::Moved,
+                    Err(_) => Spliced::Unavailable,
+                };
+            }
+        };
+        *remaining -= held as u32;
+        *budget -= held;
+        (piped.held, piped.header_left) = (held, 0);
+        local.piped = Some(piped);
+        let local = local.id;
+        if !self.flush(local) {
+            self.queue(local);
+        }
+        Spliced::Moved
+    }
+}
