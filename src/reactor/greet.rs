@@ -33,6 +33,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         };
         // What the event said of an end or an error stays.
         (connection.ready.readable, connection.ready.writable) = (true, true);
+        connection.ready.ended |= broken.is_some();
         let placeholder = Role::Leaving { reason: CloseReason::Finished, shut: false };
         match std::mem::replace(&mut connection.role, placeholder) {
             Role::Connecting(Target::Greeting(greeting)) => self.greet(id, &greeting),

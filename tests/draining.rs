@@ -1,0 +1,120 @@
+//! SIGTERM: running sessions finish, nobody new comes; a second signal ends at once, and never looks like a good end.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use common::{
+    Ending, MODES, Mode, Process, Records, Setup, Tunnel, converse, echo_server, finish_writing, read_out,
+    serve,
+};
+use rustix::process::Signal;
+
+#[test]
+fn a_server_lets_running_sessions_finish_and_ends_well() {
+    for mode in MODES {
+        for signal in [Signal::TERM, Signal::INT] {
+            let mut tunnel = Tunnel::start(mode, echo_server());
+            let mut user = tunnel.user();
+            converse(&mut user, b"before");
+            tunnel.server.signal(signal);
+            tunnel.server.wait_for("draining: 1 users have up to 30 s to finish");
+            assert!(TcpStream::connect(tunnel.users).is_err(), "{mode:?}: nobody new is taken");
+            converse(&mut user, b"after");
+            finish_writing(&user);
+            assert_eq!(read_out(&mut user), (Vec::new(), Ending::Clean), "{mode:?}");
+            assert!(tunnel.server.ended().success(), "{mode:?}");
+        }
+    }
+}
+
+#[test]
+fn a_server_without_users_ends_at_once() {
+    let mut tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    tunnel.server.signal(Signal::TERM);
+    let status = tunnel.server.ended_within(Duration::from_secs(2));
+    assert!(status.expect("it ends").success());
+}
+
+#[test]
+fn a_client_lets_running_sessions_finish_and_ends_well() {
+    for mode in MODES {
+        let mut tunnel = Tunnel::start(mode, echo_server());
+        let mut user = tunnel.user();
+        converse(&mut user, b"before");
+        tunnel.client().signal(Signal::TERM);
+        tunnel.server.wait_for("is leaving");
+        // Who comes now waits for another client.
+        let mut next = tunnel.user();
+        converse(&mut user, b"after");
+        finish_writing(&user);
+        assert_eq!(read_out(&mut user), (Vec::new(), Ending::Clean), "{mode:?}");
+        assert!(tunnel.client().ended().success(), "{mode:?}");
+        tunnel.start_client();
+        converse(&mut next, b"served by the next");
+    }
+}
+
+#[test]
+fn a_client_without_sessions_ends_at_once() {
+    let mut tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    converse(&mut tunnel.user(), b"before");
+    tunnel.client().signal(Signal::TERM);
+    let status = tunnel.client().ended_within(Duration::from_secs(2));
+    assert!(status.expect("it ends").success());
+}
+
+#[test]
+fn a_client_that_is_not_connected_ends_at_once() {
+    let tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    let (_socket, nowhere) = common::closed_port();
+    let arguments = ["client", "--server", &nowhere.to_string(), "--local", "1", "--key", &tunnel.key];
+    let mut client = Process::skyorg(&arguments, None);
+    client.wait_for("trying again");
+    client.signal(Signal::TERM);
+    assert!(client.ended_within(Duration::from_secs(2)).expect("it ends").success());
+}
+
+/// A tunnel with one session, and how it ends at the local server.
+fn with_session(mode: Mode) -> (Tunnel, TcpStream, std::sync::Arc<Records<Ending>>) {
+    let ends = Records::new();
+    let to = ends.clone();
+    let local = serve(move |mut stream| {
+        let mut word = [0; 5];
+        stream.read_exact(&mut word).expect("a word");
+        stream.write_all(&word).expect("writes");
+        to.push(read_out(&mut stream).1);
+    });
+    let tunnel = Setup::new(mode).start(local);
+    let mut user = tunnel.user();
+    converse(&mut user, b"hello");
+    (tunnel, user, ends)
+}
+
+#[test]
+fn a_second_signal_ends_a_server_at_once_and_resets_both_ends() {
+    for mode in MODES {
+        let (mut tunnel, mut user, ends) = with_session(mode);
+        tunnel.server.signal(Signal::TERM);
+        tunnel.server.wait_for("draining");
+        tunnel.server.signal(Signal::TERM);
+        assert!(tunnel.server.ended_within(Duration::from_secs(2)).is_some(), "{mode:?}");
+        assert_eq!(read_out(&mut user).1, Ending::Reset, "{mode:?}: the user");
+        assert_eq!(ends.wait(1), [Ending::Reset], "{mode:?}: the local server");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_client_at_once_and_resets_both_ends() {
+    for mode in MODES {
+        let (mut tunnel, mut user, ends) = with_session(mode);
+        tunnel.client().signal(Signal::TERM);
+        tunnel.client().wait_for("draining");
+        tunnel.client().signal(Signal::TERM);
+        assert!(tunnel.client().ended_within(Duration::from_secs(2)).is_some(), "{mode:?}");
+        assert_eq!(read_out(&mut user).1, Ending::Reset, "{mode:?}: the user");
+        assert_eq!(ends.wait(1), [Ending::Reset], "{mode:?}: the local server");
+    }
+}
