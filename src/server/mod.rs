@@ -220,6 +220,8 @@ impl Server {
             Claim::Client(client) if self.clients[client].tickets.redeem(ticket) => {
                 self.parts.insert(id, Part::Message { client, state: MessageState::Leaving });
                 self.clients[client].total += 1;
+                // There is room for one more on its way.
+                self.refill.push(client);
                 self.outputs.push_back(Output::Admit { id, plain: self.plain });
                 self.became_idle(id);
             }
@@ -672,7 +674,10 @@ impl Server {
                 .limits
                 .messages_per_client_max
                 .saturating_sub(client.total + client.tickets.outstanding());
-            let missing = (self.limits.pool + waiting).saturating_sub(coming).min(most);
+            // All of them are strangers at first, from one address: more at once would push each other out.
+            let strangers = self.limits.strangers_max.min(self.limits.strangers_per_address_max);
+            let at_once = (strangers / 2).max(1).saturating_sub(client.tickets.outstanding());
+            let missing = (self.limits.pool + waiting).saturating_sub(coming).min(most).min(at_once);
             if missing > 0 {
                 let expiry = self.now + self.limits.ticket;
                 let client = &mut self.clients[index];
