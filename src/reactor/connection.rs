@@ -204,6 +204,11 @@ impl<S: Socket> Connections<S> {
         debug_assert_eq!(key, slot as usize, "the id was made for the vacant slot");
     }
 
+    /// Takes all of them out.
+    pub fn drain(&mut self) -> impl Iterator<Item = Connection<S>> {
+        self.0.drain()
+    }
+
     pub fn remove(&mut self, id: ConnId) -> Option<Connection<S>> {
         self.any(id)?;
         self.0.try_remove(id.slot as usize)
@@ -289,6 +294,17 @@ impl<S: Socket> Connections<S> {
                 let (message, local) = self.0.get2_mut(message.slot as usize, local.slot as usize)?;
                 Some((message, Some(local)))
             }
+        }
+    }
+}
+
+impl<S> Connection<S> {
+    /// Whether a session would be broken if it closed now.
+    pub fn is_in_session(&self) -> bool {
+        match &self.role {
+            Role::Local(_) | Role::Connecting(Target::Proxy(_)) => true,
+            Role::Message(message) => !message.session.is_idle(),
+            _ => false,
         }
     }
 }

@@ -121,10 +121,21 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     /// Turns until the machine says `Exit` or the operator asks a second time.
     pub fn run(&mut self) -> io::Result<()> {
-        while !self.exit {
-            self.turn()?;
+        let mut result = Ok(());
+        while !self.exit && result.is_ok() {
+            result = self.turn();
         }
-        Ok(())
+        self.abandon();
+        result
+    }
+
+    /// Resets every session that is still running: what the kernel closes by itself would look whole.
+    fn abandon(&mut self) {
+        for connection in self.connections.drain() {
+            if connection.is_in_session() {
+                connection.socket.reset();
+            }
+        }
     }
 
     /// Whether the loop has ended.
