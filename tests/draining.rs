@@ -21,7 +21,7 @@ fn a_server_lets_running_sessions_finish_and_ends_well() {
             converse(&mut user, b"before");
             tunnel.server.signal(signal);
             tunnel.server.wait_for("draining: 1 users have up to 30 s to finish");
-            assert!(TcpStream::connect(tunnel.users).is_err(), "{mode:?}: nobody new is taken");
+            tunnel.server.wait_until("nobody new is taken", || TcpStream::connect(tunnel.users).is_err());
             converse(&mut user, b"after");
             finish_writing(&user);
             assert_eq!(read_out(&mut user), (Vec::new(), Ending::Clean), "{mode:?}");
