@@ -210,6 +210,10 @@ impl Process {
         None
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_none()
+    }
+
     /// Processor time used so far, in ticks of 10 ms (proc(5), `/proc/pid/stat`).
     pub fn ticks(&self) -> u64 {
         let text = self.proc("stat");

@@ -1,0 +1,121 @@
+//! Whoever has proved no key gets no byte, is closed in time, and keeps nobody else out.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::{Ending, Mode, Process, Setup, Tunnel, connect, converse, echo_server, read_out};
+
+/// What the issue allows, and a second for a machine that is busy.
+const GONE_AFTER: Duration = Duration::from_secs(6);
+const COUNT: usize = 400;
+
+/// Waits for the end of a connection on which not a byte may come.
+fn ends_without_a_byte(stream: &mut TcpStream, by: Instant) {
+    let left = by.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    stream.set_read_timeout(Some(left)).expect("not zero");
+    match stream.read(&mut [0; 64]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Ok(count) => panic!("a stranger was told {count} bytes"),
+        Err(error) => panic!("a stranger is still there: {error}"),
+    }
+}
+
+#[test]
+fn silent_slow_and_noisy_strangers_get_nothing_and_a_client_gets_in_beside_them() {
+    let mut tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    tunnel.client().kill();
+    tunnel.server.wait_for("is gone");
+    let ports = [tunnel.control, tunnel.message];
+    let since = Instant::now();
+    let mut strangers: Vec<TcpStream> = (0..COUNT).map(|number| connect(ports[number % 2])).collect();
+    // A beginning that could become a hello, for the slow ones; and noise that cannot.
+    let hello = b"SKYO\x01\x01\x01\x00";
+    let noise: Vec<u8> =
+        (0..2_000u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for (number, stranger) in strangers.iter_mut().enumerate() {
+        // Those that were evicted already may not take it.
+        let _ = match number % 6 / 2 {
+            0 => Ok(()),
+            1 => stranger.write_all(&hello[..1]),
+            _ => stranger.write_all(&noise),
+        };
+    }
+    // A real client gets in beside them.
+    let started = Instant::now();
+    tunnel.start_client();
+    converse(&mut tunnel.user(), b"beside strangers");
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    for byte in &hello[1..] {
+        for stranger in strangers.iter_mut().skip(2).step_by(6) {
+            let _ = stranger.write_all(&[*byte]);
+        }
+    }
+    for stranger in &mut strangers {
+        ends_without_a_byte(stranger, since + GONE_AFTER);
+    }
+    converse(&mut tunnel.user(), b"after strangers");
+}
+
+#[test]
+fn a_stranger_who_speaks_the_protocol_gets_nothing() {
+    let tunnel = Setup::new(Mode::Sealed).relayed().start(echo_server());
+    let recorded = tunnel.control_relay().with(|links| links.links[0].recorded.clone());
+    let flight = &recorded[..80];
+    // Each has one thing wrong: magic, version, suite, purpose, key, proof; or is cut short.
+    let mut flights: Vec<(SocketAddr, Vec<u8>)> = [0, 4, 5, 6, 8, 23, 24, 60, 79]
+        .iter()
+        .map(|&place| {
+            let mut flight = flight.to_vec();
+            flight[place] ^= 0x40;
+            (tunnel.control, flight)
+        })
+        .collect();
+    flights.extend([1, 24, 79].map(|count| (tunnel.control, flight[..count].to_vec())));
+    // And the right flight at the wrong door is a recording.
+    flights.push((tunnel.control, flight[..40].to_vec()));
+    let since = Instant::now();
+    let mut strangers: Vec<TcpStream> = flights
+        .iter()
+        .map(|(port, flight)| {
+            let mut stranger = connect(*port);
+            stranger.write_all(flight).expect("writes");
+            stranger
+        })
+        .collect();
+    for stranger in &mut strangers {
+        ends_without_a_byte(stranger, since + GONE_AFTER);
+    }
+    converse(&mut tunnel.user(), b"served");
+}
+
+#[test]
+fn a_client_with_another_key_is_a_stranger_and_says_so() {
+    let tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    let keygen = std::process::Command::new(common::SKYORG).args(["keygen", "default"]).output();
+    let other = tunnel.folder.file("other", keygen.expect("it runs").stdout);
+    let client = Process::skyorg(
+        &["client", "--server", &tunnel.control.to_string(), "--local", "1", "--key", &other],
+        None,
+    );
+    let line = client.wait_for("did not answer the handshake");
+    assert!(line.contains("compare the key lines on both sides"), "{line}");
+    tunnel.server.wait_for("was not admitted: stranger: ");
+    converse(&mut tunnel.user(), b"served");
+}
+
+#[test]
+fn a_user_who_speaks_to_nobodys_service_is_reset_in_time() {
+    // No client at all.
+    let mut tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    tunnel.client().kill();
+    tunnel.server.wait_for("is gone");
+    let since = Instant::now();
+    let mut user = tunnel.user();
+    user.write_all(b"anybody?").expect("writes");
+    assert_eq!(read_out(&mut user), (Vec::new(), Ending::Reset));
+    assert!(since.elapsed() < Duration::from_secs(7), "{:?}", since.elapsed());
+}
