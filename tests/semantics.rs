@@ -21,8 +21,11 @@ fn large_bytes() -> u64 {
     asked.unwrap_or(64 * 1024 * 1024)
 }
 
-/// A local server that records what each session brought and how it ended.
-fn recording_server() -> (std::net::SocketAddr, std::sync::Arc<Records<(Vec<u8>, Ending)>>) {
+/// What each session brought and how it ended.
+type Sessions = std::sync::Arc<Records<(Vec<u8>, Ending)>>;
+
+/// A local server that records its sessions.
+fn recording_server() -> (std::net::SocketAddr, Sessions) {
     let records = Records::new();
     let to = records.clone();
     (serve(move |mut stream| to.push(read_out(&mut stream))), records)

@@ -298,7 +298,7 @@ impl<S: Socket> Connections<S> {
     }
 }
 
-impl<S> Connection<S> {
+impl<S: Socket> Connection<S> {
     /// Whether a session would be broken if it closed now.
     pub fn is_in_session(&self) -> bool {
         match &self.role {

@@ -85,8 +85,8 @@ enum MessageState {
     Pinged(Instant),
     /// Like `Pinged`, but a connection of the same client has just failed: not counted.
     Suspect(Instant),
-    /// Sent `Start` for this user, not accepted yet.
-    Offered(ConnId),
+    /// Sent `Start` then, not accepted yet.
+    Offered(Instant),
     /// Accepted.
     Busy,
     /// Asked to close.
@@ -496,7 +496,7 @@ impl Server {
         let position = client.services.iter().position(|&published| published == Some(service)).unwrap_or(0);
         let start = Start { sid, first_sid, service: position as u16, user: peer };
         self.services[service].turn = self.services[service].turn.wrapping_add(1);
-        self.parts.insert(message, Part::Message { client: index, state: MessageState::Offered(user_id) });
+        self.parts.insert(message, Part::Message { client: index, state: MessageState::Offered(self.now) });
         self.deadlines.set(user_id.slot, None);
         self.deadlines.set(message.slot, Some(self.now + accept_time));
         self.refill.push(index);
@@ -531,11 +531,13 @@ impl Server {
     fn session_event(&mut self, id: ConnId, event: SessionEvent) {
         let Some((index, state)) = self.message_state(id) else { return };
         match event {
-            SessionEvent::Accepted if matches!(state, MessageState::Offered(_)) => {
-                *state = MessageState::Busy;
-                self.deadlines.set(id.slot, None);
+            SessionEvent::Accepted => {
+                if let MessageState::Offered(sent) = std::mem::replace(state, MessageState::Busy) {
+                    self.clients[index].measured(self.now.saturating_duration_since(sent));
+                    self.deadlines.set(id.slot, None);
+                }
             }
-            SessionEvent::Accepted | SessionEvent::Started | SessionEvent::Start(_) => {}
+            SessionEvent::Started | SessionEvent::Start(_) => {}
             SessionEvent::Idle => {
                 self.clients[index].session_ended();
                 self.became_idle(id);

@@ -88,10 +88,10 @@ impl Client {
         }
     }
 
-    /// A round trip took this long; the estimate follows by an eighth (RFC 6298, section 2).
+    /// A round trip took this long. The estimate rises at once and falls by an eighth: to send a session again too
+    /// early costs more than to wait (RFC 6298, section 2, smooths both ways).
     pub fn measured(&mut self, round_trip: Duration) {
-        self.round_trip =
-            if self.round_trip.is_zero() { round_trip } else { (self.round_trip * 7 + round_trip) / 8 };
+        self.round_trip = round_trip.max((self.round_trip * 7 + round_trip) / 8);
     }
 
     /// How long it may take to accept a session.
