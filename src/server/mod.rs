@@ -30,6 +30,9 @@ use pool::Client;
 /// Complaints about strangers are logged at most once in this time, with a count of those left out.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// A session that is late to be accepted is looked at so often while its client is being asked for a sign of life.
+const ACCEPT_RECHECK: Duration = Duration::from_millis(50);
+
 /// Who connects to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -375,10 +378,18 @@ impl Server {
         }
         if client.ping_at <= self.now {
             client.ping_at = self.now + heartbeat / 3;
-            client.ping_sent.get_or_insert(self.now);
-            self.outputs.push_back(Output::Send { id, frame: ControlFrame::Ping });
+            self.ping_client(index);
         }
         self.schedule_control(index);
+    }
+
+    /// Asks a client whether it is alive, unless a ping is on its way already.
+    fn ping_client(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        if client.ping_sent.is_none() {
+            client.ping_sent = Some(self.now);
+            self.outputs.push_back(Output::Send { id: client.control, frame: ControlFrame::Ping });
+        }
     }
 
     // Users.
@@ -585,9 +596,16 @@ impl Server {
     fn message_due(&mut self, id: ConnId) {
         let Some((index, state)) = self.message_state(id) else { return };
         match *state {
-            MessageState::Offered(_) => {
-                self.close(id, CloseReason::NotAccepted);
-                self.suspect_idle(index);
+            MessageState::Offered(sent) => {
+                // A client that does not answer on its control connection either is slow, not cut off from this
+                // message connection: the round trip is longer than it was, and so is the time to accept.
+                let last = sent + self.limits.accept.1;
+                if self.clients[index].answered_ping_of >= sent || self.now >= last {
+                    self.close(id, CloseReason::NotAccepted);
+                    return self.suspect_idle(index);
+                }
+                self.ping_client(index);
+                self.deadlines.set(id.slot, Some(last.min(self.now + ACCEPT_RECHECK)));
             }
             MessageState::Idle(since) => {
                 let idle_for = self.now.saturating_duration_since(since);

@@ -30,6 +30,8 @@ pub(super) struct Client {
     pub last_heard: Instant,
     pub ping_at: Instant,
     pub ping_sent: Option<Instant>,
+    /// When the last ping that was answered had been sent.
+    pub answered_ping_of: Instant,
     round_trip: Duration,
     last_sid: Sid,
     running: usize,
@@ -66,6 +68,7 @@ impl Client {
             last_heard: now,
             ping_at: now,
             ping_sent: None,
+            answered_ping_of: now,
             round_trip: Duration::ZERO,
             last_sid: 0,
             running: 0,
@@ -84,6 +87,7 @@ impl Client {
     pub fn answered(&mut self, now: Instant) {
         self.last_heard = now;
         if let Some(sent) = self.ping_sent.take() {
+            self.answered_ping_of = sent;
             self.measured(now.saturating_duration_since(sent));
         }
     }
