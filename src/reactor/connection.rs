@@ -193,6 +193,10 @@ impl<S: Socket> Connections<S> {
         Connections(Slab::with_capacity(SLOTS_RESERVED))
     }
 
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The slot that the next connection gets.
     pub fn vacant_slot(&self) -> u32 {
         self.0.vacant_key() as u32

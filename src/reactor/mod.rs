@@ -143,6 +143,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         self.exit
     }
 
+    /// How many connections there are, of all kinds.
+    pub fn connection_count(&self) -> usize {
+        self.connections.count()
+    }
+
     /// One turn of the loop.
     pub fn turn(&mut self) -> io::Result<()> {
         self.sleep()?;
