@@ -129,11 +129,13 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         result
     }
 
-    /// Resets every session that is still running: what the kernel closes by itself would look whole.
+    /// Closes what is whole in peace, so that its last bytes still arrive; a session that is still running is reset.
     fn abandon(&mut self) {
         for connection in self.connections.drain() {
             if connection.is_in_session() {
-                connection.socket.reset();
+                drop(connection);
+            } else {
+                connection.socket.close();
             }
         }
     }
@@ -243,7 +245,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         match self.network.accept(id) {
             Ok((socket, peer)) if full => {
                 debug!("user {peer} reset: {} users are served, the most allowed", self.users);
-                socket.reset();
+                drop(socket);
             }
             Ok((socket, peer)) => self.welcome(socket, peer, id, origin),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -377,9 +379,9 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             ring.into_iter().for_each(|ring| self.rings.give_back(ring));
             debug!("{id} closed: {reason}");
             if reason.resets() {
-                connection.socket.reset();
-            } else {
                 drop(connection);
+            } else {
+                connection.socket.close();
             }
             for listener in &mut self.listeners {
                 listener.resume_at = None;

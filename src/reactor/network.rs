@@ -33,6 +33,8 @@ pub enum Event {
 }
 
 /// One TCP connection, non-blocking and without Nagle's delay.
+///
+/// Dropping it makes the peer see RST: whatever ends the process, a stream that is not whole never looks whole.
 pub trait Socket {
     /// A pipe that bytes can be spliced into and out of.
     type Pipe;
@@ -52,8 +54,8 @@ pub trait Socket {
     fn is_connected(&mut self) -> io::Result<bool>;
     /// Takes the pending error, which reading would then no longer see.
     fn take_error(&mut self) -> Option<io::Error>;
-    /// Closes it so that the peer sees RST, not an end.
-    fn reset(self);
+    /// Closes it in peace: what was sent still arrives, and then an end.
+    fn close(self);
 }
 
 /// Sockets, clock and names.

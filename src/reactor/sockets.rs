@@ -204,11 +204,13 @@ impl Network for MioNetwork {
     }
 }
 
-/// A TCP connection of mio. Dropping it closes it, and with that ends its registration.
+/// A TCP connection of mio. Closing or dropping it ends its registration.
 pub struct MioSocket(TcpStream);
 
-/// The options of every connection: nothing waits for more bytes, and a peer that vanished is noticed.
+/// The options of every connection: nothing waits for more bytes, a peer that vanished is noticed, and close(2) sends
+/// RST and drops what was not sent (linger 0, socket(7)), as it must when the process is killed in mid-session.
 fn set_options(socket: &SockRef, keepalive: &TcpKeepalive) -> io::Result<()> {
+    socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(keepalive)
 }
@@ -261,9 +263,8 @@ impl Socket for MioSocket {
         self.0.take_error().ok().flatten()
     }
 
-    fn reset(self) {
-        // Linger 0 makes close(2) send RST and drop what was not sent (socket(7)).
-        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+    fn close(self) {
+        let _ = SockRef::from(&self.0).set_linger(None);
     }
 }
 
@@ -284,6 +285,7 @@ mod tests {
         for socket in [&accepted, &dialled] {
             let socket = SockRef::from(&socket.0);
             assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));
+            assert_eq!(socket.linger().expect("readable"), Some(Duration::ZERO));
             assert_eq!(socket.tcp_keepalive_time().expect("readable"), KEEPALIVE_IDLE);
         }
     }
