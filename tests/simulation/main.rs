@@ -1,0 +1,76 @@
+//! The second ring of tests: a server, its clients, their users and local servers in one virtual world with faults,
+//! drawn from a seed. See `world.rs` for the world, `tcp` for its network, `shadow.rs` for what must hold.
+//!
+//! - `cargo test --test simulation` lives through 256 worlds;
+//! - `SKYORG_SEEDS=10000 cargo test --test simulation` through more;
+//! - `SKYORG_SEED=17 cargo test --test simulation` through that one, with its story on stderr.
+
+mod faults;
+mod network;
+mod process;
+mod shadow;
+mod strangers;
+mod talker;
+mod tcp;
+mod trace;
+mod world;
+
+use world::World;
+
+/// Worlds per test run.
+const SEEDS: u64 = 256;
+/// Tests that share them, so that they run side by side.
+const PARTS: u64 = 8;
+
+/// Says which seed it was when its world fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("\nseed {0}: replay it with SKYORG_SEED={0} cargo test --test simulation\n", self.0);
+        }
+    }
+}
+
+fn live(seed: u64) {
+    let seed = Seed(seed);
+    World::new(seed.0).live();
+}
+
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: wanted a number")))
+}
+
+fn part(part: u64) {
+    if let Some(seed) = variable("SKYORG_SEED") {
+        if part == 0 {
+            trace::start();
+            live(seed);
+        }
+        return;
+    }
+    let seeds = variable("SKYORG_SEEDS").unwrap_or(SEEDS);
+    (0..seeds).filter(|seed| seed % PARTS == part).for_each(live);
+}
+
+macro_rules! parts {
+    ($($name:ident $part:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            part($part);
+        })*
+    };
+}
+
+parts! {
+    worlds_0 0;
+    worlds_1 1;
+    worlds_2 2;
+    worlds_3 3;
+    worlds_4 4;
+    worlds_5 5;
+    worlds_6 6;
+    worlds_7 7;
+}

@@ -1,0 +1,121 @@
+//! The reactor's view of the virtual world: the same traits that the product implements over mio.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use skyorg::machine::{ConnId, ListenerId, NameId};
+use skyorg::reactor::network::{Event, Network, Socket};
+
+use super::tcp::{EndId, Host, Net};
+
+/// One host's access to the world.
+pub struct VirtualNetwork {
+    pub net: Rc<RefCell<Net>>,
+    pub host: Host,
+    pub base: Instant,
+    pub address: SocketAddr,
+    /// What each of its names leads to.
+    pub names: Vec<Vec<SocketAddr>>,
+}
+
+impl Network for VirtualNetwork {
+    type Socket = VirtualSocket;
+
+    fn now(&mut self) -> Instant {
+        self.base + self.net.borrow().now
+    }
+
+    /// Never blocks: notes what was asked, and the world turns the host again when it is due.
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        let mut net = self.net.borrow_mut();
+        net.take_events(self.host, events);
+        let kernel = &mut net.kernels[self.host.index()];
+        (kernel.asked, kernel.had_events) = (timeout, !events.is_empty());
+        if events.is_empty() && net.rng.f64() < net.shape.spurious {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: ListenerId) -> io::Result<(VirtualSocket, SocketAddr)> {
+        let end = self.net.borrow_mut().accept(self.host, listener)?;
+        let peer = self.net.borrow().ends[end ^ 1].address;
+        Ok((self.socket(end), peer))
+    }
+
+    fn stop_listening(&mut self, listener: ListenerId) {
+        let mut net = self.net.borrow_mut();
+        let at = net.listeners.iter().find(|(_, it)| it.host == self.host && it.id == listener);
+        let Some(address) = at.map(|(address, _)| *address) else { return };
+        let backlog = net.listeners.remove(&address).map(|listener| listener.backlog);
+        backlog.into_iter().flatten().for_each(|end| {
+            net.close(end, true);
+        });
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<VirtualSocket> {
+        let end = self.net.borrow_mut().connect(self.host, self.address, address);
+        Ok(self.socket(end))
+    }
+
+    fn register(&mut self, socket: &mut VirtualSocket, id: ConnId) -> io::Result<()> {
+        self.net.borrow_mut().register(socket.end, id);
+        Ok(())
+    }
+
+    fn resolve(&mut self, name: NameId) {
+        let addresses = self.names.get(name.0).cloned().unwrap_or_default();
+        let mut net = self.net.borrow_mut();
+        net.kernels[self.host.index()].alarms.push(Event::Resolved(name, addresses));
+    }
+}
+
+impl VirtualNetwork {
+    fn socket(&self, end: EndId) -> VirtualSocket {
+        VirtualSocket { net: self.net.clone(), end }
+    }
+}
+
+/// A connection's end in the hands of a reactor.
+pub struct VirtualSocket {
+    net: Rc<RefCell<Net>>,
+    end: EndId,
+}
+
+impl Socket for VirtualSocket {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.net.borrow_mut().read(self.end, out)
+    }
+
+    fn write(&mut self, slices: &[IoSlice]) -> io::Result<usize> {
+        self.net.borrow_mut().write(self.end, slices)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.net.borrow_mut().shutdown_write(self.end)
+    }
+
+    fn is_connected(&mut self) -> io::Result<bool> {
+        self.net.borrow_mut().is_connected(self.end)
+    }
+
+    fn take_error(&mut self) -> Option<io::Error> {
+        self.net.borrow_mut().take_error(self.end)
+    }
+
+    fn close(self) {
+        self.net.borrow_mut().close(self.end, false);
+    }
+}
+
+impl Drop for VirtualSocket {
+    fn drop(&mut self) {
+        // A failing test unwinds through here while the world is borrowed.
+        if let Ok(mut net) = self.net.try_borrow_mut() {
+            net.close(self.end, true);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The shadow model: whose byte is whose, and which ends are true.
+//!
+//! Every stream, a user's and a local server's, has bytes that only it can have said: the first is its number, the
+//! others follow from side, number and offset. So whoever receives a byte can tell at once who must have sent it,
+//! and the model holds the pairs together: one user, one proxy connection, both ways, for ever.
+
+use std::collections::BTreeSet;
+
+/// Which side of the tunnel a party stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    User,
+    Local,
+}
+
+impl Side {
+    fn other(self) -> Side {
+        match self {
+            Side::User => Side::Local,
+            Side::Local => Side::User,
+        }
+    }
+}
+
+/// The byte at `offset` of a stream.
+pub fn byte(side: Side, number: usize, offset: u64) -> u8 {
+    if offset == 0 {
+        return number as u8;
+    }
+    let mut mixed = (offset / 8) ^ ((number as u64) << 40) ^ ((side as u64) << 56);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((mixed ^ (mixed >> 31)) >> (8 * (offset % 8))) as u8
+}
+
+/// How the stream that a party receives has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By an end: it must be whole.
+    Whole,
+    /// By an error.
+    Broken,
+}
+
+/// A user, or a local server's end of one proxy connection.
+#[derive(Debug, Default)]
+pub struct Party {
+    pub service: usize,
+    /// Bytes handed to its kernel.
+    pub sent: u64,
+    /// It said that this was all, by FIN.
+    pub finished: bool,
+    /// It broke off, or may have made its kernel send RST.
+    pub aborted: bool,
+    pub received: u64,
+    pub ended: Option<Ended>,
+    /// Whose bytes it received, or who received its bytes.
+    pub bound: Option<usize>,
+}
+
+#[derive(Default)]
+pub struct Shadow {
+    users: Vec<Party>,
+    locals: Vec<Party>,
+    /// Connections of ours, and the network itself, were left alone so far: nobody may be broken without cause.
+    pub strict: bool,
+    /// Empty streams that ended whole, by side and service.
+    empty: BTreeSet<(Side, usize)>,
+}
+
+impl Shadow {
+    pub fn new(strict: bool) -> Shadow {
+        Shadow { strict, ..Shadow::default() }
+    }
+
+    fn parties(&mut self, side: Side) -> &mut Vec<Party> {
+        match side {
+            Side::User => &mut self.users,
+            Side::Local => &mut self.locals,
+        }
+    }
+
+    pub fn party(&mut self, side: Side, number: usize) -> &mut Party {
+        &mut self.parties(side)[number]
+    }
+
+    /// Numbers a new party.
+    pub fn enter(&mut self, side: Side, service: usize) -> usize {
+        let parties = self.parties(side);
+        assert!(parties.len() < 256, "the first byte of a stream is its number");
+        parties.push(Party { service, ..Party::default() });
+        parties.len() - 1
+    }
+
+    /// A party received these bytes.
+    pub fn received(&mut self, side: Side, number: usize, bytes: &[u8]) {
+        let before = self.party(side, number).received;
+        if before == 0 {
+            self.bind(side, number, usize::from(bytes[0]));
+        }
+        let service = self.party(side, number).service;
+        let from = self.party(side, number).bound.expect("bound by its first byte");
+        for (place, &found) in bytes.iter().enumerate() {
+            let wanted = byte(side.other(), from, before + place as u64);
+            assert_eq!(
+                found,
+                wanted,
+                "{side:?} {number}: byte {} is not what {from} sent there",
+                before + place as u64
+            );
+        }
+        let party = self.party(side, number);
+        party.received += bytes.len() as u64;
+        let received = party.received;
+        let source = self.party(side.other(), from);
+        assert!(received <= source.sent, "{side:?} {number} received more than {from} sent");
+        assert_eq!(source.service, service, "{side:?} {number} is of another service than {from}");
+    }
+
+    fn bind(&mut self, side: Side, number: usize, from: usize) {
+        assert!(
+            from < self.parties(side.other()).len(),
+            "{side:?} {number}: a first byte that nobody sent ({from})"
+        );
+        for (side, number, other) in [(side, number, from), (side.other(), from, number)] {
+            let bound = *self.party(side, number).bound.get_or_insert(other);
+            assert_eq!(bound, other, "{side:?} {number} has bytes to do with two of the other side");
+        }
+    }
+
+    /// The stream that a party receives has ended.
+    pub fn ended(&mut self, side: Side, number: usize, ended: Ended) {
+        let party = self.party(side, number);
+        assert_eq!(party.ended, None, "{side:?} {number} ends once");
+        party.ended = Some(ended);
+        let (received, service, bound) = (party.received, party.service, party.bound);
+        match (ended, bound) {
+            (Ended::Whole, Some(from)) => {
+                let source = self.party(side.other(), from);
+                assert!(source.finished, "{side:?} {number} saw an end that {from} never made");
+                assert_eq!(source.sent, received, "{side:?} {number} saw an end before all that {from} sent");
+            }
+            (Ended::Whole, None) => {
+                let from = self.parties(side.other()).iter().position(|source| {
+                    source.service == service && source.finished && source.sent == 0 && source.bound.is_none()
+                });
+                assert!(from.is_some(), "{side:?} {number} saw an end of a stream that nobody ended empty");
+                self.empty.insert((side, number));
+            }
+            (Ended::Broken, Some(from)) if self.strict => {
+                let cause = self.party(side.other(), from).aborted;
+                assert!(cause, "{side:?} {number} was broken off, and {from} had not done it");
+            }
+            (Ended::Broken, None) if self.strict => {
+                let mut others = self.parties(side.other()).iter();
+                let cause = others.any(|it| it.service == service && it.bound.is_none() && it.aborted);
+                assert!(cause, "{side:?} {number} was broken off, and nobody had done it");
+            }
+            (Ended::Broken, _) => {}
+        }
+    }
+
+    /// What holds at the end of a world: nobody saw an empty stream end that no local server ended. The other way, a
+    /// user who says nothing but FIN may be offered to several local servers until one is heard.
+    pub fn check_empty_ends(&mut self) {
+        for service in 0..2 {
+            let seen = self
+                .empty
+                .iter()
+                .filter(|&&(side, number)| side == Side::User && self.users[number].service == service);
+            let made = self.locals.iter().filter(|it| it.finished && it.sent == 0 && it.service == service);
+            assert!(seen.count() <= made.count(), "more users saw an empty stream end than there were");
+        }
+    }
+}

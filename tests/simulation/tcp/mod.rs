@@ -1,0 +1,470 @@
+//! Virtual TCP: connections as two bounded byte pipes, with the habits of a kernel that matter to a reactor.
+//!
+//! What is sent travels as segments that arrive in order, each at its time. A pipe may be stalled (delivers later),
+//! holed (holds everything and stays up), slow, or cut at any byte. Readiness is edge-triggered: an event is given
+//! when something arrives or room appears, once. After RST, bytes that were received may still be read, then the
+//! error is told once, and further reads look like an end (tcp(7)); closing with unread input sends RST.
+
+mod calls;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fastrand::Rng;
+use skyorg::machine::{ConnId, ListenerId};
+use skyorg::reactor::network::Event;
+
+/// Virtual time since the world began.
+pub type Time = Duration;
+
+/// One end of a connection; the other is `end ^ 1`. Even ones dialled.
+pub type EndId = usize;
+
+/// Who owns an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    Server,
+    Client(usize),
+    /// Users, strangers and local servers: driven by the world itself.
+    Outside,
+}
+
+/// Hosts that can be told apart.
+pub const HOSTS: usize = 4;
+
+impl Host {
+    pub fn index(self) -> usize {
+        match self {
+            Host::Server => 0,
+            Host::Client(index) => 1 + index,
+            Host::Outside => HOSTS - 1,
+        }
+    }
+}
+
+/// What a connection is for, known by where it was dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    User,
+    Message,
+    Control,
+    Proxy,
+}
+
+/// How a connection is cut by something between its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    Reset,
+    Fin,
+    TimedOut,
+}
+
+#[derive(Debug)]
+enum Segment {
+    Syn,
+    SynAck,
+    Refuse,
+    Bytes(Vec<u8>),
+    Fin,
+    Reset,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nobody has heard of it yet.
+    Embryo,
+    Connecting,
+    Open,
+    Closed,
+}
+
+/// One end, and the pipe that leads to it.
+pub struct End {
+    pub host: Host,
+    pub kind: Kind,
+    pub address: SocketAddr,
+    state: State,
+    id: Option<ConnId>,
+    inbox: VecDeque<u8>,
+    fin: bool,
+    reset: bool,
+    error: Option<ErrorKind>,
+    shut: bool,
+    /// A write met a full pipe: room is an event.
+    want_room: bool,
+    /// Readable, writable, error: told at the next poll.
+    marks: [bool; 3],
+    marked: bool,
+    first_flight: Vec<u8>,
+    // The pipe.
+    flight: VecDeque<(Time, Segment)>,
+    flight_bytes: usize,
+    last_at: Time,
+    pub delay: Duration,
+    pub stalled_until: Time,
+    pub holed: bool,
+    /// Cut when this many more bytes have arrived.
+    pub cut: Option<(usize, Cut)>,
+    severed: bool,
+}
+
+/// How connections behave in this world.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub pipe_bytes: usize,
+    pub segment_bytes: usize,
+    pub delay: Duration,
+    pub jitter: Duration,
+    /// Chance per call, of short reads and writes, interruptions, and hints without cause.
+    pub short: f64,
+    pub spurious: f64,
+    pub accept_errors: f64,
+}
+
+pub struct Listener {
+    pub host: Host,
+    pub id: ListenerId,
+    pub backlog: VecDeque<EndId>,
+    /// What becomes of a SYN: `Some(true)` is refused, `Some(false)` is never answered.
+    pub refuses: Option<bool>,
+}
+
+/// What a host's kernel keeps for the next poll.
+#[derive(Default)]
+pub struct Kernel {
+    marked: Vec<EndId>,
+    pub alarms: Vec<Event>,
+    /// Whether it answers packets for which there is no socket.
+    pub up: bool,
+    /// The timeout of the last poll, and whether that poll had events.
+    pub asked: Option<Duration>,
+    pub had_events: bool,
+    /// Something came since the last turn.
+    pub arrived: bool,
+}
+
+impl Kernel {
+    pub fn has_events(&self) -> bool {
+        !self.marked.is_empty() || !self.alarms.is_empty()
+    }
+}
+
+/// All connections of the world.
+pub struct Net {
+    pub now: Time,
+    pub rng: Rng,
+    pub shape: Shape,
+    pub ends: Vec<End>,
+    pub listeners: BTreeMap<SocketAddr, Listener>,
+    pub kernels: [Kernel; HOSTS],
+    /// Counts whatever moves: a host that turns without moving anything is spinning.
+    pub progress: u64,
+    /// First flights that the server has read, as a wire-tapper knows them.
+    pub recorded: Vec<(Kind, Vec<u8>)>,
+    due: BinaryHeap<Reverse<(Time, u64, EndId)>>,
+    sequence: u64,
+}
+
+impl Net {
+    pub fn new(rng: Rng, shape: Shape) -> Net {
+        let mut kernels: [Kernel; HOSTS] = Default::default();
+        kernels.iter_mut().for_each(|kernel| kernel.up = true);
+        Net {
+            now: Time::ZERO,
+            rng,
+            shape,
+            ends: Vec::new(),
+            listeners: BTreeMap::new(),
+            kernels,
+            progress: 0,
+            recorded: Vec::new(),
+            due: BinaryHeap::new(),
+            sequence: 0,
+        }
+    }
+
+    // Time.
+
+    /// When the next segment arrives.
+    pub fn next_due(&self) -> Option<Time> {
+        self.due.peek().map(|entry| entry.0.0)
+    }
+
+    /// Delivers what has arrived by now.
+    pub fn deliver_due(&mut self) {
+        while self.next_due().is_some_and(|at| at <= self.now) {
+            let Some(Reverse((_, _, end))) = self.due.pop() else { return };
+            self.pump(end);
+        }
+    }
+
+    fn schedule(&mut self, at: Time, end: EndId) {
+        self.sequence += 1;
+        self.due.push(Reverse((at, self.sequence, end)));
+    }
+
+    /// Delivers what its pipe may deliver now.
+    pub fn pump(&mut self, to: EndId) {
+        loop {
+            let end = &mut self.ends[to];
+            let stalled_until = end.stalled_until;
+            match end.flight.front() {
+                None => return,
+                _ if end.holed => return,
+                _ if stalled_until > self.now => return self.schedule(stalled_until, to),
+                Some(&(at, _)) if at > self.now => return self.schedule(at, to),
+                Some(_) => {}
+            }
+            let Some((_, segment)) = end.flight.pop_front() else { return };
+            self.arrive(to, segment);
+        }
+    }
+
+    fn send(&mut self, to: EndId, segment: Segment) {
+        let jitter = self.shape.jitter.mul_f64(self.rng.f64());
+        let end = &mut self.ends[to];
+        let at = end.last_at.max(self.now + end.delay + jitter);
+        end.last_at = at;
+        if let Segment::Bytes(bytes) = &segment {
+            end.flight_bytes += bytes.len();
+        }
+        end.flight.push_back((at, segment));
+        if end.flight.len() == 1 {
+            self.schedule(at, to);
+        }
+    }
+
+    // Arrivals.
+
+    fn arrive(&mut self, to: EndId, segment: Segment) {
+        let from = to ^ 1;
+        match segment {
+            Segment::Syn => self.syn(to),
+            Segment::SynAck if self.ends[to].state == State::Connecting => {
+                self.ends[to].state = State::Open;
+                self.mark(to, [false, true, false]);
+            }
+            Segment::Refuse => self.fail(to, ErrorKind::ConnectionRefused),
+            Segment::SynAck => {}
+            Segment::Bytes(bytes) => self.bytes(from, to, bytes),
+            Segment::Fin if !self.ends[to].severed => {
+                self.ends[to].fin = true;
+                self.mark(to, [true, false, false]);
+            }
+            Segment::Fin => {}
+            Segment::Reset => self.fail(to, ErrorKind::ConnectionReset),
+        }
+    }
+
+    fn syn(&mut self, to: EndId) {
+        let from = to ^ 1;
+        if self.ends[from].state != State::Connecting {
+            return;
+        }
+        let address = self.ends[to].address;
+        let Some(listener) = self.listeners.get_mut(&address) else {
+            let host = self.ends[to].host;
+            if self.kernels[host.index()].up {
+                self.send(from, Segment::Refuse);
+            }
+            return;
+        };
+        match listener.refuses {
+            Some(true) => return self.send(from, Segment::Refuse),
+            Some(false) => return,
+            None => {}
+        }
+        listener.backlog.push_back(to);
+        let (host, id) = (listener.host, listener.id);
+        self.kernels[host.index()].alarms.push(Event::Acceptable(id));
+        self.ends[to].state = State::Open;
+        self.send(from, Segment::SynAck);
+    }
+
+    fn bytes(&mut self, from: EndId, to: EndId, mut bytes: Vec<u8>) {
+        self.ends[to].flight_bytes -= bytes.len();
+        let host = self.ends[to].host;
+        if self.ends[to].severed || (self.ends[to].state == State::Closed && !self.ends[to].reset) {
+            if self.kernels[host.index()].up && !self.ends[from].reset {
+                self.send(from, Segment::Reset);
+            }
+            return;
+        }
+        if self.ends[to].reset {
+            return;
+        }
+        let cut = match &mut self.ends[to].cut {
+            Some((left, cut)) if *left <= bytes.len() => {
+                bytes.truncate(*left);
+                Some(*cut)
+            }
+            Some((left, _)) => {
+                *left -= bytes.len();
+                None
+            }
+            None => None,
+        };
+        if !bytes.is_empty() {
+            self.ends[to].inbox.extend(bytes);
+            self.mark(to, [true, false, false]);
+        }
+        if let Some(cut) = cut {
+            self.cut(to, cut);
+        }
+    }
+
+    /// Ends a connection from between its ends: each is told so at once, and nothing in flight arrives.
+    pub fn cut(&mut self, end: EndId, cut: Cut) {
+        for end in [end, end ^ 1] {
+            let this = &mut self.ends[end];
+            (this.cut, this.severed, this.holed) = (None, true, false);
+            this.flight.clear();
+            this.flight_bytes = 0;
+            if this.state != State::Open {
+                continue;
+            }
+            match cut {
+                Cut::Reset => self.fail(end, ErrorKind::ConnectionReset),
+                Cut::TimedOut => self.fail(end, ErrorKind::TimedOut),
+                Cut::Fin => {
+                    this.fin = true;
+                    self.mark(end, [true, false, false]);
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, to: EndId, error: ErrorKind) {
+        let discard = self.rng.f64() < 0.2;
+        let end = &mut self.ends[to];
+        if end.reset || !matches!(end.state, State::Open | State::Connecting) {
+            return;
+        }
+        end.reset = true;
+        end.error = Some(if end.fin { ErrorKind::BrokenPipe } else { error });
+        // Some kernels keep what was received, some do not; none loses bytes before an end that was told.
+        if discard && !end.fin {
+            end.inbox.clear();
+        }
+        self.mark(to, [true, true, true]);
+    }
+
+    fn mark(&mut self, end: EndId, marks: [bool; 3]) {
+        let this = &mut self.ends[end];
+        if this.state == State::Closed || (this.id.is_none() && this.host != Host::Outside) {
+            return;
+        }
+        for (mark, new) in this.marks.iter_mut().zip(marks) {
+            *mark |= new;
+        }
+        if !this.marked {
+            this.marked = true;
+            self.kernels[this.host.index()].marked.push(end);
+            self.kernels[this.host.index()].arrived = true;
+        }
+    }
+
+    // Hosts.
+
+    /// What a poll of this host reports now.
+    pub fn take_events(&mut self, host: Host, events: &mut Vec<Event>) {
+        let kernel = &mut self.kernels[host.index()];
+        events.append(&mut kernel.alarms);
+        let mut marked = std::mem::take(&mut kernel.marked);
+        self.rng.shuffle(&mut marked);
+        for end in marked {
+            let [mut readable, writable, mut error] = self.take_marks(end);
+            readable |= self.rng.f64() < self.shape.spurious;
+            error |= self.rng.f64() < self.shape.spurious;
+            if let Some(id) = self.ends[end].id {
+                events.push(Event::Ready { id, readable, writable, error });
+            }
+        }
+    }
+
+    fn take_marks(&mut self, end: EndId) -> [bool; 3] {
+        let this = &mut self.ends[end];
+        this.marked = false;
+        std::mem::take(&mut this.marks)
+    }
+
+    /// Ends outside with news.
+    pub fn take_marked_outside(&mut self) -> Vec<EndId> {
+        let mut marked = std::mem::take(&mut self.kernels[Host::Outside.index()].marked);
+        self.rng.shuffle(&mut marked);
+        marked.iter().for_each(|&end| {
+            self.take_marks(end);
+        });
+        marked
+    }
+
+    /// The process on this host dies. Loudly: its connections are reset. Else the host itself is gone without a word.
+    pub fn crash(&mut self, host: Host, loudly: bool) {
+        self.kernels[host.index()] = Kernel { up: loudly, ..Kernel::default() };
+        self.listeners.retain(|_, listener| listener.host != host);
+        for end in 0..self.ends.len() {
+            if self.ends[end].host != host {
+                continue;
+            }
+            if loudly {
+                self.close(end, true);
+            } else {
+                (self.ends[end].state, self.ends[end].inbox) = (State::Closed, VecDeque::new());
+            }
+        }
+    }
+
+    /// A host that was gone is back, and answers for connections that it does not know. Users and local servers
+    /// have noticed by then; message and control connections may not have.
+    pub fn revive(&mut self, host: Host) {
+        self.kernels[host.index()].up = true;
+        for end in 0..self.ends.len() {
+            let far = &self.ends[end ^ 1];
+            if self.ends[end].host == Host::Outside && far.host == host && far.state == State::Closed {
+                self.fail(end, ErrorKind::TimedOut);
+            }
+        }
+    }
+
+    /// Open connections of a kind, by the end that dialled.
+    pub fn open(&self, kind: Kind) -> Vec<EndId> {
+        let ends = (0..self.ends.len()).step_by(2);
+        ends.filter(|&end| {
+            let [a, b] = [&self.ends[end], &self.ends[end + 1]];
+            a.kind == kind && a.host != b.host && a.state == State::Open && b.state == State::Open
+        })
+        .collect()
+    }
+}
+
+impl End {
+    fn new(host: Host, kind: Kind, address: SocketAddr, state: State, delay: Duration) -> End {
+        End {
+            host,
+            kind,
+            address,
+            state,
+            id: None,
+            inbox: VecDeque::new(),
+            fin: false,
+            reset: false,
+            error: None,
+            shut: false,
+            want_room: false,
+            marks: [false; 3],
+            marked: false,
+            first_flight: Vec::new(),
+            flight: VecDeque::new(),
+            flight_bytes: 0,
+            last_at: Time::ZERO,
+            delay,
+            stalled_until: Time::ZERO,
+            holed: false,
+            cut: None,
+            severed: false,
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! A world: one server, its clients, users, local servers, strangers and faults, on one virtual clock.
+//!
+//! The processes are the product's own reactors and machines. Each is turned when its network has events for it or
+//! when the time has come that it asked for in its last poll; nothing happens in between, so minutes pass in
+//! milliseconds. What a world does follows from its seed alone.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use skyorg::limits::Limits;
+use skyorg::machine::ListenerId;
+
+use super::faults::{self, Fault};
+use super::process::Process;
+use super::shadow::{Ended, Shadow, Side};
+use super::strangers::{Approach, Stranger};
+use super::talker::{Ending, Script, Talker};
+use super::tcp::{Host, Kind, Listener, Net, Shape, Time};
+use super::trace;
+
+pub const MESSAGE_PORT: u16 = 33334;
+pub const CONTROL_PORT: u16 = 33335;
+pub const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+pub const SERVICES: [&str; 2] = ["default", "other"];
+
+/// When faults are over, everybody must have been served or told so in this time.
+const PATIENCE: Duration = Duration::from_secs(150);
+/// In this time the pool is as it was: what a burst left over is retired.
+const RECOVERY: Duration = Duration::from_secs(260);
+
+/// Where users of a service connect.
+pub fn request_address(service: usize) -> SocketAddr {
+    SocketAddr::new(SERVER_IP, [33333, 33336][service])
+}
+
+/// Where a client finds the local server of a service.
+pub fn local_address(client: usize, service: usize) -> SocketAddr {
+    (Ipv4Addr::new(10, 0, client as u8, 2), 8080 + service as u16).into()
+}
+
+/// What all processes of a world are started with.
+pub struct Settings {
+    pub plain: bool,
+    pub limits: Limits,
+    /// Local servers are known by name.
+    pub named: bool,
+}
+
+enum Actor {
+    Talker(Box<Talker>),
+    Stranger(Box<Stranger>),
+}
+
+/// What comes at a set time.
+enum Coming {
+    User,
+    Stranger,
+    Fault(Fault),
+    /// Local servers take connections again.
+    Locals,
+}
+
+pub struct World {
+    net: Rc<RefCell<Net>>,
+    rng: Rng,
+    base: Instant,
+    settings: Settings,
+    processes: Vec<Process>,
+    actors: BTreeMap<usize, Actor>,
+    timers: BTreeMap<(Time, usize), ()>,
+    coming: Vec<(Time, Coming)>,
+    shadow: Shadow,
+    bytes_max: u64,
+    relented: bool,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let mut rng = Rng::with_seed(seed);
+        let calm = rng.u8(..6) == 0;
+        let clients = 1 + usize::from(rng.u8(..4) == 0);
+        let pick = |rng: &mut Rng, choices: &[usize]| choices[rng.usize(..choices.len())];
+        let segment_bytes = pick(&mut rng, &[3, 100, 1_448, 1_448, 65_536]);
+        let shape = Shape {
+            pipe_bytes: pick(&mut rng, &[300, 4_096, 65_536, 200_000]).max(segment_bytes.min(4_096)),
+            segment_bytes,
+            delay: Duration::from_micros(rng.u64(20..40_000)),
+            jitter: Duration::from_micros(rng.u64(1..10_000)),
+            short: if rng.bool() { 0.3 } else { 0.0 },
+            spurious: if rng.bool() && !calm { 0.05 } else { 0.0 },
+            accept_errors: if rng.u8(..4) == 0 && !calm { 0.1 } else { 0.0 },
+        };
+        let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
+        let settings = Settings { plain: rng.u8(..4) == 0, limits, named: rng.u8(..4) == 0 };
+        let until = Duration::from_secs(rng.u64(5..40));
+        let faults = if calm { Vec::new() } else { faults::plan(&mut rng, until, clients) };
+        let mut coming: Vec<(Time, Coming)> =
+            faults.into_iter().map(|(at, fault)| (at, Coming::Fault(fault))).collect();
+        let burst = rng.bool().then(|| until.mul_f64(rng.f64()));
+        for _ in 0..rng.usize(1..30) {
+            let at = burst.filter(|_| rng.bool()).unwrap_or(until.mul_f64(rng.f64()));
+            coming.push((at.max(Duration::from_secs(1)), Coming::User));
+        }
+        for _ in 0..if rng.u8(..3) == 0 { rng.usize(..12) } else { 0 } {
+            coming.push((until.mul_f64(rng.f64()), Coming::Stranger));
+        }
+        coming.sort_by_key(|entry| std::cmp::Reverse(entry.0));
+        trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
+        let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
+        let strict = calm
+            || !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_))) && shape.accept_errors == 0.0;
+        let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
+        let mut world = World {
+            net,
+            rng,
+            base: Instant::now(),
+            settings,
+            processes: Vec::new(),
+            actors: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            coming,
+            shadow: Shadow::new(strict),
+            bytes_max,
+            relented: false,
+        };
+        for client in 0..clients {
+            for service in 0..SERVICES.len() {
+                let listener = Listener {
+                    host: Host::Outside,
+                    id: ListenerId(client * SERVICES.len() + service),
+                    backlog: Default::default(),
+                    refuses: None,
+                };
+                world.net.borrow_mut().listeners.insert(local_address(client, service), listener);
+            }
+        }
+        let hosts = [Host::Server].into_iter().chain((0..clients).map(Host::Client));
+        world.processes = hosts.map(Process::new).collect();
+        for index in 0..world.processes.len() {
+            world.start(index);
+        }
+        world
+    }
+
+    fn start(&mut self, index: usize) {
+        let rng = Rng::with_seed(self.rng.u64(..));
+        self.processes[index].start(&self.net, self.base, &self.settings, rng);
+    }
+
+    fn now(&self) -> Time {
+        self.net.borrow().now
+    }
+
+    /// Lives from the first user to the last check.
+    pub fn live(&mut self) {
+        while !self.coming.is_empty() {
+            let until = self.coming.last().map_or(Time::ZERO, |entry| entry.0);
+            self.advance(until, |_| false);
+            self.come();
+        }
+        self.relent();
+        let end = self.now() + PATIENCE;
+        self.advance(end, |world| world.actors.is_empty());
+        for actor in self.actors.values() {
+            if let Actor::Talker(talker) = actor {
+                panic!("{:?} {} hangs: {:?}", talker.side, talker.number, talker.script);
+            }
+        }
+        self.shadow.check_empty_ends();
+        let end = self.now() + RECOVERY;
+        self.advance(end, |_| false);
+        self.check_whole("after everybody left", 0);
+        self.serve_fresh_users();
+        self.shadow.check_empty_ends();
+    }
+
+    /// A user who comes when all is over is served as on the first day.
+    fn serve_fresh_users(&mut self) {
+        self.shadow.strict = true;
+        for (service, name) in SERVICES.iter().enumerate() {
+            let number = self.user(service, Script::plain(500, false, Ending::FinWhenSent));
+            let end = self.now() + Duration::from_secs(5);
+            self.advance(end, |world| world.actors.is_empty());
+            let party = self.shadow.party(Side::User, number);
+            let served = party.ended == Some(Ended::Whole) && party.received == 500;
+            assert!(served, "a fresh user of {} is not served: {party:?}", name);
+        }
+        let end = self.now() + Duration::from_secs(1);
+        self.advance(end, |_| false);
+        self.check_whole("after the last users", SERVICES.len());
+    }
+
+    /// Each client has its control connection and its pool, and `surplus` more at most; the server has the same, and
+    /// there is nothing else.
+    fn check_whole(&mut self, when: &str, surplus: usize) {
+        let clients = self.processes.len() - 1;
+        let pool = self.settings.limits.pool;
+        let net = self.net.borrow();
+        let open = |kind| net.open(kind).len();
+        assert_eq!((open(Kind::User), open(Kind::Proxy)), (0, 0), "users and proxies {when}");
+        assert_eq!(open(Kind::Control), clients, "control connections {when}");
+        let messages = open(Kind::Message);
+        let wanted = clients * pool..=clients * pool + surplus;
+        assert!(wanted.contains(&messages), "message connections {when}: {messages}, not {wanted:?}");
+        let (server, others) = self.processes.split_first().expect("the server comes first");
+        let counted: usize = others.iter().map(Process::connection_count).sum();
+        assert_eq!(server.connection_count(), clients + messages, "connections of the server {when}");
+        assert_eq!(counted, clients + messages, "connections of the clients {when}");
+    }
+
+    /// Lets time pass until `until` or until `done`.
+    fn advance(&mut self, until: Time, done: impl Fn(&World) -> bool) {
+        while !done(self) {
+            self.net.borrow_mut().deliver_due();
+            let order = self.rng.usize(..=self.processes.len());
+            for turn in 0..=self.processes.len() {
+                match (turn + order) % (self.processes.len() + 1) {
+                    0 => self.act(),
+                    index => self.turn(index - 1),
+                }
+            }
+            let net = self.net.borrow();
+            let mut next = until;
+            next = next.min(net.next_due().unwrap_or(until));
+            next = next.min(self.timers.first_key_value().map_or(until, |(&(at, _), ())| at));
+            for process in &self.processes {
+                next = next.min(process.due(&net).unwrap_or(until));
+            }
+            let outside = net.kernels[Host::Outside.index()].has_events();
+            let now = net.now;
+            drop(net);
+            if outside || next <= now {
+                if now >= until {
+                    return;
+                }
+                continue;
+            }
+            self.net.borrow_mut().now = next;
+            trace::set_now(next);
+            if next >= until {
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self, index: usize) {
+        let process = &mut self.processes[index];
+        process.note_events(&self.net, &mut self.rng);
+        if process.turn(&self.net, &mut self.rng) {
+            self.start(index);
+        }
+    }
+
+    // Who comes.
+
+    fn come(&mut self) {
+        let now = self.now();
+        while let Some((_, coming)) = self.coming.pop_if(|entry| entry.0 <= now) {
+            match coming {
+                Coming::User => {
+                    let service = self.rng.usize(..SERVICES.len());
+                    let script = Script::random(&mut self.rng, Side::User, self.bytes_max);
+                    self.user(service, script);
+                }
+                Coming::Stranger => self.stranger(),
+                Coming::Fault(fault) => self.fault(&fault),
+                Coming::Locals => self.locals_refuse(None),
+            }
+        }
+    }
+
+    fn user(&mut self, service: usize, script: Script) -> usize {
+        let number = self.shadow.enter(Side::User, service);
+        let from = (Ipv4Addr::new(198, 51, 100, number as u8), 40_000).into();
+        let now = self.now();
+        trace!(now, "user {number} comes to {}: {script:?}", SERVICES[service]);
+        let end = self.net.borrow_mut().connect(Host::Outside, from, request_address(service));
+        let talker = Talker::new(Side::User, number, end, script, now);
+        self.actors.insert(end, Actor::Talker(Box::new(talker)));
+        self.timers.insert((now, end), ());
+        number
+    }
+
+    fn stranger(&mut self) {
+        let kind = if self.rng.bool() { Kind::Message } else { Kind::Control };
+        let port = if kind == Kind::Message { MESSAGE_PORT } else { CONTROL_PORT };
+        let approach = match self.rng.u8(..8) {
+            0 => Approach::Silence,
+            1 => Approach::Garbage(self.rng.usize(..300)),
+            2 => Approach::HelloAndGarbage,
+            3 => Approach::Flipped,
+            _ => Approach::Replay,
+        };
+        trace!(self.now(), "stranger at {kind:?}: {approach:?}");
+        let mut net = self.net.borrow_mut();
+        let from = (Ipv4Addr::new(203, 0, 113, 9), 50_000).into();
+        let end = net.connect(Host::Outside, from, SocketAddr::new(SERVER_IP, port));
+        let stranger = Stranger::new(&mut net, end, kind, approach);
+        self.timers.insert((net.now + Duration::from_millis(1), end), ());
+        self.actors.insert(end, Actor::Stranger(Box::new(stranger)));
+    }
+
+    // What users, local servers and strangers do.
+
+    fn act(&mut self) {
+        self.answer();
+        let now = self.now();
+        let mut called = self.net.borrow_mut().take_marked_outside();
+        while let Some(timer) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
+            called.push(timer.remove_entry().0.1);
+        }
+        for end in called {
+            let Some(actor) = self.actors.get_mut(&end) else { continue };
+            let mut net = self.net.borrow_mut();
+            let (again, gone) = match actor {
+                Actor::Talker(talker) => (talker.step(&mut net, &mut self.shadow), talker.is_gone()),
+                Actor::Stranger(stranger) => (stranger.step(&mut net), stranger.is_gone()),
+            };
+            if let Some(at) = again {
+                self.timers.insert((at, end), ());
+            }
+            if gone && let Some(Actor::Talker(talker)) = self.actors.remove(&end) {
+                let party = self.shadow.party(talker.side, talker.number);
+                trace!(now, "{:?} {} is gone: {party:?}", talker.side, talker.number);
+            }
+        }
+    }
+
+    /// Local servers take their connections.
+    fn answer(&mut self) {
+        let mut net = self.net.borrow_mut();
+        net.kernels[Host::Outside.index()].alarms.clear();
+        let mut came = Vec::new();
+        for listener in net.listeners.values_mut().filter(|listener| listener.host == Host::Outside) {
+            let service = listener.id.0 % SERVICES.len();
+            came.extend(listener.backlog.drain(..).map(|end| (end, service)));
+        }
+        for (end, service) in came {
+            let number = self.shadow.enter(Side::Local, service);
+            let script = match self.relented && self.shadow.strict && self.coming.is_empty() && self.settled()
+            {
+                true => Script::plain(0, true, Ending::FinAfterEnd),
+                false => Script::random(&mut self.rng, Side::Local, self.bytes_max),
+            };
+            trace!(net.now, "local {number} of {} takes a connection: {script:?}", SERVICES[service]);
+            let talker = Talker::new(Side::Local, number, end, script, net.now);
+            self.actors.insert(end, Actor::Talker(Box::new(talker)));
+            self.timers.insert((net.now, end), ());
+        }
+    }
+
+    fn settled(&self) -> bool {
+        let talks = |actor: &&Actor| matches!(actor, Actor::Talker(talker) if talker.side == Side::User);
+        self.actors.values().filter(talks).count() <= 1
+    }
+
+    // Faults.
+
+    fn fault(&mut self, fault: &Fault) {
+        let now = self.now();
+        trace!(now, "fault: {fault:?}");
+        faults::strike(&mut self.net.borrow_mut(), fault);
+        match *fault {
+            Fault::Freeze { host, lasts } => self.processes[host.index()].freeze(now + lasts),
+            Fault::Crash { host, loudly, lasts } => {
+                self.processes[host.index()].crash(&self.net, loudly, now + lasts);
+            }
+            Fault::Terminate { host, again } => {
+                self.processes[host.index()].terminate(&self.net);
+                if let Some(after) = again {
+                    self.later(after, Coming::Fault(Fault::Terminate { host, again: None }));
+                }
+            }
+            Fault::LocalsAway { refuse, lasts } => {
+                self.locals_refuse(Some(refuse));
+                self.later(lasts, Coming::Locals);
+            }
+            _ => {}
+        }
+    }
+
+    fn later(&mut self, after: Duration, coming: Coming) {
+        let at = self.now() + after;
+        self.coming.push((at, coming));
+        self.coming.sort_by_key(|entry| std::cmp::Reverse(entry.0));
+    }
+
+    fn locals_refuse(&mut self, refuse: Option<bool>) {
+        let mut net = self.net.borrow_mut();
+        for listener in net.listeners.values_mut().filter(|it| it.host == Host::Outside) {
+            listener.refuses = refuse;
+        }
+    }
+
+    fn relent(&mut self) {
+        trace!(self.now(), "faults are over");
+        self.relented = true;
+        let now = self.now();
+        self.processes.iter_mut().for_each(|process| process.relent(now));
+        faults::relent(&mut self.net.borrow_mut());
+    }
+}
