@@ -1,6 +1,7 @@
 //! The reactor's view of the virtual world: the same traits that the product implements over mio.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,6 +11,9 @@ use skyorg::machine::{ConnId, ListenerId, NameId};
 use skyorg::reactor::network::{Event, Network, Socket};
 
 use super::tcp::{EndId, Host, Net};
+
+/// Bytes that a virtual pipe takes at once.
+const PIPE_BYTES: usize = 48 * 1024;
 
 /// One host's access to the world.
 pub struct VirtualNetwork {
@@ -66,6 +70,12 @@ impl Network for VirtualNetwork {
         Ok(())
     }
 
+    fn pipe(&mut self) -> Option<VecDeque<u8>> {
+        let mut net = self.net.borrow_mut();
+        let chance = net.shape.accept_errors;
+        (net.rng.f64() >= chance).then(VecDeque::new)
+    }
+
     fn resolve(&mut self, name: NameId) {
         let addresses = self.names.get(name.0).cloned().unwrap_or_default();
         let mut net = self.net.borrow_mut();
@@ -86,12 +96,34 @@ pub struct VirtualSocket {
 }
 
 impl Socket for VirtualSocket {
+    type Pipe = VecDeque<u8>;
+
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.net.borrow_mut().read(self.end, out)
     }
 
     fn write(&mut self, slices: &[IoSlice]) -> io::Result<usize> {
         self.net.borrow_mut().write(self.end, slices)
+    }
+
+    fn write_before_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(&[IoSlice::new(bytes)])
+    }
+
+    fn splice_in(&mut self, pipe: &mut VecDeque<u8>, limit: usize) -> io::Result<usize> {
+        assert!(pipe.is_empty(), "a pipe is leased empty");
+        let mut bytes = vec![0; limit.min(PIPE_BYTES)];
+        let count = self.read(&mut bytes)?;
+        pipe.extend(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn splice_out(&mut self, pipe: &mut VecDeque<u8>, held: usize) -> io::Result<usize> {
+        assert_eq!(pipe.len(), held, "what a pipe holds is known");
+        let (first, second) = pipe.as_slices();
+        let count = self.net.borrow_mut().write(self.end, &[IoSlice::new(first), IoSlice::new(second)])?;
+        pipe.drain(..count);
+        Ok(count)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {

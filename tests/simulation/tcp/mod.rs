@@ -379,8 +379,10 @@ impl Net {
             let [mut readable, writable, mut error] = self.take_marks(end);
             readable |= self.rng.f64() < self.shape.spurious;
             error |= self.rng.f64() < self.shape.spurious;
-            if let Some(id) = self.ends[end].id {
-                events.push(Event::Ready { id, readable, writable, error });
+            let this = &self.ends[end];
+            let ended = this.fin || this.reset;
+            if let Some(id) = this.id {
+                events.push(Event::Ready { id, readable, writable, ended, error });
             }
         }
     }
