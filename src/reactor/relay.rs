@@ -510,6 +510,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         let event = match step {
             Step::Ignore | Step::Deliver => return,
             Step::Begin(start) => {
+                // The server has seen the end of the session before: its abort is no longer waited for.
+                self.set_deadline(id, None);
                 if let Some(message) = self.connections.message(id) {
                     message.announced_idle = false;
                 }
