@@ -15,12 +15,19 @@ mod tcp;
 mod trace;
 mod world;
 
-use world::World;
+use std::time::Duration;
+
+use world::{Tale, World};
 
 /// Worlds per test run.
 const SEEDS: u64 = 256;
 /// Tests that share them, so that they run side by side.
 const PARTS: u64 = 8;
+
+/// What travelling and talking take, beside waiting for a message connection.
+const SLACK: Duration = Duration::from_millis(700);
+/// Worlds that once showed a bug, and which.
+const REGRESSIONS: [(u64, &str); 0] = [];
 
 /// Says which seed it was when its world fails.
 struct Seed(u64);
@@ -51,6 +58,9 @@ fn part(part: u64) {
         }
         return;
     }
+    if part == 0 {
+        REGRESSIONS.into_iter().for_each(|(seed, _)| live(seed));
+    }
     let seeds = variable("SKYORG_SEEDS").unwrap_or(SEEDS);
     (0..seeds).filter(|seed| seed % PARTS == part).for_each(live);
 }
@@ -73,4 +83,24 @@ parts! {
     worlds_5 5;
     worlds_6 6;
     worlds_7 7;
+}
+
+#[test]
+fn a_pool_of_black_holes_loses_nobody_and_lets_nobody_wait() {
+    for seed in 0..16 {
+        let _seed = Seed(seed);
+        let mut world = World::tell(seed, Tale::Holed);
+        world.live();
+        assert!(world.longest_stay < Duration::from_secs(2) + SLACK, "{:?}", world.longest_stay);
+    }
+}
+
+#[test]
+fn users_of_a_frozen_client_are_told_in_time() {
+    for seed in 0..16 {
+        let _seed = Seed(seed);
+        let mut world = World::tell(seed, Tale::Frozen);
+        world.live();
+        assert!(world.longest_stay < Duration::from_secs(10), "{:?}", world.longest_stay);
+    }
 }

@@ -112,7 +112,7 @@ pub struct Talker {
     pub end: EndId,
     pub script: Script,
     life: Life,
-    came: Time,
+    pub came: Time,
     moved: Time,
     may_send_at: Time,
     may_read_at: Time,

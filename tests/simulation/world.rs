@@ -64,6 +64,32 @@ enum Coming {
     Locals,
 }
 
+/// What a world is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tale {
+    Anything,
+    /// Every pooled message connection goes silent and stays up; then users come.
+    Holed,
+    /// The clients freeze; then users come.
+    Frozen,
+}
+
+impl Tale {
+    fn coming(self, rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
+        let at = Duration::from_secs(5);
+        let mut coming: Vec<_> = match self {
+            Tale::Frozen => (0..clients)
+                .map(|client| Fault::Freeze { host: Host::Client(client), lasts: Duration::from_secs(100) })
+                .map(|fault| (at, Coming::Fault(fault)))
+                .collect(),
+            _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
+        };
+        let users: Vec<_> = (0..rng.usize(1..20)).map(|_| Duration::from_millis(rng.u64(1..3_000))).collect();
+        coming.extend(users.into_iter().map(|after| (at + after, Coming::User)));
+        coming
+    }
+}
+
 pub struct World {
     net: Rc<RefCell<Net>>,
     rng: Rng,
@@ -75,13 +101,22 @@ pub struct World {
     coming: Vec<(Time, Coming)>,
     shadow: Shadow,
     bytes_max: u64,
-    relented: bool,
+    tale: Tale,
+    /// The longest time from a user's coming to his leaving.
+    pub longest_stay: Duration,
+    /// Everybody has left; only fresh users come.
+    fresh: bool,
 }
 
 impl World {
     pub fn new(seed: u64) -> World {
+        World::tell(seed, Tale::Anything)
+    }
+
+    /// A world in which one thing goes wrong, and what is promised then.
+    pub fn tell(seed: u64, tale: Tale) -> World {
         let mut rng = Rng::with_seed(seed);
-        let calm = rng.u8(..6) == 0;
+        let calm = rng.u8(..6) == 0 || tale != Tale::Anything;
         let clients = 1 + usize::from(rng.u8(..4) == 0);
         let pick = |rng: &mut Rng, choices: &[usize]| choices[rng.usize(..choices.len())];
         let segment_bytes = pick(&mut rng, &[3, 100, 1_448, 1_448, 65_536]);
@@ -90,13 +125,15 @@ impl World {
             segment_bytes,
             delay: Duration::from_micros(rng.u64(20..40_000)),
             jitter: Duration::from_micros(rng.u64(1..10_000)),
+            local_delay: Duration::from_millis(if rng.u8(..4) == 0 && !calm { rng.u64(..2_000) } else { 0 }),
             short: if rng.bool() { 0.3 } else { 0.0 },
             spurious: if rng.bool() && !calm { 0.05 } else { 0.0 },
-            accept_errors: if rng.u8(..4) == 0 && !calm { 0.1 } else { 0.0 },
+            accept_errors: if rng.u8(..4) == 0 && !calm { 0.3 } else { 0.0 },
         };
         let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
         let settings = Settings { plain: rng.u8(..4) == 0, limits, named: rng.u8(..4) == 0 };
-        let until = Duration::from_secs(rng.u64(5..40));
+        let long = rng.u8(..4) == 0;
+        let until = Duration::from_secs(rng.u64(5..if long { 70 } else { 30 }));
         let faults = if calm { Vec::new() } else { faults::plan(&mut rng, until, clients) };
         let mut coming: Vec<(Time, Coming)> =
             faults.into_iter().map(|(at, fault)| (at, Coming::Fault(fault))).collect();
@@ -108,11 +145,14 @@ impl World {
         for _ in 0..if rng.u8(..3) == 0 { rng.usize(..12) } else { 0 } {
             coming.push((until.mul_f64(rng.f64()), Coming::Stranger));
         }
+        if tale != Tale::Anything {
+            coming = tale.coming(&mut rng, clients);
+        }
         coming.sort_by_key(|entry| std::cmp::Reverse(entry.0));
         trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
         let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
-        let strict = calm
-            || !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_))) && shape.accept_errors == 0.0;
+        let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
+        let strict = tale == Tale::Holed || faultless && shape.accept_errors == 0.0;
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
             net,
@@ -125,7 +165,9 @@ impl World {
             coming,
             shadow: Shadow::new(strict),
             bytes_max,
-            relented: false,
+            tale,
+            longest_stay: Duration::ZERO,
+            fresh: false,
         };
         for client in 0..clients {
             for service in 0..SERVICES.len() {
@@ -162,6 +204,10 @@ impl World {
             self.advance(until, |_| false);
             self.come();
         }
+        if self.tale != Tale::Anything {
+            let end = self.now() + Duration::from_secs(20);
+            self.advance(end, |_| false);
+        }
         self.relent();
         let end = self.now() + PATIENCE;
         self.advance(end, |world| world.actors.is_empty());
@@ -174,13 +220,17 @@ impl World {
         let end = self.now() + RECOVERY;
         self.advance(end, |_| false);
         self.check_whole("after everybody left", 0);
+        if self.shadow.strict && self.tale == Tale::Anything {
+            let clients = self.processes.len() - 1;
+            assert_eq!(self.net.borrow().controls, clients, "control connections, and nothing went wrong");
+        }
         self.serve_fresh_users();
         self.shadow.check_empty_ends();
     }
 
     /// A user who comes when all is over is served as on the first day.
     fn serve_fresh_users(&mut self) {
-        self.shadow.strict = true;
+        (self.shadow.strict, self.fresh) = (true, true);
         for (service, name) in SERVICES.iter().enumerate() {
             let number = self.user(service, Script::plain(500, false, Ending::FinWhenSent));
             let end = self.now() + Duration::from_secs(5);
@@ -263,7 +313,10 @@ impl World {
             match coming {
                 Coming::User => {
                     let service = self.rng.usize(..SERVICES.len());
-                    let script = Script::random(&mut self.rng, Side::User, self.bytes_max);
+                    let script = match self.tale {
+                        Tale::Anything => Script::random(&mut self.rng, Side::User, self.bytes_max),
+                        _ => Script::plain(500, false, Ending::FinWhenSent),
+                    };
                     self.user(service, script);
                 }
                 Coming::Stranger => self.stranger(),
@@ -326,6 +379,9 @@ impl World {
             if gone && let Some(Actor::Talker(talker)) = self.actors.remove(&end) {
                 let party = self.shadow.party(talker.side, talker.number);
                 trace!(now, "{:?} {} is gone: {party:?}", talker.side, talker.number);
+                if talker.side == Side::User {
+                    self.longest_stay = self.longest_stay.max(now - talker.came);
+                }
             }
         }
     }
@@ -341,21 +397,15 @@ impl World {
         }
         for (end, service) in came {
             let number = self.shadow.enter(Side::Local, service);
-            let script = match self.relented && self.shadow.strict && self.coming.is_empty() && self.settled()
-            {
-                true => Script::plain(0, true, Ending::FinAfterEnd),
-                false => Script::random(&mut self.rng, Side::Local, self.bytes_max),
+            let script = match self.tale {
+                Tale::Anything if !self.fresh => Script::random(&mut self.rng, Side::Local, self.bytes_max),
+                _ => Script::plain(0, true, Ending::FinAfterEnd),
             };
             trace!(net.now, "local {number} of {} takes a connection: {script:?}", SERVICES[service]);
             let talker = Talker::new(Side::Local, number, end, script, net.now);
             self.actors.insert(end, Actor::Talker(Box::new(talker)));
             self.timers.insert((net.now, end), ());
         }
-    }
-
-    fn settled(&self) -> bool {
-        let talks = |actor: &&Actor| matches!(actor, Actor::Talker(talker) if talker.side == Side::User);
-        self.actors.values().filter(talks).count() <= 1
     }
 
     // Faults.
@@ -398,7 +448,6 @@ impl World {
 
     fn relent(&mut self) {
         trace!(self.now(), "faults are over");
-        self.relented = true;
         let now = self.now();
         self.processes.iter_mut().for_each(|process| process.relent(now));
         faults::relent(&mut self.net.borrow_mut());

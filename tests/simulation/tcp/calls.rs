@@ -23,6 +23,10 @@ impl Net {
         for (host, address, state) in [(host, from, State::Connecting), (far, to, State::Embryo)] {
             self.ends.push(End::new(host, kind, address, state, self.shape.delay));
         }
+        if kind == Kind::Proxy {
+            self.ends[dialler + 1].last_at = self.now + self.shape.local_delay;
+        }
+        self.controls += usize::from(kind == Kind::Control && host != Host::Outside);
         self.progress += 1;
         self.send(dialler + 1, Segment::Syn);
         dialler

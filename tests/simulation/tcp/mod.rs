@@ -118,6 +118,8 @@ pub struct Shape {
     pub segment_bytes: usize,
     pub delay: Duration,
     pub jitter: Duration,
+    /// How long a local server takes to take a connection.
+    pub local_delay: Duration,
     /// Chance per call, of short reads and writes, interruptions, and hints without cause.
     pub short: f64,
     pub spurious: f64,
@@ -162,6 +164,8 @@ pub struct Net {
     pub kernels: [Kernel; HOSTS],
     /// Counts whatever moves: a host that turns without moving anything is spinning.
     pub progress: u64,
+    /// Control connections that clients have dialled.
+    pub controls: usize,
     /// First flights that the server has read, as a wire-tapper knows them.
     pub recorded: Vec<(Kind, Vec<u8>)>,
     due: BinaryHeap<Reverse<(Time, u64, EndId)>>,
@@ -180,6 +184,7 @@ impl Net {
             listeners: BTreeMap::new(),
             kernels,
             progress: 0,
+            controls: 0,
             recorded: Vec::new(),
             due: BinaryHeap::new(),
             sequence: 0,
@@ -250,7 +255,7 @@ impl Net {
             Segment::Refuse => self.fail(to, ErrorKind::ConnectionRefused),
             Segment::SynAck => {}
             Segment::Bytes(bytes) => self.bytes(from, to, bytes),
-            Segment::Fin if !self.ends[to].severed => {
+            Segment::Fin if !self.ends[to].severed && !self.ends[to].reset => {
                 self.ends[to].fin = true;
                 self.mark(to, [true, false, false]);
             }
