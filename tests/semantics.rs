@@ -3,7 +3,8 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,11 @@ fn large_bytes() -> u64 {
     asked.unwrap_or(64 * 1024 * 1024)
 }
 
-/// What each session brought and how it ended.
-type Sessions = std::sync::Arc<Records<(Vec<u8>, Ending)>>;
+/// What each session brought, and how it ended.
+type Endings = Arc<Records<(Vec<u8>, Ending)>>;
 
-/// A local server that records its sessions.
-fn recording_server() -> (std::net::SocketAddr, Sessions) {
+/// A local server that only listens.
+fn recording_server() -> (SocketAddr, Endings) {
     let records = Records::new();
     let to = records.clone();
     (serve(move |mut stream| to.push(read_out(&mut stream))), records)
