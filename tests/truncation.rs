@@ -172,23 +172,23 @@ fn one_flipped_bit_is_a_reset_at_both_ends() {
 }
 
 #[test]
-fn a_client_that_is_killed_is_a_reset_for_the_user() {
+fn a_client_that_is_killed_is_a_reset_at_both_ends() {
     for mode in MODES {
-        let (local, _endings) = listening_server();
+        let (local, endings) = listening_server();
         let mut tunnel = Tunnel::start(mode, local);
         let mut user = user_in_session(&tunnel);
         tunnel.client().kill();
-        assert_eq!(read_out(&mut user).1, Ending::Reset, "{mode:?}");
+        both_see_a_reset(&mut user, &endings);
     }
 }
 
 #[test]
-fn a_server_that_is_killed_is_a_reset_for_the_local_server() {
+fn a_server_that_is_killed_is_a_reset_at_both_ends() {
     for mode in MODES {
         let (local, endings) = listening_server();
         let mut tunnel = Tunnel::start(mode, local);
-        let _user = user_in_session(&tunnel);
+        let mut user = user_in_session(&tunnel);
         tunnel.server.kill();
-        assert_eq!(endings.wait(1)[0].1, Ending::Reset, "{mode:?}");
+        both_see_a_reset(&mut user, &endings);
     }
 }
