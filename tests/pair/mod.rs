@@ -3,8 +3,10 @@
 // Each test file is a crate of its own and uses a part of this.
 #![allow(dead_code)]
 
+pub mod load;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -72,6 +74,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            let unusual = self.lines.iter().filter(|line| !line.ends_with(", finished"));
+            unusual.take(40).for_each(|line| eprintln!("    {line}"));
+        }
     }
 }
 
@@ -121,9 +127,4 @@ impl Drop for Pair {
 pub fn raise_descriptor_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("up to the hard limit");
-}
-
-/// Reads exactly one message, or says that none came.
-pub fn hear(stream: &mut impl Read, message: &mut [u8]) {
-    stream.read_exact(message).expect("the echo, in time");
 }
