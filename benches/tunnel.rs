@@ -1,0 +1,207 @@
+//! The benchmark: every contender on loopback as processes of its own, driven by the same users in turn.
+//!
+//! `cargo bench --bench tunnel -- --help` shows what can be chosen; benches/README.md says what each case measures.
+//!
+//! ```text
+//!  users (this process) ──▶ contender's processes ──▶ origin (a helper process of this program)
+//! ```
+//!
+//! Within a case the contenders take turns, round by round (A B C A B C …), so that whatever else the machine does
+//! meets all of them alike; figures of different runs are not compared.
+
+#[path = "tunnel/cases.rs"]
+mod cases;
+#[path = "tunnel/contenders.rs"]
+mod contenders;
+#[path = "tunnel/draw.rs"]
+mod draw;
+#[path = "tunnel/link.rs"]
+mod link;
+#[path = "tunnel/load.rs"]
+mod load;
+#[path = "tunnel/origin.rs"]
+mod origin;
+#[path = "tunnel/process.rs"]
+mod process;
+#[path = "tunnel/results.rs"]
+mod results;
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use argh::FromArgs;
+use mio::net::TcpListener;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use cases::{CASES, Case, Kind, Setting};
+use contenders::{Contender, NAMES, Running, Surroundings};
+use process::{Folder, Process};
+use results::Results;
+
+/// Compares skyorg with other ways through.
+#[derive(FromArgs)]
+struct Arguments {
+    /// contenders, divided by commas [default: all that are installed]
+    #[argh(option, default = "String::new()")]
+    contenders: String,
+    /// cases, divided by commas [default: all]
+    #[argh(option, default = "String::new()")]
+    cases: String,
+    /// rounds per case [default: 5]
+    #[argh(option, default = "5")]
+    rounds: usize,
+    /// seconds of one round of a timed case [default: 3]
+    #[argh(option, default = "3.0")]
+    seconds: f64,
+    /// sessions that the case of memory holds [default: 8000]
+    #[argh(option, default = "8000")]
+    sessions: usize,
+    /// seconds that memory may take to go back after they ended [default: 150]
+    #[argh(option, default = "150.0")]
+    settle: f64,
+    /// milliseconds that the slow link's round trip takes [default: 50]
+    #[argh(option, default = "50")]
+    round_trip: u64,
+    /// FILE for every figure of every round
+    #[argh(option)]
+    json: Option<PathBuf>,
+    /// draw no pictures into benches/results
+    #[argh(switch)]
+    no_pictures: bool,
+    /// cargo says this
+    #[argh(switch, hidden_help)]
+    #[allow(dead_code)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    let helper = match &words[..] {
+        [_, name] if name == "origin" => Some(run_origin()),
+        [_, name, to, round_trip] if name == "link" => Some(run_link(to, round_trip)),
+        _ => None,
+    };
+    match helper.unwrap_or_else(|| run(&argh::from_env())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tunnel: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_origin() -> Result<(), Box<dyn Error>> {
+    process::end_with_parent();
+    let (listener, address) = origin::listen()?;
+    println!("listening {address}");
+    Ok(origin::run(listener)?)
+}
+
+fn run_link(to: &str, round_trip: &str) -> Result<(), Box<dyn Error>> {
+    process::end_with_parent();
+    let listener = process::listen()?;
+    println!("listening {}", listener.local_addr()?);
+    let round_trip = Duration::from_millis(round_trip.parse()?);
+    Ok(link::run(TcpListener::from_std(listener), to.parse()?, round_trip)?)
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    raise_descriptors();
+    let folder = Folder::new()?;
+    let contenders = contenders::find(&chosen(&arguments.contenders, &NAMES)?)?;
+    let names = chosen(&arguments.cases, &CASES.map(|case| case.name))?;
+    let mut origin = Process::helper(&["origin"], folder.file("origin.log"))?;
+    let around =
+        Surroundings { folder: &folder, origin: origin.address_after("listening ")?, round_trip: None };
+    let results = Results::default();
+    for case in CASES.iter().filter(|case| names.contains(&case.name)) {
+        eprintln!("{}", case.title);
+        run_case(case, arguments, &contenders, &around, &results)?;
+    }
+    println!("{}", results.table(&names));
+    if let Some(path) = &arguments.json {
+        fs::write(path, results.json())?;
+    }
+    if !arguments.no_pictures {
+        draw::all(&results, &Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results"))?;
+    }
+    Ok(())
+}
+
+fn run_case(
+    case: &Case,
+    arguments: &Arguments,
+    contenders: &[Contender],
+    around: &Surroundings,
+    results: &Results,
+) -> Result<(), Box<dyn Error>> {
+    let setting = |contender| Setting {
+        results,
+        case: case.name,
+        contender,
+        time: Duration::from_secs_f64(arguments.seconds),
+        sessions: arguments.sessions,
+        settle: Duration::from_secs_f64(arguments.settle),
+        round_trip: Duration::from_millis(arguments.round_trip),
+    };
+    match case.kind {
+        Kind::Beside(run) => {
+            let start = |contender: &Contender| contender.start(around);
+            let running: Vec<Running> = contenders.iter().map(start).collect::<Result<_, _>>()?;
+            for _ in 0..arguments.rounds {
+                for (contender, running) in contenders.iter().zip(&running) {
+                    survive(case, contender, run(&setting(contender), running));
+                }
+            }
+        }
+        Kind::AloneOnce(_) => {
+            for contender in contenders.iter().filter(|contender| !contender.is_direct()) {
+                survive(case, contender, case.run_alone(&setting(contender), around));
+            }
+        }
+        Kind::OverLink(_) => {
+            let round_trip = Some(Duration::from_millis(arguments.round_trip));
+            let around = Surroundings { round_trip, ..*around };
+            for _ in 0..arguments.rounds {
+                for contender in contenders {
+                    survive(case, contender, case.run_alone(&setting(contender), &around));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A contender that fails a round is told of, and has a figure less; the others go on.
+fn survive(case: &Case, contender: &Contender, outcome: std::io::Result<()>) {
+    if let Err(error) = outcome {
+        eprintln!("  {:<12} {:<18} FAILED: {error}", case.name, contender.name);
+    }
+}
+
+/// The names in a list that is divided by commas; all of them if it is empty.
+fn chosen(list: &str, known: &[&'static str]) -> Result<Vec<&'static str>, String> {
+    if list.is_empty() {
+        return Ok(known.to_vec());
+    }
+    let find = |word: &str| known.iter().copied().find(|&name| name == word);
+    let wanted = list.split(',').map(str::trim);
+    wanted.map(|word| find(word).ok_or(format!("'{word}' is none of: {}", known.join(", ")))).collect()
+}
+
+/// The users need one file descriptor each, and so does the origin, which inherits the limit.
+fn raise_descriptors() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Without it the cases with many sessions fail, and say so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+impl Running {
+    /// Adds up a figure over the processes.
+    pub fn sum(&self, of: impl Fn(&Process) -> std::io::Result<f64>) -> std::io::Result<f64> {
+        self.processes.iter().map(of).sum()
+    }
+}

@@ -1,0 +1,230 @@
+//! Who is compared, and how each is started: a way from a user's address to the origin, through processes that
+//! can be looked at.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use skyorg::keys;
+
+use super::load;
+use super::process::{Folder, Process, free_port, installed, output_of};
+
+/// How long a contender may take until a request goes through it.
+const READY: Duration = Duration::from_secs(15);
+
+/// A program that can carry a user to the origin.
+pub struct Contender {
+    /// Its name in tables, flags and pictures.
+    pub name: &'static str,
+    kind: Kind,
+}
+
+enum Kind {
+    Direct,
+    Skyorg { program: PathBuf, plain: bool, threads: Option<&'static str> },
+    Haproxy { program: PathBuf, splice: bool },
+    Rathole { program: PathBuf, noise: bool },
+}
+
+/// A contender that runs; it ends when this is dropped.
+pub struct Running {
+    /// Where users connect.
+    pub address: SocketAddr,
+    /// Its processes; none for the direct way.
+    pub processes: Vec<Process>,
+    /// The slow link, which is not its own.
+    _links: Vec<Process>,
+}
+
+/// What a start needs to know.
+pub struct Surroundings<'a> {
+    /// For keys, configurations and logs.
+    pub folder: &'a Folder,
+    /// The local server.
+    pub origin: SocketAddr,
+    /// The round trip between the two halves, if they are not on one host.
+    pub round_trip: Option<Duration>,
+}
+
+/// Every name that `--contenders` knows, in the order of the table.
+pub const NAMES: [&str; 11] = [
+    "direct",
+    "skyorg",
+    "skyorg-plain",
+    "tokio",
+    "tokio-plain",
+    "tokio-multi",
+    "tokio-multi-plain",
+    "haproxy",
+    "haproxy-splice",
+    "rathole",
+    "rathole-noise",
+];
+
+/// The contenders of these names that are installed; says which are not.
+pub fn find(names: &[&'static str]) -> io::Result<Vec<Contender>> {
+    let mut tokio = None;
+    let mut found = Vec::new();
+    for &name in names {
+        let skyorg = || PathBuf::from(env!("CARGO_BIN_EXE_skyorg"));
+        let kind = match name {
+            "direct" => Some(Kind::Direct),
+            "skyorg" => Some(Kind::Skyorg { program: skyorg(), plain: false, threads: None }),
+            "skyorg-plain" => Some(Kind::Skyorg { program: skyorg(), plain: true, threads: None }),
+            "haproxy" | "haproxy-splice" => {
+                let splice = name == "haproxy-splice";
+                installed("haproxy").map(|program| Kind::Haproxy { program, splice })
+            }
+            "rathole" | "rathole-noise" => {
+                let noise = name == "rathole-noise";
+                installed("rathole").map(|program| Kind::Rathole { program, noise })
+            }
+            _ => {
+                if tokio.is_none() {
+                    tokio = Some(build_tokio()?);
+                }
+                let threads = Some(if name.contains("multi") { "multi" } else { "current" });
+                tokio.clone().map(|program| Kind::Skyorg { program, plain: name.ends_with("plain"), threads })
+            }
+        };
+        match kind {
+            Some(kind) => found.push(Contender { name, kind }),
+            None => eprintln!("{name} is left out: it is not installed"),
+        }
+    }
+    Ok(found)
+}
+
+/// Has the tokio version built with the product's own profile, and finds it beside the product.
+fn build_tokio() -> io::Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let arguments = ["build", "--release", "--example", "tokio_tunnel", "--manifest-path", manifest];
+    output_of(Path::new(&cargo), &arguments)?;
+    let folder = Path::new(env!("CARGO_BIN_EXE_skyorg")).parent().unwrap_or(Path::new("."));
+    Ok(folder.join("examples/tokio_tunnel"))
+}
+
+impl Contender {
+    /// Whether nothing is between the user and the origin.
+    pub fn is_direct(&self) -> bool {
+        matches!(self.kind, Kind::Direct)
+    }
+
+    /// Starts it, and waits until a request went through.
+    pub fn start(&self, around: &Surroundings) -> io::Result<Running> {
+        let mut running = match &self.kind {
+            Kind::Direct => {
+                let (address, links) = link(around, around.origin)?;
+                Ok(Running { address, processes: Vec::new(), _links: links })
+            }
+            Kind::Skyorg { program, plain, threads } => start_skyorg(around, program, *plain, *threads),
+            Kind::Haproxy { program, splice } => start_haproxy(around, program, *splice),
+            Kind::Rathole { program, noise } => start_rathole(around, program, *noise),
+        }?;
+        load::wait_until_ready(running.address, READY).map_err(|error| {
+            running.processes.clear();
+            io::Error::new(error.kind(), format!("{} does not work: {error}", self.name))
+        })?;
+        Ok(running)
+    }
+}
+
+/// The address that leads to `to`, over the slow link if there is one.
+fn link(around: &Surroundings, to: SocketAddr) -> io::Result<(SocketAddr, Vec<Process>)> {
+    let Some(round_trip) = around.round_trip else { return Ok((to, Vec::new())) };
+    let milliseconds = round_trip.as_millis().to_string();
+    let arguments = ["link", &to.to_string(), &milliseconds];
+    let mut process = Process::helper(&arguments, around.folder.file("link.log"))?;
+    Ok((process.address_after("listening ")?, vec![process]))
+}
+
+fn start_skyorg(
+    around: &Surroundings,
+    program: &Path,
+    plain: bool,
+    threads: Option<&str>,
+) -> io::Result<Running> {
+    let folder = around.folder;
+    let key = "bench".parse().ok().and_then(|name| keys::generate(name).ok());
+    let key = key.ok_or_else(|| io::Error::other("no random bytes for a key"))?;
+    let keys = folder.write("key", &format!("{}\n", keys::line(&key)))?;
+    let keys = keys.display().to_string();
+    let mut common = Vec::new();
+    common.extend(plain.then_some("--plain"));
+    common.extend(threads.into_iter().flat_map(|threads| ["--threads", threads]));
+
+    let any = "127.0.0.1:0";
+    let mut arguments = vec!["server", "--request", any, "--message", any, "--control", any, "--keys", &keys];
+    arguments.extend(&common);
+    let mut server = Process::start(program, &arguments, folder.file("server.log"))?;
+    let address = server.address_after("users connect to ")?;
+    let (message, mut links) = link(around, server.address_after("message connections: ")?)?;
+    let (control, more) = link(around, server.address_after("control connections: ")?)?;
+    links.extend(more);
+
+    let (control, message, origin) = (control.to_string(), message.to_string(), around.origin.to_string());
+    let mut arguments = vec!["client", "--server", &control, "--message", &message];
+    arguments.extend(["--local", &origin, "--key", &keys]);
+    arguments.extend(&common);
+    let client = Process::start(program, &arguments, folder.file("client.log"))?;
+    Ok(Running { address, processes: vec![server, client], _links: links })
+}
+
+/// Two chained TCP hops: what a proxy in C does over the same way, on one thread each.
+fn start_haproxy(around: &Surroundings, program: &Path, splice: bool) -> io::Result<Running> {
+    let hop = |to: SocketAddr| -> io::Result<(SocketAddr, Process)> {
+        let here = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let (global, option) = if splice { ("maxpipes 500", "option splice-auto") } else { ("nosplice", "") };
+        let text = format!(
+            "global\n  nbthread 1\n  maxconn 8500\n  {global}\n\
+             defaults\n  mode tcp\n  {option}\n  maxconn 8500\n  backlog 4096\n\
+             \x20 timeout connect 10s\n  timeout client 10m\n  timeout server 10m\n\
+             listen hop\n  bind {here}\n  server next {to}\n"
+        );
+        let config = around.folder.write("haproxy.cfg", &text)?.display().to_string();
+        let log = around.folder.file("haproxy.log");
+        Ok((here, Process::start(program, &["-db", "-f", &config], log)?))
+    };
+    let (inner, second) = hop(around.origin)?;
+    let (inner, links) = link(around, inner)?;
+    let (address, first) = hop(inner)?;
+    Ok(Running { address, processes: vec![first, second], _links: links })
+}
+
+fn start_rathole(around: &Surroundings, program: &Path, noise: bool) -> io::Result<Running> {
+    let folder = around.folder;
+    let here = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let (address, tunnel) = (here(free_port()?), here(free_port()?));
+    let (mut of_server, mut of_client) = (String::new(), String::new());
+    if noise {
+        let keys = output_of(program, &["--genkey"])?;
+        let after = |title: &str| {
+            let at = keys.iter().position(|line| line.starts_with(title));
+            at.and_then(|at| keys.get(at + 1)).cloned().unwrap_or_default()
+        };
+        let (private, public) = (after("Private Key"), after("Public Key"));
+        let transport = |side: &str, key: String| {
+            format!("[{side}.transport]\ntype = \"noise\"\n[{side}.transport.noise]\n{key}\n")
+        };
+        of_server = transport("server", format!("local_private_key = \"{private}\""));
+        of_client = transport("client", format!("remote_public_key = \"{public}\""));
+    }
+    let text = format!(
+        "[server]\nbind_addr = \"{tunnel}\"\ndefault_token = \"bench\"\n{of_server}\
+         [server.services.bench]\nbind_addr = \"{address}\"\n"
+    );
+    let config = folder.write("server.toml", &text)?.display().to_string();
+    let server = Process::start(program, &["--server", &config], folder.file("rathole.log"))?;
+    let (remote, links) = link(around, tunnel)?;
+    let text = format!(
+        "[client]\nremote_addr = \"{remote}\"\ndefault_token = \"bench\"\n{of_client}\
+         [client.services.bench]\nlocal_addr = \"{}\"\n",
+        around.origin
+    );
+    let config = folder.write("client.toml", &text)?.display().to_string();
+    let client = Process::start(program, &["--client", &config], folder.file("rathole.log"))?;
+    Ok(Running { address, processes: vec![server, client], _links: links })
+}

@@ -1,0 +1,175 @@
+//! Processes that the benchmark starts, ends and looks at.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+/// How long a process may take until it says where it listens.
+const READY: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A folder for key files, configurations and logs; removed at the end.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// A new one, for this process only.
+    pub fn new() -> io::Result<Folder> {
+        let path = std::env::temp_dir().join(format!("skyorg-bench-{}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Folder(path))
+    }
+
+    /// A new file name in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        self.0.join(format!("{}-{name}", COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Writes a new file; returns its path.
+    pub fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {
+        let path = self.file(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running process; it ends when this is dropped. What it says goes to a file, so that nobody must drain it.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program.
+    pub fn start(program: &Path, arguments: &[&str], log: PathBuf) -> io::Result<Process> {
+        let file = File::create(&log)?;
+        let child = Command::new(program)
+            .args(arguments)
+            // The helpers of this benchmark end when this does.
+            .stdin(Stdio::piped())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
+        Ok(Process { child, log })
+    }
+
+    /// Starts this very program as one of its helpers.
+    pub fn helper(arguments: &[&str], log: PathBuf) -> io::Result<Process> {
+        Process::start(&std::env::current_exe()?, arguments, log)
+    }
+
+    /// Waits for a log line that holds `text`, and reads the address that follows it.
+    pub fn address_after(&mut self, text: &str) -> io::Result<SocketAddr> {
+        let deadline = Instant::now() + READY;
+        loop {
+            let log = fs::read_to_string(&self.log)?;
+            let found = log.lines().filter_map(|line| Some(line.split_once(text)?.1.trim()));
+            if let Some(address) = found.filter_map(|word| word.parse().ok()).next() {
+                return Ok(address);
+            }
+            if Instant::now() > deadline || self.child.try_wait()?.is_some() {
+                let error = format!("process {} did not say '{text}': {log}", self.child.id());
+                return Err(io::Error::other(error));
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// User and system time so far, in seconds (proc_pid_stat(5), fields 14 and 15, in 1/100 s).
+    pub fn cpu_seconds(&self) -> io::Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name before the last parenthesis may hold anything.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let ticks = fields.split_ascii_whitespace().skip(11).take(2);
+        Ok(ticks.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0)
+    }
+
+    /// Proportional set size in KiB: what is resident, and its share of what is shared (proc_pid_smaps(5)).
+    pub fn memory_kib(&self) -> io::Result<f64> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
+        kib.ok_or_else(|| io::Error::other("smaps_rollup without Pss"))
+    }
+
+    /// How often its threads have gone to sleep of their own accord: about as often as they woke.
+    pub fn sleeps(&self) -> io::Result<u64> {
+        let mut count = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let status = fs::read_to_string(task?.path().join("status"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            count += line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(count)
+    }
+
+    /// Size of its executable, in bytes.
+    pub fn executable_bytes(&self) -> io::Result<u64> {
+        Ok(fs::metadata(format!("/proc/{}/exe", self.child.id()))?.len())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A listener on a free port of loopback, with a long queue: bursts are part of the benchmark.
+pub fn listen() -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+/// A free port for a program that cannot choose one itself.
+pub fn free_port() -> io::Result<u16> {
+    Ok(listen()?.local_addr()?.port())
+}
+
+/// Ends this helper when the benchmark that started it is gone.
+pub fn end_with_parent() {
+    thread::spawn(|| {
+        let mut rest = Vec::new();
+        let _ = io::stdin().read_to_end(&mut rest);
+        std::process::exit(0);
+    });
+}
+
+/// The output of a program that ends by itself.
+pub fn output_of(program: &Path, arguments: &[&str]) -> io::Result<Vec<String>> {
+    let output =
+        Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(format!("{} failed: {}", program.display(), output.status)));
+    }
+    BufReader::new(&output.stdout[..]).lines().collect()
+}
+
+/// Where a program is installed: on PATH, or where cargo installs.
+pub fn installed(name: &str) -> Option<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        std::env::var_os("PATH").map_or(Vec::new(), |path| std::env::split_paths(&path).collect());
+    // Where Debian puts daemons, which is not on every user's PATH.
+    folders.push("/usr/sbin".into());
+    folders.extend(std::env::home_dir().map(|home| home.join(".cargo/bin")));
+    folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+}
