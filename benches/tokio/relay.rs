@@ -1,0 +1,573 @@
+//! The task of a message connection: the sessions on it, and while one runs the bytes of its local side. Both
+//! sockets belong to one task, so nothing is shared and nothing is locked.
+//!
+//! Each turn does all that can be done without waiting ([`Relay::advance`]) and then waits for any reason to go
+//! on. The steps follow the product's relay: read as much as can be passed on, write at once, keep in a ring what
+//! the socket did not take, read a side only while the other one takes bytes.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use skyorg::machine::{CloseReason, ConnId, Input, SessionEvent, Traffic};
+use skyorg::ring::{RING_BYTES, Ring};
+use skyorg::session::{End, Session, Stage, Step};
+use skyorg::wire::frame::{AbortReason, Frame, Start};
+use skyorg::wire::record::{Channel, HEADROOM, SMALL_RECORD_BYTES_MAX, payload_fitting};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+
+use super::control;
+use super::hub::{Command, Event, Shared};
+use super::scratch::{Scratch, stash, with_scratch, write};
+use super::sockets;
+
+pub use super::local::Local;
+use super::local::Writing;
+
+/// Bytes of the out ring that `Data` leaves to small frames.
+const SMALL_FRAMES_ROOM: usize = 16 * SMALL_RECORD_BYTES_MAX;
+/// Pieces of payload that go into one write.
+const PIECES_MAX: usize = 16;
+
+type Dialling = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+
+/// A message connection.
+pub struct Relay {
+    id: ConnId,
+    end: End,
+    stream: TcpStream,
+    channel: Channel,
+    session: Session,
+    commands: UnboundedReceiver<Command>,
+    shared: Shared,
+    /// Bytes that arrived and cannot be opened or delivered yet.
+    input: Option<Ring>,
+    /// Bytes that the socket did not take.
+    out: Option<Ring>,
+    /// The socket has said that it takes no more for now.
+    blocked: bool,
+    local: Option<Local>,
+    dialling: Option<(ConnId, Dialling)>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    discarded_bytes: usize,
+    announced_idle: bool,
+}
+
+enum Wake {
+    Ready,
+    Command(Option<Command>),
+    Dialled(ConnId, io::Result<TcpStream>),
+    Deadline,
+}
+
+/// Whether there is more to do at once.
+type Again = bool;
+
+impl Relay {
+    /// An idle message connection.
+    pub fn new(
+        id: ConnId,
+        end: End,
+        stream: TcpStream,
+        channel: Channel,
+        commands: UnboundedReceiver<Command>,
+        shared: Shared,
+    ) -> Relay {
+        Relay {
+            id,
+            end,
+            stream,
+            channel,
+            session: Session::new(end),
+            commands,
+            shared,
+            input: None,
+            out: None,
+            blocked: false,
+            local: None,
+            dialling: None,
+            deadline: None,
+            discarded_bytes: 0,
+            announced_idle: true,
+        }
+    }
+
+    /// Carries sessions until the connection ends.
+    pub async fn run(mut self) {
+        let reason = loop {
+            match with_scratch(|scratch| self.advance(scratch)) {
+                Err(reason) => break reason,
+                // Others have their turn.
+                Ok(true) => yield_now().await,
+                Ok(false) => {
+                    let wake = poll_fn(|context| self.poll_wake(context)).await;
+                    if let Err(reason) = with_scratch(|scratch| self.obey(wake, scratch)) {
+                        break reason;
+                    }
+                }
+            }
+        };
+        with_scratch(|scratch| self.let_go(scratch));
+        if reason.is_gentle() {
+            control::linger(&self.stream, &self.shared).await;
+        }
+        control::end(self.stream, reason);
+        self.shared.closed(self.id, reason, Traffic::default());
+    }
+
+    fn poll_wake(&mut self, context: &mut Context) -> Poll<Wake> {
+        if let Poll::Ready(command) = self.commands.poll_recv(context) {
+            return Poll::Ready(Wake::Command(command));
+        }
+        if let Some((id, dialling)) = &mut self.dialling
+            && let Poll::Ready(dialled) = dialling.as_mut().poll(context)
+        {
+            let id = *id;
+            self.dialling = None;
+            return Poll::Ready(Wake::Dialled(id, dialled));
+        }
+        let mut ready = self.may_open() && self.stream.poll_read_ready(context).is_ready();
+        ready |= self.blocked && self.stream.poll_write_ready(context).is_ready();
+        if let Some(local) = &self.local {
+            ready |= self.payload_room() > 0 && local.stream.poll_read_ready(context).is_ready();
+            ready |= local.out.is_some() && local.stream.poll_write_ready(context).is_ready();
+        }
+        if ready {
+            return Poll::Ready(Wake::Ready);
+        }
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().poll(context).map(|()| Wake::Deadline),
+            None => Poll::Pending,
+        }
+    }
+
+    fn obey(&mut self, wake: Wake, scratch: &mut Scratch) -> Result<(), CloseReason> {
+        match wake {
+            Wake::Ready => Ok(()),
+            Wake::Command(Some(command)) => self.command(command, scratch),
+            Wake::Command(None) => Err(CloseReason::Shutdown),
+            Wake::Dialled(id, Ok(stream)) => {
+                sockets::prepare(&stream);
+                self.local = Some(Local::new(id, stream));
+                self.act(scratch, Session::started)?;
+                self.shared.input(Input::Connected { id });
+                Ok(())
+            }
+            Wake::Dialled(id, Err(error)) => {
+                self.shared.closed(id, CloseReason::DialFailed(error.kind()), Traffic::default());
+                Ok(())
+            }
+            Wake::Deadline => match self.local.as_ref().and_then(|local| local.failed) {
+                Some(kind) => self.local_broke(kind, scratch),
+                None => Err(CloseReason::EndTimedOut),
+            },
+        }
+    }
+
+    fn command(&mut self, command: Command, scratch: &mut Scratch) -> Result<(), CloseReason> {
+        match command {
+            Command::Start(begun) => self.start(begun.0, begun.1, scratch),
+            Command::Accept => self.act(scratch, Session::accept),
+            Command::Dial(dial) => {
+                let (id, address, deadline) = *dial;
+                if !self.session.delivers() {
+                    self.shared.closed(id, CloseReason::Truncated, Traffic::default());
+                    return Ok(());
+                }
+                let connected = timeout_at(deadline.into(), TcpStream::connect(address));
+                let flat = async { connected.await.unwrap_or(Err(io::ErrorKind::TimedOut.into())) };
+                self.dialling = Some((id, Box::pin(flat)));
+                Ok(())
+            }
+            Command::Abort(reason) => {
+                self.drop_local(CloseReason::Aborted(reason), scratch);
+                self.abort(reason, scratch)
+            }
+            Command::Ping => self.act(scratch, Session::ping),
+            Command::Close(reason) => Err(reason),
+            // For connections that are not proved yet, and for control connections.
+            Command::Verify(_) | Command::Admit(_) | Command::Send(_) => Ok(()),
+        }
+    }
+
+    // Sending.
+
+    fn send_frame(&mut self, frame: &Frame, scratch: &mut Scratch) -> Result<(), CloseReason> {
+        let mut record = [0; SMALL_RECORD_BYTES_MAX];
+        let sealed = self.channel.seal(&frame.encode(), &mut record);
+        let count = sealed.map_err(|_| CloseReason::BadRecord)?;
+        match stash(&mut self.out, &mut scratch.rings, &record[..count]) {
+            pushed if pushed == count => Ok(()),
+            _ => Err(CloseReason::Overflow),
+        }
+    }
+
+    /// Lets `act` move the session on, and sends the frame that comes of it.
+    fn act(
+        &mut self,
+        scratch: &mut Scratch,
+        act: impl FnOnce(&mut Session) -> Option<Frame<'static>>,
+    ) -> Result<(), CloseReason> {
+        if let Some(frame) = act(&mut self.session) {
+            self.send_frame(&frame, scratch)?;
+            self.part_if_over(scratch);
+        }
+        Ok(())
+    }
+
+    fn abort(&mut self, reason: AbortReason, scratch: &mut Scratch) -> Result<(), CloseReason> {
+        if let Some(frame) = self.session.abort(reason) {
+            self.send_frame(&frame, scratch)?;
+            self.clock_abort();
+        }
+        Ok(())
+    }
+
+    /// Both ends must be done with an aborted session in time.
+    fn clock_abort(&mut self) {
+        self.discarded_bytes = 0;
+        self.set_deadline(self.shared.limits.abort_drain);
+    }
+
+    fn set_deadline(&mut self, after: Duration) {
+        self.deadline = Some(Box::pin(sleep_until(Instant::now() + after)));
+    }
+
+    fn write(&mut self, sealed: &[u8], rings: &mut skyorg::ring::Rings) -> Result<(), CloseReason> {
+        let written = write(&self.stream, &mut self.out, rings, &[IoSlice::new(sealed)]);
+        self.blocked = self.out.is_some();
+        written.map(drop).map_err(|error| CloseReason::Io(error.kind()))
+    }
+
+    fn flush(&mut self, scratch: &mut Scratch) -> Result<(), CloseReason> {
+        if self.out.is_some() { self.write(&[], &mut scratch.rings) } else { Ok(()) }
+    }
+
+    /// Server: begins a session, and sends again what the user has said so far.
+    fn start(&mut self, mut user: Local, start: Start, scratch: &mut Scratch) -> Result<(), CloseReason> {
+        let Some(frame) = self.session.start(start) else {
+            self.shared.tell(Event::Returned(Box::new(user), false));
+            return Ok(());
+        };
+        self.announced_idle = false;
+        self.send_frame(&frame, scratch)?;
+        if let Some(ring) = &user.retained {
+            let count = ring.len();
+            let [first, second] = ring.slices();
+            let raw = &mut scratch.raw[..HEADROOM + count];
+            raw[HEADROOM..HEADROOM + first.len()].copy_from_slice(first);
+            raw[HEADROOM + first.len()..].copy_from_slice(second);
+            let sealed = self.channel.seal_data(start.sid, raw, &mut scratch.clear);
+            stash(&mut self.out, &mut scratch.rings, sealed.map_err(|_| CloseReason::BadRecord)?);
+        }
+        let ended = std::mem::take(&mut user.finish_again);
+        self.local = Some(user);
+        if ended { self.act(scratch, Session::finish) } else { Ok(()) }
+    }
+
+    // Moving bytes.
+
+    fn advance(&mut self, scratch: &mut Scratch) -> Result<Again, CloseReason> {
+        if self.blocked {
+            self.flush(scratch)?;
+        }
+        self.flush_local(scratch);
+        let mut again = self.pump_up(scratch)?;
+        again |= self.pump_down(scratch)?;
+        // What was opened may have been answered: one write for all of it.
+        self.flush(scratch)?;
+        self.flush_local(scratch);
+        if self.local.as_ref().is_some_and(Local::is_over) {
+            self.drop_local(CloseReason::Finished, scratch);
+        }
+        if self.session.is_idle() && self.out.is_none() && !self.announced_idle {
+            self.announced_idle = true;
+            self.deadline = None;
+            self.shared.input(Input::Session { id: self.id, event: SessionEvent::Idle });
+        }
+        Ok(again)
+    }
+
+    /// Bytes that the local side may say now: none if they are not wanted, or cannot be passed on.
+    fn payload_room(&self) -> usize {
+        let Some(local) = &self.local else { return 0 };
+        if local.read_ended || self.blocked || !self.session.may_send() {
+            return 0;
+        }
+        let room = RING_BYTES - SMALL_FRAMES_ROOM;
+        let room_here = payload_fitting(room.saturating_sub(self.out.as_ref().map_or(0, Ring::len)));
+        if self.session.stage() < Some(Stage::Started) {
+            return room_here.min(payload_fitting(room) - local.retained.as_ref().map_or(0, Ring::len));
+        }
+        room_here
+    }
+
+    /// Local side → message connection.
+    fn pump_up(&mut self, scratch: &mut Scratch) -> Result<Again, CloseReason> {
+        let mut budget = self.shared.limits.turn_bytes;
+        loop {
+            let limit = self.payload_room().min(budget);
+            let Some(local) = self.local.as_mut().filter(|_| limit > 0) else {
+                return Ok(budget == 0);
+            };
+            let count = match local.stream.try_read(&mut scratch.raw[HEADROOM..HEADROOM + limit]) {
+                Ok(0) => {
+                    self.local_ended(scratch)?;
+                    return Ok(false);
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => {
+                    self.local_broke(error.kind(), scratch)?;
+                    return Ok(false);
+                }
+            };
+            budget -= count;
+            local.traffic.received += count as u64;
+            let raw = &mut scratch.raw[..HEADROOM + count];
+            if self.session.stage() < Some(Stage::Started) {
+                stash(&mut local.retained, &mut scratch.rings, &raw[HEADROOM..]);
+            }
+            let sealed = self.channel.seal_data(self.session.sid(), raw, &mut scratch.clear);
+            self.write(sealed.map_err(|_| CloseReason::BadRecord)?, &mut scratch.rings)?;
+        }
+    }
+
+    /// Message connection → local side, and whatever else the frames say.
+    fn pump_down(&mut self, scratch: &mut Scratch) -> Result<Again, CloseReason> {
+        let mut budget = self.shared.limits.turn_bytes;
+        let mut need_more = false;
+        while self.may_open() {
+            if budget == 0 {
+                return Ok(true);
+            }
+            let raw = &mut scratch.raw;
+            let mut filled = self.input.as_mut().map_or(0, |ring| ring.drain_into(raw));
+            scratch.rings.tidy(&mut self.input);
+            if need_more || filled == 0 {
+                let limit = raw.len().min(filled + budget);
+                match self.stream.try_read(&mut raw[filled..limit]) {
+                    Ok(0) => return Err(CloseReason::PeerClosed),
+                    Ok(count) => {
+                        filled += count;
+                        budget -= count;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        stash(&mut self.input, &mut scratch.rings, &raw[..filled]);
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(CloseReason::Io(error.kind())),
+                }
+            }
+            let (consumed, asked) = self.open_records(filled, scratch)?;
+            need_more = consumed == 0;
+            if let Some((step, reply)) = asked {
+                self.follow(step, reply, scratch)?;
+                self.part_if_over(scratch);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether what arrives may be opened now: there is nobody to deliver it to, or he takes it.
+    fn may_open(&self) -> bool {
+        !self.session.delivers() || self.local.as_ref().is_some_and(|local| local.out.is_none())
+    }
+
+    /// Opens records up to a frame that is more than payload, and gives the payload to the local side.
+    fn open_records(
+        &mut self,
+        filled: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(usize, Option<Asked>), CloseReason> {
+        let raw = &scratch.raw[..filled];
+        let mut clear = &mut scratch.clear[..];
+        let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+        let (mut count, mut consumed, mut asked) = (0, 0, None);
+        while count < PIECES_MAX {
+            let opened =
+                self.channel.open(&raw[consumed..], &mut clear).map_err(|_| CloseReason::BadRecord)?;
+            consumed += opened.consumed;
+            let Some(frame) = opened.frame else { break };
+            match (self.session.receive(&frame), frame) {
+                (Ok((Step::Deliver, _)), Frame::Data(_, bytes)) => {
+                    pieces[count] = IoSlice::new(bytes);
+                    count += 1;
+                }
+                (Ok((Step::Ignore, None)), Frame::Data(_, bytes)) => {
+                    self.discarded_bytes += bytes.len();
+                    if self.discarded_bytes > self.shared.limits.abort_drain_bytes {
+                        return Err(CloseReason::EndTimedOut);
+                    }
+                }
+                (Ok(taken), _) => {
+                    asked = Some(taken);
+                    break;
+                }
+                (Err(_), _) => return Err(CloseReason::ProtocolError),
+            }
+        }
+        stash(&mut self.input, &mut scratch.rings, &raw[consumed..]);
+        let abort_flush = self.shared.limits.abort_flush;
+        if count > 0
+            && let Some(local) = self.local.as_mut().filter(|local| local.takes_bytes())
+            && local.write(&pieces[..count], &mut scratch.rings).is_err()
+        {
+            self.set_deadline(abort_flush);
+        }
+        Ok((consumed, asked))
+    }
+
+    /// Does what a frame that is more than payload asks for.
+    fn follow(
+        &mut self,
+        step: Step,
+        reply: Option<Frame<'static>>,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        if let Some(reply) = reply {
+            self.send_frame(&reply, scratch)?;
+            if matches!(reply, Frame::Abort(..)) {
+                self.clock_abort();
+            }
+        }
+        let event = match step {
+            Step::Ignore | Step::Deliver => return Ok(()),
+            Step::Begin(start) => {
+                self.announced_idle = false;
+                SessionEvent::Start(start)
+            }
+            Step::Accepted => SessionEvent::Accepted,
+            Step::Started => {
+                let retained = self.local.as_mut().and_then(|local| local.retained.take());
+                retained.into_iter().for_each(|ring| scratch.rings.give_back(ring));
+                SessionEvent::Started
+            }
+            Step::Finish => {
+                if let Some(local) = self.local.as_mut().filter(|local| local.writing == Writing::Open) {
+                    local.writing = Writing::Finishing;
+                }
+                self.flush_local(scratch);
+                return Ok(());
+            }
+            Step::Returned => {
+                let user = self.local.take().map(Box::new);
+                user.into_iter().for_each(|user| self.return_user(user, true));
+                return Ok(());
+            }
+            Step::Abort(reason) => {
+                match self.local.take() {
+                    Some(local) if local.out.is_some() && local.failed.is_none() => {
+                        let deadline = Instant::now() + self.shared.limits.abort_flush;
+                        let reason = CloseReason::Aborted(reason);
+                        tokio::spawn(local.finish_alone(deadline, reason, self.shared.clone()));
+                    }
+                    local => {
+                        self.local = local;
+                        self.drop_local(CloseReason::Aborted(reason), scratch);
+                    }
+                }
+                return Ok(());
+            }
+            Step::Pong => SessionEvent::Pong,
+            Step::Drain => SessionEvent::Drain,
+        };
+        self.shared.input(Input::Session { id: self.id, event });
+        Ok(())
+    }
+
+    // The local side's end.
+
+    fn flush_local(&mut self, scratch: &mut Scratch) {
+        let Some(local) = &mut self.local else { return };
+        if local.flush(&mut scratch.rings).is_err() {
+            self.set_deadline(self.shared.limits.abort_flush);
+        }
+    }
+
+    /// The end of what the local side says: whole, or, if writing to it has failed, broken.
+    fn local_ended(&mut self, scratch: &mut Scratch) -> Result<(), CloseReason> {
+        let Some(local) = &mut self.local else { return Ok(()) };
+        if let Some(kind) = local.failed {
+            return self.local_broke(kind, scratch);
+        }
+        local.read_ended = true;
+        self.act(scratch, Session::finish)
+    }
+
+    fn local_broke(&mut self, kind: io::ErrorKind, scratch: &mut Scratch) -> Result<(), CloseReason> {
+        self.drop_local(CloseReason::Io(kind), scratch);
+        self.abort(AbortReason::Reset, scratch)
+    }
+
+    /// Parts from the local side once the session is over; it goes on flushing alone, because the next session
+    /// may begin with the very next frame.
+    fn part_if_over(&mut self, scratch: &mut Scratch) {
+        if !self.session.is_idle() {
+            return;
+        }
+        self.flush_local(scratch);
+        match self.local.take() {
+            Some(local) if local.writing == Writing::Finishing && local.failed.is_none() => {
+                let deadline = Instant::now() + self.shared.limits.finish;
+                tokio::spawn(local.finish_alone(deadline, CloseReason::Finished, self.shared.clone()));
+            }
+            local => {
+                let failed = local.as_ref().and_then(|local| local.failed);
+                self.local = local;
+                self.drop_local(failed.map_or(CloseReason::Finished, CloseReason::Io), scratch);
+            }
+        }
+    }
+
+    /// Closes the local side, or gives up dialling it.
+    fn drop_local(&mut self, reason: CloseReason, scratch: &mut Scratch) {
+        if let Some(local) = self.local.take() {
+            local.close(reason, &mut scratch.rings, &self.shared);
+        }
+        if let Some((id, _)) = self.dialling.take() {
+            self.shared.closed(id, reason, Traffic::default());
+        }
+    }
+
+    fn return_user(&mut self, mut user: Box<Local>, refused: bool) {
+        user.finish_again = user.read_ended;
+        self.shared.tell(Event::Returned(user, refused));
+    }
+
+    /// The connection is over: its local side is aborted, or goes elsewhere if that is still possible.
+    fn let_go(&mut self, scratch: &mut Scratch) {
+        match self.local.take() {
+            Some(user)
+                if self.end == End::Server && self.session.is_unaccepted() && user.failed.is_none() =>
+            {
+                self.return_user(Box::new(user), false);
+            }
+            local => {
+                self.local = local;
+                self.drop_local(CloseReason::Truncated, scratch);
+            }
+        }
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Start(begun) => self.shared.tell(Event::Returned(Box::new(begun.0), false)),
+                Command::Dial(dial) => {
+                    self.shared.closed(dial.0, CloseReason::Truncated, Traffic::default());
+                }
+                _ => {}
+            }
+        }
+        for ring in [self.input.take(), self.out.take()].into_iter().flatten() {
+            scratch.rings.give_back(ring);
+        }
+    }
+}
+
+/// What a frame asks of the relay, and what is answered.
+type Asked = (Step, Option<Frame<'static>>);
