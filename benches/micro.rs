@@ -1,2 +1,329 @@
-//! x
-fn main() {}
+//! The parts of a relayed byte's way, one by one: `cargo bench --bench micro`.
+//!
+//! Nothing here touches the kernel, so what these cost is what skyorg itself adds to the system calls.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use divan::counter::BytesCount;
+use divan::{Bencher, black_box};
+use skyorg::limits::Limits;
+use skyorg::machine::{ConnId, Input, ListenerId, Machine, NameId, Origin, Output};
+use skyorg::reactor::Reactor;
+use skyorg::reactor::network::{Event, Network, Socket};
+use skyorg::ring::Rings;
+use skyorg::session::{End, Session};
+use skyorg::wire::frame::{Frame, Start};
+use skyorg::wire::handshake::{ANSWER_BYTES, ClearHello, Initiator, Purpose, Responder, Secret, Suite};
+use skyorg::wire::record::{Channel, HEADROOM, wire_bytes};
+
+/// A small request, and the largest record.
+const SIZES: [usize; 2] = [64, 16 * 1024 - 9];
+/// More than any record or write here.
+const BUFFER_BYTES: usize = 32 * 1024;
+
+fn main() {
+    divan::main();
+}
+
+fn start(sid: u64) -> Start {
+    Start { sid, first_sid: 0, service: 0, user: ([192, 0, 2, 1], 4000).into() }
+}
+
+fn hello() -> ClearHello {
+    ClearHello { suite: Suite::preferred(), purpose: Purpose::Message, key_id: [1; 16] }
+}
+
+fn secret() -> Secret {
+    Secret::new([7; 32])
+}
+
+/// Both ends of a sealed message connection.
+fn channels() -> (Channel, Channel) {
+    let (initiator, flight) = Initiator::begin(hello(), &secret(), 1).expect("begins");
+    let (responder, _) = Responder::verify(hello(), &secret(), &flight).expect("the same secret");
+    let (answer, server) = responder.answer().expect("answers");
+    let client = initiator.finish(&answer).expect("the same secret");
+    (Channel::new(client, false), Channel::new(server, false))
+}
+
+#[divan::bench(args = SIZES)]
+fn ring_push_and_consume(bencher: Bencher, bytes: usize) {
+    let (mut ring, piece) = (Rings::new(1).lease(), vec![1; bytes]);
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+        ring.push(black_box(&piece));
+        black_box(ring.slices());
+        ring.consume(bytes);
+    });
+}
+
+#[divan::bench]
+fn ring_lease_and_give_back(bencher: Bencher) {
+    let mut rings = Rings::new(1);
+    bencher.bench_local(|| {
+        let ring = rings.lease();
+        rings.give_back(black_box(ring));
+    });
+}
+
+#[divan::bench]
+fn frame_encode_and_decode(bencher: Bencher) {
+    bencher.bench_local(|| {
+        let encoded = black_box(Frame::Start(start(5))).encode();
+        black_box(Frame::decode(black_box(&encoded)).is_ok())
+    });
+}
+
+#[divan::bench(args = SIZES)]
+fn seal(bencher: Bencher, bytes: usize) {
+    let (mut channel, _) = channels();
+    let (mut clear, mut sealed) = (vec![1; HEADROOM + bytes], vec![0; wire_bytes(bytes)]);
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+        let record = channel.seal_data(1, black_box(&mut clear), &mut sealed);
+        black_box(record.expect("seals").len())
+    });
+}
+
+/// A record opens once, so each opening includes the sealing that [`seal`] measures.
+#[divan::bench(args = SIZES)]
+fn seal_and_open(bencher: Bencher, bytes: usize) {
+    let (mut from, mut to) = channels();
+    let (mut clear, mut sealed) = (vec![1; HEADROOM + bytes], vec![0; wire_bytes(bytes)]);
+    let mut opened = vec![0; BUFFER_BYTES];
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+        let record = from.seal_data(1, black_box(&mut clear), &mut sealed).expect("seals");
+        let frame = to.open(record, &mut &mut opened[..]).expect("opens");
+        black_box(frame.consumed)
+    });
+}
+
+#[divan::bench]
+fn handshake_of_both_ends(bencher: Bencher) {
+    bencher.bench_local(channels);
+}
+
+/// A whole session of both ends: eight frames.
+#[divan::bench]
+fn session_from_start_to_idle(bencher: Bencher) {
+    let (mut server, mut client) = (Session::new(End::Server), Session::new(End::Client));
+    let mut sid = 0;
+    bencher.bench_local(|| {
+        sid += 1;
+        let begun = server.start(start(sid)).expect("free");
+        client.receive(&begun).expect("idle");
+        let accepted = client.accept().expect("assigned");
+        server.receive(&accepted).expect("assigned");
+        let started = client.started().expect("accepted");
+        server.receive(&started).expect("accepted");
+        client.receive(&Frame::Data(sid, b"question")).expect("open");
+        server.receive(&Frame::Data(sid, b"answer")).expect("open");
+        let ends = [server.finish(), client.finish()].map(|frame| frame.expect("open"));
+        client.receive(&ends[0]).expect("open");
+        server.receive(&ends[1]).expect("open");
+        assert!(black_box(server.is_free()));
+    });
+}
+
+/// One turn of the server's loop that reads a user's bytes, seals them and writes them.
+#[divan::bench(args = SIZES)]
+fn relay_turn_up(bencher: Bencher, bytes: usize) {
+    let mut bed = Bed::new();
+    let piece = vec![1; bytes];
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+        bed.turn(Bed::USER, &piece);
+        let mut wire = bed.wires[Bed::MESSAGE].borrow_mut();
+        debug_assert!(wire.written.len() > bytes);
+        wire.written.clear();
+    });
+}
+
+/// One turn that reads a record, opens it and writes the user's bytes; includes the sealing that [`seal`] measures.
+#[divan::bench(args = SIZES)]
+fn relay_turn_down(bencher: Bencher, bytes: usize) {
+    let mut bed = Bed::new();
+    let (mut clear, mut sealed) = (vec![1; HEADROOM + bytes], vec![0; wire_bytes(bytes)]);
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+        let record = bed.client.seal_data(1, &mut clear, &mut sealed).expect("seals");
+        bed.turn(Bed::MESSAGE, record);
+        let mut wire = bed.wires[Bed::USER].borrow_mut();
+        debug_assert_eq!(wire.written.len(), bytes);
+        wire.written.clear();
+    });
+}
+
+/// A server's reactor in a world without a kernel, with one session running.
+struct Bed {
+    reactor: Reactor<Matchmaker, Memory>,
+    wires: [Wire; 2],
+    ids: Rc<RefCell<Vec<ConnId>>>,
+    events: Rc<RefCell<Vec<Event>>>,
+    /// The client's end of the message connection.
+    client: Channel,
+}
+
+impl Bed {
+    const MESSAGE: usize = 0;
+    const USER: usize = 1;
+
+    fn new() -> Bed {
+        let memory = Memory::default();
+        let (wires, ids, events) =
+            ([Wire::default(), Wire::default()], memory.ids.clone(), memory.events.clone());
+        let pending = memory.pending.clone();
+        let origins = [Origin::Stranger, Origin::User];
+        let machine = Matchmaker::default();
+        let mut reactor =
+            Reactor::new(machine, memory, &origins, Limits::default(), fastrand::Rng::with_seed(1));
+
+        let (initiator, flight) = Initiator::begin(hello(), &secret(), 1).expect("begins");
+        wires[Bed::MESSAGE].borrow_mut().arrived.extend(flight);
+        pending.borrow_mut()[Bed::MESSAGE] = Some(wires[Bed::MESSAGE].clone());
+        (0..3).for_each(|_| reactor.turn().expect("turns"));
+        let answer = std::mem::take(&mut wires[Bed::MESSAGE].borrow_mut().written);
+        let answer = answer.first_chunk::<ANSWER_BYTES>().expect("a whole answer");
+        let client = Channel::new(initiator.finish(answer).expect("the same secret"), false);
+
+        pending.borrow_mut()[Bed::USER] = Some(wires[Bed::USER].clone());
+        events.borrow_mut().push(Event::Acceptable(ListenerId(Bed::USER)));
+        let mut bed = Bed { reactor, wires, ids, events, client };
+        (0..3).for_each(|_| bed.reactor.turn().expect("turns"));
+        for frame in [Frame::Accepted(1), Frame::Started(1)] {
+            let mut record = [0; 128];
+            let count = bed.client.seal(&frame.encode(), &mut record).expect("seals");
+            bed.turn(Bed::MESSAGE, &record[..count]);
+        }
+        bed.reactor.turn().expect("turns");
+        bed.wires[Bed::MESSAGE].borrow_mut().written.clear();
+        bed
+    }
+
+    /// Bytes arrive on a wire, and the loop turns once.
+    fn turn(&mut self, wire: usize, bytes: &[u8]) {
+        self.wires[wire].borrow_mut().arrived.extend(bytes);
+        let id = self.ids.borrow()[wire];
+        self.events.borrow_mut().push(Event::Ready { id, readable: true, writable: false, error: false });
+        self.reactor.turn().expect("turns");
+    }
+}
+
+/// Admits whoever proves the secret, and gives the first message connection to the first user.
+#[derive(Default)]
+struct Matchmaker {
+    message: Option<ConnId>,
+    outputs: VecDeque<Output>,
+}
+
+impl Machine for Matchmaker {
+    fn handle(&mut self, input: Input, _: Instant) {
+        let output = match (input, self.message) {
+            (Input::Greeted { id, .. }, _) => Output::Verify { id, secret: secret() },
+            (Input::Proved { id, .. }, _) => {
+                self.message = Some(id);
+                Output::Admit { id, plain: false }
+            }
+            (Input::Accepted { id: user, listener: ListenerId(Bed::USER), .. }, Some(message)) => {
+                Output::Start { message, user, start: start(1) }
+            }
+            _ => return,
+        };
+        self.outputs.push_back(output);
+    }
+
+    fn handle_timeout(&mut self, _: Instant) {}
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// What has arrived for a connection, and what it has written.
+#[derive(Default)]
+struct Bytes {
+    arrived: Vec<u8>,
+    written: Vec<u8>,
+}
+
+type Wire = Rc<RefCell<Bytes>>;
+
+struct MemorySocket(Wire);
+
+impl Socket for MemorySocket {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let arrived = &mut self.0.borrow_mut().arrived;
+        if arrived.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let count = arrived.len().min(out.len());
+        out[..count].copy_from_slice(&arrived[..count]);
+        arrived.drain(..count);
+        Ok(count)
+    }
+
+    fn write(&mut self, slices: &[IoSlice]) -> io::Result<usize> {
+        let written = &mut self.0.borrow_mut().written;
+        slices.iter().for_each(|slice| written.extend_from_slice(slice));
+        Ok(slices.iter().map(|slice| slice.len()).sum())
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_connected(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn take_error(&mut self) -> Option<io::Error> {
+        None
+    }
+
+    fn reset(self) {}
+}
+
+/// One connection per listener, in memory.
+#[derive(Default)]
+struct Memory {
+    pending: Rc<RefCell<[Option<Wire>; 2]>>,
+    ids: Rc<RefCell<Vec<ConnId>>>,
+    events: Rc<RefCell<Vec<Event>>>,
+}
+
+impl Network for Memory {
+    type Socket = MemorySocket;
+
+    fn now(&mut self) -> Instant {
+        Instant::now()
+    }
+
+    fn poll(&mut self, events: &mut Vec<Event>, _: Option<Duration>) -> io::Result<()> {
+        events.append(&mut self.events.borrow_mut());
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: ListenerId) -> io::Result<(MemorySocket, SocketAddr)> {
+        let wire = self.pending.borrow_mut()[listener.0].take();
+        let wire = wire.ok_or(io::Error::from(io::ErrorKind::WouldBlock))?;
+        Ok((MemorySocket(wire), ([192, 0, 2, 1], 4000).into()))
+    }
+
+    fn stop_listening(&mut self, _: ListenerId) {}
+
+    fn connect(&mut self, _: SocketAddr) -> io::Result<MemorySocket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn register(&mut self, _: &mut MemorySocket, id: ConnId) -> io::Result<()> {
+        self.ids.borrow_mut().push(id);
+        Ok(())
+    }
+
+    fn resolve(&mut self, _: NameId) {}
+}

@@ -164,6 +164,7 @@ fn count_connections(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
         for inner in listener.incoming().flatten() {
             counter.fetch_add(1, Ordering::Relaxed);
             let outer = TcpStream::connect(to).expect("connects");
+            let (inner, outer) = (undelayed(inner), undelayed(outer));
             let ends = [(&inner, &outer), (&outer, &inner)];
             for (from, to) in ends.map(|(from, to)| (from.try_clone(), to.try_clone())) {
                 let (mut from, mut to) = (from.expect("clones"), to.expect("clones"));
@@ -207,6 +208,10 @@ impl Tunnel {
 
 fn prepared(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(DEADLINE)).expect("a time that is not zero");
+    undelayed(stream)
+}
+
+fn undelayed(stream: TcpStream) -> TcpStream {
     stream.set_nodelay(true).expect("an open connection");
     stream
 }
