@@ -68,6 +68,9 @@ struct Arguments {
     /// FILE for every figure of every round
     #[argh(option)]
     json: Option<PathBuf>,
+    /// FOLDER for keys, configurations and logs of the contenders, which is kept
+    #[argh(option)]
+    logs: Option<PathBuf>,
     /// draw no pictures into benches/results
     #[argh(switch)]
     no_pictures: bool,
@@ -110,7 +113,7 @@ fn run_link(to: &str, round_trip: &str) -> Result<(), Box<dyn Error>> {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     raise_descriptors();
-    let folder = Folder::new()?;
+    let folder = Folder::new(arguments.logs.as_deref())?;
     let contenders = contenders::find(&chosen(&arguments.contenders, &NAMES)?)?;
     let names = chosen(&arguments.cases, &CASES.map(|case| case.name))?;
     let mut origin = Process::helper(&["origin"], folder.file("origin.log"))?;

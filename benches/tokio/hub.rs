@@ -27,7 +27,7 @@ use skyorg::wire::handshake::Secret;
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::sleep_until;
 
 use super::control;
@@ -179,6 +179,15 @@ impl<M: Machine> Hub<M> {
             while let Some(event) = next {
                 self.take(event);
                 next = self.inbox.try_recv().ok();
+            }
+            if self.machine.poll_timeout().is_some_and(|at| at < self.now) {
+                // What has arrived counts, even if its task has not come to tell of it: one turn for the tasks that
+                // are ready, and one for those that the driver finds.
+                yield_now().await;
+                yield_now().await;
+                while let Ok(event) = self.inbox.try_recv() {
+                    self.take(event);
+                }
             }
             if self.machine.poll_timeout().is_some_and(|at| at <= self.now) {
                 self.machine.handle_timeout(self.now);

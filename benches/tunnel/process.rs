@@ -1,8 +1,9 @@
 //! Processes that the benchmark starts, ends and looks at.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,21 +16,33 @@ use socket2::{Domain, Socket, Type};
 const READY: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A folder for key files, configurations and logs; removed at the end.
-pub struct Folder(PathBuf);
+/// A folder for key files, configurations and logs.
+pub struct Folder {
+    path: PathBuf,
+    kept: bool,
+}
 
 impl Folder {
-    /// A new one, for this process only.
-    pub fn new() -> io::Result<Folder> {
-        let path = std::env::temp_dir().join(format!("skyorg-bench-{}", std::process::id()));
+    /// The one that the operator wants to look into, or one that is removed at the end.
+    pub fn new(wanted: Option<&Path>) -> io::Result<Folder> {
+        let own = || std::env::temp_dir().join(format!("skyorg-bench-{}", std::process::id()));
+        let path = wanted.map_or_else(own, Path::to_owned);
         fs::create_dir_all(&path)?;
-        Ok(Folder(path))
+        Ok(Folder { path, kept: wanted.is_some() })
     }
 
     /// A new file name in it.
     pub fn file(&self, name: &str) -> PathBuf {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        self.0.join(format!("{}-{name}", COUNT.fetch_add(1, Ordering::Relaxed)))
+        self.path.join(format!("{}-{name}", COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Writes a new file that nobody else may read; returns its path.
+    pub fn write_secret(&self, name: &str, text: &str) -> io::Result<PathBuf> {
+        let path = self.file(name);
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        file.write_all(text.as_bytes())?;
+        Ok(path)
     }
 
     /// Writes a new file; returns its path.
@@ -42,7 +55,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        if !self.kept {
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
