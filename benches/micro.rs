@@ -205,7 +205,13 @@ impl Bed {
     fn turn(&mut self, wire: usize, bytes: &[u8]) {
         self.wires[wire].borrow_mut().arrived.extend(bytes);
         let id = self.ids.borrow()[wire];
-        self.events.borrow_mut().push(Event::Ready { id, readable: true, writable: false, error: false });
+        self.events.borrow_mut().push(Event::Ready {
+            id,
+            readable: true,
+            writable: false,
+            ended: false,
+            error: false,
+        });
         self.reactor.turn().expect("turns");
     }
 }
@@ -285,7 +291,21 @@ impl Socket for MemorySocket {
         None
     }
 
-    fn reset(self) {}
+    type Pipe = ();
+
+    fn write_before_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(&[IoSlice::new(bytes)])
+    }
+
+    fn splice_in(&mut self, (): &mut (), _: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn splice_out(&mut self, (): &mut (), _: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn close(self) {}
 }
 
 /// One connection per listener, in memory.
@@ -326,4 +346,8 @@ impl Network for Memory {
     }
 
     fn resolve(&mut self, _: NameId) {}
+
+    fn pipe(&mut self) -> Option<()> {
+        None
+    }
 }

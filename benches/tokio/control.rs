@@ -87,12 +87,11 @@ pub async fn dial(
 ) {
     let handshake = shared.limits.handshake;
     let greeted = Box::pin(async {
-        let connected = timeout_at(deadline.into(), TcpStream::connect(address)).await;
+        let connected = timeout_at(deadline.into(), sockets::connect(address)).await;
         let stream = match connected.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => stream,
             Err(error) => return Err(CloseReason::DialFailed(error.kind())),
         };
-        sockets::prepare(&stream);
         let proved = timeout(handshake, greet(&stream, &greeting)).await;
         proved.unwrap_or(Err(CloseReason::HandshakeTimedOut)).map(|channel| (stream, channel))
     });
@@ -206,7 +205,7 @@ pub async fn linger(stream: &TcpStream, shared: &Shared) {
 
 /// Closes as the reason wants it.
 pub fn end(stream: TcpStream, reason: CloseReason) {
-    if reason.resets() { sockets::reset(stream) } else { drop(stream) }
+    if reason.resets() { drop(stream) } else { sockets::close_in_peace(stream) }
 }
 
 async fn read_exact(stream: &TcpStream, mut buffer: &mut [u8]) -> Result<(), CloseReason> {

@@ -33,7 +33,6 @@ use tokio::time::sleep_until;
 use super::control;
 use super::relay::Local;
 use super::scratch::with_scratch;
-use super::sockets;
 
 /// Pause after an accept that failed for want of something.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -148,10 +147,7 @@ impl<M: Machine> Hub<M> {
         self.acceptors.push(tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((stream, peer)) => {
-                        sockets::prepare(&stream);
-                        shared.tell(Event::Accepted(id, origin, stream, peer));
-                    }
+                    Ok((stream, peer)) => shared.tell(Event::Accepted(id, origin, stream, peer)),
                     Err(error) => {
                         warn!("cannot take connections for now: {error}");
                         tokio::time::sleep(EXHAUSTED_PAUSE).await;

@@ -2,9 +2,11 @@
 //! passed on. Like the product's, but one set per thread.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 
 use skyorg::ring::{RING_BYTES, Ring, Rings};
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Rings that a thread keeps for the next lease, like the product's.
@@ -38,6 +40,21 @@ pub fn with_scratch<T>(step: impl FnOnce(&mut Scratch) -> T) -> T {
 /// Appends bytes to a ring, leasing one if there are any; returns how many had room.
 pub fn stash(slot: &mut Option<Ring>, rings: &mut Rings, bytes: &[u8]) -> usize {
     if bytes.is_empty() { 0 } else { slot.get_or_insert_with(|| rings.lease()).push(bytes) }
+}
+
+/// Reads what there is. A short read has emptied the socket, so that the next one waits for an event instead of asking
+/// the kernel in vain: what tokio's own `AsyncRead` does, for a buffer that belongs to no task.
+pub fn read(stream: &TcpStream, out: &mut [u8]) -> io::Result<usize> {
+    let mut count = None;
+    let outcome = stream.try_io(Interest::READABLE, || {
+        let read = (&*SockRef::from(stream)).read(out)?;
+        count = Some(read);
+        if read == 0 || read == out.len() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    });
+    match count {
+        Some(count) => Ok(count),
+        None => outcome.map(|()| 0),
+    }
 }
 
 /// Writes what the ring holds and then `pieces`, in one call; what the socket does not take stays in the ring.
