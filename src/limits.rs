@@ -15,6 +15,8 @@ pub struct Limits {
     pub wait: Duration,
     /// The server's count of idle message connections per client.
     pub pool: usize,
+    /// Message connections of all clients together, at the server; no more are asked for.
+    pub messages_max: usize,
     /// Message connections that one client may have, idle, busy or on their way.
     pub messages_per_client_max: usize,
     /// Least and most time a client has to accept a session; three round trips in between.
@@ -25,6 +27,9 @@ pub struct Limits {
     pub idle_ping: Duration,
     /// How long a ping of a message connection may go unanswered.
     pub pong: Duration,
+    /// How long a client may take to read the end of a session that sent it much, before its message connection is
+    /// given up.
+    pub settle: Duration,
     /// An idle message connection above the recent peak is retired after this time.
     pub retire: Duration,
     /// Silence on the control connection after which either side gives the other up.
@@ -75,11 +80,13 @@ impl Default for Limits {
             waiting_max: 4_096,
             wait: Duration::from_secs(5),
             pool: 10,
+            messages_max: 65_536,
             messages_per_client_max: 65_536,
             accept: (Duration::from_millis(250), Duration::from_secs(1)),
             ticket: Duration::from_secs(10),
             idle_ping: Duration::from_secs(15),
             pong: Duration::from_secs(5),
+            settle: Duration::from_secs(600),
             retire: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
             handshake: Duration::from_secs(5),
@@ -112,8 +119,10 @@ impl Limits {
         let room = room - 2 * self.pipes_max;
         self.pool = self.pool.min((room / 4).max(1));
         self.strangers_max = self.strangers_max.min((room / 8).max(2));
-        let pairs = room.saturating_sub(self.pool + self.strangers_max) / 2;
-        self.users_max = self.users_max.min(pairs.max(1));
+        self.clients_max = self.clients_max.min((room / 16).max(1));
+        let room_for_pairs = room.saturating_sub(self.pool + self.strangers_max + self.clients_max);
+        self.users_max = self.users_max.min((room_for_pairs / 2).max(1));
+        self.messages_max = self.messages_max.min(self.users_max + self.pool);
         self.messages_per_client_max = self.messages_per_client_max.min((room / 2).max(1));
     }
 }
@@ -127,11 +136,8 @@ mod tests {
         for room in 16..5_000 {
             let mut limits = Limits::default();
             limits.share_descriptors(room);
-            let messages = limits.users_max + limits.pool;
-            assert!(
-                limits.users_max + messages + limits.strangers_max + 2 * limits.pipes_max <= room,
-                "server, {room}: {limits:?}"
-            );
+            let others = limits.strangers_max + limits.clients_max + 2 * limits.pipes_max;
+            assert!(limits.users_max + limits.messages_max + others <= room, "server, {room}: {limits:?}");
             assert!(2 * limits.messages_per_client_max + 2 * limits.pipes_max <= room, "client, {room}");
         }
     }

@@ -181,7 +181,11 @@ pub enum SessionEvent {
     /// Server: the proxy connection stands.
     Started,
     /// Both directions have ended and everything is flushed: the connection is free.
-    Idle,
+    Idle {
+        /// Server: so little was sent to the client that it has certainly been read. More than that may still stand
+        /// in front of a slow local server, behind which nobody else should wait.
+        settled: bool,
+    },
     /// Server: the client answered a ping.
     Pong,
     /// Server: the client wants this idle connection closed.

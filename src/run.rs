@@ -158,8 +158,13 @@ fn bound_by_descriptors(limits: &mut Limits, listeners: usize) {
     let granted = if setrlimit(Resource::Nofile, raised).is_ok() { found.maximum } else { found.current };
     let granted = granted.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
     let room = granted.saturating_sub(limits.descriptor_reserve + listeners);
+    let asked = limits.users_max;
     limits.share_descriptors(room);
-    if granted < 1024 {
-        warn!("only {granted} file descriptors: at most {} users at once", limits.users_max);
+    if listeners > 0 && limits.users_max < asked {
+        warn!(
+            "{granted} file descriptors are enough for {} users at once, not for {asked}; raise the limit (ulimit -n) \
+             or lower --max-users",
+            limits.users_max
+        );
     }
 }

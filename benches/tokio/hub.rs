@@ -319,7 +319,10 @@ impl<M: Machine> Hub<M> {
     fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
         let Some(slot) = self.slot(user) else {
             // He has just gone; the connection is still free.
-            return self.machine.handle(Input::Session { id: message, event: SessionEvent::Idle }, self.now);
+            return self.machine.handle(
+                Input::Session { id: message, event: SessionEvent::Idle { settled: true } },
+                self.now,
+            );
         };
         let Owner::Hub(local) = std::mem::replace(&mut slot.owner, Owner::Relay) else { return };
         if let Err(Command::Start(lost)) = self.command(message, Command::Start(Box::new((*local, start)))) {

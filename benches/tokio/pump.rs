@@ -38,7 +38,7 @@ impl Relay {
         if self.session.is_idle() && self.out.is_none() && !self.announced_idle {
             self.announced_idle = true;
             self.deadline = None;
-            self.shared.input(Input::Session { id: self.id, event: SessionEvent::Idle });
+            self.shared.input(Input::Session { id: self.id, event: SessionEvent::Idle { settled: true } });
         }
         Ok(again)
     }

@@ -13,6 +13,7 @@ use std::time::Instant;
 use log::{debug, error, info, warn};
 
 use crate::config::{ClientConfig, HostPort, Key};
+use crate::deadlines::Deadlines;
 use crate::limits::Limits;
 use crate::machine::{
     CloseReason, ConnId, Dial, Dialled, Greeting, Input, Machine, NameId, Output, SessionEvent, Traffic,
@@ -125,6 +126,8 @@ pub struct Client {
     failures: u32,
     parts: Table<Part>,
     messages: usize,
+    /// Until when a session waits for the name of its local server, by the slot of its message connection.
+    deadlines: Deadlines,
     /// When the link wants attention: the end of a pause, or of the server's silence.
     link_due: Option<Instant>,
     draining: Option<Instant>,
@@ -153,6 +156,7 @@ impl Client {
             failures: 0,
             parts: Table::default(),
             messages: 0,
+            deadlines: Deadlines::default(),
             link_due: Some(now),
             draining: None,
             outputs: VecDeque::new(),
@@ -280,7 +284,12 @@ impl Client {
         }
         let message_addresses = match &self.message_override {
             Some(_) => self.names[MESSAGE.0].found.iter().copied().collect(),
-            None => VecDeque::from([SocketAddr::new(address.ip(), welcome.message_port)]),
+            None => {
+                // The same address, with its scope if it is a link-local one.
+                let mut address = address;
+                address.set_port(welcome.message_port);
+                VecDeque::from([address])
+            }
         };
         self.link_due = Some(self.now + self.limits.heartbeat / 2);
         self.link = Link::Up(Up {
@@ -301,7 +310,8 @@ impl Client {
     fn open(&mut self, first_ticket: u64, count: u32) {
         let Link::Up(up) = &self.link else { return };
         let Some(&address) = up.message_addresses.front() else {
-            return warn!("{} the host for message connections could not be resolved", up.control);
+            warn!("{} the host for message connections could not be resolved; trying again", up.control);
+            return self.resolve(MESSAGE);
         };
         let room = self.limits.messages_per_client_max.saturating_sub(self.messages);
         if room < count as usize {
@@ -309,7 +319,8 @@ impl Client {
         }
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Message, key_id: up.session_id };
         let deadline = self.now + self.limits.handshake;
-        for ticket in (first_ticket..).take(room.min(count as usize)) {
+        for index in 0..room.min(count as usize) as u64 {
+            let ticket = first_ticket.wrapping_add(index);
             let greeting = Greeting { hello, secret: up.pool_key.clone(), ticket, plain: self.plain };
             self.messages += 1;
             self.outputs.push_back(Output::Dial { dial: Dial::Message(greeting), address, deadline });
@@ -428,18 +439,26 @@ impl Client {
     /// Dials the next address of the session's local server, or has its name resolved first.
     fn dial_local(&mut self, message: ConnId) {
         let Some(Part::Message(MessageState::Busy(session))) = self.parts.get_mut(message) else { return };
+        let last = session.since + self.limits.local_dial;
         let name = NameId(FIXED_NAMES + usize::from(session.start.service));
-        let addresses = &mut self.names[name.0];
+        let addresses = &self.names[name.0];
         let stale = addresses.resolved.is_none_or(|at| self.now >= at + self.limits.resolved);
         let numeric = self.services[usize::from(session.start.service)].local.numeric().is_some();
-        if !numeric && stale && session.next_address == 0 {
-            return self.resolve(name);
+        if !numeric && stale {
+            let known = !addresses.found.is_empty();
+            self.resolve(name);
+            // What is known is used meanwhile; who must wait for a name waits no longer than for a local server.
+            if !known {
+                self.deadlines.set(message.slot, Some(last));
+                return;
+            }
         }
+        let Some(Part::Message(MessageState::Busy(session))) = self.parts.get_mut(message) else { return };
+        let addresses = &self.names[name.0];
         let left = addresses.found.len().saturating_sub(session.next_address);
         let Some(&address) = addresses.found.get(session.next_address) else { return self.refuse(message) };
         session.next_address += 1;
         // Each address gets its share of what is left of the time.
-        let last = session.since + self.limits.local_dial;
         let share = last.saturating_duration_since(self.now) / left.max(1) as u32;
         let deadline = self.now + share;
         self.outputs.push_back(Output::Dial { dial: Dial::Proxy(message), address, deadline });
@@ -460,6 +479,11 @@ impl Client {
         name.found = addresses;
         name.resolved = Some(self.now);
         name.asked = false;
+        if id == MESSAGE
+            && let Link::Up(up) = &mut self.link
+        {
+            up.message_addresses = self.names[MESSAGE.0].found.iter().copied().collect();
+        }
         if id == SERVER || id == MESSAGE {
             if matches!(self.link, Link::Resolving)
                 && !self.names[SERVER.0].asked
@@ -477,7 +501,11 @@ impl Client {
             _ => None,
         };
         let waiting: Vec<ConnId> = self.parts.iter().filter_map(waits).collect();
-        waiting.into_iter().for_each(|message| self.dial_local(message));
+        for message in waiting {
+            self.deadlines.set(message.slot, None);
+            // A name that leads nowhere is not asked for again on behalf of those who have waited for it.
+            if self.names[id.0].found.is_empty() { self.refuse(message) } else { self.dial_local(message) }
+        }
     }
 
     fn dial_failed(&mut self, id: ConnId, message: ConnId, start: Start, kind: std::io::ErrorKind) {
@@ -512,7 +540,8 @@ impl Client {
     fn session_event(&mut self, id: ConnId, event: SessionEvent) {
         match event {
             SessionEvent::Start(start) => self.begin(id, start),
-            SessionEvent::Idle => {
+            SessionEvent::Idle { .. } => {
+                self.deadlines.set(id.slot, None);
                 if let Some(Part::Message(state)) = self.parts.get_mut(id) {
                     *state = MessageState::Idle;
                 }
@@ -540,6 +569,7 @@ impl Client {
             },
             Some(Part::Message(state)) => {
                 self.messages -= 1;
+                self.deadlines.set(id.slot, None);
                 if let (MessageState::Coming(address), Link::Up(up)) = (state, &mut self.link) {
                     // The next one tries another address, if the name has several.
                     if up.message_addresses.front() == Some(&address) {
@@ -597,6 +627,9 @@ impl Machine for Client {
         if self.link_due.is_some_and(|at| at <= now) {
             self.link_due();
         }
+        while let Some(message) = self.deadlines.pop_due(now).and_then(|slot| self.parts.at(slot)) {
+            self.refuse(message);
+        }
         if self.draining.take_if(|at| *at <= now).is_some() {
             warn!("running sessions had not finished and are reset");
             self.outputs.push_back(Output::Exit);
@@ -608,6 +641,6 @@ impl Machine for Client {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.link_due, self.draining].into_iter().flatten().min()
+        [self.link_due, self.draining, self.deadlines.next()].into_iter().flatten().min()
     }
 }

@@ -115,6 +115,8 @@ pub(super) struct Message {
     pub input: Option<Ring>,
     /// Payload thrown away since the last abort.
     pub discarded_bytes: u32,
+    /// Payload sent on it in this session, as far as it fits.
+    pub carried_bytes: u32,
     /// The machine has been told that the session which it knows of is over.
     pub announced_idle: bool,
 }
@@ -127,6 +129,7 @@ impl Message {
             peer: None,
             input: None,
             discarded_bytes: 0,
+            carried_bytes: 0,
             announced_idle: true,
         }
     }

@@ -37,6 +37,8 @@ use outgoing::Pipes;
 
 /// Pause after the operating system ran out of something, before a listener is tried again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// Full servers and missing descriptors are complained about no more often.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 struct Listener {
     origin: Origin,
@@ -76,6 +78,7 @@ pub struct Reactor<M, N: Network> {
     scratch: Scratch,
     serial: u32,
     jitter: fastrand::Rng,
+    complained: Option<Instant>,
     terminated: bool,
     exit: bool,
 }
@@ -114,6 +117,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             limits,
             serial: 0,
             jitter,
+            complained: None,
             terminated: false,
             exit: false,
         }
@@ -244,7 +248,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         listener.resume_at = None;
         match self.network.accept(id) {
             Ok((socket, peer)) if full => {
-                debug!("user {peer} reset: {} users are served, the most allowed", self.users);
+                let users = self.users;
+                self.complain(|| warn!("user {peer} was reset: {users} users are served, the most allowed"));
                 drop(socket);
             }
             Ok((socket, peer)) => self.welcome(socket, peer, id, origin),
@@ -254,7 +259,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 return false;
             }
             Err(error) if sockets::is_exhausted(&error) => {
-                warn!("cannot take connections for now: {error}");
+                self.complain(|| warn!("cannot take connections for now: {error}"));
                 self.listeners[id.0].resume_at = Some(self.now + EXHAUSTED_PAUSE);
                 return false;
             }
@@ -262,6 +267,14 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             Err(_) => {}
         }
         true
+    }
+
+    /// Says what it has to say, if nothing was said for a while: nobody may fill a log by filling the server.
+    fn complain(&mut self, say: impl FnOnce()) {
+        if self.complained.is_none_or(|at| self.now >= at + COMPLAINT_INTERVAL) {
+            self.complained = Some(self.now);
+            say();
+        }
     }
 
     fn welcome(&mut self, socket: N::Socket, peer: SocketAddr, listener: ListenerId, origin: Origin) {
@@ -513,11 +526,15 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
         if self.connections.local(user).is_none() {
             // He has just gone, as the machine is about to hear; the connection is still free.
-            self.machine.handle(Input::Session { id: message, event: SessionEvent::Idle }, self.now);
+            self.machine.handle(
+                Input::Session { id: message, event: SessionEvent::Idle { settled: true } },
+                self.now,
+            );
             return;
         }
         let frame = self.connections.message_even_closing(message).and_then(|it| {
             it.announced_idle = false;
+            it.carried_bytes = 0;
             it.session.start(start)
         });
         self.connections.pair(message, user);

@@ -19,7 +19,7 @@ pub enum Event {
         readable: bool,
         /// It may be written.
         writable: bool,
-        /// Its peer has ended it, or it may hold an error: there is more to read than bytes.
+        /// Its peer has ended it, or it may hold an error or urgent data: a short read need not be the last.
         ended: bool,
         /// It may hold an error.
         error: bool,

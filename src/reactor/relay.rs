@@ -286,6 +286,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             };
             budget -= count;
             half.traffic.received += count as u64;
+            other.carried_bytes = other.carried_bytes.saturating_add(count as u32);
             half.is_bulk = count >= BULK_READ_BYTES && half.traffic.received >= BULK_SESSION_BYTES;
             let raw = &mut raw[..HEADROOM + count];
             if unstarted {
@@ -368,8 +369,9 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         };
         if message.session.is_idle() && !message.announced_idle {
             message.announced_idle = true;
+            let settled = message.carried_bytes as usize <= RING_BYTES;
             self.set_deadline(id, None);
-            self.tell(Input::Session { id, event: SessionEvent::Idle });
+            self.tell(Input::Session { id, event: SessionEvent::Idle { settled } });
         }
     }
 

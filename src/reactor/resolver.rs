@@ -1,7 +1,8 @@
-//! Names to addresses, off the loop: getaddrinfo(3) blocks, so one helper thread asks it, in order.
+//! Names to addresses, off the loop: getaddrinfo(3) blocks, so each name that is asked for has a short-lived thread, and
+//! a slow one holds up nobody else. The machine asks for a name again only after its answer.
 
-use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -10,43 +11,72 @@ use crate::machine::NameId;
 
 /// Most addresses that are tried for one name.
 const ADDRESSES_MAX: usize = 16;
+/// getaddrinfo(3) needs more than the smallest stack, and less than the usual one.
+const STACK_BYTES: usize = 256 * 1024;
 
-/// The thread's two queues.
+type Answer = (NameId, Vec<SocketAddr>);
+
+/// The names that may be asked for, and the queue of answers.
 pub struct Resolver {
     names: Vec<HostPort>,
-    questions: Sender<(NameId, HostPort)>,
-    answers: Receiver<(NameId, Vec<SocketAddr>)>,
+    answer: Sender<Answer>,
+    answers: Receiver<Answer>,
+    wake: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Resolver {
-    /// Starts the thread; `wake` is called after each answer. `names` are what a [`NameId`] counts.
-    pub fn new(names: Vec<HostPort>, wake: impl Fn() + Send + 'static) -> io::Result<Resolver> {
-        let (questions, asked) = channel::<(NameId, HostPort)>();
+    /// `names` are what a [`NameId`] counts; `wake` is called after each answer.
+    pub fn new(names: Vec<HostPort>, wake: impl Fn() + Send + Sync + 'static) -> Resolver {
         let (answer, answers) = channel();
-        thread::Builder::new().name("resolver".into()).stack_size(256 * 1024).spawn(move || {
-            // Ends when the reactor, and with it the other end of either queue, is gone.
-            for (id, name) in asked {
-                let addresses = (name.host.as_str(), name.port).to_socket_addrs();
-                let addresses = addresses.map_or(Vec::new(), |found| found.take(ADDRESSES_MAX).collect());
-                if answer.send((id, addresses)).is_err() {
-                    return;
-                }
-                wake();
-            }
-        })?;
-        Ok(Resolver { names, questions, answers })
+        Resolver { names, answer, answers, wake: Arc::new(wake) }
     }
 
-    /// Asks for a name.
+    /// Asks for a name. There is an answer in any case: no addresses if it cannot be resolved.
     pub fn ask(&self, id: NameId) {
-        if let Some(name) = self.names.get(id.0) {
-            // The thread ends only with the queue: sending cannot fail while `self` lives.
-            let _ = self.questions.send((id, name.clone()));
+        let Some(name) = self.names.get(id.0).cloned() else { return };
+        let (answer, wake) = (self.answer.clone(), self.wake.clone());
+        let resolve = move || {
+            let found = (name.host.as_str(), name.port).to_socket_addrs();
+            // The reactor may be gone; then nobody waits.
+            let _ = answer.send((id, found.map_or(Vec::new(), |found| found.take(ADDRESSES_MAX).collect())));
+            wake();
+        };
+        if thread::Builder::new().name("resolver".into()).stack_size(STACK_BYTES).spawn(resolve).is_err() {
+            let _ = self.answer.send((id, Vec::new()));
+            (self.wake)();
         }
     }
 
     /// The next answer, if there is one.
-    pub fn answer(&self) -> Option<(NameId, Vec<SocketAddr>)> {
+    pub fn answer(&self) -> Option<Answer> {
         self.answers.try_recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn every_question_is_answered() {
+        let names =
+            ["localhost", "no-such-name.invalid"].map(|host| HostPort { host: host.into(), port: 80 });
+        let (woken, wakes) = channel();
+        let resolver = Resolver::new(names.into(), move || {
+            let _ = woken.send(());
+        });
+        let mut answers = [None, None];
+        for id in [NameId(0), NameId(1)] {
+            resolver.ask(id);
+        }
+        for _ in 0..2 {
+            wakes.recv_timeout(Duration::from_secs(60)).expect("an answer");
+            while let Some((id, addresses)) = resolver.answer() {
+                answers[id.0] = Some(addresses);
+            }
+        }
+        assert!(answers[0].as_ref().is_some_and(|found| found.iter().all(|at| at.ip().is_loopback())));
+        assert_eq!(answers[1], Some(Vec::new()));
     }
 }

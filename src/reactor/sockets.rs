@@ -28,6 +28,9 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// Everything. Urgent data counts, because a read stops short at its mark though more bytes follow (tcp(7)).
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+
 /// Bytes that a pipe holds.
 const PIPE_BYTES: usize = 256 * 1024;
 /// Bytes that a socket holds and has not sent (tcp(7), `TCP_NOTSENT_LOWAT`). The kernel would hold megabytes of a
@@ -124,7 +127,7 @@ impl MioNetwork {
         let resolver = Resolver::new(names, move || {
             // It fails only if the counter is full, and then a wake-up is on its way already.
             let _ = waker.wake();
-        })?;
+        });
         let listeners = listeners.into_iter().map(Some).collect();
         Ok(MioNetwork { poll, events: Events::with_capacity(EVENTS_MAX), listeners, resolver, signals })
     }
@@ -161,7 +164,7 @@ impl Network for MioNetwork {
                         id,
                         readable: event.is_readable() || event.is_read_closed(),
                         writable: event.is_writable() || event.is_write_closed(),
-                        ended: event.is_read_closed() || event.is_error(),
+                        ended: event.is_read_closed() || event.is_error() || event.is_priority(),
                         error: event.is_error(),
                     },
                 }),
@@ -196,7 +199,7 @@ impl Network for MioNetwork {
     }
 
     fn register(&mut self, socket: &mut MioSocket, id: ConnId) -> io::Result<()> {
-        self.poll.registry().register(&mut socket.0, token(id), Interest::READABLE | Interest::WRITABLE)
+        self.poll.registry().register(&mut socket.0, token(id), INTEREST)
     }
 
     fn pipe(&mut self) -> Option<Pipe> {

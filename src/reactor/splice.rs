@@ -39,7 +39,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.pipes.give_back(piped);
             return Spliced::Stopped;
         };
-        let (Role::Local(half), Role::Message(other)) = (&mut local.role, &message.role) else {
+        let (Role::Local(half), Role::Message(other)) = (&mut local.role, &mut message.role) else {
             self.pipes.give_back(piped);
             return Spliced::Stopped;
         };
@@ -57,13 +57,18 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                         Spliced::Stopped
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => Spliced::Moved,
-                    // Reading will tell what it is.
-                    Err(_) => Spliced::Unavailable,
+                    Err(error) if cannot_splice(&error) => Spliced::Unavailable,
+                    // Told once: reading would now see a clean end.
+                    Err(error) => {
+                        self.close(id, CloseReason::Io(error.kind()));
+                        Spliced::Stopped
+                    }
                 };
             }
         };
         *budget -= held;
         half.traffic.received += held as u64;
+        other.carried_bytes = other.carried_bytes.saturating_add(held as u32);
         half.is_bulk = held >= SPARSE_BYTES;
         (piped.held, piped.header_left) = (held, HEADROOM);
         piped.header = plain_data_header(other.session.sid(), held);
@@ -103,7 +108,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                         Spliced::Stopped
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => Spliced::Moved,
-                    Err(_) => Spliced::Unavailable,
+                    Err(error) if cannot_splice(&error) => Spliced::Unavailable,
+                    Err(error) => {
+                        self.close(id, CloseReason::Io(error.kind()));
+                        Spliced::Stopped
+                    }
                 };
             }
         };
@@ -117,4 +126,10 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
         Spliced::Moved
     }
+}
+
+/// Whether the kernel cannot splice this socket at all (splice(2): EINVAL, ENOSYS), rather than the connection having
+/// failed.
+fn cannot_splice(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }

@@ -86,7 +86,8 @@ enum MessageState {
     Idle(Instant),
     /// In the pool since then, and being asked whether it is alive; counted as idle.
     Pinged(Instant),
-    /// Like `Pinged`, but a connection of the same client has just failed: not counted.
+    /// Like `Pinged`, but not counted: a connection of the same client has just failed, or what the last session
+    /// sent may not have been read.
     Suspect(Instant),
     /// Sent `Start` then, not accepted yet.
     Offered(Instant),
@@ -549,9 +550,14 @@ impl Server {
                 }
             }
             SessionEvent::Started | SessionEvent::Start(_) => {}
-            SessionEvent::Idle => {
+            SessionEvent::Idle { settled } => {
                 self.clients[index].session_ended();
-                self.became_idle(id);
+                if settled || self.draining.is_some() || self.clients[index].draining {
+                    self.became_idle(id);
+                } else {
+                    // Nobody is put behind what the client may not have read: it answers when it has.
+                    self.ping(id, MessageState::Suspect(self.now), self.limits.settle);
+                }
             }
             SessionEvent::Pong => {
                 if let MessageState::Pinged(since) | MessageState::Suspect(since) = *state {
@@ -617,7 +623,7 @@ impl Server {
                     self.retire(id, CloseReason::Retired);
                 } else {
                     client.pinged += 1;
-                    self.ping(id, MessageState::Pinged(since));
+                    self.ping(id, MessageState::Pinged(since), self.limits.pong);
                 }
             }
             MessageState::Pinged(_) | MessageState::Suspect(_) => self.close(id, CloseReason::NoPong),
@@ -629,16 +635,16 @@ impl Server {
     fn suspect_idle(&mut self, index: usize) {
         while let Some(id) = self.clients[index].idle.pop_back() {
             if let Some((_, &mut MessageState::Idle(since))) = self.message_state(id) {
-                self.ping(id, MessageState::Suspect(since));
+                self.ping(id, MessageState::Suspect(since), self.limits.pong);
             }
         }
         self.refill.push(index);
     }
 
-    fn ping(&mut self, id: ConnId, as_state: MessageState) {
+    fn ping(&mut self, id: ConnId, as_state: MessageState, wait: Duration) {
         if let Some((_, state)) = self.message_state(id) {
             *state = as_state;
-            self.deadlines.set(id.slot, Some(self.now + self.limits.pong));
+            self.deadlines.set(id.slot, Some(self.now + wait));
             self.outputs.push_back(Output::Ping(id));
         }
     }
@@ -646,8 +652,10 @@ impl Server {
     /// Closes an idle message connection gently; it is no longer in the pool.
     fn retire(&mut self, id: ConnId, reason: CloseReason) {
         let Some((index, state)) = self.message_state(id) else { return };
-        *state = MessageState::Leaving;
-        self.clients[index].idle.retain(|&other| other != id);
+        let before = std::mem::replace(state, MessageState::Leaving);
+        let client = &mut self.clients[index];
+        client.pinged -= usize::from(matches!(before, MessageState::Pinged(_)));
+        client.idle.retain(|&other| other != id);
         self.deadlines.set(id.slot, None);
         self.close(id, reason);
     }
@@ -682,21 +690,26 @@ impl Server {
     /// Asks each client that may need it for as many message connections as are missing.
     fn refill_pools(&mut self) {
         while let Some(index) = self.refill.pop() {
-            let Some(client) = self.clients.get(index) else { continue };
+            let held: usize =
+                self.clients.iter().map(|(_, client)| client.total + client.tickets.outstanding()).sum();
+            let Some(client) = self.clients.get_mut(index) else { continue };
             if client.draining || self.draining.is_some() {
                 continue;
             }
             let published = |service: &&Service| service.clients.contains(&index);
             let waiting: usize =
                 self.services.iter().filter(published).map(|service| service.waiting.len()).sum();
-            let coming = client.idle.len() + client.pinged + client.tickets.outstanding();
-            let most = self
-                .limits
-                .messages_per_client_max
-                .saturating_sub(client.total + client.tickets.outstanding());
+            let outstanding = client.tickets.outstanding();
+            let coming = client.idle.len() + client.pinged + outstanding;
+            // However often connections fail and are replaced, there are no more than this.
+            let peak = client.recent_peak(self.now, self.limits.retire);
+            let own = (peak + waiting + 2 * self.limits.pool).min(self.limits.messages_per_client_max);
+            let most = own
+                .saturating_sub(client.total + outstanding)
+                .min(self.limits.messages_max.saturating_sub(held));
             // All of them are strangers at first, from one address: more at once would push each other out.
             let strangers = self.limits.strangers_max.min(self.limits.strangers_per_address_max);
-            let at_once = (strangers / 2).max(1).saturating_sub(client.tickets.outstanding());
+            let at_once = (strangers / 2).max(1).saturating_sub(outstanding);
             let missing = (self.limits.pool + waiting).saturating_sub(coming).min(most).min(at_once);
             if missing > 0 {
                 let expiry = self.now + self.limits.ticket;
