@@ -604,13 +604,18 @@ impl Server {
         match *state {
             MessageState::Offered(sent) => {
                 // A client that does not answer on its control connection either is slow, not cut off from this
-                // message connection: the round trip is longer than it was, and so is the time to accept.
+                // message connection: the round trip is longer than it was, and so is the time to accept. And one
+                // that answers serves its control connection first: it may still be on its way to the Start.
                 let last = sent + self.limits.accept.1;
-                if self.clients[index].answered_ping_of >= sent || self.now >= last {
+                let client = &self.clients[index];
+                let had_its_turn = self.now >= client.last_heard + self.limits.accept.0;
+                if (client.answered_ping_of >= sent && had_its_turn) || self.now >= last {
                     self.close(id, CloseReason::NotAccepted);
                     return self.suspect_idle(index);
                 }
-                self.ping_client(index);
+                if client.answered_ping_of < sent {
+                    self.ping_client(index);
+                }
                 self.deadlines.set(id.slot, Some(last.min(self.now + ACCEPT_RECHECK)));
             }
             MessageState::Idle(since) => {
