@@ -104,3 +104,11 @@ fn users_of_a_frozen_client_are_told_in_time() {
         assert!(world.longest_stay < Duration::from_secs(10), "{:?}", world.longest_stay);
     }
 }
+
+#[test]
+fn a_client_that_is_gone_is_forgotten() {
+    for seed in 0..16 {
+        let _seed = Seed(seed);
+        World::tell(seed, Tale::Gone).live();
+    }
+}

@@ -68,24 +68,32 @@ enum Coming {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tale {
     Anything,
-    /// Every pooled message connection goes silent and stays up; then users come.
+    /// Every pooled message connection goes silent and stays up; then, or when that was noticed, users come.
     Holed,
     /// The clients freeze; then users come.
     Frozen,
+    /// The clients' hosts are gone without a word.
+    Gone,
 }
 
 impl Tale {
     fn coming(self, rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
         let at = Duration::from_secs(5);
+        let later = if self == Tale::Holed && rng.bool() { Duration::from_secs(25) } else { Duration::ZERO };
+        let lasts = Duration::from_secs(100);
         let mut coming: Vec<_> = match self {
             Tale::Frozen => (0..clients)
-                .map(|client| Fault::Freeze { host: Host::Client(client), lasts: Duration::from_secs(100) })
+                .map(|client| Fault::Freeze { host: Host::Client(client), lasts })
+                .map(|fault| (at, Coming::Fault(fault)))
+                .collect(),
+            Tale::Gone => (0..clients)
+                .map(|client| Fault::Crash { host: Host::Client(client), loudly: false, lasts })
                 .map(|fault| (at, Coming::Fault(fault)))
                 .collect(),
             _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
         };
         let users: Vec<_> = (0..rng.usize(1..20)).map(|_| Duration::from_millis(rng.u64(1..3_000))).collect();
-        coming.extend(users.into_iter().map(|after| (at + after, Coming::User)));
+        coming.extend(users.into_iter().map(|after| (at + later + after, Coming::User)));
         coming
     }
 }
@@ -205,8 +213,11 @@ impl World {
             self.come();
         }
         if self.tale != Tale::Anything {
-            let end = self.now() + Duration::from_secs(20);
+            let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);
+        }
+        if self.tale == Tale::Gone {
+            assert_eq!(self.processes[0].connection_count(), 0, "connections of clients that are gone");
         }
         self.relent();
         let end = self.now() + PATIENCE;
@@ -233,7 +244,7 @@ impl World {
         (self.shadow.strict, self.fresh) = (true, true);
         for (service, name) in SERVICES.iter().enumerate() {
             let number = self.user(service, Script::plain(500, false, Ending::FinWhenSent));
-            let end = self.now() + Duration::from_secs(5);
+            let end = self.now() + Duration::from_secs(20);
             self.advance(end, |world| world.actors.is_empty());
             let party = self.shadow.party(Side::User, number);
             let served = party.ended == Some(Ended::Whole) && party.received == 500;

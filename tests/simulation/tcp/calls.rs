@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use skyorg::machine::{ConnId, ListenerId};
 use skyorg::wire::handshake::FIRST_FLIGHT_BYTES;
@@ -48,10 +49,16 @@ impl Net {
         if backlog.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
         }
+        const EMFILE: i32 = 24;
+        if self.exhausted_until > self.now {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
         if chance {
-            const EMFILE: i32 = 24;
             match self.rng.u8(..3) {
-                0 => return Err(io::Error::from_raw_os_error(EMFILE)),
+                0 => {
+                    self.exhausted_until = self.now + Duration::from_millis(self.rng.u64(..1_000));
+                    return Err(io::Error::from_raw_os_error(EMFILE));
+                }
                 1 => return Err(ErrorKind::Interrupted.into()),
                 _ => {
                     if let Some(end) = backlog.pop_front() {

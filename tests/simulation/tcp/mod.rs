@@ -164,6 +164,8 @@ pub struct Net {
     pub kernels: [Kernel; HOSTS],
     /// Counts whatever moves: a host that turns without moving anything is spinning.
     pub progress: u64,
+    /// Until then, nobody gets another descriptor.
+    pub exhausted_until: Time,
     /// Control connections that clients have dialled.
     pub controls: usize,
     /// First flights that the server has read, as a wire-tapper knows them.
@@ -184,6 +186,7 @@ impl Net {
             listeners: BTreeMap::new(),
             kernels,
             progress: 0,
+            exhausted_until: Time::ZERO,
             controls: 0,
             recorded: Vec::new(),
             due: BinaryHeap::new(),
