@@ -60,7 +60,8 @@ pub struct Limits {
     pub finish: Duration,
     /// How long running sessions get after the operator asked the process to end.
     pub drain: Duration,
-    /// Bytes that one socket moves before others get their turn.
+    /// Bytes after which a socket lets others have their turn. A read is not cut short for it: a full ring and a few
+    /// bytes would be two.
     pub turn_bytes: usize,
     /// Connections that one listener takes before others get their turn.
     pub turn_accepts: usize,
@@ -102,7 +103,7 @@ impl Default for Limits {
             linger: Duration::from_secs(5),
             finish: Duration::from_secs(60),
             drain: Duration::from_secs(30),
-            turn_bytes: 256 * 1024,
+            turn_bytes: 32 * 1024,
             turn_accepts: 16,
             rings_kept: 64,
             pipes_max: 64,

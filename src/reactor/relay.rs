@@ -261,7 +261,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             };
             let room = RING_BYTES - SMALL_FRAMES_ROOM;
             let held = message.out.as_ref().map_or(0, Ring::len);
-            let mut limit = payload_fitting(room.saturating_sub(held)).min(budget);
+            let mut limit = payload_fitting(room.saturating_sub(held));
             let unstarted = other.session.stage() < Some(Stage::Started);
             if unstarted {
                 limit = limit.min(payload_fitting(room) - half.retained.as_ref().map_or(0, Ring::len));
@@ -284,7 +284,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 // Everything before it was passed on; `reap` sends the `Abort`.
                 Err(error) => return self.close(id, CloseReason::Io(error.kind())),
             };
-            budget -= count;
+            budget = budget.saturating_sub(count);
             half.traffic.received += count as u64;
             other.carried_bytes = other.carried_bytes.saturating_add(count as u32);
             half.is_bulk = count >= BULK_READ_BYTES && half.traffic.received >= BULK_SESSION_BYTES;
@@ -397,17 +397,16 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             let mut filled = message.input.as_mut().map_or(0, |ring| ring.drain_into(raw));
             self.rings.tidy(&mut message.input);
             if need_more || filled == 0 {
-                let limit = raw.len().min(filled + budget);
                 let read = match connection.ready.readable {
-                    true => connection.socket.read(&mut raw[filled..limit]),
+                    true => connection.socket.read(&mut raw[filled..]),
                     false => Err(io::ErrorKind::WouldBlock.into()),
                 };
                 match read {
                     Ok(0) => return self.close(id, CloseReason::PeerClosed),
                     Ok(count) => {
-                        connection.ready.note_read(count, limit - filled);
+                        connection.ready.note_read(count, raw.len() - filled);
                         filled += count;
-                        budget -= count;
+                        budget = budget.saturating_sub(count);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         connection.ready.readable = false;
