@@ -80,7 +80,7 @@ fn tunnel(server: Program, client: Program, plain: bool) -> Tunnel {
     let deadline = Instant::now() + DEADLINE;
     while tunnel.echo().is_err() {
         assert!(Instant::now() < deadline, "no user got through");
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20)); // paces: attempts against a deadline
     }
     tunnel
 }

@@ -44,14 +44,11 @@ fn silent_slow_and_noisy_strangers_get_nothing_and_a_client_gets_in_beside_them(
             _ => stranger.write_all(&noise),
         };
     }
-    // A real client gets in beside them; three times, because the machine may be slow once.
-    let gets_in = (0..3).any(|_| {
-        let started = Instant::now();
-        tunnel.start_client();
-        converse(&mut tunnel.user(), b"beside strangers");
-        started.elapsed() < Duration::from_secs(1)
-    });
-    assert!(gets_in, "not within a second in any of three attempts");
+    // A real client gets in beside them, while they are all there.
+    let started = Instant::now();
+    tunnel.start_client();
+    converse(&mut tunnel.user(), b"beside strangers");
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     for byte in &hello[1..] {
         for stranger in strangers.iter_mut().skip(2).step_by(6) {
             let _ = stranger.write_all(&[*byte]);

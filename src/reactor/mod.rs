@@ -8,12 +8,15 @@
 //! - readiness bits are set by events and cleared by `WouldBlock` only, so whoever makes progress possible
 //!   (frees a ring, delivers an event) puts the connection into the run queue.
 
+mod closing;
 mod connection;
 mod greet;
+mod listening;
 pub mod network;
 mod outgoing;
 mod relay;
 pub mod resolver;
+mod sending;
 pub mod sockets;
 mod splice;
 
@@ -22,7 +25,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use log::{debug, warn};
+use log::warn;
 
 use crate::deadlines::Deadlines;
 use crate::limits::Limits;
@@ -30,7 +33,7 @@ use crate::machine::{
     CloseReason, ConnId, Dial, Dialled, Input, ListenerId, Machine, Origin, Output, SessionEvent, Traffic,
 };
 use crate::ring::{RING_BYTES, Rings};
-use crate::wire::frame::{AbortReason, Start};
+use crate::wire::frame::Start;
 use connection::{Connection, Connections, Local, Ready, Role, Strangers, Target, Writing};
 use network::{Event, Network, Socket};
 use outgoing::Pipes;
@@ -212,93 +215,6 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         self.events = events;
     }
 
-    /// When a listener that has connections wants to be tried; in the past if at once.
-    fn next_accept(&self) -> Option<Instant> {
-        let ready = self.listeners.iter().filter(|listener| listener.open && listener.ready);
-        ready.map(|listener| listener.resume_at.unwrap_or(self.now)).min()
-    }
-
-    fn accept(&mut self) {
-        for index in 0..self.listeners.len() {
-            for _ in 0..self.limits.turn_accepts {
-                let listener = &mut self.listeners[index];
-                let paused = listener.resume_at.is_some_and(|at| at > self.now);
-                if !listener.open || !listener.ready || paused || !self.accept_one(ListenerId(index)) {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Takes one connection; false if there is none, or no room.
-    fn accept_one(&mut self, id: ListenerId) -> bool {
-        let listener = &mut self.listeners[id.0];
-        let origin = listener.origin;
-        let full = origin == Origin::User && self.users >= self.limits.users_max;
-        if full {
-            // Whoever waits in the queue may wait as long as any user, and is then told that he is not served.
-            let shed_at = *listener.full_since.get_or_insert(self.now) + self.limits.wait;
-            if shed_at > self.now {
-                listener.resume_at = Some(shed_at);
-                return false;
-            }
-        } else {
-            listener.full_since = None;
-        }
-        listener.resume_at = None;
-        match self.network.accept(id) {
-            Ok((socket, peer)) if full => {
-                let users = self.users;
-                self.complain(|| warn!("user {peer} was reset: {users} users are served, the most allowed"));
-                drop(socket);
-            }
-            Ok((socket, peer)) => self.welcome(socket, peer, id, origin),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.listeners[id.0].ready = false;
-                self.listeners[id.0].full_since = None;
-                return false;
-            }
-            Err(error) if sockets::is_exhausted(&error) => {
-                self.complain(|| warn!("cannot take connections for now: {error}"));
-                self.listeners[id.0].resume_at = Some(self.now + EXHAUSTED_PAUSE);
-                return false;
-            }
-            // The connection died in the queue (accept(2), ERRORS): the next one is another.
-            Err(_) => {}
-        }
-        true
-    }
-
-    /// Says what it has to say, if nothing was said for a while: nobody may fill a log by filling the server.
-    fn complain(&mut self, say: impl FnOnce()) {
-        if self.complained.is_none_or(|at| self.now >= at + COMPLAINT_INTERVAL) {
-            self.complained = Some(self.now);
-            say();
-        }
-    }
-
-    fn welcome(&mut self, socket: N::Socket, peer: SocketAddr, listener: ListenerId, origin: Origin) {
-        let role = match origin {
-            Origin::User => Role::Local(Local::new(None)),
-            Origin::Stranger => self.stranger(),
-        };
-        // Whoever connects has often spoken already: try to read at once.
-        let Some(id) = self.insert(socket, role, Ready::UNTRIED) else {
-            return;
-        };
-        match origin {
-            Origin::User => self.users += 1,
-            Origin::Stranger => {
-                self.set_deadline(id, Some(self.now + self.limits.handshake));
-                if let Some(oldest) = self.strangers.admit(id, peer) {
-                    self.close(oldest, CloseReason::Evicted);
-                }
-            }
-        }
-        self.queue(id);
-        self.tell(Input::Accepted { id, listener, peer });
-    }
-
     /// The id of the next connection.
     fn next_id(&mut self) -> ConnId {
         self.serial = self.serial.wrapping_add(1);
@@ -367,72 +283,6 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         if self.machine.poll_timeout().is_some_and(|at| at <= self.now) {
             self.machine.handle_timeout(self.now);
             self.drain_outputs();
-        }
-    }
-
-    /// Frees what was marked. Telling the machine may mark more.
-    fn reap(&mut self) {
-        while let Some(id) = self.doomed.pop() {
-            self.detach(id);
-            let Some(mut connection) = self.connections.remove(id) else { continue };
-            self.deadlines.set(id.slot, None);
-            let reason = connection.closing.unwrap_or(CloseReason::Finished);
-            self.strangers.remove(id);
-            connection.forget_unsent(&mut self.rings, &mut self.pipes);
-            let mut traffic = Traffic::default();
-            let ring = match &mut connection.role {
-                Role::Local(local) | Role::Connecting(Target::Proxy(local)) => {
-                    traffic = local.traffic;
-                    local.retained.take()
-                }
-                Role::Message(message) => message.input.take(),
-                Role::Control(control) => control.input.take(),
-                _ => None,
-            };
-            ring.into_iter().for_each(|ring| self.rings.give_back(ring));
-            debug!("{id} closed: {reason}");
-            if reason.resets() {
-                drop(connection);
-            } else {
-                connection.socket.close();
-            }
-            for listener in &mut self.listeners {
-                listener.resume_at = None;
-            }
-            self.tell(Input::Closed { id, reason, traffic });
-        }
-    }
-
-    /// Parts a closing connection from its peer: each half of a pair has a rule for losing the other.
-    fn detach(&mut self, id: ConnId) {
-        let Some(connection) = self.connections.at(id.slot) else { return };
-        match &connection.role {
-            Role::Message(message) => {
-                let unaccepted = message.session.is_unaccepted();
-                let Some(local) = self.connections.unpair(id) else { return };
-                if unaccepted {
-                    self.give_back_user(local, false);
-                } else {
-                    self.close(local, CloseReason::Truncated);
-                }
-            }
-            Role::Local(_) => {
-                if self.listeners.iter().any(|listener| listener.origin == Origin::User) {
-                    self.users -= 1;
-                }
-                let reason = match connection.closing {
-                    Some(CloseReason::Shutdown) => AbortReason::Shutdown,
-                    _ => AbortReason::Reset,
-                };
-                if let Some(message) = self.connections.unpair(id) {
-                    self.abort_session(message, reason);
-                }
-            }
-            // The machine hears of it, and dials the next address or refuses the session.
-            Role::Connecting(_) => {
-                self.connections.unpair(id);
-            }
-            _ => {}
         }
     }
 
@@ -571,53 +421,6 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             connection.closing = Some(reason);
             self.doomed.push(id);
         }
-    }
-
-    /// Closes a connection so that what was sent on it is read: flush, shut down, read to the end.
-    fn leave(&mut self, id: ConnId, reason: CloseReason) {
-        self.detach(id);
-        let deadline = self.now + self.limits.linger;
-        let Some(connection) = self.connections.find(id) else { return };
-        let old = std::mem::replace(&mut connection.role, Role::Leaving { reason, shut: false });
-        let input = match old {
-            Role::Message(message) => message.input,
-            Role::Control(control) => control.input,
-            _ => None,
-        };
-        if let Some(ring) = input {
-            self.rings.give_back(ring);
-        }
-        self.set_deadline(id, Some(deadline));
-        self.queue(id);
-    }
-
-    fn serve_leaving(&mut self, id: ConnId) {
-        if !self.flush(id) {
-            return;
-        }
-        let Some(connection) = self.connections.find(id) else { return };
-        let Role::Leaving { reason, shut } = &mut connection.role else { return };
-        let reason = *reason;
-        if !*shut {
-            *shut = true;
-            if connection.socket.shutdown_write().is_err() {
-                return self.close(id, reason);
-            }
-        }
-        let Some(connection) = self.connections.find(id) else { return };
-        for _ in 0..4 {
-            if !connection.ready.readable {
-                return;
-            }
-            match connection.socket.read(&mut self.scratch.raw) {
-                Ok(0) => return self.close(id, reason),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.ready.readable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.close(id, reason),
-            }
-        }
-        self.queue(id);
     }
 }
 

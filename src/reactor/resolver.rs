@@ -1,5 +1,5 @@
-//! Names to addresses, off the loop: getaddrinfo(3) blocks, so each name that is asked for has a short-lived thread, and
-//! a slow one holds up nobody else. The machine asks for a name again only after its answer.
+//! Names to addresses, off the loop: getaddrinfo(3) blocks, so each name that is asked for has a short-lived
+//! thread, and a slow one holds up nobody else. The machine asks for a name again only after its answer.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;

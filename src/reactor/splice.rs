@@ -14,6 +14,9 @@ use crate::machine::{CloseReason, ConnId, Machine};
 use crate::session::Stage;
 use crate::wire::record::{Channel, HEADROOM, plain_data_header};
 
+/// Most bytes of one splice, and of one spliced record: what a pipe holds.
+const SPLICE_BYTES_MAX: usize = 256 * 1024;
+
 impl Message {
     /// Whether payload may go out as it is, and need not be kept for sending it again.
     pub fn splices(&self) -> bool {
@@ -43,7 +46,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.pipes.give_back(piped);
             return Spliced::Stopped;
         };
-        let held = match local.socket.splice_in(&mut piped.pipe, *budget) {
+        let held = match local.socket.splice_in(&mut piped.pipe, SPLICE_BYTES_MAX) {
             Ok(count) if count > 0 => count,
             result => {
                 self.pipes.give_back(piped);
@@ -66,7 +69,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 };
             }
         };
-        *budget -= held;
+        *budget = budget.saturating_sub(held);
         half.traffic.received += held as u64;
         other.carried_bytes = other.carried_bytes.saturating_add(held as u32);
         half.is_bulk = held >= SPARSE_BYTES;
@@ -94,7 +97,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             return Spliced::Unavailable;
         }
         let Some(mut piped) = self.pipes.lease(&mut self.network) else { return Spliced::Unavailable };
-        let held = match message.socket.splice_in(&mut piped.pipe, left.min(*budget)) {
+        let held = match message.socket.splice_in(&mut piped.pipe, left.min(SPLICE_BYTES_MAX)) {
             Ok(count) if count > 0 => count,
             result => {
                 self.pipes.give_back(piped);
@@ -117,7 +120,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             }
         };
         *remaining -= held as u32;
-        *budget -= held;
+        *budget = budget.saturating_sub(held);
         (piped.held, piped.header_left) = (held, 0);
         local.piped = Some(piped);
         let local = local.id;
