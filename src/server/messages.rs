@@ -30,12 +30,10 @@ impl Server {
                 }
             }
             SessionEvent::Pong => {
-                if let MessageState::Pinged(since) | MessageState::Suspect(since) = *state {
-                    if *state == MessageState::Pinged(since) {
-                        self.clients[index].pinged -= 1;
-                    }
-                    self.pool(id, index, since, false);
-                }
+                let (MessageState::Pinged(since) | MessageState::Suspect(since)) = *state else { return };
+                let before = std::mem::replace(state, MessageState::Idle(since));
+                self.clients[index].pinged -= usize::from(before == MessageState::Pinged(since));
+                self.pool(id, index, since, false);
             }
             SessionEvent::Drain => self.retire(id, CloseReason::Drained),
         }
