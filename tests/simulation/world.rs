@@ -28,7 +28,7 @@ pub const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 pub const SERVICES: [&str; 2] = ["default", "other"];
 
 /// When faults are over, everybody must have been served or told so in this time.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(400);
 /// In this time the pool is as it was: what a burst left over is retired.
 const RECOVERY: Duration = Duration::from_secs(260);
 
