@@ -42,7 +42,8 @@ impl Client {
     /// Waits before the next attempt: full jitter below a cap that doubles with each failure.
     pub(super) fn pause(&mut self) {
         if self.draining.is_some() {
-            return self.outputs.push_back(Output::Exit);
+            (self.link, self.link_due) = (Link::Pause, None);
+            return self.exit_if_drained();
         }
         let (least, most) = self.limits.reconnect;
         let cap = least.saturating_mul(2u32.saturating_pow(self.failures.min(16))).min(most);

@@ -216,6 +216,7 @@ impl Client {
             }
             None => {}
         }
+        self.exit_if_drained();
     }
 
     fn drain(&mut self) {
@@ -226,7 +227,16 @@ impl Client {
                 self.outputs.push_back(Output::Send { id: up.control, frame: ControlFrame::Drain });
             }
             Link::Greeted(..) => {}
-            _ => self.outputs.push_back(Output::Exit),
+            _ => self.pause(),
+        }
+    }
+
+    /// Ends a draining client that has left the server, once local servers have taken the last bytes of sessions that
+    /// are over.
+    fn exit_if_drained(&mut self) {
+        let left = self.draining.is_some() && matches!(self.link, Link::Pause);
+        if left && !self.parts.iter().any(|(_, part)| matches!(part, Part::Proxy { .. })) {
+            self.outputs.push_back(Output::Exit);
         }
     }
 
