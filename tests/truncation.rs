@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use common::relay::{Cut, DOWN, UP};
 use common::{
-    Ending, MODES, Mode, Pattern, Records, Setup, Tunnel, converse, read_out, serve, write_pattern,
+    Ending, MODES, Mode, Pattern, Records, Setup, Tunnel, converse, finish_writing, read_out, reset, serve,
+    write_pattern,
 };
 
 /// How a session ended at the local server, and what it had got.
@@ -191,4 +192,51 @@ fn a_server_that_is_killed_is_a_reset_at_both_ends() {
         tunnel.server.kill();
         both_see_a_reset(&mut user, &endings);
     }
+}
+
+/// Pours 8 MB, waits until all of it has arrived, and resets: the reset then meets a flow that is bulk and at rest.
+fn pour_and_reset(mut stream: TcpStream) {
+    let mut word = [0; 4];
+    stream.write_all(&vec![7; BULK_BYTES]).expect("pours");
+    stream.read_exact(&mut word).expect("told that all of it has arrived");
+    reset(stream);
+}
+
+fn drink(mut stream: TcpStream) -> Ending {
+    stream.read_exact(&mut vec![0; BULK_BYTES]).expect("all of it");
+    stream.write_all(b"done").expect("says so");
+    read_out(&mut stream).1
+}
+
+const BULK_BYTES: usize = 8 * 1024 * 1024;
+
+#[test]
+fn a_bulk_stream_that_is_reset_never_looks_whole() {
+    for mode in MODES {
+        let tunnel = Tunnel::start(mode, serve(pour_and_reset));
+        for _ in 0..5 {
+            assert_eq!(drink(tunnel.user()), Ending::Reset, "{mode:?}, from the local server");
+        }
+        let endings = Records::new();
+        let to = endings.clone();
+        let tunnel = Tunnel::start(mode, serve(move |stream| to.push(drink(stream))));
+        for _ in 0..5 {
+            pour_and_reset(tunnel.user());
+        }
+        assert_eq!(endings.wait(5), [Ending::Reset; 5], "{mode:?}, from the user");
+    }
+}
+
+#[test]
+fn bytes_behind_urgent_data_arrive() {
+    let endings = Records::new();
+    let to = endings.clone();
+    let tunnel = Tunnel::start(MODES[0], serve(move |mut stream| to.push(read_out(&mut stream))));
+    let mut user = tunnel.user();
+    user.write_all(b"abc").expect("writes");
+    let urgent = socket2::SockRef::from(&user).send_out_of_band(b"X");
+    assert_eq!(urgent.expect("sends"), 1);
+    user.write_all(b"defgh").expect("writes");
+    finish_writing(&user);
+    assert_eq!(endings.wait(1), [(b"abcdefgh".to_vec(), Ending::Clean)]);
 }
