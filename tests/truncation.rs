@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use common::relay::{Cut, DOWN, UP};
 use common::{
-    Ending, MODES, Mode, Pattern, Records, Setup, Tunnel, converse, finish_writing, read_out, reset, serve,
-    write_pattern,
+    Ending, MODES, Mode, Pattern, Records, Setup, Tunnel, converse, read_out, reset, serve, write_pattern,
 };
 
 /// How a session ended at the local server, and what it had got.
@@ -229,14 +228,23 @@ fn a_bulk_stream_that_is_reset_never_looks_whole() {
 
 #[test]
 fn bytes_behind_urgent_data_arrive() {
-    let endings = Records::new();
-    let to = endings.clone();
-    let tunnel = Tunnel::start(MODES[0], serve(move |mut stream| to.push(read_out(&mut stream))));
-    let mut user = tunnel.user();
-    user.write_all(b"abc").expect("writes");
-    let urgent = socket2::SockRef::from(&user).send_out_of_band(b"X");
-    assert_eq!(urgent.expect("sends"), 1);
-    user.write_all(b"defgh").expect("writes");
-    finish_writing(&user);
-    assert_eq!(endings.wait(1), [(b"abcdefgh".to_vec(), Ending::Clean)]);
+    let arrived = Records::new();
+    let to = arrived.clone();
+    let local = serve(move |mut stream| {
+        let mut bytes = [0; 8];
+        stream.read_exact(&mut bytes).expect("all but the urgent byte");
+        to.push(bytes);
+    });
+    let tunnel = Tunnel::start(MODES[0], local);
+    // Often enough that a read of the server meets all three at once.
+    let users: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut user = tunnel.user();
+            user.write_all(b"abc").expect("writes");
+            assert_eq!(socket2::SockRef::from(&user).send_out_of_band(b"X").expect("sends"), 1);
+            user.write_all(b"defgh").expect("writes");
+            user
+        })
+        .collect();
+    assert_eq!(arrived.wait(users.len()), vec![*b"abcdefgh"; users.len()]);
 }
