@@ -70,6 +70,8 @@ pub enum Tale {
     Anything,
     /// Every pooled message connection goes silent and stays up; then, or when that was noticed, users come.
     Holed,
+    /// The same, but some of those connections fail at once while users wait, and the others go on.
+    Failed,
     /// The clients freeze; then users come.
     Frozen,
     /// The clients' hosts are gone without a word.
@@ -92,7 +94,9 @@ impl Tale {
                 .collect(),
             _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
         };
-        let users: Vec<_> = (0..rng.usize(1..20)).map(|_| Duration::from_millis(rng.u64(1..3_000))).collect();
+        let span_ms = if self == Tale::Failed { 240 } else { 3_000 };
+        let users = rng.usize(1..20);
+        let users: Vec<_> = (0..users).map(|_| Duration::from_millis(rng.u64(1..span_ms))).collect();
         coming.extend(users.into_iter().map(|after| (at + later + after, Coming::User)));
         coming
     }
@@ -160,7 +164,7 @@ impl World {
         trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
         let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
         let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
-        let strict = tale == Tale::Holed || faultless && shape.accept_errors == 0.0;
+        let strict = matches!(tale, Tale::Holed | Tale::Failed) || faultless && shape.accept_errors == 0.0;
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
             net,
@@ -212,7 +216,7 @@ impl World {
             self.advance(until, |_| false);
             self.come();
         }
-        if self.tale != Tale::Anything {
+        if !matches!(self.tale, Tale::Anything | Tale::Failed) {
             let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);
         }
