@@ -84,7 +84,7 @@ impl Script {
         };
         let millis =
             |rng: &mut Rng, most: u64| Duration::from_millis(if rng.bool() { 0 } else { rng.u64(..most) });
-        Script {
+        let mut script = Script {
             first: size(rng),
             echo: side == Side::Local && rng.u8(..4) > 0,
             tail: if rng.u8(..4) == 0 { size(rng) } else { 0 },
@@ -94,7 +94,12 @@ impl Script {
             read_chunk: 1_000 + rng.usize(..64 * 1024),
             read_pause: millis(rng, 40),
             patience: Duration::from_millis(rng.u64(4_000..12_000)),
+        };
+        // Nobody talks for minutes.
+        if script.chunk < 500 {
+            script.pause = Duration::ZERO;
         }
+        script
     }
 }
 
