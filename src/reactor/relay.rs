@@ -251,11 +251,10 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     /// Tells the machine once the connection is free for the next session.
     fn settle(&mut self, id: ConnId) {
-        let Some(Connection { role: Role::Message(message), out: None, .. }) = self.connections.find(id)
-        else {
-            return;
-        };
-        if message.session.is_idle() && !message.announced_idle {
+        let Some(connection) = self.connections.find(id) else { return };
+        let flushed = connection.is_flushed();
+        let Role::Message(message) = &mut connection.role else { return };
+        if flushed && message.session.is_idle() && !message.announced_idle {
             message.announced_idle = true;
             let settled = message.carried_bytes as usize <= RING_BYTES;
             self.set_deadline(id, None);
