@@ -8,7 +8,7 @@
 use std::io::{self, IoSlice};
 
 use super::Reactor;
-use super::connection::{Connection, Local, Reading, Role, Writing};
+use super::connection::{Local, Reading, Role, Writing};
 use super::network::{Network, Socket};
 use super::outgoing::stash;
 use super::splice::Spliced;
