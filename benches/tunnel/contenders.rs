@@ -177,7 +177,9 @@ fn start_skyorg(
 fn start_haproxy(around: &Surroundings, program: &Path, splice: bool) -> io::Result<Running> {
     let hop = |to: SocketAddr| -> io::Result<(SocketAddr, Process)> {
         let here = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let (global, option) = if splice { ("maxpipes 500", "option splice-auto") } else { ("nosplice", "") };
+        // `splice-auto` would decide against it.
+        let splices = ("maxpipes 500", "option splice-request\n  option splice-response");
+        let (global, option) = if splice { splices } else { ("nosplice", "") };
         let text = format!(
             "global\n  nbthread 1\n  maxconn 8500\n  {global}\n\
              defaults\n  mode tcp\n  {option}\n  maxconn 8500\n  backlog 4096\n\
