@@ -113,6 +113,8 @@ pub(super) struct Message {
     pub peer: Option<ConnId>,
     /// Bytes that arrived and cannot be opened or delivered yet.
     pub input: Option<Ring>,
+    /// The last record was spliced, so the next one will be, once its head has been read.
+    pub expects_head: bool,
     /// Payload thrown away since the last abort.
     pub discarded_bytes: u32,
     /// Payload sent on it in this session, as far as it fits.
@@ -128,6 +130,7 @@ impl Message {
             channel,
             peer: None,
             input: None,
+            expects_head: false,
             discarded_bytes: 0,
             carried_bytes: 0,
             announced_idle: true,

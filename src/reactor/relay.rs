@@ -284,14 +284,16 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             let mut filled = message.input.as_mut().map_or(0, |ring| ring.drain_into(raw));
             self.rings.tidy(&mut message.input);
             if need_more || filled == 0 {
+                let end = if message.expects_head { raw.len().min(filled + HEADROOM) } else { raw.len() };
                 let read = match connection.ready.readable {
-                    true => connection.socket.read(&mut raw[filled..]),
+                    true => connection.socket.read(&mut raw[filled..end]),
                     false => Err(io::ErrorKind::WouldBlock.into()),
                 };
                 match read {
                     Ok(0) => return self.close(id, CloseReason::PeerClosed),
                     Ok(count) => {
-                        connection.ready.note_read(count, raw.len() - filled);
+                        connection.ready.note_read(count, end - filled);
+                        message.expects_head = false;
                         filled += count;
                         budget = budget.saturating_sub(count);
                     }
