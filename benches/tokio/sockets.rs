@@ -2,41 +2,31 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use skyorg::reactor::sockets::{accepted_keepalive, dialled_keepalive, set_options};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-const BACKLOG: i32 = 4096;
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_PROBES: u32 = 3;
+const BACKLOG: u32 = 4096;
 
 /// Binds and listens. What is accepted inherits the listener's options (tcp(7)).
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE);
-    let keepalive = keepalive.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
-    set_options(&SockRef::from(&socket), &keepalive)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    let socket = socket(address)?;
+    socket.set_reuseaddr(true)?;
+    set_options(&SockRef::from(&socket), address, &accepted_keepalive())?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Connects.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    set_options(&SockRef::from(&stream), &TcpKeepalive::new().with_time(KEEPALIVE_IDLE))?;
-    Ok(stream)
+    let socket = socket(address)?;
+    set_options(&SockRef::from(&socket), address, &dialled_keepalive())?;
+    socket.connect(address).await
 }
 
-/// Linger 0: whatever drops a connection, its peer sees RST, unless it is closed in peace.
-fn set_options(socket: &SockRef, keepalive: &TcpKeepalive) -> io::Result<()> {
-    socket.set_linger(Some(Duration::ZERO))?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(keepalive)
+fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
+    if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }
 }
 
 /// Closes so that what was sent still arrives, and then an end.
