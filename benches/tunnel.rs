@@ -65,6 +65,9 @@ struct Arguments {
     /// milliseconds that the slow link's round trip takes [default: 50]
     #[argh(option, default = "50")]
     round_trip: u64,
+    /// another build of skyorg, which becomes the contenders before and before-plain
+    #[argh(option)]
+    before: Option<PathBuf>,
     /// FILE for every figure of every round
     #[argh(option)]
     json: Option<PathBuf>,
@@ -114,7 +117,7 @@ fn run_link(to: &str, round_trip: &str) -> Result<(), Box<dyn Error>> {
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     raise_descriptors();
     let folder = Folder::new(arguments.logs.as_deref())?;
-    let contenders = contenders::find(&chosen(&arguments.contenders, &NAMES)?)?;
+    let contenders = contenders::find(&chosen(&arguments.contenders, &NAMES)?, arguments.before.as_deref())?;
     let names = chosen(&arguments.cases, &CASES.map(|case| case.name))?;
     let mut origin = Process::helper(&["origin"], folder.file("origin.log"))?;
     let around =

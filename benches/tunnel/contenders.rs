@@ -49,10 +49,12 @@ pub struct Surroundings<'a> {
 }
 
 /// Every name that `--contenders` knows, in the order of the table.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 13] = [
     "direct",
     "skyorg",
     "skyorg-plain",
+    "before",
+    "before-plain",
     "tokio",
     "tokio-plain",
     "tokio-multi",
@@ -63,8 +65,9 @@ pub const NAMES: [&str; 11] = [
     "rathole-noise",
 ];
 
-/// The contenders of these names that are installed; says which are not.
-pub fn find(names: &[&'static str]) -> io::Result<Vec<Contender>> {
+/// The contenders of these names that are installed; says which are not. `before` is another build of the product, if
+/// there is one to be compared with.
+pub fn find(names: &[&'static str], before: Option<&Path>) -> io::Result<Vec<Contender>> {
     let mut tokio = None;
     let mut found = Vec::new();
     for &name in names {
@@ -73,6 +76,13 @@ pub fn find(names: &[&'static str]) -> io::Result<Vec<Contender>> {
             "direct" => Some(Kind::Direct),
             "skyorg" => Some(Kind::Skyorg { program: skyorg(), plain: false, threads: None }),
             "skyorg-plain" => Some(Kind::Skyorg { program: skyorg(), plain: true, threads: None }),
+            "before" | "before-plain" => match before {
+                Some(program) => {
+                    let plain = name == "before-plain";
+                    Some(Kind::Skyorg { program: program.to_owned(), plain, threads: None })
+                }
+                None => continue,
+            },
             "haproxy" | "haproxy-splice" => {
                 let splice = name == "haproxy-splice";
                 installed("haproxy").map(|program| Kind::Haproxy { program, splice })
