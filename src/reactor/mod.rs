@@ -189,13 +189,14 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             match event {
                 Event::Ready { id, readable, writable, ended, error } => {
                     let Some(connection) = self.connections.find(id) else { continue };
+                    let freed = writable && !connection.ready.writable;
                     connection.ready.readable |= readable;
                     connection.ready.writable |= writable;
                     connection.ready.ended |= ended;
                     connection.ready.error |= error;
                     self.queue(id);
                     // Whoever waits to write to it is its peer.
-                    if writable && let Some(peer) = self.connections.peer(id) {
+                    if freed && let Some(peer) = self.connections.peer(id) {
                         self.queue(peer);
                     }
                 }

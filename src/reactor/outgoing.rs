@@ -123,14 +123,14 @@ impl<S: Socket> Connection<S> {
     pub fn write(&mut self, rings: &mut Rings, pieces: &[IoSlice]) -> io::Result<()> {
         let mut slices = [IoSlice::new(&[]); PIECES_MAX + 2];
         let held = self.out.as_ref().map_or(0, Ring::len);
-        if let Some(ring) = &self.out {
-            let [first, second] = ring.slices();
-            (slices[0], slices[1]) = (IoSlice::new(first), IoSlice::new(second));
+        let ring = self.out.as_ref().map_or([&[][..]; 2], Ring::slices).map(IoSlice::new);
+        let mut count = 0;
+        for piece in ring.iter().chain(pieces).filter(|piece| !piece.is_empty()) {
+            slices[count] = *piece;
+            count += 1;
         }
-        slices[2..2 + pieces.len()].copy_from_slice(pieces);
-        let skip = if held == 0 { 2 } else { 0 };
         let mut written = match self.ready.writable && self.piped.is_none() {
-            true => match write_now(&mut self.socket, &slices[skip..2 + pieces.len()]) {
+            true => match write_now(&mut self.socket, &slices[..count]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.ready.writable = false;
                     0

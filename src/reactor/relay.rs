@@ -53,6 +53,10 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         let flushed = connection.is_flushed();
         let Role::Local(local) = &mut connection.role else { return };
         match local.writing {
+            // Closing it, which is next, ends it as well.
+            Writing::Finishing if flushed && local.reading == Reading::Ended => {
+                local.writing = Writing::Ended
+            }
             Writing::Finishing if flushed => {
                 local.writing = Writing::Ended;
                 if let Err(error) = connection.socket.shutdown_write() {

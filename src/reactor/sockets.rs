@@ -62,8 +62,7 @@ pub struct BoundListener {
 /// Binds and listens (socket(7), ipv6(7)).
 pub fn listen(at: Listen) -> io::Result<BoundListener> {
     let bind = |address: SocketAddr| {
-        let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
+        let socket = new_socket(address)?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             // All interfaces means both families; one address means itself.
@@ -87,6 +86,10 @@ pub fn listen(at: Listen) -> io::Result<BoundListener> {
             })
         }
     }
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<RawSocket> {
+    RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
 }
 
 /// For whoever comes in: the listener has these options already, so they cost nothing per connection.
@@ -197,8 +200,7 @@ impl Network for MioNetwork {
     }
 
     fn connect(&mut self, address: SocketAddr) -> io::Result<MioSocket> {
-        let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
+        let socket = new_socket(address)?;
         set_options(&SockRef::from(&socket), address, &dialled_keepalive())?;
         match socket.connect(&address.into()) {
             // It is on its way (connect(2)).
@@ -278,12 +280,12 @@ impl Socket for MioSocket {
     }
 
     fn is_connected(&mut self) -> io::Result<bool> {
-        if let Some(error) = self.0.take_error()? {
-            return Err(error);
-        }
+        // An error of a connection that stands is met by reading it.
         match self.0.peer_addr() {
             Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                self.0.take_error()?.map_or(Ok(false), Err)
+            }
             Err(error) => Err(error),
         }
     }
