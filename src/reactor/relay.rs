@@ -229,17 +229,22 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     // The message connection.
 
     pub(super) fn serve_message(&mut self, id: ConnId) {
-        let had_bytes = self.connections.find(id).is_some_and(|connection| !connection.is_flushed());
+        let Some(connection) = self.connections.find(id) else { return };
+        let had_bytes = !connection.is_flushed();
+        let had_frames = connection.out.as_ref().is_some_and(|ring| ring.len() <= SMALL_FRAMES_ROOM);
+        let peer = self.connections.peer(id);
+        // What the local side has to say leaves in one write with the frames before it.
+        if had_frames && let Some(peer) = peer {
+            self.pump_up(peer);
+        }
         // Its local side may have found the ring full and wait for room: no event would tell.
         if self.flush(id)
             && had_bytes
-            && let Some(peer) = self.connections.peer(id)
+            && let Some(peer) = peer
         {
             self.queue(peer);
         }
         self.pump_down(id);
-        // What was opened may have been answered: one write for all of it.
-        self.flush(id);
         self.settle(id);
         self.note_message_error(id);
     }
