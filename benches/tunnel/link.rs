@@ -2,21 +2,27 @@
 //! order, and a new connection's first chunk one more round trip later, because that is what a TCP handshake
 //! costs on a real link.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use slab::Slab;
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks on their way in one direction before no more are read.
 const CHUNKS_MAX: usize = 1024;
-/// What epoll can sleep: it counts whole milliseconds, so that the last one before a delivery is waited for awake.
-const TICK: Duration = Duration::from_millis(1);
+const LISTENER: Token = Token(usize::MAX);
+const TIMER: Token = Token(usize::MAX - 1);
 
 /// One direction: from stream `from` of the pair to the other.
 struct Direction {
@@ -38,28 +44,36 @@ struct Pair {
 pub fn run(mut listener: TcpListener, to: SocketAddr, round_trip: Duration) -> io::Result<()> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
-    poll.registry().register(&mut listener, Token(usize::MAX), Interest::READABLE)?;
+    let mut alarm = Alarm::new()?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    poll.registry().register(&mut SourceFd(&alarm.timer.as_raw_fd()), TIMER, Interest::READABLE)?;
     let mut pairs: Slab<Pair> = Slab::new();
     let mut buffer = vec![0; CHUNK_BYTES];
+    let mut touched = Vec::new();
     loop {
-        let due = pairs.iter().filter_map(|(_, pair)| pair.due()).min();
-        let pause = due.map(|at| at.saturating_duration_since(Instant::now()).saturating_sub(TICK));
-        poll.poll(&mut events, pause.map(|pause| if pause < TICK { Duration::ZERO } else { pause }))?;
+        alarm.set()?;
+        poll.poll(&mut events, None)?;
         let now = Instant::now();
         for event in &events {
             let Token(token) = event.token();
             if let Some(pair) = pairs.get_mut(token / 2) {
                 pair.directions[token % 2].readable = true;
+                touched.push(token / 2);
             }
         }
         while let Ok((mut stream, _)) = listener.accept() {
             stream.set_nodelay(true)?;
             let entry = pairs.vacant_entry();
-            register(&poll, &mut stream, entry.key(), 0)?;
-            entry.insert(Pair::new(stream, now, round_trip));
+            let key = entry.key();
+            register(&poll, &mut stream, key, 0)?;
+            alarm.due.push(Reverse((entry.insert(Pair::new(stream, now, round_trip)).dial_at, key)));
+            touched.push(key);
         }
-        let mut over = Vec::new();
-        for (key, pair) in &mut pairs {
+        while alarm.due.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            touched.extend(alarm.due.pop().map(|Reverse((_, key))| key));
+        }
+        for key in touched.drain(..) {
+            let Some(pair) = pairs.get_mut(key) else { continue };
             if pair.ends[1].is_none() && pair.dial_at <= now {
                 let mut stream = TcpStream::connect(to)?;
                 stream.set_nodelay(true)?;
@@ -67,16 +81,44 @@ pub fn run(mut listener: TcpListener, to: SocketAddr, round_trip: Duration) -> i
                 pair.ends[1] = Some(stream);
             }
             let moved = (0..2).try_for_each(|from| {
-                pair.take_in(from, now, round_trip / 2, &mut buffer)?;
-                pair.deliver(from, now)
+                pair.deliver(from, now)?;
+                let due = pair.take_in(from, now, round_trip / 2, &mut buffer)?;
+                alarm.due.extend(due.map(|at| Reverse((at, key))));
+                Ok::<_, io::Error>(())
             });
             if moved.is_err() || pair.is_over() {
-                over.push(key);
+                pairs.remove(key);
             }
         }
-        for key in over {
-            pairs.remove(key);
+    }
+}
+
+/// When which pair has something to do, and a timer for the first of them: epoll itself counts whole milliseconds.
+struct Alarm {
+    due: BinaryHeap<Reverse<(Instant, usize)>>,
+    timer: OwnedFd,
+    set_for: Option<Instant>,
+}
+
+impl Alarm {
+    fn new() -> io::Result<Alarm> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        Ok(Alarm { due: BinaryHeap::new(), timer, set_for: None })
+    }
+
+    /// Setting it again makes its next expiry an event again.
+    fn set(&mut self) -> io::Result<()> {
+        let Some(&Reverse((at, _))) = self.due.peek() else { return Ok(()) };
+        if self.set_for == Some(at) {
+            return Ok(());
         }
+        self.set_for = Some(at);
+        // Zero would switch it off.
+        let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        let it_value = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let once = Itimerspec { it_interval: Timespec::default(), it_value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+        Ok(())
     }
 }
 
@@ -95,10 +137,18 @@ impl Pair {
         }
     }
 
-    fn take_in(&mut self, from: usize, now: Instant, delay: Duration, buffer: &mut [u8]) -> io::Result<()> {
+    /// Takes what has come; returns when it is to be delivered.
+    fn take_in(
+        &mut self,
+        from: usize,
+        now: Instant,
+        delay: Duration,
+        buffer: &mut [u8],
+    ) -> io::Result<Option<Instant>> {
         let (Some(stream), direction) = (&mut self.ends[from], &mut self.directions[from]) else {
-            return Ok(());
+            return Ok(None);
         };
+        let mut due = None;
         // Whoever dialled cannot speak before the handshake is over.
         let sent_at = if from == 0 { now.max(self.opens_at) } else { now };
         while direction.readable && !direction.ended && direction.chunks.len() < CHUNKS_MAX {
@@ -106,6 +156,7 @@ impl Pair {
                 Ok(count) => {
                     direction.ended = count == 0;
                     direction.chunks.push_back((sent_at + delay, buffer[..count].to_vec()));
+                    due = Some(sent_at + delay);
                 }
                 Err(error) => match error.kind() {
                     // A stream that is still connecting is not readable either.
@@ -115,7 +166,7 @@ impl Pair {
                 },
             }
         }
-        Ok(())
+        Ok(due)
     }
 
     fn deliver(&mut self, from: usize, now: Instant) -> io::Result<()> {
@@ -139,14 +190,6 @@ impl Pair {
             }
         }
         Ok(())
-    }
-
-    /// When something must be done, unless an event comes first. What the far side does not take is not due.
-    fn due(&self) -> Option<Instant> {
-        let dial = self.ends[1].is_none().then_some(self.dial_at);
-        let now = Instant::now();
-        let fronts = self.directions.iter().filter_map(|direction| Some(direction.chunks.front()?.0));
-        dial.into_iter().chain(fronts.map(|at| at.max(now))).min()
     }
 
     fn is_over(&self) -> bool {
