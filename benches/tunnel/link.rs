@@ -102,7 +102,8 @@ struct Alarm {
 
 impl Alarm {
     fn new() -> io::Result<Alarm> {
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Alarm { due: BinaryHeap::new(), timer, set_for: None })
     }
 
