@@ -15,7 +15,7 @@ use skyorg::limits::Limits;
 use skyorg::machine::{ConnId, Input, ListenerId, Machine, NameId, Origin, Output};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::network::{Event, Network, Socket};
-use skyorg::ring::Rings;
+use skyorg::ring::{RING_BYTES, Rings};
 use skyorg::session::{End, Session};
 use skyorg::wire::frame::{Frame, Start};
 use skyorg::wire::handshake::{ANSWER_BYTES, ClearHello, Initiator, Purpose, Responder, Secret, Suite};
@@ -53,11 +53,14 @@ fn channels() -> (Channel, Channel) {
 
 #[divan::bench(args = SIZES)]
 fn ring_push_and_consume(bencher: Bencher, bytes: usize) {
-    let (mut ring, piece) = (Rings::new(1).lease(), vec![1; bytes]);
+    let (mut rings, mut slot, piece) = (Rings::new(1), None, vec![1; bytes]);
     bencher.counter(BytesCount::new(bytes)).bench_local(|| {
-        ring.push(black_box(&piece));
-        black_box(ring.slices());
-        ring.consume(bytes);
+        rings.push(&mut slot, black_box(&piece));
+        if let Some(ring) = &mut slot {
+            black_box(ring.slices());
+            ring.consume(bytes);
+        }
+        rings.tidy(&mut slot);
     });
 }
 
@@ -65,7 +68,7 @@ fn ring_push_and_consume(bencher: Bencher, bytes: usize) {
 fn ring_lease_and_give_back(bencher: Bencher) {
     let mut rings = Rings::new(1);
     bencher.bench_local(|| {
-        let ring = rings.lease();
+        let ring = rings.lease(RING_BYTES);
         rings.give_back(black_box(ring));
     });
 }

@@ -5,6 +5,8 @@
 
 use std::time::Instant;
 
+use crate::table::shrink_after_a_crowd;
+
 const NOWHERE: u32 = u32::MAX;
 
 /// The deadlines of a reactor or a machine, by slot.
@@ -60,6 +62,11 @@ impl Deadlines {
         if place < self.heap.len() {
             self.settle(place);
         }
+        while let Some(&NOWHERE) = self.places.last() {
+            self.places.pop();
+        }
+        shrink_after_a_crowd(&mut self.places);
+        shrink_after_a_crowd(&mut self.heap);
     }
 
     /// Moves the entry at `place` up or down to where it belongs.

@@ -65,7 +65,7 @@ pub struct Limits {
     pub turn_bytes: usize,
     /// Connections that one listener takes before others get their turn.
     pub turn_accepts: usize,
-    /// Rings kept for the next lease when none is leased; beyond that they are freed.
+    /// Rings of each size kept for the next lease when none is leased; beyond that they are freed.
     pub rings_kept: usize,
     /// Pipes for splicing bulk flows of plain message connections; a flow that gets none is read and written.
     pub pipes_max: usize,

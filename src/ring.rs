@@ -1,33 +1,37 @@
 //! A bounded byte ring, and the free list that rings are leased from.
 //!
 //! A connection leases a ring only while it holds bytes that could not be passed on, and gives it back empty;
-//! an idle connection owns none.
+//! an idle connection owns none. Small rings hold what most need them for, a few frames or a short request; who has
+//! more to hold changes to a large one.
 //!
 //! ```text
-//!        head            head + len            RING_BYTES
+//!        head            head + len            capacity
 //!  ┌──────┬──────────────────┬──────────────────┐
 //!  │ room │ bytes, in order  │ room             │     and the same wrapped around the end
 //!  └──────┴──────────────────┴──────────────────┘
 //! ```
 
-/// Bytes that one ring holds.
+/// Bytes that a connection's ring holds at most.
 pub const RING_BYTES: usize = 64 * 1024;
+/// Bytes of a small ring.
+const SMALL_RING_BYTES: usize = 1024;
 
-/// A FIFO of at most [`RING_BYTES`] bytes. It is one pointer in size, for those who own none.
+/// A FIFO of bounded size. It is one pointer in size, for those who own none.
 pub struct Ring(Box<Storage>);
 
 struct Storage {
-    bytes: Box<[u8; RING_BYTES]>,
+    bytes: Box<[u8]>,
     head: usize,
     len: usize,
 }
 
 impl Ring {
-    fn new() -> Ring {
-        // From a vector, because a boxed array would pass over the stack; zeroed pages are touched only when used.
-        let zeroed = vec![0; RING_BYTES].into_boxed_slice();
-        let bytes = zeroed.try_into().unwrap_or_else(|_| Box::new([0; RING_BYTES]));
-        Ring(Box::new(Storage { bytes, head: 0, len: 0 }))
+    fn new(capacity: usize) -> Ring {
+        Ring(Box::new(Storage { bytes: vec![0; capacity].into_boxed_slice(), head: 0, len: 0 }))
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.bytes.len()
     }
 
     /// Bytes held.
@@ -40,17 +44,13 @@ impl Ring {
         self.0.len == 0
     }
 
-    /// Bytes that can still be pushed.
-    pub fn room(&self) -> usize {
-        RING_BYTES - self.len()
-    }
-
     /// Appends as many of `bytes` as there is room for; returns how many.
-    pub fn push(&mut self, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(self.room());
+    fn push(&mut self, bytes: &[u8]) -> usize {
+        let capacity = self.capacity();
         let Storage { bytes: stored, head, len } = &mut *self.0;
-        let tail = (*head + *len) % RING_BYTES;
-        let first = count.min(RING_BYTES - tail);
+        let count = bytes.len().min(capacity - *len);
+        let tail = (*head + *len) % capacity;
+        let first = count.min(capacity - tail);
         stored[tail..tail + first].copy_from_slice(&bytes[..first]);
         stored[..count - first].copy_from_slice(&bytes[first..count]);
         *len += count;
@@ -60,17 +60,18 @@ impl Ring {
     /// The bytes held, in order; the second slice is empty unless they wrap.
     pub fn slices(&self) -> [&[u8]; 2] {
         let Storage { bytes, head, len } = &*self.0;
-        let first = (*len).min(RING_BYTES - head);
+        let first = (*len).min(bytes.len() - head);
         [&bytes[*head..head + first], &bytes[..len - first]]
     }
 
     /// Drops `count` bytes (at most all) from the front.
     pub fn consume(&mut self, count: usize) {
+        let capacity = self.capacity();
         let Storage { head, len, .. } = &mut *self.0;
         let count = count.min(*len);
         *len -= count;
         // An empty ring starts again at the front, so that short use touches few pages.
-        *head = if *len == 0 { 0 } else { (*head + count) % RING_BYTES };
+        *head = if *len == 0 { 0 } else { (*head + count) % capacity };
     }
 
     /// Moves all bytes to the front of `out`, which must have room for them; returns how many.
@@ -84,28 +85,57 @@ impl Ring {
     }
 }
 
-/// The free list.
+/// The free lists.
 pub struct Rings {
-    free: Vec<Ring>,
+    small: Vec<Ring>,
+    large: Vec<Ring>,
     kept: usize,
 }
 
 impl Rings {
-    /// An empty list that keeps up to `kept` rings for the next lease.
+    /// Empty lists that keep up to `kept` rings of each size for the next lease.
     pub fn new(kept: usize) -> Rings {
-        Rings { free: Vec::with_capacity(kept), kept }
+        Rings { small: Vec::with_capacity(kept), large: Vec::with_capacity(kept), kept }
     }
 
-    /// An empty ring; allocates only when none is kept.
-    pub fn lease(&mut self) -> Ring {
-        self.free.pop().unwrap_or_else(Ring::new)
+    /// An empty ring for `count` bytes, or for [`RING_BYTES`] if that is less; allocates only when none is kept.
+    pub fn lease(&mut self, count: usize) -> Ring {
+        let (free, capacity) = match count <= SMALL_RING_BYTES {
+            true => (&mut self.small, SMALL_RING_BYTES),
+            false => (&mut self.large, RING_BYTES),
+        };
+        free.pop().unwrap_or_else(|| Ring::new(capacity))
+    }
+
+    /// Appends as many of `bytes` to `slot` as [`RING_BYTES`] have room for, leasing a ring that holds them if
+    /// it has none; returns how many.
+    pub fn push(&mut self, slot: &mut Option<Ring>, bytes: &[u8]) -> usize {
+        if bytes.is_empty() {
+            return 0;
+        }
+        let needed = slot.as_ref().map_or(0, Ring::len) + bytes.len();
+        let fits = |ring: &Ring| needed <= ring.capacity() || ring.capacity() == RING_BYTES;
+        match slot {
+            Some(ring) if fits(ring) => ring.push(bytes),
+            _ => {
+                let mut ring = self.lease(needed);
+                if let Some(outgrown) = slot.take() {
+                    for held in outgrown.slices() {
+                        ring.push(held);
+                    }
+                    self.give_back(outgrown);
+                }
+                slot.insert(ring).push(bytes)
+            }
+        }
     }
 
     /// Takes a ring back, with whatever it still holds.
     pub fn give_back(&mut self, mut ring: Ring) {
         ring.consume(ring.len());
-        if self.free.len() < self.kept {
-            self.free.push(ring);
+        let free = if ring.capacity() == RING_BYTES { &mut self.large } else { &mut self.small };
+        if free.len() < self.kept {
+            free.push(ring);
         }
     }
 
@@ -155,7 +185,7 @@ mod tests {
 
         #[test]
         fn a_ring_is_a_bounded_queue(operations in proptest::collection::vec(operations(), 1..40)) {
-            let mut ring = Ring::new();
+            let mut ring = Ring::new(RING_BYTES);
             let mut model = VecDeque::new();
             let mut pushed = 0;
             for operation in operations {
@@ -163,7 +193,7 @@ mod tests {
                     Operation::Push(_) | Operation::Fill(_) => {
                         let offered = match operation {
                             Operation::Push(count) => count,
-                            Operation::Fill(beyond) => ring.room() + beyond,
+                            Operation::Fill(beyond) => RING_BYTES - ring.len() + beyond,
                             _ => 0,
                         };
                         let taken = offered.min(RING_BYTES - model.len());
@@ -195,7 +225,6 @@ mod tests {
                 prop_assert!(!first.is_empty() || second.is_empty());
                 prop_assert_eq!(ring.len(), model.len());
                 prop_assert_eq!(ring.is_empty(), model.is_empty());
-                prop_assert_eq!(ring.room(), RING_BYTES - model.len());
                 prop_assert!(!ring.is_empty() || ring.0.head == 0, "an empty ring starts again at the front");
             }
         }
@@ -203,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_wrapped_ring_shows_two_slices_in_order() {
-        let mut ring = Ring::new();
+        let mut ring = Ring::new(RING_BYTES);
         assert_eq!(ring.push(&vec![0; RING_BYTES]), RING_BYTES);
         assert_eq!(ring.push(&[1]), 0, "a full ring takes nothing");
         ring.consume(RING_BYTES - 2);
@@ -213,39 +242,58 @@ mod tests {
 
     #[test]
     fn no_more_rings_are_kept_than_asked_for() {
-        let mut rings = Rings::new(2);
-        let leased: Vec<Ring> = (0..4).map(|_| rings.lease()).collect();
-        for (given_back, mut ring) in leased.into_iter().enumerate() {
-            ring.push(b"left over");
-            rings.give_back(ring);
-            assert_eq!(rings.free.len(), 2.min(given_back + 1));
+        for size in [1, RING_BYTES] {
+            let mut rings = Rings::new(2);
+            let leased: Vec<Ring> = (0..4).map(|_| rings.lease(size)).collect();
+            for (given_back, mut ring) in leased.into_iter().enumerate() {
+                ring.push(b"left over");
+                rings.give_back(ring);
+                assert_eq!(rings.small.len() + rings.large.len(), 2.min(given_back + 1));
+            }
+            for _ in 0..3 {
+                assert!(rings.lease(size).is_empty(), "what one connection left must not reach the next");
+            }
+            assert!(rings.small.is_empty() && rings.large.is_empty());
         }
-        for _ in 0..3 {
-            assert!(rings.lease().is_empty(), "what one connection left must not reach the next");
-        }
-        assert!(rings.free.is_empty());
     }
 
     #[test]
     fn a_ring_is_kept_as_long_as_it_holds_bytes() {
-        let mut rings = Rings::new(2);
-        let mut slot = Some(rings.lease());
-        slot.as_mut().expect("leased").push(b"x");
+        let (mut rings, mut slot) = (Rings::new(2), None);
+        rings.push(&mut slot, b"x");
         rings.tidy(&mut slot);
         slot.as_mut().expect("still leased").consume(1);
         rings.tidy(&mut slot);
         assert!(slot.is_none());
-        assert_eq!(rings.free.len(), 1);
+        assert_eq!(rings.small.len(), 1);
         rings.tidy(&mut slot);
-        assert_eq!(rings.free.len(), 1);
+        assert_eq!(rings.small.len(), 1);
+    }
+
+    #[test]
+    fn who_outgrows_a_small_ring_keeps_his_bytes_in_a_large_one() {
+        let (mut rings, mut slot) = (Rings::new(2), None);
+        let bytes = pattern(0, RING_BYTES + 1_000);
+        assert_eq!(rings.push(&mut slot, &bytes[..700]), 700);
+        slot.as_mut().expect("leased").consume(600);
+        // Around the end of the small one.
+        assert_eq!(rings.push(&mut slot, &bytes[700..1_600]), 900);
+        assert_eq!(rings.push(&mut slot, &bytes[1_600..1_700]), 100);
+        assert_eq!(rings.small.len(), 1, "the small one was given back");
+        assert_eq!(
+            rings.push(&mut slot, &bytes[1_700..]),
+            RING_BYTES - 1_100,
+            "and the large one is the largest"
+        );
+        assert_eq!(slot.expect("leased").slices().concat(), bytes[600..RING_BYTES + 600]);
     }
 
     #[test]
     fn a_list_that_keeps_none_still_leases() {
         let mut rings = Rings::new(0);
-        let ring = rings.lease();
+        let ring = rings.lease(1);
         rings.give_back(ring);
-        assert!(rings.free.is_empty());
-        assert_eq!(rings.lease().room(), RING_BYTES);
+        assert!(rings.small.is_empty());
+        assert!(rings.lease(RING_BYTES).is_empty());
     }
 }

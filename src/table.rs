@@ -50,7 +50,12 @@ impl<T> Table<T> {
     pub fn remove(&mut self, id: ConnId) -> Option<T> {
         self.get(id)?;
         self.len -= 1;
-        self.entries[id.slot as usize].take().map(|(_, entry)| entry)
+        let taken = self.entries[id.slot as usize].take().map(|(_, entry)| entry);
+        while let Some(None) = self.entries.last() {
+            self.entries.pop();
+        }
+        shrink_after_a_crowd(&mut self.entries);
+        taken
     }
 
     /// The id that has this slot.
@@ -78,6 +83,13 @@ impl<T> Table<T> {
     }
 }
 
+/// Gives up what a vector has no longer used since a crowd has left.
+pub fn shrink_after_a_crowd<T>(entries: &mut Vec<T>) {
+    if entries.capacity() > SLOTS_RESERVED && entries.len() < entries.capacity() / 4 {
+        entries.shrink_to(2 * entries.len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +105,14 @@ mod tests {
         assert_eq!(table.remove(old), None);
         assert_eq!(table.at(3), Some(new));
         assert_eq!(table.iter().collect::<Vec<_>>(), [(new, &"new")]);
+    }
+    #[test]
+    fn a_table_shrinks_when_a_crowd_has_left() {
+        let mut table = Table::default();
+        let id = |slot: usize| ConnId { slot: slot as u32, serial: 1 };
+        (0..4 * SLOTS_RESERVED).for_each(|slot| table.insert(id(slot), slot));
+        (10..4 * SLOTS_RESERVED).for_each(|slot| assert_eq!(table.remove(id(slot)), Some(slot)));
+        assert!(table.entries.capacity() <= SLOTS_RESERVED, "{} slots", table.entries.capacity());
+        assert_eq!((table.len(), table.get(id(9))), (10, Some(&9)));
     }
 }

@@ -8,10 +8,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{
-    Ending, Mode, Process, Records, Setup, Tunnel, converse, read_out, read_pattern, reset, serve,
-    write_pattern,
+    Ending, Mode, Pattern, Process, Records, Setup, Tunnel, converse, read_out, reset, serve, write_pattern,
 };
 use skyorg::limits::Limits;
 
@@ -42,18 +42,40 @@ fn pipes(process: &Process) -> usize {
     ends.windows(2).filter(|two| two[0] == two[1]).count()
 }
 
-/// A user who has asked for a pattern, and reads nothing yet.
-fn stalled_user(tunnel: &Tunnel, seed: u8) -> TcpStream {
-    let mut user = tunnel.user();
-    user.write_all(&[seed]).expect("writes");
-    user
+/// A user who has asked for a pattern, and reads it piece by piece.
+struct Reader {
+    stream: TcpStream,
+    pattern: Pattern,
+    read: u64,
 }
 
-/// Waits until both processes have pipes in use.
-fn wait_for_pipes(tunnel: &mut Tunnel) {
-    tunnel.server.wait_until("the server splices", || pipes(&tunnel.server) > 0);
-    let client = tunnel.client();
-    client.wait_until("the client splices", || pipes(client) > 0);
+impl Reader {
+    fn new(tunnel: &Tunnel, seed: u8) -> Reader {
+        let mut stream = tunnel.user();
+        stream.write_all(&[seed]).expect("writes");
+        Reader { stream, pattern: Pattern::new(seed.into()), read: 0 }
+    }
+
+    /// Reads a piece; false at the end.
+    fn read_on(&mut self) -> bool {
+        let mut piece = [0; 64 * 1024];
+        let count = self.stream.read(&mut piece).expect("a whole stream");
+        assert!(self.pattern.matches(&piece[..count]), "wrong bytes after {}", self.read);
+        self.read += count as u64;
+        count > 0
+    }
+
+    fn read_to_the_end(mut self) {
+        while self.read_on() {}
+        assert_eq!(self.read, BYTES, "the stream ended");
+    }
+}
+
+/// Reads until both processes splice: a flow that stopped early has not proved to be bulk.
+fn read_until_spliced(tunnel: &mut Tunnel, reader: &mut Reader) {
+    while pipes(&tunnel.server) == 0 || pipes(tunnel.client()) == 0 {
+        assert!(reader.read_on(), "nobody splices");
+    }
 }
 
 #[test]
@@ -61,10 +83,10 @@ fn flows_that_find_no_pipe_are_as_whole_as_those_that_do() {
     let most = Limits::default().pipes_max;
     let (local, _) = pouring_server();
     let mut tunnel = Setup::new(Mode::Plain).start(local);
-    let users: Vec<TcpStream> = (0..most as u8 + 8).map(|seed| stalled_user(&tunnel, seed)).collect();
-    wait_for_pipes(&mut tunnel);
-    for (seed, mut user) in users.into_iter().enumerate() {
-        read_pattern(&mut user, seed as u64, BYTES);
+    let mut readers: Vec<Reader> = (0..most as u8 + 8).map(|seed| Reader::new(&tunnel, seed)).collect();
+    read_until_spliced(&mut tunnel, &mut readers[0]);
+    for reader in readers {
+        reader.read_to_the_end();
         let counts = [pipes(&tunnel.server), pipes(tunnel.client())];
         assert!(counts.iter().all(|&count| count <= most), "{counts:?} pipes");
     }
@@ -74,11 +96,9 @@ fn flows_that_find_no_pipe_are_as_whole_as_those_that_do() {
 fn few_descriptors_mean_few_pipes() {
     let (local, _) = pouring_server();
     let mut tunnel = Setup::new(Mode::Plain).descriptors(64).start(local);
-    let users: Vec<TcpStream> = (0..6).map(|seed| stalled_user(&tunnel, seed)).collect();
-    wait_for_pipes(&mut tunnel);
-    for (seed, mut user) in users.into_iter().enumerate() {
-        read_pattern(&mut user, seed as u64, BYTES);
-    }
+    let mut readers: Vec<Reader> = (0..6).map(|seed| Reader::new(&tunnel, seed)).collect();
+    read_until_spliced(&mut tunnel, &mut readers[0]);
+    readers.into_iter().for_each(Reader::read_to_the_end);
     assert_eq!([pipes(&tunnel.server), pipes(tunnel.client())], [1, 1]);
 }
 
@@ -87,41 +107,49 @@ fn a_user_who_resets_takes_the_bytes_in_the_pipes_with_him() {
     let (local, broken) = pouring_server();
     let mut tunnel = Setup::new(Mode::Plain).start(local);
     for seed in 0..5 {
-        let leaving = stalled_user(&tunnel, seed);
-        wait_for_pipes(&mut tunnel);
-        reset(leaving);
+        let mut leaving = Reader::new(&tunnel, seed);
+        read_until_spliced(&mut tunnel, &mut leaving);
+        reset(leaving.stream);
         broken.wait(usize::from(seed) + 1);
         // Whoever is next, perhaps on the same connection and through the same pipe, gets his own bytes.
-        let mut user = stalled_user(&tunnel, 100 + seed);
-        read_pattern(&mut user, u64::from(seed) + 100, BYTES);
+        Reader::new(&tunnel, 100 + seed).read_to_the_end();
     }
     assert!(pipes(&tunnel.server) <= 2, "{} pipes are left", pipes(&tunnel.server));
 }
 
 #[test]
 fn a_local_server_that_breaks_is_a_reset_behind_the_bytes_in_the_pipes() {
-    // It pours into a user who does not read, and breaks at the second one's word.
+    // It pours for the first user until he does not read and the second one has come; then it breaks.
     let words = Records::new();
     let heard = words.clone();
     let local = serve(move |mut stream| {
-        let mut word = [0];
-        stream.read_exact(&mut word).expect("a word");
-        if word == *b"b" {
+        let mut seed = [0];
+        stream.read_exact(&mut seed).expect("a word");
+        if seed == [2] {
+            stream.write_all(&seed).expect("writes");
             heard.push(());
-            return common::echo(stream);
+            return;
         }
-        let mut writer = stream.try_clone().expect("a descriptor");
-        std::thread::spawn(move || write_pattern(&mut writer, 7, BYTES));
-        heard.wait(1);
+        stream.set_write_timeout(Some(Duration::from_millis(50))).expect("not zero");
+        let mut pattern = Pattern::new(seed[0].into());
+        while heard.all().is_empty() {
+            let (mut piece, mut written) = ([0; 16 * 1024], 0);
+            pattern.fill(&mut piece);
+            while written < piece.len() {
+                match stream.write(&piece[written..]) {
+                    Ok(count) => written += count,
+                    Err(_) if heard.all().is_empty() => {}
+                    Err(_) => break,
+                }
+            }
+        }
         reset(stream);
     });
     let mut tunnel = Setup::new(Mode::Plain).start(local);
-    let mut user = stalled_user(&tunnel, b'a');
-    wait_for_pipes(&mut tunnel);
-    let mut other = stalled_user(&tunnel, b'b');
-    words.wait(1);
-    converse(&mut other, b"still there");
-    let (bytes, ending) = read_out(&mut user);
+    let mut reader = Reader::new(&tunnel, 1);
+    read_until_spliced(&mut tunnel, &mut reader);
+    converse(&mut tunnel.user(), &[2]);
+    let (bytes, ending) = read_out(&mut reader.stream);
+    assert!(reader.pattern.matches(&bytes), "wrong bytes");
     assert_eq!(ending, Ending::Reset, "after {} bytes", bytes.len());
-    assert!((bytes.len() as u64) < BYTES);
 }

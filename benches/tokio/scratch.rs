@@ -39,7 +39,7 @@ pub fn with_scratch<T>(step: impl FnOnce(&mut Scratch) -> T) -> T {
 
 /// Appends bytes to a ring, leasing one if there are any; returns how many had room.
 pub fn stash(slot: &mut Option<Ring>, rings: &mut Rings, bytes: &[u8]) -> usize {
-    if bytes.is_empty() { 0 } else { slot.get_or_insert_with(|| rings.lease()).push(bytes) }
+    rings.push(slot, bytes)
 }
 
 /// Reads what there is. A short read has emptied the socket, so that the next one waits for an event instead of asking

@@ -199,6 +199,13 @@ impl<S: Socket> Connections<S> {
         Connections(Slab::with_capacity(SLOTS_RESERVED))
     }
 
+    /// Gives up the vacant slots behind the last connection.
+    pub fn shrink(&mut self) {
+        if self.0.capacity() > SLOTS_RESERVED {
+            self.0.shrink_to_fit();
+        }
+    }
+
     pub fn count(&self) -> usize {
         self.0.len()
     }

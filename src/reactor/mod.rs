@@ -19,6 +19,7 @@ pub mod resolver;
 mod sending;
 pub mod sockets;
 mod splice;
+mod trim;
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,6 +41,10 @@ use outgoing::Pipes;
 
 /// Pause after the operating system ran out of something, before a listener is tried again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// So many connections are a crowd: once half of them have left, their memory is given back.
+const CROWD: usize = 64;
+/// Memory is given back no more often: it takes a millisecond for every few tens of megabytes.
+const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 /// Full servers and missing descriptors are complained about no more often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -82,6 +87,9 @@ pub struct Reactor<M, N: Network> {
     serial: u32,
     jitter: fastrand::Rng,
     complained: Option<Instant>,
+    /// The most connections since memory was last given back, and when that was.
+    crowd: usize,
+    given_back: Instant,
     terminated: bool,
     exit: bool,
 }
@@ -97,9 +105,10 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     ) -> Self {
         let listener =
             |&origin| Listener { origin, open: true, ready: true, resume_at: None, full_since: None };
+        let now = network.now();
         Reactor {
             machine,
-            now: network.now(),
+            now,
             network,
             connections: Connections::new(),
             listeners: origins.iter().map(listener).collect(),
@@ -121,6 +130,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             serial: 0,
             jitter,
             complained: None,
+            crowd: 0,
+            given_back: now,
             terminated: false,
             exit: false,
         }
@@ -165,7 +176,21 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         self.serve_runnable();
         self.fire_deadlines();
         self.reap();
+        self.give_memory_back();
         Ok(())
+    }
+
+    /// When a crowd has left, what it needed goes back to the system.
+    fn give_memory_back(&mut self) {
+        let count = self.connections.count();
+        self.crowd = self.crowd.max(count);
+        if self.crowd >= CROWD && count <= self.crowd / 2 && self.now >= self.given_back + GIVE_BACK_INTERVAL
+        {
+            self.crowd = count;
+            self.given_back = self.now;
+            self.connections.shrink();
+            trim::trim();
+        }
     }
 
     fn sleep(&mut self) -> io::Result<()> {

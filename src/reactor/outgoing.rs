@@ -156,12 +156,10 @@ impl<S: Socket> Connection<S> {
     }
 }
 
-/// Appends bytes to a ring, leasing one if there are any.
+/// Appends bytes to a ring that has room for them, leasing one if there are any.
 pub(super) fn stash(slot: &mut Option<Ring>, rings: &mut Rings, bytes: &[u8]) {
-    if !bytes.is_empty() {
-        let pushed = slot.get_or_insert_with(|| rings.lease()).push(bytes);
-        debug_assert_eq!(pushed, bytes.len(), "the ring has room for what was read");
-    }
+    let pushed = rings.push(slot, bytes);
+    debug_assert_eq!(pushed, bytes.len(), "the ring has room for what was read");
 }
 
 /// Writes all of `slices` that the socket takes now; returns how many bytes.

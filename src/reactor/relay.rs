@@ -213,6 +213,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         local.reading = Reading::Ended;
         if let Some(peer) = self.connections.peer(id) {
             self.with_session(peer, |session| session.finish());
+            // Nothing that could share its write will follow, and a crowd that leaves would need a ring each.
+            self.flush(peer);
         }
     }
 

@@ -35,8 +35,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     /// Appends bytes to the out ring; the caller sees to a flush.
     pub(super) fn send_bytes(&mut self, id: ConnId, bytes: &[u8]) {
         let Some(connection) = self.connections.find(id) else { return };
-        let ring = connection.out.get_or_insert_with(|| self.rings.lease());
-        if ring.push(bytes) < bytes.len() {
+        if self.rings.push(&mut connection.out, bytes) < bytes.len() {
             self.close(id, CloseReason::Overflow);
         }
     }

@@ -93,7 +93,14 @@ impl Server {
                 let surplus =
                     client.total > client.recent_peak(self.now, self.limits.retire) + self.limits.pool;
                 if surplus && idle_for >= self.limits.retire {
-                    self.retire(id, CloseReason::Retired);
+                    // Of the two ends of the tables the upper one goes, so that they can shrink.
+                    let highest = client.idle.iter().copied().max_by_key(|other| other.slot);
+                    let going = highest.filter(|other| other.slot > id.slot).unwrap_or(id);
+                    if going != id {
+                        client.idle.push_front(id);
+                        self.deadlines.set(id.slot, Some(self.now + RETIRE_RECHECK));
+                    }
+                    self.retire(going, CloseReason::Retired);
                 } else {
                     client.pinged += 1;
                     self.ping(id, MessageState::Pinged(since), self.limits.pong);

@@ -35,6 +35,8 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A session that is late to be accepted is looked at so often while its client is being asked for a sign of life.
 const ACCEPT_RECHECK: Duration = Duration::from_millis(50);
+/// Time until a surplus connection is looked at again, while one above it goes first.
+const RETIRE_RECHECK: Duration = Duration::from_secs(1);
 
 /// Who connects to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
