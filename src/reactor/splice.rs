@@ -120,7 +120,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             }
         };
         *remaining -= held as u32;
-        half.expects_head = true;
+        half.expects_head = *remaining == 0;
         *budget = budget.saturating_sub(held);
         (piped.held, piped.header_left) = (held, 0);
         local.piped = Some(piped);
