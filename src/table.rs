@@ -106,6 +106,7 @@ mod tests {
         assert_eq!(table.at(3), Some(new));
         assert_eq!(table.iter().collect::<Vec<_>>(), [(new, &"new")]);
     }
+
     #[test]
     fn a_table_shrinks_when_a_crowd_has_left() {
         let mut table = Table::default();

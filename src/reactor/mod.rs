@@ -43,7 +43,7 @@ use outgoing::Pipes;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// So many connections are a crowd: once half of them have left, their memory is given back.
 const CROWD: usize = 64;
-/// Memory is given back no more often: it takes a millisecond for every few tens of megabytes.
+/// Memory is given back no more often: it walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 /// Full servers and missing descriptors are complained about no more often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
