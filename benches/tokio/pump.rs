@@ -10,7 +10,7 @@ use skyorg::wire::record::{HEADROOM, payload_fitting};
 use tokio::time::Instant;
 
 use super::super::scratch::read;
-use super::{Local, Relay, SMALL_FRAMES_ROOM, Scratch, Writing, stash};
+use super::{Local, Relay, SMALL_FRAMES_ROOM, Scratch, Writing};
 
 /// Pieces of payload that go into one write.
 const PIECES_MAX: usize = 16;
@@ -81,7 +81,7 @@ impl Relay {
             local.traffic.received += count as u64;
             let raw = &mut scratch.raw[..HEADROOM + count];
             if self.session.stage() < Some(Stage::Started) {
-                stash(&mut local.retained, &mut scratch.rings, &raw[HEADROOM..]);
+                scratch.rings.push(&mut local.retained, &raw[HEADROOM..]);
             }
             let sealed = self.channel.seal_data(self.session.sid(), raw, &mut scratch.clear);
             self.write(sealed.map_err(|_| CloseReason::BadRecord)?, &mut scratch.rings)?;
@@ -108,7 +108,7 @@ impl Relay {
                         budget -= count;
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        stash(&mut self.input, &mut scratch.rings, &raw[..filled]);
+                        scratch.rings.push(&mut self.input, &raw[..filled]);
                         return Ok(false);
                     }
                     Err(error) => return Err(CloseReason::Io(error.kind())),
@@ -162,7 +162,7 @@ impl Relay {
                 (Err(_), _) => return Err(CloseReason::ProtocolError),
             }
         }
-        stash(&mut self.input, &mut scratch.rings, &raw[consumed..]);
+        scratch.rings.push(&mut self.input, &raw[consumed..]);
         let abort_flush = self.shared.limits.abort_flush;
         if count > 0
             && let Some(local) = self.local.as_mut().filter(|local| local.takes_bytes())

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::control;
 use super::hub::{Command, Event, Shared};
-use super::scratch::{Scratch, stash, with_scratch, write};
+use super::scratch::{Scratch, with_scratch, write};
 use super::sockets;
 
 pub use super::local::Local;
@@ -198,7 +198,7 @@ impl Relay {
         let mut record = [0; SMALL_RECORD_BYTES_MAX];
         let sealed = self.channel.seal(&frame.encode(), &mut record);
         let count = sealed.map_err(|_| CloseReason::BadRecord)?;
-        match stash(&mut self.out, &mut scratch.rings, &record[..count]) {
+        match scratch.rings.push(&mut self.out, &record[..count]) {
             pushed if pushed == count => Ok(()),
             _ => Err(CloseReason::Overflow),
         }
@@ -260,7 +260,7 @@ impl Relay {
             raw[HEADROOM..HEADROOM + first.len()].copy_from_slice(first);
             raw[HEADROOM + first.len()..].copy_from_slice(second);
             let sealed = self.channel.seal_data(start.sid, raw, &mut scratch.clear);
-            stash(&mut self.out, &mut scratch.rings, sealed.map_err(|_| CloseReason::BadRecord)?);
+            scratch.rings.push(&mut self.out, sealed.map_err(|_| CloseReason::BadRecord)?);
         }
         let ended = std::mem::take(&mut user.finish_again);
         self.local = Some(user);

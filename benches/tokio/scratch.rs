@@ -37,11 +37,6 @@ pub fn with_scratch<T>(step: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with_borrow_mut(step)
 }
 
-/// Appends bytes to a ring, leasing one if there are any; returns how many had room.
-pub fn stash(slot: &mut Option<Ring>, rings: &mut Rings, bytes: &[u8]) -> usize {
-    rings.push(slot, bytes)
-}
-
 /// Reads what there is. A short read has emptied the socket, so that the next one waits for an event instead of asking
 /// the kernel in vain: what tokio's own `AsyncRead` does, for a buffer that belongs to no task.
 pub fn read(stream: &TcpStream, out: &mut [u8]) -> io::Result<usize> {
@@ -86,7 +81,7 @@ pub fn write(
     for piece in pieces {
         let taken = written.min(piece.len());
         written -= taken;
-        stash(out, rings, &piece[taken..]);
+        rings.push(out, &piece[taken..]);
     }
     rings.tidy(out);
     // A short write: the socket may take more, and only it can say that it does not.
