@@ -3,7 +3,7 @@
 //! `cargo bench --bench tunnel -- --help` shows what can be chosen; benches/README.md says what each case measures.
 //!
 //! ```text
-//!  users (this process) ──▶ contender's processes ──▶ origin (a helper process of this program)
+//!  users (this process) ──▶ contender's processes ──▶ its origin (a helper process of this program)
 //! ```
 //!
 //! Within a case the contenders take turns, round by round (A B C A B C …), so that whatever else the machine does
@@ -38,7 +38,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use cases::{CASES, Case, Kind, Setting};
 use contenders::{Contender, NAMES, Running, Surroundings};
-use process::{Folder, Process};
+use process::Folder;
 use results::Results;
 
 /// Compares skyorg with other ways through.
@@ -101,17 +101,20 @@ fn main() -> ExitCode {
 
 fn run_origin() -> Result<(), Box<dyn Error>> {
     process::end_with_parent();
-    let (listener, address) = origin::listen()?;
-    println!("listening {address}");
-    Ok(origin::run(listener)?)
+    Ok(origin::run(announced_listener()?)?)
 }
 
 fn run_link(to: &str, round_trip: &str) -> Result<(), Box<dyn Error>> {
     process::end_with_parent();
+    let round_trip = Duration::from_millis(round_trip.parse()?);
+    Ok(link::run(announced_listener()?, to.parse()?, round_trip)?)
+}
+
+/// A listener whose address was told to whoever started this helper.
+fn announced_listener() -> std::io::Result<TcpListener> {
     let listener = process::listen()?;
     println!("listening {}", listener.local_addr()?);
-    let round_trip = Duration::from_millis(round_trip.parse()?);
-    Ok(link::run(TcpListener::from_std(listener), to.parse()?, round_trip)?)
+    Ok(TcpListener::from_std(listener))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
@@ -119,9 +122,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let folder = Folder::new(arguments.logs.as_deref())?;
     let contenders = contenders::find(&chosen(&arguments.contenders, &NAMES)?, arguments.before.as_deref())?;
     let names = chosen(&arguments.cases, &CASES.map(|case| case.name))?;
-    let mut origin = Process::helper(&["origin"], folder.file("origin.log"))?;
-    let around =
-        Surroundings { folder: &folder, origin: origin.address_after("listening ")?, round_trip: None };
+    let around = Surroundings { folder: &folder, round_trip: None };
     let results = Results::default();
     for case in CASES.iter().filter(|case| names.contains(&case.name)) {
         eprintln!("{}", case.title);
@@ -207,7 +208,7 @@ fn raise_descriptors() {
 
 impl Running {
     /// Adds up a figure over the processes.
-    pub fn sum(&self, of: impl Fn(&Process) -> std::io::Result<f64>) -> std::io::Result<f64> {
+    pub fn sum(&self, of: impl Fn(&process::Process) -> std::io::Result<f64>) -> std::io::Result<f64> {
         self.processes.iter().map(of).sum()
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use skyorg::keys;
 
 use super::load;
-use super::process::{Folder, Process, free_port, installed, output_of};
+use super::process::{Folder, Process, free_port, installed, loopback, output_of};
 
 /// How long a contender may take until a request goes through it.
 const READY: Duration = Duration::from_secs(15);
@@ -34,16 +34,14 @@ pub struct Running {
     pub address: SocketAddr,
     /// Its processes; none for the direct way.
     pub processes: Vec<Process>,
-    /// The slow link, which is not its own.
-    _links: Vec<Process>,
+    /// The origin and the slow link, which do not count as its own.
+    _around: Vec<Process>,
 }
 
 /// What a start needs to know.
 pub struct Surroundings<'a> {
     /// For keys, configurations and logs.
     pub folder: &'a Folder,
-    /// The local server.
-    pub origin: SocketAddr,
     /// The round trip between the two halves, if they are not on one host.
     pub round_trip: Option<Duration>,
 }
@@ -125,15 +123,18 @@ impl Contender {
 
     /// Starts it, and waits until a request went through.
     pub fn start(&self, around: &Surroundings) -> io::Result<Running> {
+        let mut origin = Process::helper(&["origin"], around.folder.file("origin.log"))?;
+        let to = origin.address_after("listening ")?;
         let mut running = match &self.kind {
             Kind::Direct => {
-                let (address, links) = link(around, around.origin)?;
-                Ok(Running { address, processes: Vec::new(), _links: links })
+                let (address, links) = link(around, to)?;
+                Ok(Running { address, processes: Vec::new(), _around: links })
             }
-            Kind::Skyorg { program, plain, threads } => start_skyorg(around, program, *plain, *threads),
-            Kind::Haproxy { program, splice } => start_haproxy(around, program, *splice),
-            Kind::Rathole { program, noise } => start_rathole(around, program, *noise),
+            Kind::Skyorg { program, plain, threads } => start_skyorg(around, to, program, *plain, *threads),
+            Kind::Haproxy { program, splice } => start_haproxy(around, to, program, *splice),
+            Kind::Rathole { program, noise } => start_rathole(around, to, program, *noise),
         }?;
+        running._around.push(origin);
         load::wait_until_ready(running.address, READY).map_err(|error| {
             running.processes.clear();
             io::Error::new(error.kind(), format!("{} does not work: {error}", self.name))
@@ -153,6 +154,7 @@ fn link(around: &Surroundings, to: SocketAddr) -> io::Result<(SocketAddr, Vec<Pr
 
 fn start_skyorg(
     around: &Surroundings,
+    origin: SocketAddr,
     program: &Path,
     plain: bool,
     threads: Option<&str>,
@@ -166,8 +168,9 @@ fn start_skyorg(
     common.extend(plain.then_some("--plain"));
     common.extend(threads.into_iter().flat_map(|threads| ["--threads", threads]));
 
-    let any = "127.0.0.1:0";
-    let mut arguments = vec!["server", "--request", any, "--message", any, "--control", any, "--keys", &keys];
+    let (any, here) = ("0.0.0.0:0", "127.0.0.1:0");
+    let mut arguments =
+        vec!["server", "--request", any, "--message", here, "--control", here, "--keys", &keys];
     arguments.extend(&common);
     let mut server = Process::start(program, &arguments, folder.file("server.log"))?;
     let address = server.address_after("users connect to ")?;
@@ -175,18 +178,23 @@ fn start_skyorg(
     let (control, more) = link(around, server.address_after("control connections: ")?)?;
     links.extend(more);
 
-    let (control, message, origin) = (control.to_string(), message.to_string(), around.origin.to_string());
+    let (control, message, origin) = (control.to_string(), message.to_string(), origin.to_string());
     let mut arguments = vec!["client", "--server", &control, "--message", &message];
     arguments.extend(["--local", &origin, "--key", &keys]);
     arguments.extend(&common);
     let client = Process::start(program, &arguments, folder.file("client.log"))?;
-    Ok(Running { address, processes: vec![server, client], _links: links })
+    Ok(Running { address, processes: vec![server, client], _around: links })
 }
 
 /// Two chained TCP hops: what a proxy in C does over the same way, on one thread each.
-fn start_haproxy(around: &Surroundings, program: &Path, splice: bool) -> io::Result<Running> {
+fn start_haproxy(
+    around: &Surroundings,
+    origin: SocketAddr,
+    program: &Path,
+    splice: bool,
+) -> io::Result<Running> {
     let hop = |to: SocketAddr| -> io::Result<(SocketAddr, Process)> {
-        let here = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let here = loopback(free_port()?);
         // `splice-auto` would decide against it.
         let splices = ("maxpipes 500", "option splice-request\n  option splice-response");
         let (global, option) = if splice { splices } else { ("nosplice", "") };
@@ -194,22 +202,27 @@ fn start_haproxy(around: &Surroundings, program: &Path, splice: bool) -> io::Res
             "global\n  nbthread 1\n  maxconn 8500\n  {global}\n\
              defaults\n  mode tcp\n  {option}\n  maxconn 8500\n  backlog 4096\n\
              \x20 timeout connect 10s\n  timeout client 10m\n  timeout server 10m\n\
-             listen hop\n  bind {here}\n  server next {to}\n"
+             listen hop\n  bind :{}\n  server next {to}\n",
+            here.port()
         );
         let config = around.folder.write("haproxy.cfg", &text)?.display().to_string();
         let log = around.folder.file("haproxy.log");
         Ok((here, Process::start(program, &["-db", "-f", &config], log)?))
     };
-    let (inner, second) = hop(around.origin)?;
+    let (inner, second) = hop(origin)?;
     let (inner, links) = link(around, inner)?;
     let (address, first) = hop(inner)?;
-    Ok(Running { address, processes: vec![first, second], _links: links })
+    Ok(Running { address, processes: vec![first, second], _around: links })
 }
 
-fn start_rathole(around: &Surroundings, program: &Path, noise: bool) -> io::Result<Running> {
+fn start_rathole(
+    around: &Surroundings,
+    origin: SocketAddr,
+    program: &Path,
+    noise: bool,
+) -> io::Result<Running> {
     let folder = around.folder;
-    let here = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-    let (address, tunnel) = (here(free_port()?), here(free_port()?));
+    let (address, tunnel) = (loopback(free_port()?), loopback(free_port()?));
     let (mut of_server, mut of_client) = (String::new(), String::new());
     if noise {
         let keys = output_of(program, &["--genkey"])?;
@@ -226,17 +239,17 @@ fn start_rathole(around: &Surroundings, program: &Path, noise: bool) -> io::Resu
     }
     let text = format!(
         "[server]\nbind_addr = \"{tunnel}\"\ndefault_token = \"bench\"\n{of_server}\
-         [server.services.bench]\nbind_addr = \"{address}\"\n"
+         [server.services.bench]\nbind_addr = \"0.0.0.0:{}\"\n",
+        address.port()
     );
     let config = folder.write("server.toml", &text)?.display().to_string();
     let server = Process::start(program, &["--server", &config], folder.file("rathole.log"))?;
     let (remote, links) = link(around, tunnel)?;
     let text = format!(
         "[client]\nremote_addr = \"{remote}\"\ndefault_token = \"bench\"\n{of_client}\
-         [client.services.bench]\nlocal_addr = \"{}\"\n",
-        around.origin
+         [client.services.bench]\nlocal_addr = \"{origin}\"\n"
     );
     let config = folder.write("client.toml", &text)?.display().to_string();
     let client = Process::start(program, &["--client", &config], folder.file("rathole.log"))?;
-    Ok(Running { address, processes: vec![server, client], _links: links })
+    Ok(Running { address, processes: vec![server, client], _around: links })
 }

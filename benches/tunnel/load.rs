@@ -2,7 +2,7 @@
 //! never what is measured.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream as BlockingStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream as BlockingStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,15 @@ const HELD_AT_ONCE: usize = 100;
 /// Largest latency that a histogram holds, in nanoseconds.
 const LATENCY_MAX_NS: u64 = 60_000_000_000;
 
+/// Addresses of loopback to which users connect in turn. Between two addresses there are some 28,000 ports, each of
+/// which stays taken for a second or more when its connection has ended (TIME_WAIT).
+const ADDRESSES: u64 = 16;
+
 const REQUEST: [u8; REQUEST_BYTES] = [ECHO; REQUEST_BYTES];
 
 /// Users who each send a request, wait for the answer and send the next.
 pub struct Plan {
-    /// Where they connect.
+    /// Where they connect: at this port, at this address and those that follow.
     pub address: SocketAddr,
     /// How many at once.
     pub users: usize,
@@ -134,7 +138,7 @@ impl Users<'_> {
                 Ok(REQUEST_BYTES) => user.sent = true,
                 _ => self.fail(index),
             },
-            None => match TcpStream::connect(self.plan.address) {
+            None => match TcpStream::connect(nth_address(self.plan.address, self.asked)) {
                 Ok(mut stream) => {
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     self.poll.registry().register(&mut stream, Token(index), interest)?;
@@ -201,6 +205,17 @@ impl Users<'_> {
                 self.fail(index);
             }
         }
+    }
+}
+
+/// The address at which the user of this number connects.
+fn nth_address(first: SocketAddr, number: u64) -> SocketAddr {
+    match first {
+        SocketAddr::V4(v4) => {
+            let ip = Ipv4Addr::from_bits(v4.ip().to_bits() + (number % ADDRESSES) as u32);
+            (ip, v4.port()).into()
+        }
+        v6 => v6,
     }
 }
 

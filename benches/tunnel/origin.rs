@@ -1,10 +1,10 @@
-//! The local server behind every contender, in a process of its own.
+//! The local server behind a contender, in a process of its own. Each contender has another: it is there that the
+//! ports of ended connections stay taken for a while (TIME_WAIT), and nobody shall meet those of somebody else.
 //!
 //! The first byte of a connection says what it is for: [`ECHO`] sends everything back, [`SINK`] reads to the end
 //! and answers with the count of bytes, [`SOURCE`] pours until it is closed.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -36,13 +36,6 @@ enum Served {
     Waiting,
     Again,
     Over,
-}
-
-/// Listens on a free port of loopback.
-pub fn listen() -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = super::process::listen()?;
-    let address = listener.local_addr()?;
-    Ok((TcpListener::from_std(listener), address))
 }
 
 /// Serves for ever.

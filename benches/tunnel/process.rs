@@ -87,14 +87,14 @@ impl Process {
         Process::start(&std::env::current_exe()?, arguments, log)
     }
 
-    /// Waits for a log line that holds `text`, and reads the address that follows it.
+    /// Waits for a log line that holds `text` and then an address; returns that of loopback with its port.
     pub fn address_after(&mut self, text: &str) -> io::Result<SocketAddr> {
         let deadline = Instant::now() + READY;
         loop {
             let log = fs::read_to_string(&self.log)?;
             let found = log.lines().filter_map(|line| Some(line.split_once(text)?.1.trim()));
-            if let Some(address) = found.filter_map(|word| word.parse().ok()).next() {
-                return Ok(address);
+            if let Some(address) = found.filter_map(|word| word.parse::<SocketAddr>().ok()).next() {
+                return Ok(loopback(address.port()));
             }
             if Instant::now() > deadline || self.child.try_wait()?.is_some() {
                 let error = format!("process {} did not say '{text}': {log}", self.child.id());
@@ -146,11 +146,17 @@ impl Drop for Process {
     }
 }
 
-/// A listener on a free port of loopback, with a long queue: bursts are part of the benchmark.
+/// An address of loopback.
+pub fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// A listener on a free port, with a long queue: bursts are part of the benchmark. Users connect to it at more than
+/// one address of loopback.
 pub fn listen() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
     socket.listen(4096)?;
     Ok(socket.into())
 }
