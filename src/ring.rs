@@ -139,6 +139,12 @@ impl Rings {
         }
     }
 
+    /// Frees the rings that are kept for the next lease.
+    pub fn forget_free(&mut self) {
+        self.small.clear();
+        self.large.clear();
+    }
+
     /// Gives back `slot`'s ring if it is empty.
     pub fn tidy(&mut self, slot: &mut Option<Ring>) {
         if let Some(ring) = slot.take_if(|ring| ring.is_empty()) {

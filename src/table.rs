@@ -2,10 +2,12 @@
 
 use crate::machine::ConnId;
 
-/// Slots for which room is reserved at the start. It is so much that the allocator maps it apart (mallopt(3),
-/// `M_MMAP_THRESHOLD`): pages that were never touched cost nothing, and growing moves pages instead of copying
-/// bytes and leaving holes behind.
-pub const SLOTS_RESERVED: usize = 4096;
+/// Slots that a table has from the start, and never gives up.
+pub const SLOTS_KEPT: usize = 256;
+/// Slots that it grows to when these are not enough: so many that the allocator maps them apart (mallopt(3),
+/// `M_MMAP_THRESHOLD`). Pages that were never touched cost nothing, and growing further moves pages instead of
+/// copying bytes and leaving holes behind.
+const SLOTS_OF_A_CROWD: usize = 4096;
 
 /// Entries by slot, each guarded by its serial number.
 pub struct Table<T> {
@@ -15,7 +17,7 @@ pub struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Table<T> {
-        Table { entries: Vec::with_capacity(SLOTS_RESERVED), len: 0 }
+        Table { entries: Vec::with_capacity(SLOTS_KEPT), len: 0 }
     }
 }
 
@@ -24,6 +26,7 @@ impl<T> Table<T> {
     pub fn insert(&mut self, id: ConnId, entry: T) {
         let slot = id.slot as usize;
         if self.entries.len() <= slot {
+            self.entries.reserve(room_for(slot + 1, self.entries.capacity()) - self.entries.len());
             self.entries.resize_with(slot + 1, || None);
         }
         self.len += usize::from(self.entries[slot].is_none());
@@ -83,10 +86,22 @@ impl<T> Table<T> {
     }
 }
 
-/// Gives up what a vector has no longer used since a crowd has left.
+/// The capacity that a table should have for `wanted` slots, where it has `capacity` now.
+pub fn room_for(wanted: usize, capacity: usize) -> usize {
+    match wanted {
+        _ if wanted <= capacity => capacity,
+        _ if wanted <= SLOTS_KEPT => SLOTS_KEPT,
+        _ => wanted.max(SLOTS_OF_A_CROWD),
+    }
+}
+
+/// Gives up what a vector no longer uses since a crowd has left.
 pub fn shrink_after_a_crowd<T>(entries: &mut Vec<T>) {
-    if entries.capacity() > SLOTS_RESERVED && entries.len() < entries.capacity() / 4 {
-        entries.shrink_to(2 * entries.len());
+    let (len, capacity) = (entries.len(), entries.capacity());
+    if capacity > SLOTS_KEPT && len < SLOTS_KEPT / 2 {
+        entries.shrink_to(SLOTS_KEPT);
+    } else if capacity > SLOTS_OF_A_CROWD && len < capacity / 4 {
+        entries.shrink_to(2 * len);
     }
 }
 
@@ -111,9 +126,9 @@ mod tests {
     fn a_table_shrinks_when_a_crowd_has_left() {
         let mut table = Table::default();
         let id = |slot: usize| ConnId { slot: slot as u32, serial: 1 };
-        (0..4 * SLOTS_RESERVED).for_each(|slot| table.insert(id(slot), slot));
-        (10..4 * SLOTS_RESERVED).for_each(|slot| assert_eq!(table.remove(id(slot)), Some(slot)));
-        assert!(table.entries.capacity() <= SLOTS_RESERVED, "{} slots", table.entries.capacity());
+        (0..4 * SLOTS_OF_A_CROWD).for_each(|slot| table.insert(id(slot), slot));
+        (10..4 * SLOTS_OF_A_CROWD).for_each(|slot| assert_eq!(table.remove(id(slot)), Some(slot)));
+        assert!(table.entries.capacity() <= SLOTS_KEPT, "{} slots", table.entries.capacity());
         assert_eq!((table.len(), table.get(id(9))), (10, Some(&9)));
     }
 }

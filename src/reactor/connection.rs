@@ -11,7 +11,7 @@ use super::outgoing::Piped;
 use crate::machine::{CloseReason, ConnId, Greeting, Traffic};
 use crate::ring::Ring;
 use crate::session::{End, Session};
-use crate::table::SLOTS_RESERVED;
+use crate::table::{SLOTS_KEPT, room_for};
 use crate::wire::handshake::{ANSWER_BYTES, FIRST_FLIGHT_BYTES, Initiator, Responder};
 use crate::wire::record::Channel;
 
@@ -196,13 +196,14 @@ type Two<'a, S> = (&'a mut Connection<S>, &'a mut Connection<S>);
 
 impl<S: Socket> Connections<S> {
     pub fn new() -> Connections<S> {
-        Connections(Slab::with_capacity(SLOTS_RESERVED))
+        Connections(Slab::with_capacity(SLOTS_KEPT))
     }
 
     /// Gives up the vacant slots behind the last connection.
     pub fn shrink(&mut self) {
-        if self.0.capacity() > SLOTS_RESERVED {
+        if self.0.capacity() > SLOTS_KEPT {
             self.0.shrink_to_fit();
+            self.0.reserve(SLOTS_KEPT.saturating_sub(self.0.len()));
         }
     }
 
@@ -217,6 +218,8 @@ impl<S: Socket> Connections<S> {
 
     pub fn insert(&mut self, connection: Connection<S>) {
         let slot = connection.id.slot;
+        let capacity = self.0.capacity();
+        self.0.reserve(room_for(self.0.len() + 1, capacity) - self.0.len());
         let key = self.0.insert(connection);
         debug_assert_eq!(key, slot as usize, "the id was made for the vacant slot");
     }

@@ -34,6 +34,7 @@ use crate::machine::{
     CloseReason, ConnId, Dial, Dialled, Input, ListenerId, Machine, Origin, Output, SessionEvent, Traffic,
 };
 use crate::ring::{RING_BYTES, Rings};
+use crate::table::SLOTS_KEPT;
 use crate::wire::frame::Start;
 use connection::{Connection, Connections, Local, Ready, Role, Strangers, Target, Writing};
 use network::{Event, Network, Socket};
@@ -42,7 +43,7 @@ use outgoing::Pipes;
 /// Pause after the operating system ran out of something, before a listener is tried again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// So many connections are a crowd: once half of them have left, their memory is given back.
-const CROWD: usize = 64;
+const CROWD: usize = 32;
 /// Memory is given back no more often: it walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 /// Full servers and missing descriptors are complained about no more often.
@@ -189,6 +190,10 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.crowd = count;
             self.given_back = self.now;
             self.connections.shrink();
+            self.runnable.iter_mut().for_each(|queue| queue.shrink_to(SLOTS_KEPT));
+            self.doomed.shrink_to(SLOTS_KEPT);
+            self.events.shrink_to(SLOTS_KEPT);
+            self.rings.forget_free();
             trim::trim();
         }
     }

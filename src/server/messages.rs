@@ -136,6 +136,9 @@ impl Server {
         let client = &mut self.clients[index];
         client.pinged -= usize::from(matches!(before, MessageState::Pinged(_)));
         client.idle.retain(|&other| other != id);
+        if client.idle.len() < SLOTS_KEPT / 2 {
+            client.idle.shrink_to(SLOTS_KEPT);
+        }
         self.deadlines.set(id.slot, None);
         self.close(id, reason);
     }

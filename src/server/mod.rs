@@ -23,7 +23,7 @@ use crate::config::Key;
 use crate::deadlines::Deadlines;
 use crate::limits::Limits;
 use crate::machine::{CloseReason, ConnId, Input, ListenerId, Machine, Output, SessionEvent, Traffic};
-use crate::table::Table;
+use crate::table::{SLOTS_KEPT, Table};
 use crate::wire::frame::{
     AbortReason, ControlFrame, Grant, Hello, Name, PROTOCOL_VERSION, Refusal, Sid, Start, Welcome,
 };
