@@ -131,6 +131,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             (Progress::Whole, Some(Ok(hello))) => {
                 stranger.control = hello.purpose == Purpose::Control;
                 self.tell(Input::Greeted { id, hello });
+                // The answer leaves before the next stranger is judged, with the first session if a user waits: of
+                // a crowd that comes at once nobody waits for the others' handshakes.
+                if let Some(Role::Message(_)) = self.connections.find(id).map(|connection| &connection.role) {
+                    self.serve_message(id);
+                }
             }
             (Progress::Partly | Progress::Whole, _) => {}
         }
