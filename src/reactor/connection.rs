@@ -47,6 +47,8 @@ pub(super) struct Connection<S: Socket> {
     pub ready: Ready,
     /// It stands in the run queue.
     pub queued: bool,
+    /// It used up the bytes of its last turn, and stands behind those who do not.
+    pub takes_long: bool,
     /// Marked for closing; the first reason wins. Nothing but `reap` touches it any more.
     pub closing: Option<CloseReason>,
     /// Spliced bytes that its socket did not take yet; they go before those of `out`.

@@ -46,6 +46,9 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 const CROWD: usize = 32;
 /// Memory is given back no more often: it walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
+/// So many of those who take long are served in a turn: handshakes, and flows that have used up the bytes of their last
+/// turn. Whoever has less to say comes between any two of them.
+const LONG_PER_TURN: usize = 1;
 /// Full servers and missing descriptors are complained about no more often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -77,8 +80,8 @@ pub struct Reactor<M, N: Network> {
     strangers: Strangers,
     users: usize,
     deadlines: Deadlines,
-    /// Who may make progress; control connections first.
-    runnable: [VecDeque<ConnId>; 2],
+    /// Who may make progress: control connections first, and who takes long last.
+    runnable: [VecDeque<ConnId>; 3],
     /// Marked for closing, to be reaped at the end of the turn.
     doomed: Vec<ConnId>,
     events: Vec<Event>,
@@ -116,7 +119,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             strangers: Strangers::new(limits.strangers_max, limits.strangers_per_address_max),
             users: 0,
             deadlines: Deadlines::default(),
-            runnable: [VecDeque::new(), VecDeque::new()],
+            runnable: [const { VecDeque::new() }; 3],
             doomed: Vec::new(),
             events: Vec::new(),
             rings: Rings::new(limits.rings_kept),
@@ -263,6 +266,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             socket,
             ready,
             queued: false,
+            takes_long: false,
             closing: None,
             piped: None,
             out: None,
@@ -272,12 +276,12 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     }
 
     fn serve_runnable(&mut self) {
-        for queue in 0..self.runnable.len() {
+        for (queue, most) in [usize::MAX, usize::MAX, LONG_PER_TURN].into_iter().enumerate() {
             // Whoever is queued while this runs has his turn in the next one.
-            for _ in 0..self.runnable[queue].len() {
+            for _ in 0..self.runnable[queue].len().min(most) {
                 let Some(id) = self.runnable[queue].pop_front() else { break };
                 if let Some(connection) = self.connections.find(id) {
-                    connection.queued = false;
+                    (connection.queued, connection.takes_long) = (false, false);
                     self.serve(id);
                 }
             }
@@ -436,8 +440,21 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             return;
         }
         connection.queued = true;
-        let queue = usize::from(!matches!(connection.role, Role::Control(_)));
+        let queue = match connection.role {
+            Role::Control(_) => 0,
+            Role::Greeting(_) | Role::Stranger(_) | Role::Connecting(Target::Greeting(_)) => 2,
+            _ if connection.takes_long => 2,
+            _ => 1,
+        };
         self.runnable[queue].push_back(id);
+    }
+
+    /// Queues a connection that has used up the bytes of its turn.
+    fn queue_again(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.find(id) {
+            connection.takes_long = true;
+            self.queue(id);
+        }
     }
 
     fn set_deadline(&mut self, id: ConnId, at: Option<Instant>) {

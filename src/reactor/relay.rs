@@ -138,7 +138,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 return;
             }
             if budget == 0 {
-                return self.queue(id);
+                return self.queue_again(id);
             }
             if half.is_bulk && other.splices() && message.is_flushed() {
                 match self.splice_up(id, &mut budget) {
@@ -279,7 +279,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         let mut need_more = false;
         loop {
             if budget == 0 {
-                return self.queue(id);
+                return self.queue_again(id);
             }
             if !self.may_open(id) {
                 return;
