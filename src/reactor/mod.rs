@@ -46,9 +46,13 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 const CROWD: usize = 32;
 /// Memory is given back no more often: it walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
-/// So many of those who take long are served in a turn: handshakes, and flows that have used up the bytes of their last
-/// turn. Whoever has less to say comes between any two of them.
-const LONG_PER_TURN: usize = 1;
+/// The run queues: control connections; whoever has little to do; and who takes long: handshakes, and flows that have
+/// used up the bytes of their last turn.
+const CONTROLS: usize = 0;
+const SHORTS: usize = 1;
+const LONGS: usize = 2;
+/// Behind so many who have little to do comes one who takes long.
+const SHORTS_PER_LONG: usize = 4;
 /// Full servers and missing descriptors are complained about no more often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -80,7 +84,7 @@ pub struct Reactor<M, N: Network> {
     strangers: Strangers,
     users: usize,
     deadlines: Deadlines,
-    /// Who may make progress: control connections first, and who takes long last.
+    /// Who may make progress: [`CONTROLS`], [`SHORTS`] and [`LONGS`].
     runnable: [VecDeque<ConnId>; 3],
     /// Marked for closing, to be reaped at the end of the turn.
     doomed: Vec<ConnId>,
@@ -275,16 +279,28 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         Some(id)
     }
 
+    /// Whoever is queued for the first time while this runs has his turn in the next one. Who takes long comes between
+    /// the others: one at least in a turn, and more the more of them there are, so that neither starves.
     fn serve_runnable(&mut self) {
-        for (queue, most) in [usize::MAX, usize::MAX, LONG_PER_TURN].into_iter().enumerate() {
-            // Whoever is queued while this runs has his turn in the next one.
-            for _ in 0..self.runnable[queue].len().min(most) {
-                let Some(id) = self.runnable[queue].pop_front() else { break };
-                if let Some(connection) = self.connections.find(id) {
-                    (connection.queued, connection.takes_long) = (false, false);
-                    self.serve(id);
-                }
+        let [controls, shorts, _] = self.runnable.each_ref().map(VecDeque::len);
+        for _ in 0..controls {
+            self.serve_next(CONTROLS);
+        }
+        for served in 1..=shorts {
+            self.serve_next(SHORTS);
+            if served % SHORTS_PER_LONG == 0 {
+                self.serve_next(LONGS);
             }
+        }
+        self.serve_next(LONGS);
+    }
+
+    fn serve_next(&mut self, queue: usize) {
+        if let Some(id) = self.runnable[queue].pop_front()
+            && let Some(connection) = self.connections.find(id)
+        {
+            (connection.queued, connection.takes_long) = (false, false);
+            self.serve(id);
         }
     }
 
@@ -441,10 +457,10 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
         connection.queued = true;
         let queue = match connection.role {
-            Role::Control(_) => 0,
-            Role::Greeting(_) | Role::Stranger(_) | Role::Connecting(Target::Greeting(_)) => 2,
-            _ if connection.takes_long => 2,
-            _ => 1,
+            Role::Control(_) => CONTROLS,
+            Role::Greeting(_) | Role::Stranger(_) | Role::Connecting(Target::Greeting(_)) => LONGS,
+            _ if connection.takes_long => LONGS,
+            _ => SHORTS,
         };
         self.runnable[queue].push_back(id);
     }
