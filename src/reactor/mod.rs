@@ -279,8 +279,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         Some(id)
     }
 
-    /// Whoever is queued for the first time while this runs has his turn in the next one. Who takes long comes between
-    /// the others: one at least in a turn, and more the more of them there are, so that neither starves.
+    /// Controls and shorts that are queued while this runs have their turn in the next one. One long comes at the end,
+    /// and one behind every [`SHORTS_PER_LONG`] shorts, so that neither starves.
     fn serve_runnable(&mut self) {
         let [controls, shorts, _] = self.runnable.each_ref().map(VecDeque::len);
         for _ in 0..controls {
