@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use crate::table::{room_for, shrink_after_a_crowd};
+use crate::table::{make_room, shrink_after_a_crowd};
 
 const NOWHERE: u32 = u32::MAX;
 
@@ -24,7 +24,7 @@ impl Deadlines {
             if at.is_none() {
                 return;
             }
-            self.places.reserve(room_for(index + 1, self.places.capacity()) - self.places.len());
+            make_room(&mut self.places, index + 1);
             self.places.resize(index + 1, NOWHERE);
         }
         let place = self.places[index];

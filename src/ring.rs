@@ -264,6 +264,17 @@ mod tests {
     }
 
     #[test]
+    fn free_rings_are_forgotten() {
+        for size in [1, RING_BYTES] {
+            let ring = Rings::new(1).lease(size);
+            let mut rings = Rings::new(1);
+            rings.give_back(ring);
+            rings.forget_free();
+            assert!(rings.small.is_empty() && rings.large.is_empty());
+        }
+    }
+
+    #[test]
     fn a_ring_is_kept_as_long_as_it_holds_bytes() {
         let (mut rings, mut slot) = (Rings::new(2), None);
         rings.push(&mut slot, b"x");

@@ -26,7 +26,7 @@ impl<T> Table<T> {
     pub fn insert(&mut self, id: ConnId, entry: T) {
         let slot = id.slot as usize;
         if self.entries.len() <= slot {
-            self.entries.reserve(room_for(slot + 1, self.entries.capacity()) - self.entries.len());
+            make_room(&mut self.entries, slot + 1);
             self.entries.resize_with(slot + 1, || None);
         }
         self.len += usize::from(self.entries[slot].is_none());
@@ -93,6 +93,11 @@ pub fn room_for(wanted: usize, capacity: usize) -> usize {
         _ if wanted <= SLOTS_KEPT => SLOTS_KEPT,
         _ => wanted.max(SLOTS_OF_A_CROWD),
     }
+}
+
+/// Makes room for `wanted` slots, which are no fewer than there are.
+pub fn make_room<T>(entries: &mut Vec<T>, wanted: usize) {
+    entries.reserve(room_for(wanted, entries.capacity()) - entries.len());
 }
 
 /// Gives up what a vector no longer uses since a crowd has left.
