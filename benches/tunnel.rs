@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{EarlyExit, FromArgs};
 use mio::net::TcpListener;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -77,20 +77,25 @@ struct Arguments {
     /// draw no pictures into benches/results
     #[argh(switch)]
     no_pictures: bool,
-    /// cargo says this
-    #[argh(switch, hidden_help)]
-    #[allow(dead_code)]
-    bench: bool,
 }
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().collect();
-    let helper = match &words[..] {
-        [_, name] if name == "origin" => Some(run_origin()),
-        [_, name, to, round_trip] if name == "link" => Some(run_link(to, round_trip)),
-        _ => None,
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    // Cargo adds `--bench` at the end.
+    let words: Vec<&str> = words.iter().map(String::as_str).filter(|&word| word != "--bench").collect();
+    let outcome = match words[..] {
+        ["origin"] => run_origin(),
+        ["link", to, round_trip] => run_link(to, round_trip),
+        _ => match Arguments::from_args(&["cargo bench --bench tunnel --"], &words) {
+            Ok(arguments) => run(&arguments),
+            Err(EarlyExit { output, status: Ok(()) }) => {
+                println!("{output}");
+                Ok(())
+            }
+            Err(EarlyExit { output, status: Err(()) }) => Err(output.into()),
+        },
     };
-    match helper.unwrap_or_else(|| run(&argh::from_env())) {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tunnel: {error}");
