@@ -11,6 +11,8 @@ use std::fmt;
 use blake2::{Blake2s256, Digest};
 use snow::{Builder, HandshakeState, TransportState};
 
+use super::primitives::Primitives;
+
 /// Bytes of the clear hello.
 pub const HELLO_BYTES: usize = 24;
 /// Bytes of the initiator's only flight: hello, ephemeral key, sealed ticket.
@@ -178,7 +180,8 @@ impl ClearHello {
         prologue: &'a [u8; HELLO_BYTES],
         psk: &'a Secret,
     ) -> Result<Builder<'a>, snow::Error> {
-        Builder::new(self.suite.pattern().parse()?).prologue(prologue)?.psk(0, psk.bytes())
+        let builder = Builder::with_resolver(self.suite.pattern().parse()?, Box::new(Primitives));
+        builder.prologue(prologue)?.psk(0, psk.bytes())
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod frame;
 pub mod handshake;
+mod primitives;
 pub mod record;
 
 /// A field reader over one decoded frame. Running out of bytes is an error, never a panic.
