@@ -1,6 +1,6 @@
 //! Bulk flows of plain sessions, which cross both processes through pipes (splice(2)): nothing is lost in a pipe, none
-//! is left over, and there are no more of them than allowed. Short splices, pipes that cannot be had and sockets that
-//! cannot be spliced are the simulation's.
+//! is left over, and there are no more of them than allowed. Short splices, pipes that cannot be had and kernels that
+//! refuse to splice are the simulation's.
 
 mod common;
 

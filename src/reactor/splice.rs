@@ -132,8 +132,9 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     }
 }
 
-/// Whether the kernel cannot splice this socket at all (splice(2): EINVAL, ENOSYS), rather than the connection having
-/// failed.
+/// Whether the kernel cannot splice this socket at all (splice(2): EINVAL, ENOSYS; EPERM where a sandbox forbids the
+/// call, seccomp(2)), rather than the connection having failed.
 fn cannot_splice(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied)
 }

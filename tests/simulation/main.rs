@@ -115,6 +115,20 @@ fn users_of_a_frozen_client_are_told_in_time() {
 }
 
 #[test]
+fn where_the_kernel_refuses_to_splice_bulk_flows_are_as_whole() {
+    let mut refused = 0;
+    for seed in 0..32 {
+        let _seed = Seed(seed);
+        let mut world = World::tell(seed, Tale::Unspliced);
+        world.live();
+        let [moved, asked] = world.spliced();
+        assert_eq!(moved, 0, "splices that moved bytes");
+        refused += asked;
+    }
+    assert!(refused > 0, "nobody tried");
+}
+
+#[test]
 fn a_client_that_is_gone_is_forgotten() {
     for seed in 0..16 {
         let _seed = Seed(seed);

@@ -113,16 +113,17 @@ impl Socket for VirtualSocket {
     fn splice_in(&mut self, pipe: &mut VecDeque<u8>, limit: usize) -> io::Result<usize> {
         assert!(pipe.is_empty(), "a pipe is leased empty");
         {
-            // A socket that cannot be spliced (splice(2), EINVAL).
             let mut net = self.net.borrow_mut();
-            let chance = net.shape.accept_errors;
+            let chance = net.shape.splice_errors;
             if net.rng.f64() < chance {
+                net.spliced[1] += 1;
                 return Err(io::ErrorKind::InvalidInput.into());
             }
         }
         let mut bytes = vec![0; limit.min(PIPE_BYTES)];
         let count = self.read(&mut bytes)?;
         pipe.extend(&bytes[..count]);
+        self.net.borrow_mut().spliced[0] += 1;
         Ok(count)
     }
 

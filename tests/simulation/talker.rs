@@ -63,6 +63,12 @@ impl Script {
         }
     }
 
+    /// The same as fast as it can, and as much as proves to be bulk unless `bytes_max` is less.
+    pub fn bulk(bytes_max: u64, echo: bool, ending: Ending) -> Script {
+        let script = Script::plain(STREAM_BYTES_MAX.min(bytes_max), echo, ending);
+        Script { chunk: 64 * 1024, read_chunk: 64 * 1024, ..script }
+    }
+
     pub fn random(rng: &mut Rng, side: Side, bytes_max: u64) -> Script {
         let bytes = |rng: &mut Rng| match rng.u8(..8) {
             0 | 1 => 0,

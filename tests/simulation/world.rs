@@ -76,6 +76,8 @@ pub enum Tale {
     Frozen,
     /// The clients' hosts are gone without a word.
     Gone,
+    /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
+    Unspliced,
 }
 
 impl Tale {
@@ -92,6 +94,7 @@ impl Tale {
                 .map(|client| Fault::Crash { host: Host::Client(client), loudly: false, lasts })
                 .map(|fault| (at, Coming::Fault(fault)))
                 .collect(),
+            Tale::Unspliced => Vec::new(),
             _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
         };
         let span_ms = if self == Tale::Failed { 240 } else { 3_000 };
@@ -125,6 +128,11 @@ impl World {
         World::tell(seed, Tale::Anything)
     }
 
+    /// Splices that moved bytes, and those that the kernel refused.
+    pub fn spliced(&self) -> [usize; 2] {
+        self.net.borrow().spliced
+    }
+
     /// A world in which one thing goes wrong, and what is promised then.
     pub fn tell(seed: u64, tale: Tale) -> World {
         let mut rng = Rng::with_seed(seed);
@@ -132,7 +140,7 @@ impl World {
         let clients = 1 + usize::from(rng.u8(..4) == 0);
         let pick = |rng: &mut Rng, choices: &[usize]| choices[rng.usize(..choices.len())];
         let segment_bytes = pick(&mut rng, &[3, 100, 1_448, 1_448, 65_536]);
-        let shape = Shape {
+        let mut shape = Shape {
             pipe_bytes: pick(&mut rng, &[300, 4_096, 65_536, 200_000]).max(segment_bytes.min(4_096)),
             segment_bytes,
             delay: Duration::from_micros(rng.u64(20..40_000)),
@@ -141,9 +149,12 @@ impl World {
             short: if rng.bool() { 0.3 } else { 0.0 },
             spurious: if rng.bool() && !calm { 0.05 } else { 0.0 },
             accept_errors: if rng.u8(..4) == 0 && !calm { 0.3 } else { 0.0 },
+            splice_errors: 0.0,
         };
+        shape.splice_errors = if tale == Tale::Unspliced { 1.0 } else { shape.accept_errors };
         let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
-        let settings = Settings { plain: rng.u8(..4) == 0, limits, named: rng.u8(..4) == 0 };
+        let settings =
+            Settings { plain: rng.u8(..4) == 0 || tale == Tale::Unspliced, limits, named: rng.u8(..4) == 0 };
         let long = rng.u8(..4) == 0;
         let until = Duration::from_secs(rng.u64(5..if long { 70 } else { 30 }));
         let faults = if calm { Vec::new() } else { faults::plan(&mut rng, until, clients) };
@@ -216,7 +227,7 @@ impl World {
             self.advance(until, |_| false);
             self.come();
         }
-        if !matches!(self.tale, Tale::Anything | Tale::Failed) {
+        if !matches!(self.tale, Tale::Anything | Tale::Failed | Tale::Unspliced) {
             let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);
         }
@@ -330,6 +341,7 @@ impl World {
                     let service = self.rng.usize(..SERVICES.len());
                     let script = match self.tale {
                         Tale::Anything => Script::random(&mut self.rng, Side::User, self.bytes_max),
+                        Tale::Unspliced => Script::bulk(self.bytes_max, false, Ending::FinWhenSent),
                         _ => Script::plain(500, false, Ending::FinWhenSent),
                     };
                     self.user(service, script);
@@ -414,6 +426,7 @@ impl World {
             let number = self.shadow.enter(Side::Local, service);
             let script = match self.tale {
                 Tale::Anything if !self.fresh => Script::random(&mut self.rng, Side::Local, self.bytes_max),
+                Tale::Unspliced => Script::bulk(0, true, Ending::FinAfterEnd),
                 _ => Script::plain(0, true, Ending::FinAfterEnd),
             };
             trace!(net.now, "local {number} of {} takes a connection: {script:?}", SERVICES[service]);

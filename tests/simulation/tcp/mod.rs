@@ -124,6 +124,8 @@ pub struct Shape {
     pub short: f64,
     pub spurious: f64,
     pub accept_errors: f64,
+    /// Chance that a socket cannot be spliced (splice(2), EINVAL).
+    pub splice_errors: f64,
 }
 
 pub struct Listener {
@@ -166,6 +168,8 @@ pub struct Net {
     pub progress: u64,
     /// Until then, nobody gets another descriptor.
     pub exhausted_until: Time,
+    /// Splices that moved bytes, and those that were refused.
+    pub spliced: [usize; 2],
     /// Control connections that clients have dialled.
     pub controls: usize,
     /// First flights that the server has read, as a wire-tapper knows them.
@@ -186,6 +190,7 @@ impl Net {
             listeners: BTreeMap::new(),
             kernels,
             progress: 0,
+            spliced: [0; 2],
             exhausted_until: Time::ZERO,
             controls: 0,
             recorded: Vec::new(),
