@@ -1,0 +1,181 @@
+//! The server's pool, by its machine alone: what a crowd needed is retired from the top of the tables, so that they shrink.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use skyorg::config::Key;
+use skyorg::limits::Limits;
+use skyorg::machine::{CloseReason, ConnId, Input, ListenerId, Machine, Output, SessionEvent, Traffic};
+use skyorg::server::{Door, Server, Setup};
+use skyorg::wire::frame::{ControlFrame, Hello, Name, PROTOCOL_VERSION, Welcome};
+use skyorg::wire::handshake::{ClearHello, KeyId, Purpose, Secret, Suite, key_id};
+
+const POOL: usize = 3;
+const CROWD: usize = 40;
+/// Slots above those of message connections.
+const USERS_FROM: u32 = 1_000;
+
+/// A server and its one client, whose every wish is fulfilled at once.
+struct Story {
+    server: Server,
+    now: Instant,
+    session: KeyId,
+    /// Message connections that stand.
+    messages: BTreeSet<ConnId>,
+    /// Message connections with the users that were given to them.
+    started: VecDeque<(ConnId, ConnId)>,
+    retired: Vec<ConnId>,
+    serial: u32,
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+impl Story {
+    fn begin() -> Story {
+        let setup = Setup {
+            services: vec![(name("default"), 33333)],
+            doors: vec![Door::Users(0), Door::Clients],
+            message_port: 33334,
+            keys: vec![Key { name: name("office"), secret: Secret::new([7; 32]) }],
+            plain: false,
+            limits: Limits { pool: POOL, ..Limits::default() },
+        };
+        let now = Instant::now();
+        let mut story = Story {
+            server: Server::new(setup, fastrand::Rng::with_seed(1), now),
+            now,
+            session: key_id("office"),
+            messages: BTreeSet::new(),
+            started: VecDeque::new(),
+            retired: Vec::new(),
+            serial: 0,
+        };
+        let control = story.id(0);
+        story.come(control, Purpose::Control, 0);
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            plain: false,
+            instance: [1; 16],
+            services: vec![name("default")],
+        };
+        story.tell(Input::Control { id: control, frame: ControlFrame::Hello(hello) });
+        story.settle();
+        story
+    }
+
+    fn id(&mut self, slot: u32) -> ConnId {
+        self.serial += 1;
+        ConnId { slot, serial: self.serial }
+    }
+
+    /// A connection of the client's is accepted and proves its secret.
+    fn come(&mut self, id: ConnId, purpose: Purpose, ticket: u64) {
+        let peer = SocketAddr::from(([192, 0, 2, 9], 1024));
+        self.server.handle(Input::Accepted { id, listener: ListenerId(1), peer }, self.now);
+        let hello = ClearHello { suite: Suite::AesGcm, purpose, key_id: self.session };
+        self.server.handle(Input::Greeted { id, hello }, self.now);
+        self.tell(Input::Proved { id, ticket });
+    }
+
+    fn user(&mut self) -> ConnId {
+        let slot = USERS_FROM + self.serial;
+        let id = self.id(slot);
+        let peer = SocketAddr::from(([198, 51, 100, 1], 1024));
+        self.tell(Input::Accepted { id, listener: ListenerId(0), peer });
+        id
+    }
+
+    /// Tells the machine, and does what it asks.
+    fn tell(&mut self, input: Input) {
+        self.server.handle(input, self.now);
+        while let Some(output) = self.server.poll_output() {
+            match output {
+                Output::Send { frame: ControlFrame::Welcome(Welcome { session_id, .. }), .. } => {
+                    self.session = session_id;
+                }
+                Output::Send { frame: ControlFrame::Open { first_ticket, count }, .. } => {
+                    for ticket in first_ticket..first_ticket + u64::from(count) {
+                        // The lowest slot that is free, as a slab gives it.
+                        let taken = |slot| self.messages.iter().any(|id| id.slot == slot);
+                        let slot = (1..).find(|&slot| !taken(slot)).expect("some are free");
+                        let id = self.id(slot);
+                        self.messages.insert(id);
+                        self.come(id, Purpose::Message, ticket);
+                    }
+                }
+                Output::Send { id, frame: ControlFrame::Ping } => {
+                    self.server.handle(Input::Control { id, frame: ControlFrame::Pong }, self.now);
+                }
+                Output::Ping(id) => {
+                    self.server.handle(Input::Session { id, event: SessionEvent::Pong }, self.now);
+                }
+                Output::Start { message, user, .. } => {
+                    self.started.push_back((message, user));
+                    for event in [SessionEvent::Accepted, SessionEvent::Started] {
+                        self.server.handle(Input::Session { id: message, event }, self.now);
+                    }
+                }
+                Output::Close { id, reason } => {
+                    assert_eq!(reason, CloseReason::Retired, "{id}");
+                    self.messages.remove(&id);
+                    self.retired.push(id);
+                    let traffic = Traffic::default();
+                    self.server.handle(Input::Closed { id, reason, traffic }, self.now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Does what is due now, until nothing is.
+    fn settle(&mut self) {
+        while self.server.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.server.handle_timeout(self.now);
+            // Drains the outputs.
+            self.tell(Input::Resolved { name: skyorg::machine::NameId(0), addresses: Vec::new() });
+        }
+    }
+
+    fn wait(&mut self) {
+        self.now = self.server.poll_timeout().expect("a heartbeat is always due");
+        self.settle();
+    }
+}
+
+#[test]
+fn what_a_crowd_left_is_retired_from_the_top() {
+    let mut story = Story::begin();
+    assert_eq!(story.messages.len(), POOL);
+    for _ in 0..CROWD {
+        story.user();
+        story.settle();
+    }
+    assert_eq!(story.started.len(), CROWD, "users who were served");
+    while let Some((message, user)) = story.started.pop_front() {
+        let (reason, traffic) = (CloseReason::Finished, Traffic::default());
+        story.tell(Input::Closed { id: user, reason, traffic });
+        story.tell(Input::Session { id: message, event: SessionEvent::Idle { settled: true } });
+        story.settle();
+    }
+    let began = story.now;
+    let mut slots: BTreeSet<u32> = story.messages.iter().map(|id| id.slot).collect();
+    let held = slots.len();
+    assert!(held >= CROWD, "{held} message connections stand");
+
+    let limits = Limits::default();
+    let mut seen = 0;
+    while story.messages.len() > POOL {
+        story.wait();
+        let waited = story.now - began;
+        assert!(waited < 3 * limits.retire, "{} are left after {waited:?}", story.messages.len());
+        for id in &story.retired[seen..] {
+            assert!(waited >= limits.retire, "{id} went after {waited:?}");
+            assert_eq!(slots.pop_last(), Some(id.slot), "the highest goes first");
+        }
+        seen = story.retired.len();
+    }
+    assert_eq!(slots.into_iter().collect::<Vec<_>>(), [1, 2, 3], "the lowest stay");
+}
