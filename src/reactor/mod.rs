@@ -43,7 +43,7 @@ use outgoing::Pipes;
 /// Pause after the operating system ran out of something, before a listener is tried again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// So many connections are a crowd: once half of them have left, their memory is given back.
-const CROWD: usize = 32;
+const CROWD: usize = 16;
 /// Memory is given back no more often: it walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 /// The run queues: control connections; whoever has little to do; and who takes long: handshakes, and flows that have
@@ -201,7 +201,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.doomed.shrink_to(SLOTS_KEPT);
             self.events.shrink_to(SLOTS_KEPT);
             self.rings.forget_free();
-            trim::trim();
+            trim::trim(greet::blocks_of_a_message_connection);
         }
     }
 
