@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use common::{
     Ending, Mode, Pattern, Process, Records, Setup, Tunnel, converse, read_out, reset, serve, write_pattern,
 };
 use skyorg::limits::Limits;
+use socket2::SockRef;
 
 /// More than the sockets on the way can hold while nobody reads.
 const BYTES: u64 = 8 * 1024 * 1024;
@@ -152,4 +153,48 @@ fn a_local_server_that_breaks_is_a_reset_behind_the_bytes_in_the_pipes() {
     let (bytes, ending) = read_out(&mut reader.stream);
     assert!(reader.pattern.matches(&bytes), "wrong bytes");
     assert_eq!(ending, Ending::Reset, "after {} bytes", bytes.len());
+}
+
+/// Writes the pattern with an urgent byte in its middle, and ends.
+fn write_with_urgent_byte(stream: &mut TcpStream, seed: u64) {
+    let mut pattern = Pattern::new(seed);
+    let mut piece = vec![0; (BYTES / 2) as usize];
+    for half in 0..2 {
+        if half == 1 {
+            assert_eq!(SockRef::from(&*stream).send_out_of_band(b"!").expect("sends"), 1);
+        }
+        pattern.fill(&mut piece);
+        stream.write_all(&piece).expect("writes");
+    }
+    stream.shutdown(Shutdown::Write).expect("ends");
+}
+
+/// All but the urgent byte, to the end.
+fn read_past_urgent_byte(stream: &mut TcpStream, seed: u64) {
+    let (bytes, ending) = read_out(stream);
+    assert_eq!((bytes.len() as u64, ending), (BYTES, Ending::Clean));
+    assert!(Pattern::new(seed).matches(&bytes), "wrong bytes");
+}
+
+#[test]
+fn bytes_behind_urgent_data_arrive_from_a_local_server() {
+    let local = serve(|mut stream| write_with_urgent_byte(&mut stream, 1));
+    let tunnel = Setup::new(Mode::Plain).start(local);
+    for _ in 0..4 {
+        read_past_urgent_byte(&mut tunnel.user(), 1);
+    }
+}
+
+#[test]
+fn bytes_behind_urgent_data_arrive_from_a_user() {
+    let local = serve(|mut stream| {
+        read_past_urgent_byte(&mut stream, 2);
+        stream.write_all(b"all").expect("writes");
+    });
+    let tunnel = Setup::new(Mode::Plain).start(local);
+    for _ in 0..4 {
+        let mut user = tunnel.user();
+        write_with_urgent_byte(&mut user, 2);
+        assert_eq!(read_out(&mut user), (b"all".to_vec(), Ending::Clean));
+    }
 }

@@ -50,23 +50,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             Ok(count) if count > 0 => count,
             result => {
                 self.pipes.give_back(piped);
-                return match result {
-                    Ok(_) => {
-                        self.local_ended(id);
-                        Spliced::Stopped
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        local.ready.readable = false;
-                        Spliced::Stopped
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => Spliced::Moved,
-                    Err(error) if cannot_splice(&error) => Spliced::Unavailable,
-                    // Told once: reading would now see a clean end.
-                    Err(error) => {
-                        self.close(id, CloseReason::Io(error.kind()));
-                        Spliced::Stopped
-                    }
-                };
+                return self.unspliced(id, result);
             }
         };
         *budget = budget.saturating_sub(held);
@@ -101,22 +85,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             Ok(count) if count > 0 => count,
             result => {
                 self.pipes.give_back(piped);
-                return match result {
-                    Ok(_) => {
-                        self.close(id, CloseReason::PeerClosed);
-                        Spliced::Stopped
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        message.ready.readable = false;
-                        Spliced::Stopped
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => Spliced::Moved,
-                    Err(error) if cannot_splice(&error) => Spliced::Unavailable,
-                    Err(error) => {
-                        self.close(id, CloseReason::Io(error.kind()));
-                        Spliced::Stopped
-                    }
-                };
+                return self.unspliced(id, result);
             }
         };
         *remaining -= held as u32;
@@ -129,6 +98,22 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.queue(local);
         }
         Spliced::Moved
+    }
+
+    /// What to do when nothing was spliced out of a socket. At an urgent mark splice(2) says that there is nothing to
+    /// read, or that the stream has ended: read(2) passes it, and decides.
+    fn unspliced(&mut self, id: ConnId, result: io::Result<usize>) -> Spliced {
+        match result {
+            Ok(_) => Spliced::Unavailable,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Spliced::Moved,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Spliced::Unavailable,
+            Err(error) if cannot_splice(&error) => Spliced::Unavailable,
+            // Told once: reading would now see a clean end.
+            Err(error) => {
+                self.close(id, CloseReason::Io(error.kind()));
+                Spliced::Stopped
+            }
+        }
     }
 }
 
