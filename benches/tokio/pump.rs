@@ -61,9 +61,12 @@ impl Relay {
     fn pump_up(&mut self, scratch: &mut Scratch) -> Result<Again, CloseReason> {
         let mut budget = self.shared.limits.turn_bytes;
         loop {
-            let limit = self.payload_room().min(budget);
+            if budget == 0 {
+                return Ok(true);
+            }
+            let limit = self.payload_room();
             let Some(local) = self.local.as_mut().filter(|_| limit > 0) else {
-                return Ok(budget == 0);
+                return Ok(false);
             };
             let count = match read(&local.stream, &mut scratch.raw[HEADROOM..HEADROOM + limit]) {
                 Ok(0) => {
@@ -77,7 +80,8 @@ impl Relay {
                     return Ok(false);
                 }
             };
-            budget -= count;
+            // The last read of a turn may be a full one, as the product's.
+            budget = budget.saturating_sub(count);
             local.traffic.received += count as u64;
             let raw = &mut scratch.raw[..HEADROOM + count];
             if self.session.stage() < Some(Stage::Started) {
@@ -100,12 +104,11 @@ impl Relay {
             let mut filled = self.input.as_mut().map_or(0, |ring| ring.drain_into(raw));
             scratch.rings.tidy(&mut self.input);
             if need_more || filled == 0 {
-                let limit = raw.len().min(filled + budget);
-                match read(&self.stream, &mut raw[filled..limit]) {
+                match read(&self.stream, &mut raw[filled..]) {
                     Ok(0) => return Err(CloseReason::PeerClosed),
                     Ok(count) => {
                         filled += count;
-                        budget -= count;
+                        budget = budget.saturating_sub(count);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         scratch.rings.push(&mut self.input, &raw[..filled]);

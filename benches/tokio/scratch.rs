@@ -69,7 +69,12 @@ pub fn write(
     }
     slices[2..2 + pieces.len()].copy_from_slice(pieces);
     let skip = if held == 0 { 2 } else { 0 };
-    let mut written = match stream.try_write_vectored(&slices[skip..2 + pieces.len()]) {
+    let tried = match &slices[skip..2 + pieces.len()] {
+        // send(2) costs the kernel less than writev(2).
+        [slice] => stream.try_write(slice),
+        slices => stream.try_write_vectored(slices),
+    };
+    let mut written = match tried {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         result => result?,
     };
