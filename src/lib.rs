@@ -39,9 +39,10 @@
 //! | [`server`] | clients, services, pools, waiting users | no |
 //! | [`client`] | staying connected, keeping the pool filled, dialling local servers | no |
 //! | [`reactor`] | the loop, sockets, the relay of bytes, reaping | all of it |
-//! | [`ring`], [`deadlines`], [`table`] | bounded bytes, one deadline per slot, facts by connection | no |
+//! | [`ring`], [`buffer`], [`deadlines`], [`table`] | bytes, deadlines by slot, facts by connection | no |
 //! | [`limits`], [`config`], [`keys`], [`cli`], [`run`], [`demo`] | from a command line to a running loop | files |
 
+pub mod buffer;
 pub mod cli;
 pub mod client;
 pub mod config;

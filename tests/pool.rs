@@ -1,4 +1,4 @@
-//! The server's pool, by its machine alone: what a crowd needed is retired from the top of the tables, so that they shrink.
+//! The server's pool, by its machine alone: what a crowd needed is retired from the top, so that tables shrink.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Read};
 
+use skyorg::buffer::Buffer;
 use skyorg::ring::{RING_BYTES, Ring, Rings};
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -17,17 +18,17 @@ const SLICES_MAX: usize = 18;
 /// The buffers.
 pub struct Scratch {
     /// Bytes as they were read.
-    pub raw: Box<[u8]>,
+    pub raw: Buffer,
     /// Bytes that were sealed or opened.
-    pub clear: Box<[u8]>,
+    pub clear: Buffer,
     /// The free list.
     pub rings: Rings,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        raw: vec![0; RING_BYTES].into(),
-        clear: vec![0; 2 * RING_BYTES].into(),
+        raw: Buffer::raw(RING_BYTES),
+        clear: Buffer::clear(2 * RING_BYTES),
         rings: Rings::new(RINGS_KEPT),
     });
 }

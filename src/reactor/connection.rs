@@ -377,6 +377,17 @@ impl Strangers {
     }
 }
 
+impl Local {
+    /// What its deadline means.
+    pub fn overdue(&self) -> CloseReason {
+        match (self.reading, self.writing) {
+            (Reading::Failed(kind), _) => CloseReason::Io(kind),
+            (_, Writing::Aborting(reason)) => reason,
+            _ => CloseReason::EndTimedOut,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
+use crate::buffer::Buffer;
 use crate::deadlines::Deadlines;
 use crate::limits::Limits;
 use crate::machine::{
@@ -36,7 +37,7 @@ use crate::machine::{
 use crate::ring::{RING_BYTES, Rings};
 use crate::table::SLOTS_KEPT;
 use crate::wire::frame::Start;
-use connection::{Connection, Connections, Local, Ready, Role, Strangers, Target, Writing};
+use connection::{Connection, Connections, Local, Ready, Role, Strangers, Target};
 use network::{Event, Network, Socket};
 use outgoing::Pipes;
 
@@ -68,8 +69,8 @@ struct Listener {
 
 /// Buffers shared by all connections, live only within one relay step.
 struct Scratch {
-    raw: Box<[u8]>,
-    clear: Box<[u8]>,
+    raw: Buffer,
+    clear: Buffer,
     control: Vec<u8>,
 }
 
@@ -129,9 +130,9 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             rings: Rings::new(limits.rings_kept),
             pipes: Pipes::new(limits.pipes_max),
             scratch: Scratch {
-                raw: vec![0; RING_BYTES].into_boxed_slice(),
+                raw: Buffer::raw(RING_BYTES),
                 // Sealing adds to what was read, so this one is larger.
-                clear: vec![0; 2 * RING_BYTES].into_boxed_slice(),
+                clear: Buffer::clear(2 * RING_BYTES),
                 control: Vec::new(),
             },
             limits,
@@ -484,17 +485,6 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         if let Some(connection) = self.connections.find(id) {
             connection.closing = Some(reason);
             self.doomed.push(id);
-        }
-    }
-}
-
-impl Local {
-    /// What its deadline means.
-    fn overdue(&self) -> CloseReason {
-        match (self.reading, self.writing) {
-            (connection::Reading::Failed(kind), _) => CloseReason::Io(kind),
-            (_, Writing::Aborting(reason)) => reason,
-            _ => CloseReason::EndTimedOut,
         }
     }
 }
