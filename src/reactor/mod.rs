@@ -16,12 +16,12 @@ pub mod network;
 mod outgoing;
 mod relay;
 pub mod resolver;
+mod runnable;
 mod sending;
 pub mod sockets;
 mod splice;
 mod trim;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -40,6 +40,7 @@ use crate::wire::frame::Start;
 use connection::{Connection, Connections, Local, Ready, Role, Strangers, Target};
 use network::{Event, Network, Socket};
 use outgoing::Pipes;
+use runnable::{Pace, Runnable};
 
 /// Pause after the operating system ran out of something, before a listener is tried again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -47,13 +48,6 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 const CROWD: usize = 16;
 /// Memory is given back no more often: it walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
-/// The run queues: control connections; whoever has little to do; and who takes long: handshakes, and flows that have
-/// used up the bytes of their last turn.
-const CONTROLS: usize = 0;
-const SHORTS: usize = 1;
-const LONGS: usize = 2;
-/// Behind so many who have little to do comes one who takes long.
-const SHORTS_PER_LONG: usize = 4;
 /// Full servers and missing descriptors are complained about no more often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -85,8 +79,8 @@ pub struct Reactor<M, N: Network> {
     strangers: Strangers,
     users: usize,
     deadlines: Deadlines,
-    /// Who may make progress: [`CONTROLS`], [`SHORTS`] and [`LONGS`].
-    runnable: [VecDeque<ConnId>; 3],
+    /// Who may make progress.
+    runnable: Runnable,
     /// Marked for closing, to be reaped at the end of the turn.
     doomed: Vec<ConnId>,
     events: Vec<Event>,
@@ -124,7 +118,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             strangers: Strangers::new(limits.strangers_max, limits.strangers_per_address_max),
             users: 0,
             deadlines: Deadlines::default(),
-            runnable: [const { VecDeque::new() }; 3],
+            runnable: Runnable::default(),
             doomed: Vec::new(),
             events: Vec::new(),
             rings: Rings::new(limits.rings_kept),
@@ -198,16 +192,17 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.crowd = count;
             self.given_back = self.now;
             self.connections.shrink();
-            self.runnable.iter_mut().for_each(|queue| queue.shrink_to(SLOTS_KEPT));
+            self.runnable.shrink();
             self.doomed.shrink_to(SLOTS_KEPT);
             self.events.shrink_to(SLOTS_KEPT);
             self.rings.forget_free();
+            self.pipes.forget_free();
             trim::trim(greet::blocks_of_a_message_connection);
         }
     }
 
     fn sleep(&mut self) -> io::Result<()> {
-        let busy = self.runnable.iter().any(|queue| !queue.is_empty()) || !self.doomed.is_empty();
+        let busy = !self.runnable.is_empty() || !self.doomed.is_empty();
         let until = [self.deadlines.next(), self.machine.poll_timeout(), self.next_accept()];
         let timeout = if busy {
             Some(Duration::ZERO)
@@ -280,28 +275,13 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         Some(id)
     }
 
-    /// Controls and shorts that are queued while this runs have their turn in the next one. One long comes at the end,
-    /// and one behind every [`SHORTS_PER_LONG`] shorts, so that neither starves.
     fn serve_runnable(&mut self) {
-        let [controls, shorts, _] = self.runnable.each_ref().map(VecDeque::len);
-        for _ in 0..controls {
-            self.serve_next(CONTROLS);
-        }
-        for served in 1..=shorts {
-            self.serve_next(SHORTS);
-            if served % SHORTS_PER_LONG == 0 {
-                self.serve_next(LONGS);
+        self.runnable.begin_turn();
+        while let Some(id) = self.runnable.next_of_turn() {
+            if let Some(connection) = self.connections.find(id) {
+                (connection.queued, connection.takes_long) = (false, false);
+                self.serve(id);
             }
-        }
-        self.serve_next(LONGS);
-    }
-
-    fn serve_next(&mut self, queue: usize) {
-        if let Some(id) = self.runnable[queue].pop_front()
-            && let Some(connection) = self.connections.find(id)
-        {
-            (connection.queued, connection.takes_long) = (false, false);
-            self.serve(id);
         }
     }
 
@@ -457,13 +437,13 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             return;
         }
         connection.queued = true;
-        let queue = match connection.role {
-            Role::Control(_) => CONTROLS,
-            Role::Greeting(_) | Role::Stranger(_) | Role::Connecting(Target::Greeting(_)) => LONGS,
-            _ if connection.takes_long => LONGS,
-            _ => SHORTS,
+        let pace = match connection.role {
+            Role::Control(_) => Pace::Control,
+            Role::Greeting(_) | Role::Stranger(_) | Role::Connecting(Target::Greeting(_)) => Pace::Long,
+            _ if connection.takes_long => Pace::Long,
+            _ => Pace::Short,
         };
-        self.runnable[queue].push_back(id);
+        self.runnable.push(id, pace);
     }
 
     /// Queues a connection that has used up the bytes of its turn.

@@ -45,12 +45,13 @@ impl<P> Pipes<P> {
         }
         let made = |pipe| Box::new(Piped { pipe, held: 0, header: [0; HEADROOM], header_left: 0 });
         let pipe = self.free.pop().or_else(|| network.pipe().map(made));
-        if pipe.is_none() {
-            // The kernel has none to give, now or at all.
-            self.max = self.leased;
-        }
         self.leased += usize::from(pipe.is_some());
         pipe
+    }
+
+    /// Closes those that nobody has leased.
+    pub fn forget_free(&mut self) {
+        self.free = Vec::new();
     }
 
     /// Takes a pipe back; one that holds bytes is dropped with them.
