@@ -1,4 +1,5 @@
-//! TCP is carried whole: half-closes, servers that speak first, aborts as aborts, bytes intact.
+//! TCP is carried whole: half-closes, servers that speak first, aborts as aborts, bytes intact. By the product, and by
+//! the tokio version that it is measured against.
 
 mod common;
 
@@ -9,9 +10,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Ending, MODES, Mode, PATIENCE, Records, Setup, Tunnel, closed_port, converse, echo, echo_server,
+    Ending, Mode, PATIENCE, Program, Records, Setup, Tunnel, closed_port, converse, echo, echo_server,
     finish_writing, read_out, read_pattern, reset, serve, serve_at, write_pattern,
 };
+
+/// Each program, on either wire: what the benchmark compares does the same work.
+const WAYS: [(Program, Mode); 6] = [
+    (Program::Skyorg, Mode::Sealed),
+    (Program::Skyorg, Mode::Plain),
+    (Program::Tokio("current"), Mode::Sealed),
+    (Program::Tokio("current"), Mode::Plain),
+    (Program::Tokio("multi"), Mode::Sealed),
+    (Program::Tokio("multi"), Mode::Plain),
+];
+
+fn start((program, mode): (Program, Mode), local: SocketAddr) -> Tunnel {
+    Setup::new(mode).program(program).start(local)
+}
 
 const REQUEST: &[u8] = b"a request";
 const ANSWER: &[u8] = b"an answer that comes after the end of the request";
@@ -34,23 +49,23 @@ fn recording_server() -> (SocketAddr, Endings) {
 
 #[test]
 fn the_answer_comes_whole_after_the_user_has_finished_writing() {
-    for mode in MODES {
+    for way in WAYS {
         let local = serve(|mut stream| {
             let (request, ending) = read_out(&mut stream);
             assert_eq!((request.as_slice(), ending), (REQUEST, Ending::Clean));
             stream.write_all(ANSWER).expect("the other direction is open");
         });
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         let mut user = tunnel.user();
         user.write_all(REQUEST).expect("writes");
         finish_writing(&user);
-        assert_eq!(read_out(&mut user), (ANSWER.to_vec(), Ending::Clean), "{mode:?}");
+        assert_eq!(read_out(&mut user), (ANSWER.to_vec(), Ending::Clean), "{way:?}");
     }
 }
 
 #[test]
 fn the_request_comes_whole_after_the_local_server_has_finished_writing() {
-    for mode in MODES {
+    for way in WAYS {
         let records = Records::new();
         let to = records.clone();
         let local = serve(move |mut stream| {
@@ -58,23 +73,23 @@ fn the_request_comes_whole_after_the_local_server_has_finished_writing() {
             finish_writing(&stream);
             to.push(read_out(&mut stream));
         });
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         let mut user = tunnel.user();
-        assert_eq!(read_out(&mut user), (ANSWER.to_vec(), Ending::Clean), "{mode:?}");
+        assert_eq!(read_out(&mut user), (ANSWER.to_vec(), Ending::Clean), "{way:?}");
         user.write_all(REQUEST).expect("the other direction is open");
         drop(user);
-        assert_eq!(records.wait(1), [(REQUEST.to_vec(), Ending::Clean)], "{mode:?}");
+        assert_eq!(records.wait(1), [(REQUEST.to_vec(), Ending::Clean)], "{way:?}");
     }
 }
 
 #[test]
 fn a_server_that_speaks_first_is_heard_by_a_silent_user() {
-    for mode in MODES {
+    for way in WAYS {
         let local = serve(|mut stream| {
             stream.write_all(b"220 ready\r\n").expect("writes");
             echo(stream);
         });
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         let mut user = tunnel.user();
         let mut banner = [0; 11];
         user.read_exact(&mut banner).expect("a banner");
@@ -85,27 +100,27 @@ fn a_server_that_speaks_first_is_heard_by_a_silent_user() {
 
 #[test]
 fn a_session_without_a_byte_ends_clean_at_both_ends() {
-    for mode in MODES {
+    for way in WAYS {
         let (local, records) = recording_server();
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         for count in 1..=20 {
             let mut user = tunnel.user();
             finish_writing(&user);
-            assert_eq!(read_out(&mut user), (Vec::new(), Ending::Clean), "{mode:?}");
-            assert_eq!(records.wait(count)[count - 1], (Vec::new(), Ending::Clean), "{mode:?}");
+            assert_eq!(read_out(&mut user), (Vec::new(), Ending::Clean), "{way:?}");
+            assert_eq!(records.wait(count)[count - 1], (Vec::new(), Ending::Clean), "{way:?}");
         }
         // And the other way round: a server that hangs up at once.
         let local = serve(drop);
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         for _ in 0..20 {
-            assert_eq!(read_out(&mut tunnel.user()), (Vec::new(), Ending::Clean), "{mode:?}");
+            assert_eq!(read_out(&mut tunnel.user()), (Vec::new(), Ending::Clean), "{way:?}");
         }
     }
 }
 
 #[test]
 fn large_streams_cross_each_other_intact_in_odd_pieces() {
-    for mode in MODES {
+    for way in WAYS {
         let count = large_bytes();
         let both = move |stream: &TcpStream, mine: u64, other: u64| {
             let (mut reader, mut writer) = (stream.try_clone().expect("clones"), stream);
@@ -123,7 +138,7 @@ fn large_streams_cross_each_other_intact_in_odd_pieces() {
             both(&stream, 1, 2);
             to.push(());
         });
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         both(&tunnel.user(), 2, 1);
         done.wait(1);
     }
@@ -131,8 +146,8 @@ fn large_streams_cross_each_other_intact_in_odd_pieces() {
 
 #[test]
 fn many_users_at_once_get_their_own_bytes_back() {
-    for mode in MODES {
-        let tunnel = Tunnel::start(mode, echo_server());
+    for way in WAYS {
+        let tunnel = start(way, echo_server());
         thread::scope(|scope| {
             for seed in 0..100u64 {
                 let stream = tunnel.user();
@@ -153,7 +168,7 @@ fn many_users_at_once_get_their_own_bytes_back() {
 
 #[test]
 fn a_users_reset_reaches_the_local_server_as_a_reset() {
-    for mode in MODES {
+    for way in WAYS {
         let records = Records::new();
         let to = records.clone();
         let local = serve(move |mut stream| {
@@ -162,12 +177,12 @@ fn a_users_reset_reaches_the_local_server_as_a_reset() {
             stream.write_all(&request).expect("writes");
             to.push(read_out(&mut stream));
         });
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         for count in 1..=10 {
             let mut user = tunnel.user();
             converse(&mut user, REQUEST);
             reset(user);
-            assert_eq!(records.wait(count)[count - 1].1, Ending::Reset, "{mode:?}");
+            assert_eq!(records.wait(count)[count - 1].1, Ending::Reset, "{way:?}");
         }
         // The connection that carried it is good for the next user.
         let mut user = tunnel.user();
@@ -177,7 +192,7 @@ fn a_users_reset_reaches_the_local_server_as_a_reset() {
 
 #[test]
 fn a_users_reset_reaches_a_local_server_that_has_finished_writing() {
-    for mode in MODES {
+    for way in WAYS {
         let records = Records::new();
         let to = records.clone();
         let local = serve(move |mut stream| {
@@ -185,57 +200,57 @@ fn a_users_reset_reaches_a_local_server_that_has_finished_writing() {
             finish_writing(&stream);
             to.push(read_out(&mut stream).1);
         });
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         let mut user = tunnel.user();
-        assert_eq!(read_out(&mut user).1, Ending::Clean, "{mode:?}");
+        assert_eq!(read_out(&mut user).1, Ending::Clean, "{way:?}");
         reset(user);
-        assert_eq!(records.wait(1), [Ending::Reset], "{mode:?}");
+        assert_eq!(records.wait(1), [Ending::Reset], "{way:?}");
     }
 }
 
 #[test]
 fn a_local_servers_reset_reaches_the_user_as_a_reset_after_the_bytes_before_it() {
-    for mode in MODES {
+    for way in WAYS {
         let local = serve(|mut stream| {
             write_pattern(&mut stream, 3, 16_000).expect("writes");
             reset(stream);
         });
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         for _ in 0..20 {
             let (bytes, ending) = read_out(&mut tunnel.user());
-            assert_eq!(ending, Ending::Reset, "{mode:?}");
-            assert_eq!(bytes.len(), 16_000, "{mode:?}");
-            assert!(common::Pattern::new(3).matches(&bytes), "{mode:?}");
+            assert_eq!(ending, Ending::Reset, "{way:?}");
+            assert_eq!(bytes.len(), 16_000, "{way:?}");
+            assert!(common::Pattern::new(3).matches(&bytes), "{way:?}");
         }
     }
 }
 
 #[test]
 fn a_local_servers_reset_reaches_a_user_who_has_finished_writing() {
-    for mode in MODES {
+    for way in WAYS {
         let local = serve(|mut stream| {
             assert_eq!(read_out(&mut stream).1, Ending::Clean);
             stream.write_all(ANSWER).expect("writes");
             reset(stream);
         });
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         let mut user = tunnel.user();
         finish_writing(&user);
-        assert_eq!(read_out(&mut user), (ANSWER.to_vec(), Ending::Reset), "{mode:?}");
+        assert_eq!(read_out(&mut user), (ANSWER.to_vec(), Ending::Reset), "{way:?}");
     }
 }
 
 #[test]
 fn a_local_server_that_is_down_is_a_reset_within_a_second() {
-    for mode in MODES {
+    for way in WAYS {
         let (_socket, local) = closed_port();
-        let tunnel = Tunnel::start(mode, local);
+        let tunnel = start(way, local);
         for _ in 0..5 {
             let mut user = tunnel.user();
             let since = Instant::now();
             let (bytes, ending) = read_out(&mut user);
-            assert_eq!((bytes.len(), ending), (0, Ending::Reset), "{mode:?}");
-            assert!(since.elapsed() < Duration::from_secs(1), "{mode:?}: {:?}", since.elapsed());
+            assert_eq!((bytes.len(), ending), (0, Ending::Reset), "{way:?}");
+            assert!(since.elapsed() < Duration::from_secs(1), "{way:?}: {:?}", since.elapsed());
         }
     }
 }

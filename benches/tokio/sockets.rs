@@ -1,10 +1,12 @@
 //! Sockets with the options of the product's.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
 
+use rustix::io::Errno;
 use skyorg::reactor::sockets::{accepted_keepalive, dialled_keepalive, set_options};
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const BACKLOG: u32 = 4096;
@@ -18,11 +20,21 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Connects.
+/// Connects. Tokio's own connect calls whoever was reset by now an error; what he has said until then is still here.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = socket(address)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     set_options(&SockRef::from(&socket), address, &dialled_keepalive())?;
-    socket.connect(address).await
+    match socket.connect(&address.into()) {
+        // It is on its way (connect(2)).
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    if stream.peer_addr().is_err() && SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()])? == 0 {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
+    Ok(stream)
 }
 
 fn socket(address: SocketAddr) -> io::Result<TcpSocket> {

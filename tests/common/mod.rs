@@ -40,6 +40,29 @@ pub enum Mode {
 /// What is true on the wire must be true on both wires.
 pub const MODES: [Mode; 2] = [Mode::Sealed, Mode::Plain];
 
+/// Which program both ends of a tunnel run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    Skyorg,
+    /// The benchmark's baseline (benches/tokio) on this runtime, `current` or `multi`.
+    Tokio(&'static str),
+}
+
+impl Program {
+    /// Its path, and what it is told beside what skyorg is told.
+    fn command(self) -> (PathBuf, Vec<&'static str>) {
+        match self {
+            Program::Skyorg => (SKYORG.into(), Vec::new()),
+            Program::Tokio(threads) => {
+                // Cargo builds examples before it runs all tests, and not before it runs one.
+                let path = PathBuf::from(SKYORG).with_file_name("examples").join("tokio_tunnel");
+                assert!(path.exists(), "cargo build --example tokio_tunnel makes {}", path.display());
+                (path, vec!["--threads", threads])
+            }
+        }
+    }
+}
+
 /// A growing list that others wait for.
 pub struct Records<T> {
     entries: Mutex<Vec<T>>,
@@ -131,16 +154,21 @@ impl Process {
 
     /// skyorg with these arguments, and with no key but those that it is shown.
     pub fn skyorg(arguments: &[&str], descriptors: Option<u32>) -> Process {
+        Process::program(Program::Skyorg, arguments, descriptors)
+    }
+
+    fn program(program: Program, arguments: &[&str], descriptors: Option<u32>) -> Process {
+        let (path, more) = program.command();
         let mut command = match descriptors {
-            None => Command::new(SKYORG),
+            None => Command::new(path),
             Some(count) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {count}; exec \"$0\" \"$@\""), SKYORG]);
+                shell.args(["-c", &format!("ulimit -n {count}; exec \"$0\" \"$@\"")]).arg(path);
                 shell
             }
         };
-        command.args(arguments).env_remove("SKYORG_KEY");
-        Process::start(&format!("skyorg {}", arguments.join(" ")), command)
+        command.args(arguments).args(more).env_remove("SKYORG_KEY");
+        Process::start(&format!("{program:?} {}", arguments.join(" ")), command)
     }
 
     pub fn pid(&self) -> Pid {
@@ -260,6 +288,7 @@ pub fn measure(window: Duration) {
 
 /// How a tunnel is to be started.
 pub struct Setup {
+    program: Program,
     mode: Mode,
     server: Vec<String>,
     client: Vec<String>,
@@ -269,7 +298,13 @@ pub struct Setup {
 
 impl Setup {
     pub fn new(mode: Mode) -> Setup {
-        Setup { mode, server: Vec::new(), client: Vec::new(), descriptors: None, relays: false }
+        let (server, client) = (Vec::new(), Vec::new());
+        Setup { program: Program::Skyorg, mode, server, client, descriptors: None, relays: false }
+    }
+
+    pub fn program(mut self, program: Program) -> Setup {
+        self.program = program;
+        self
     }
 
     pub fn server(mut self, arguments: &[&str]) -> Setup {
@@ -334,7 +369,7 @@ fn start_server(setup: &Setup, key: &str) -> Process {
         arguments.push("--plain");
     }
     arguments.extend(setup.server.iter().map(String::as_str));
-    Process::skyorg(&arguments, setup.descriptors)
+    Process::program(setup.program, &arguments, setup.descriptors)
 }
 
 /// The relays between the client and the server's two ports.
@@ -378,7 +413,7 @@ impl Tunnel {
             arguments.extend(["--message", message]);
         }
         arguments.extend(self.setup.client.iter().map(String::as_str));
-        let client = Process::skyorg(&arguments, self.setup.descriptors);
+        let client = Process::program(self.setup.program, &arguments, self.setup.descriptors);
         client.wait_for("service default: users of port");
         self.client = Some(client);
     }
