@@ -88,9 +88,13 @@ impl Story {
         id
     }
 
-    /// Tells the machine, and does what it asks.
     fn tell(&mut self, input: Input) {
         self.server.handle(input, self.now);
+        self.drain_outputs();
+    }
+
+    /// Does what the machine asks.
+    fn drain_outputs(&mut self) {
         while let Some(output) = self.server.poll_output() {
             match output {
                 Output::Send { frame: ControlFrame::Welcome(Welcome { session_id, .. }), .. } => {
@@ -134,8 +138,7 @@ impl Story {
     fn settle(&mut self) {
         while self.server.poll_timeout().is_some_and(|at| at <= self.now) {
             self.server.handle_timeout(self.now);
-            // Drains the outputs.
-            self.tell(Input::Resolved { name: skyorg::machine::NameId(0), addresses: Vec::new() });
+            self.drain_outputs();
         }
     }
 

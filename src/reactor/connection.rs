@@ -189,6 +189,15 @@ impl Local {
             is_bulk: false,
         }
     }
+
+    /// What its deadline means.
+    pub fn overdue(&self) -> CloseReason {
+        match (self.reading, self.writing) {
+            (Reading::Failed(kind), _) => CloseReason::Io(kind),
+            (_, Writing::Aborting(reason)) => reason,
+            _ => CloseReason::EndTimedOut,
+        }
+    }
 }
 
 /// All connections, by slot, and the pairs among them.
@@ -373,17 +382,6 @@ impl Strangers {
     pub fn remove(&mut self, id: ConnId) {
         if let Some(place) = self.queue.iter().position(|entry| entry.0 == id) {
             self.queue.remove(place);
-        }
-    }
-}
-
-impl Local {
-    /// What its deadline means.
-    pub fn overdue(&self) -> CloseReason {
-        match (self.reading, self.writing) {
-            (Reading::Failed(kind), _) => CloseReason::Io(kind),
-            (_, Writing::Aborting(reason)) => reason,
-            _ => CloseReason::EndTimedOut,
         }
     }
 }

@@ -123,7 +123,7 @@ impl Socket for VirtualSocket {
         let mut bytes = vec![0; limit.min(PIPE_BYTES)];
         let count = self.read(&mut bytes)?;
         pipe.extend(&bytes[..count]);
-        self.net.borrow_mut().spliced[0] += 1;
+        self.net.borrow_mut().spliced[0] += usize::from(count > 0);
         Ok(count)
     }
 
