@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,6 +153,33 @@ fn a_local_server_that_breaks_is_a_reset_behind_the_bytes_in_the_pipes() {
     let (bytes, ending) = read_out(&mut reader.stream);
     assert!(reader.pattern.matches(&bytes), "wrong bytes");
     assert_eq!(ending, Ending::Reset, "after {} bytes", bytes.len());
+}
+
+#[test]
+fn a_reader_who_stops_finds_all_that_waited_in_full_pipes() {
+    let stuck = Records::new();
+    let to = stuck.clone();
+    let local = serve(move |mut stream| {
+        let mut seed = [0];
+        stream.read_exact(&mut seed).expect("a number");
+        let mut bytes = vec![0; BYTES as usize];
+        Pattern::new(seed[0].into()).fill(&mut bytes);
+        stream.set_write_timeout(Some(Duration::from_millis(100))).expect("not zero");
+        let mut written = 0;
+        while written < bytes.len() {
+            match stream.write(&bytes[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => to.push(()),
+                Err(error) => panic!("after {written} bytes: {error}"),
+            }
+        }
+    });
+    let mut tunnel = Setup::new(Mode::Plain).start(local);
+    let mut reader = Reader::new(&tunnel, 3);
+    read_until_spliced(&mut tunnel, &mut reader);
+    // Everything on the way is full.
+    stuck.wait(stuck.all().len() + 2);
+    reader.read_to_the_end();
 }
 
 /// Writes the pattern with an urgent byte in its middle, and ends.
