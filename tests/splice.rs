@@ -16,8 +16,11 @@ use common::{
 use skyorg::limits::Limits;
 use socket2::SockRef;
 
-/// More than the sockets on the way can hold while nobody reads.
+/// Enough for a flow to become bulk and to stay it for a while. The sockets on the way may hold all of it: how much a
+/// kernel keeps for who does not read differs from host to host (tcp(7), `tcp_rmem`).
 const BYTES: u64 = 8 * 1024 * 1024;
+/// Numbers from here on ask for a pattern without end.
+const ENDLESS: u8 = 128;
 
 /// A local server that pours the pattern that a user asks for by its number, and records when it could not.
 fn pouring_server() -> (SocketAddr, Arc<Records<u8>>) {
@@ -26,7 +29,8 @@ fn pouring_server() -> (SocketAddr, Arc<Records<u8>>) {
     let local = serve(move |mut stream| {
         let mut seed = [0];
         stream.read_exact(&mut seed).expect("a number");
-        if write_pattern(&mut stream, seed[0].into(), BYTES).is_err() {
+        let bytes = if seed[0] < ENDLESS { BYTES } else { u64::MAX };
+        if write_pattern(&mut stream, seed[0].into(), bytes).is_err() {
             to.push(seed[0]);
         }
     });
@@ -66,9 +70,9 @@ impl Reader {
         count > 0
     }
 
-    fn read_to_the_end(mut self) {
+    fn read_to_the_end(mut self, bytes: u64) {
         while self.read_on() {}
-        assert_eq!(self.read, BYTES, "the stream ended");
+        assert_eq!(self.read, bytes, "the stream ended");
     }
 }
 
@@ -87,7 +91,7 @@ fn flows_that_find_no_pipe_are_as_whole_as_those_that_do() {
     let mut readers: Vec<Reader> = (0..most as u8 + 8).map(|seed| Reader::new(&tunnel, seed)).collect();
     read_until_spliced(&mut tunnel, &mut readers[0]);
     for reader in readers {
-        reader.read_to_the_end();
+        reader.read_to_the_end(BYTES);
         let counts = [pipes(&tunnel.server), pipes(tunnel.client())];
         assert!(counts.iter().all(|&count| count <= most), "{counts:?} pipes");
     }
@@ -99,7 +103,7 @@ fn few_descriptors_mean_few_pipes() {
     let mut tunnel = Setup::new(Mode::Plain).descriptors(64).start(local);
     let mut readers: Vec<Reader> = (0..6).map(|seed| Reader::new(&tunnel, seed)).collect();
     read_until_spliced(&mut tunnel, &mut readers[0]);
-    readers.into_iter().for_each(Reader::read_to_the_end);
+    readers.into_iter().for_each(|reader| reader.read_to_the_end(BYTES));
     assert_eq!([pipes(&tunnel.server), pipes(tunnel.client())], [1, 1]);
 }
 
@@ -108,12 +112,12 @@ fn a_user_who_resets_takes_the_bytes_in_the_pipes_with_him() {
     let (local, broken) = pouring_server();
     let mut tunnel = Setup::new(Mode::Plain).start(local);
     for seed in 0..5 {
-        let mut leaving = Reader::new(&tunnel, seed);
+        let mut leaving = Reader::new(&tunnel, ENDLESS + seed);
         read_until_spliced(&mut tunnel, &mut leaving);
         reset(leaving.stream);
         broken.wait(usize::from(seed) + 1);
         // Whoever is next, perhaps on the same connection and through the same pipe, gets his own bytes.
-        Reader::new(&tunnel, 100 + seed).read_to_the_end();
+        Reader::new(&tunnel, seed).read_to_the_end(BYTES);
     }
     assert!(pipes(&tunnel.server) <= 2, "{} pipes are left", pipes(&tunnel.server));
 }
@@ -157,29 +161,37 @@ fn a_local_server_that_breaks_is_a_reset_behind_the_bytes_in_the_pipes() {
 
 #[test]
 fn a_reader_who_stops_finds_all_that_waited_in_full_pipes() {
-    let stuck = Records::new();
-    let to = stuck.clone();
+    // It pours until nothing goes on any more though the reader has stopped; then it says how much it wrote, and ends.
+    let (stopped, full) = (Records::new(), Records::new());
+    let (heard, to) = (stopped.clone(), full.clone());
     let local = serve(move |mut stream| {
         let mut seed = [0];
         stream.read_exact(&mut seed).expect("a number");
-        let mut bytes = vec![0; BYTES as usize];
-        Pattern::new(seed[0].into()).fill(&mut bytes);
         stream.set_write_timeout(Some(Duration::from_millis(100))).expect("not zero");
-        let mut written = 0;
-        while written < bytes.len() {
-            match stream.write(&bytes[written..]) {
-                Ok(count) => written += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => to.push(()),
-                Err(error) => panic!("after {written} bytes: {error}"),
+        let mut pattern = Pattern::new(seed[0].into());
+        let (mut piece, mut written) = (vec![0; 64 * 1024], 0);
+        loop {
+            pattern.fill(&mut piece);
+            let mut left = &piece[..];
+            while !left.is_empty() {
+                match stream.write(left) {
+                    Ok(count) => (left, written) = (&left[count..], written + count as u64),
+                    Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                        panic!("after {written} bytes: {error}")
+                    }
+                    Err(_) if heard.all().is_empty() => {}
+                    Err(_) => return to.push(written),
+                }
             }
         }
     });
     let mut tunnel = Setup::new(Mode::Plain).start(local);
     let mut reader = Reader::new(&tunnel, 3);
     read_until_spliced(&mut tunnel, &mut reader);
-    // Everything on the way is full.
-    stuck.wait(stuck.all().len() + 2);
-    reader.read_to_the_end();
+    stopped.push(());
+    let written = full.wait(1)[0];
+    assert!(written > reader.read, "nothing waits");
+    reader.read_to_the_end(written);
 }
 
 /// Writes the pattern with an urgent byte in its middle, and ends.
