@@ -166,6 +166,12 @@ fn run_case(
             for _ in 0..arguments.rounds {
                 for (contender, running) in contenders.iter().zip(&running) {
                     survive(case, contender, run(&setting(contender), running));
+                    if let Some(busy) = running.calm_down()? {
+                        eprintln!(
+                            "  {:<12} {:<18} was busy {busy:.1?} behind its turn",
+                            case.name, contender.name
+                        );
+                    }
                 }
             }
         }
@@ -209,11 +215,4 @@ fn raise_descriptors() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     // Without it the cases with many sessions fail, and say so.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-}
-
-impl Running {
-    /// Adds up a figure over the processes.
-    pub fn sum(&self, of: impl Fn(&process::Process) -> std::io::Result<f64>) -> std::io::Result<f64> {
-        self.processes.iter().map(of).sum()
-    }
 }

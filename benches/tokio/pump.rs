@@ -26,12 +26,12 @@ impl Relay {
         if self.blocked {
             self.flush(scratch)?;
         }
-        self.flush_local(scratch);
+        self.flush_local(scratch)?;
         let mut again = self.pump_up(scratch)?;
         again |= self.pump_down(scratch)?;
         // What was opened may have been answered: one write for all of it.
         self.flush(scratch)?;
-        self.flush_local(scratch);
+        self.flush_local(scratch)?;
         if self.local.as_ref().is_some_and(Local::is_over) {
             self.drop_local(CloseReason::Finished, scratch);
         }
@@ -166,12 +166,11 @@ impl Relay {
             }
         }
         scratch.rings.push(&mut self.input, &raw[consumed..]);
-        let abort_flush = self.shared.limits.abort_flush;
         if count > 0
             && let Some(local) = self.local.as_mut().filter(|local| local.takes_bytes())
-            && local.write(&pieces[..count], &mut scratch.rings).is_err()
+            && let Err(error) = local.write(&pieces[..count], &mut scratch.rings)
         {
-            self.set_deadline(abort_flush);
+            self.local_failed(error.kind(), scratch)?;
         }
         Ok((consumed, asked))
     }
@@ -205,7 +204,7 @@ impl Relay {
                 if let Some(local) = self.local.as_mut().filter(|local| local.writing == Writing::Open) {
                     local.writing = Writing::Finishing;
                 }
-                self.flush_local(scratch);
+                self.flush_local(scratch)?;
                 return Ok(());
             }
             Step::Returned => {

@@ -269,11 +269,18 @@ impl Relay {
 
     // The local side's end.
 
-    fn flush_local(&mut self, scratch: &mut Scratch) {
-        let Some(local) = &mut self.local else { return };
-        if local.flush(&mut scratch.rings).is_err() {
-            self.set_deadline(self.shared.limits.abort_flush);
+    fn flush_local(&mut self, scratch: &mut Scratch) -> Result<(), CloseReason> {
+        let flushed = self.local.as_mut().map_or(Ok(()), |local| local.flush(&mut scratch.rings));
+        flushed.or_else(|error| self.local_failed(error.kind(), scratch))
+    }
+
+    /// Writing to the local side has failed. What it still says is passed on, if that can be within a short time.
+    fn local_failed(&mut self, kind: io::ErrorKind, scratch: &mut Scratch) -> Result<(), CloseReason> {
+        if self.local.as_ref().is_some_and(|local| local.read_ended) {
+            return self.local_broke(kind, scratch);
         }
+        self.set_deadline(self.shared.limits.abort_flush);
+        Ok(())
     }
 
     /// The end of what the local side says: whole, or, if writing to it has failed, broken.
@@ -297,7 +304,10 @@ impl Relay {
         if !self.session.is_idle() {
             return;
         }
-        self.flush_local(scratch);
+        if let Some(local) = &mut self.local {
+            // A failure is remembered, and looked at below.
+            let _ = local.flush(&mut scratch.rings);
+        }
         match self.local.take() {
             Some(local) if local.writing == Writing::Finishing && local.failed.is_none() => {
                 let deadline = Instant::now() + self.shared.limits.finish;

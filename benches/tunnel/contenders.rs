@@ -5,7 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use skyorg::keys;
 
@@ -14,6 +15,11 @@ use super::process::{Folder, Process, free_port, installed, loopback, output_of}
 
 /// How long a contender may take until a request goes through it.
 const READY: Duration = Duration::from_secs(15);
+/// How long it may be busy behind its turn, and how long it must have done nothing to be at rest.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_millis(50);
+/// Who takes less than this part of a core does nothing.
+const REST_LOAD: f64 = 0.02;
 
 /// A program that can carry a user to the origin.
 pub struct Contender {
@@ -36,7 +42,33 @@ pub struct Running {
     /// Its processes; none for the direct way.
     pub processes: Vec<Process>,
     /// The origin and the slow link, which do not count as its own.
-    _around: Vec<Process>,
+    around: Vec<Process>,
+}
+
+impl Running {
+    /// Adds up a figure over the processes.
+    pub fn sum(&self, of: impl Fn(&Process) -> io::Result<f64>) -> io::Result<f64> {
+        self.processes.iter().map(of).sum()
+    }
+
+    /// Waits until it is at rest, so that the next one has the machine to itself; says how long that took if it was
+    /// busy still.
+    pub fn calm_down(&self) -> io::Result<Option<Duration>> {
+        let began = Instant::now();
+        let cpu_seconds = || -> io::Result<f64> {
+            self.processes.iter().chain(&self.around).map(Process::cpu_seconds).sum()
+        };
+        let mut before = cpu_seconds()?;
+        loop {
+            thread::sleep(REST);
+            let after = cpu_seconds()?;
+            if after - before < REST.as_secs_f64() * REST_LOAD || began.elapsed() > BUSY_MAX {
+                let elapsed = began.elapsed();
+                return Ok((elapsed > 4 * REST).then_some(elapsed));
+            }
+            before = after;
+        }
+    }
 }
 
 /// What a start needs to know.
@@ -143,13 +175,13 @@ impl Contender {
         let mut running = match &self.kind {
             Kind::Direct => {
                 let (address, links) = link(around, to)?;
-                Ok(Running { address, processes: Vec::new(), _around: links })
+                Ok(Running { address, processes: Vec::new(), around: links })
             }
             Kind::Skyorg { program, plain, threads } => start_skyorg(around, to, program, *plain, *threads),
             Kind::Haproxy { program, splice } => start_haproxy(around, to, program, *splice),
             Kind::Rathole { program, noise } => start_rathole(around, to, program, *noise),
         }?;
-        running._around.push(origin);
+        running.around.push(origin);
         load::wait_until_ready(running.address, READY).map_err(|error| {
             running.processes.clear();
             io::Error::new(error.kind(), format!("{} does not work: {error}", self.name))
@@ -198,7 +230,7 @@ fn start_skyorg(
     arguments.extend(["--local", &origin, "--key", &keys]);
     arguments.extend(&common);
     let client = Process::start(program, &arguments, folder.file("client.log"))?;
-    Ok(Running { address, processes: vec![server, client], _around: links })
+    Ok(Running { address, processes: vec![server, client], around: links })
 }
 
 /// Two chained TCP hops: what a proxy in C does over the same way, on one thread each.
@@ -227,7 +259,7 @@ fn start_haproxy(
     let (inner, second) = hop(origin)?;
     let (inner, links) = link(around, inner)?;
     let (address, first) = hop(inner)?;
-    Ok(Running { address, processes: vec![first, second], _around: links })
+    Ok(Running { address, processes: vec![first, second], around: links })
 }
 
 fn start_rathole(
@@ -266,5 +298,5 @@ fn start_rathole(
     );
     let config = folder.write("client.toml", &text)?.display().to_string();
     let client = Process::start(program, &["--client", &config], folder.file("rathole.log"))?;
-    Ok(Running { address, processes: vec![server, client], _around: links })
+    Ok(Running { address, processes: vec![server, client], around: links })
 }

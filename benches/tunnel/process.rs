@@ -104,13 +104,16 @@ impl Process {
         }
     }
 
-    /// User and system time so far, in seconds (proc_pid_stat(5), fields 14 and 15, in 1/100 s).
+    /// User and system time of its threads so far, in seconds (proc_pid_schedstat(5), field 1, in nanoseconds). It is
+    /// exact once they wait.
     pub fn cpu_seconds(&self) -> io::Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name before the last parenthesis may hold anything.
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ticks = fields.split_ascii_whitespace().skip(11).take(2);
-        Ok(ticks.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0)
+        let mut nanoseconds = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let times = fs::read_to_string(task?.path().join("schedstat"))?;
+            let spent = times.split_ascii_whitespace().next().and_then(|spent| spent.parse::<u64>().ok());
+            nanoseconds += spent.ok_or_else(|| io::Error::other("schedstat without a time"))?;
+        }
+        Ok(nanoseconds as f64 / 1e9)
     }
 
     /// Proportional set size in KiB: what is resident, and its share of what is shared (proc_pid_smaps(5)).
