@@ -22,9 +22,11 @@ use skyorg::machine::{
     CloseReason, ConnId, Dial, Dialled, Input, ListenerId, Machine, NameId, Origin, Output, SessionEvent,
     Traffic,
 };
+use skyorg::reactor::sockets::set_accepted_options;
 use skyorg::wire::frame::{AbortReason, ControlFrame, Start};
 use skyorg::wire::handshake::Secret;
 use slab::Slab;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, yield_now};
@@ -147,7 +149,11 @@ impl<M: Machine> Hub<M> {
         self.acceptors.push(tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((stream, peer)) => shared.tell(Event::Accepted(id, origin, stream, peer)),
+                    Ok((stream, peer)) => {
+                        // If it is over already, whoever reads or writes will find out.
+                        let _ = set_accepted_options(&SockRef::from(&stream), peer);
+                        shared.tell(Event::Accepted(id, origin, stream, peer));
+                    }
                     Err(error) => {
                         warn!("cannot take connections for now: {error}");
                         tokio::time::sleep(EXHAUSTED_PAUSE).await;

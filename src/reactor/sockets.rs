@@ -186,10 +186,7 @@ impl Network for MioNetwork {
         };
         let (stream, peer) = listener.accept()?;
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        // Linux hands the listener's options on to what it accepts (tcp(7)); others may not.
-        if !cfg!(target_os = "linux") {
-            set_options(&SockRef::from(&stream), peer, &accepted_keepalive())?;
-        }
+        set_accepted_options(&SockRef::from(&stream), peer)?;
         Ok((MioSocket(stream), peer))
     }
 
@@ -232,14 +229,29 @@ pub struct MioSocket(TcpStream);
 /// noticed, and close(2) sends RST and drops what was not sent (linger 0, socket(7)), as it must when the process is
 /// killed in mid-session. `address` is its own or its peer's.
 pub fn set_options(socket: &SockRef, address: SocketAddr, keepalive: &TcpKeepalive) -> io::Result<()> {
-    if cfg!(target_os = "linux") && address.ip().to_canonical().is_loopback() {
-        // Where it cannot be had, the system's own will do.
-        let _ = socket.set_tcp_congestion(UNPACED);
-    }
+    unpace(socket, address);
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.set_tcp_keepalive(keepalive)
+}
+
+/// The options of an accepted connection. Linux hands on the listener's own (tcp(7)); others may not. But a listener on
+/// all interfaces does not know who will come.
+pub fn set_accepted_options(socket: &SockRef, peer: SocketAddr) -> io::Result<()> {
+    if cfg!(target_os = "linux") {
+        unpace(socket, peer);
+        return Ok(());
+    }
+    set_options(socket, peer, &accepted_keepalive())
+}
+
+/// Takes the pacing from a connection within this host.
+fn unpace(socket: &SockRef, address: SocketAddr) {
+    if cfg!(target_os = "linux") && address.ip().to_canonical().is_loopback() {
+        // Where it cannot be had, the system's own will do.
+        let _ = socket.set_tcp_congestion(UNPACED);
+    }
 }
 
 /// A pipe (pipe(2)) for splicing.
@@ -306,14 +318,18 @@ mod tests {
 
     #[test]
     fn accepted_and_dialled_connections_have_the_options() {
-        let bound = listen(Listen::At(([127, 0, 0, 1], 0).into())).expect("loopback has a port");
-        let address = bound.address;
-        let mut network = MioNetwork::new(vec![bound], Vec::new()).expect("epoll works");
-        let user = StdStream::connect(address).expect("connects");
-        let (accepted, peer) = network.accept(ListenerId(0)).expect("the connection is there");
-        assert_eq!(peer, user.local_addr().expect("it has one"));
-        let dialled = network.connect(address).expect("begins to connect");
-        for socket in [&accepted, &dialled] {
+        let loopback = Listen::At(([127, 0, 0, 1], 0).into());
+        let bound = [loopback, Listen::Any(0)].map(|at| listen(at).expect("a port"));
+        let addresses = [0, 1].map(|index| SocketAddr::from(([127, 0, 0, 1], bound[index].address.port())));
+        let mut network = MioNetwork::new(bound.into(), Vec::new()).expect("epoll works");
+        let users = addresses.map(|address| StdStream::connect(address).expect("connects"));
+        let accepted = [0, 1].map(|index| {
+            let (socket, peer) = network.accept(ListenerId(index)).expect("the connection is there");
+            assert_eq!(peer, users[index].local_addr().expect("it has one"));
+            socket
+        });
+        let dialled = network.connect(addresses[0]).expect("begins to connect");
+        for socket in accepted.iter().chain([&dialled]) {
             let socket = SockRef::from(&socket.0);
             assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));
             assert_eq!(socket.linger().expect("readable"), Some(Duration::ZERO));
