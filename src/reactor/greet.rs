@@ -4,8 +4,6 @@
 
 use std::io;
 
-use snow::TransportState;
-
 use super::Reactor;
 use super::connection::{Connection, Control, Greeter, Message, Role, Stranger, Target};
 use super::network::{Network, Socket};
@@ -14,7 +12,7 @@ use crate::machine::{CloseReason, ConnId, Greeting, Input, Machine};
 use crate::session::End;
 use crate::wire::frame::ControlFrame;
 use crate::wire::handshake::{
-    ClearHello, FIRST_FLIGHT_BYTES, HELLO_BYTES, HandshakeError, Initiator, Purpose, Responder, Secret, Suite,
+    ClearHello, FIRST_FLIGHT_BYTES, HELLO_BYTES, HandshakeError, Initiator, Purpose, Responder, Secret,
 };
 use crate::wire::record::{Channel, RECORD_BYTES_MAX};
 
@@ -285,17 +283,6 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
         self.queue(id);
     }
-}
-
-/// One of each small block that a message connection has in its life, for [`super::trim`].
-pub(super) fn blocks_of_a_message_connection() -> impl Sized {
-    let hello = ClearHello { suite: Suite::preferred(), purpose: Purpose::Message, key_id: [0; 16] };
-    (
-        Initiator::begin(hello, &Secret::new([0; 32]), 0),
-        Vec::<TransportState>::with_capacity(1),
-        Vec::<Stranger>::with_capacity(1),
-        Vec::<Greeter>::with_capacity(1),
-    )
 }
 
 /// Whether an error ends a connection that stood: Linux says ECONNRESET, or EPIPE if a FIN came before the RST,

@@ -197,7 +197,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.events.shrink_to(SLOTS_KEPT);
             self.rings.forget_free();
             self.pipes.forget_free();
-            trim::trim(greet::blocks_of_a_message_connection);
+            trim::trim();
         }
     }
 

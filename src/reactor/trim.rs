@@ -2,29 +2,41 @@
 //! so that a process would stay as large as its largest crowd; other allocators do it by themselves.
 #![allow(unsafe_code)]
 
-/// Freed blocks of each small size that glibc keeps for the thread (ld.so(8), `glibc.malloc.tcache_count`).
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT_PER_SIZE: usize = 7;
-
-/// Gives back all pages that hold nothing (malloc_trim(3)). `blocks` makes one of each small block that a member of
-/// the crowd had.
-pub(super) fn trim<T>(blocks: impl Fn() -> T) {
+/// Gives back all pages that hold nothing (malloc_trim(3)).
+pub(super) fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        // What glibc keeps for the thread lies wherever the crowd had it, and each block holds a page. Others, which
-        // fill gaps between what is in use, take the place of those: what is freed first is kept.
-        let few = || -> [T; KEPT_PER_SIZE] { std::array::from_fn(|_| std::hint::black_box(blocks())) };
-        let kept = few();
-        drop(few());
-        drop(kept);
+        return_kept_blocks();
         // SAFETY: it takes a plain number, touches no memory that is in use, and may be called from any thread.
         unsafe {
             libc::malloc_trim(0);
         }
     }
-    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-    let _ = blocks;
 }
+
+/// glibc keeps some freed blocks of each small size for the thread (ld.so(8), `glibc.malloc.tcache_count`). They lie
+/// wherever the crowd had them, and each holds a page. So all of them are taken out and freed by a thread that ends:
+/// what is kept for it goes back with it.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn return_kept_blocks() {
+    const KEPT_PER_SIZE: usize = 7;
+    const SMALLEST: usize = 24;
+    const LARGEST: usize = 1032;
+    let sizes = || (SMALLEST..=LARGEST).step_by(16);
+    let mut blocks: Vec<Vec<u8>> = Vec::with_capacity(KEPT_PER_SIZE * sizes().count());
+    for _ in 0..KEPT_PER_SIZE {
+        blocks.extend(sizes().map(|bytes| std::hint::black_box(Vec::with_capacity(bytes))));
+    }
+    let thread = std::thread::Builder::new().stack_size(THREAD_STACK_BYTES);
+    // Without a thread they are kept again, and that is all.
+    if let Ok(thread) = thread.spawn(move || drop(blocks)) {
+        let _ = thread.join();
+    }
+}
+
+/// More than freeing takes.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const THREAD_STACK_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -36,7 +48,7 @@ mod tests {
         let (kept, dropped): (Vec<_>, Vec<_>) =
             kept.into_iter().enumerate().partition(|(number, _)| number % 7 == 0);
         drop(dropped);
-        trim(|| vec![0_u8; 100]);
+        trim();
         for (number, bytes) in kept {
             assert!(bytes.iter().all(|&byte| byte == number as u8));
         }
