@@ -3,7 +3,7 @@
 use crate::machine::ConnId;
 
 /// Slots that a table has from the start, and never gives up.
-pub const SLOTS_KEPT: usize = 256;
+pub const SLOTS_KEPT: usize = 128;
 /// Slots that it grows to when these are not enough: so many that the allocator maps them apart (mallopt(3),
 /// `M_MMAP_THRESHOLD`). Pages that were never touched cost nothing, and growing further moves pages instead of
 /// copying bytes and leaving holes behind.
