@@ -166,12 +166,13 @@ fn run_case(
             for _ in 0..arguments.rounds {
                 for (contender, running) in contenders.iter().zip(&running) {
                     survive(case, contender, run(&setting(contender), running));
-                    if let Some(busy) = running.calm_down()? {
-                        eprintln!(
-                            "  {:<12} {:<18} was busy {busy:.1?} behind its turn",
-                            case.name, contender.name
-                        );
-                    }
+                    let rested = running.calm_down().map(|busy| {
+                        if let Some(busy) = busy {
+                            let (case, contender) = (case.name, contender.name);
+                            eprintln!("  {case:<12} {contender:<18} was busy {busy:.1?} behind its turn");
+                        }
+                    });
+                    survive(case, contender, rested);
                 }
             }
         }

@@ -109,7 +109,12 @@ impl Process {
     pub fn cpu_seconds(&self) -> io::Result<f64> {
         let mut nanoseconds = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let times = fs::read_to_string(task?.path().join("schedstat"))?;
+            let task = task?.path();
+            let times = match fs::read_to_string(task.join("schedstat")) {
+                // A thread that has just ended has no time any more.
+                Err(_) if !task.exists() => continue,
+                times => times?,
+            };
             let spent = times.split_ascii_whitespace().next().and_then(|spent| spent.parse::<u64>().ok());
             nanoseconds += spent.ok_or_else(|| io::Error::other("schedstat without a time"))?;
         }
