@@ -7,15 +7,18 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use skyorg::limits::Limits;
-use skyorg::machine::{ConnId, Input, ListenerId, Machine, NameId, Origin, Output};
+use skyorg::base::address::{HostPort, Listen};
+use skyorg::base::id::{ConnId, ListenerId, NameId, ServiceId};
+use skyorg::base::ring::{RING_BYTES, Rings};
+use skyorg::config::limits::Limits;
+use skyorg::machine::{Door, Input, Machine, Output};
 use skyorg::reactor::Reactor;
-use skyorg::reactor::network::{Event, Network, Socket};
-use skyorg::ring::{RING_BYTES, Rings};
+use skyorg::reactor::world::network::{Accepted, Event, Network, Socket};
 use skyorg::session::{End, Session};
 use skyorg::wire::frame::{Frame, Start};
 use skyorg::wire::handshake::{ANSWER_BYTES, ClearHello, Initiator, Purpose, Responder, Secret, Suite};
@@ -177,23 +180,22 @@ impl Bed {
         let (wires, ids, events) =
             ([Wire::default(), Wire::default()], memory.ids.clone(), memory.events.clone());
         let pending = memory.pending.clone();
-        let origins = [Origin::Stranger, Origin::User];
-        let machine = Matchmaker::default();
-        let mut reactor =
-            Reactor::new(machine, memory, &origins, Limits::default(), fastrand::Rng::with_seed(1));
+        let limits = Arc::new(Limits::default());
+        let mut reactor = Reactor::new(Matchmaker::new(), memory, limits, fastrand::Rng::with_seed(1));
+        reactor.begin();
 
         let (initiator, flight) = Initiator::begin(hello(), &secret(), 1).expect("begins");
         wires[Bed::MESSAGE].borrow_mut().arrived.extend(flight);
         pending.borrow_mut()[Bed::MESSAGE] = Some(wires[Bed::MESSAGE].clone());
-        (0..3).for_each(|_| reactor.turn().expect("turns"));
+        (0..3).for_each(|_| assert!(reactor.turn().expect("turns")));
         let answer = std::mem::take(&mut wires[Bed::MESSAGE].borrow_mut().written);
         let answer = answer.first_chunk::<ANSWER_BYTES>().expect("a whole answer");
         let client = Channel::new(initiator.finish(answer).expect("the same secret"), false);
 
         pending.borrow_mut()[Bed::USER] = Some(wires[Bed::USER].clone());
-        events.borrow_mut().push(Event::Acceptable(ListenerId(Bed::USER)));
+        events.borrow_mut().push(Event::Acceptable(Bed::USER as u32));
         let mut bed = Bed { reactor, wires, ids, events, client };
-        (0..3).for_each(|_| bed.reactor.turn().expect("turns"));
+        (0..3).for_each(|_| assert!(bed.reactor.turn().expect("turns")));
         for frame in [Frame::Accepted(1), Frame::Started(1)] {
             let mut record = [0; 128];
             let count = bed.client.seal(&frame.encode(), &mut record).expect("seals");
@@ -209,7 +211,7 @@ impl Bed {
         self.wires[wire].borrow_mut().arrived.extend(bytes);
         let id = self.ids.borrow()[wire];
         self.events.borrow_mut().push(Event::Ready {
-            id,
+            slot: id.slot(),
             readable: true,
             writable: false,
             ended: false,
@@ -219,11 +221,22 @@ impl Bed {
     }
 }
 
-/// Admits whoever proves the secret, and gives the first message connection to the first user.
-#[derive(Default)]
+/// Admits the client that proves the secret, and gives the first message connection to the first user.
 struct Matchmaker {
     message: Option<ConnId>,
     outputs: VecDeque<Output>,
+}
+
+impl Matchmaker {
+    fn new() -> Matchmaker {
+        let service = ServiceId::new(0, 1).expect("it can be named");
+        let listener = |(slot, door)| {
+            let id = ListenerId::new(slot as u32, 1).expect("it can be named");
+            Output::Listen { id, at: Listen::Any(0), door }
+        };
+        let doors = [(Bed::MESSAGE, Door::Clients), (Bed::USER, Door::Users(service))];
+        Matchmaker { message: None, outputs: doors.into_iter().map(listener).collect() }
+    }
 }
 
 impl Machine for Matchmaker {
@@ -234,7 +247,7 @@ impl Machine for Matchmaker {
                 self.message = Some(id);
                 Output::Admit { id, plain: false }
             }
-            (Input::Accepted { id: user, listener: ListenerId(Bed::USER), .. }, Some(message)) => {
+            (Input::Accepted { id: user, door: Door::Users(_), .. }, Some(message)) => {
                 Output::Start { message, user, start: start(1) }
             }
             _ => return,
@@ -308,6 +321,10 @@ impl Socket for MemorySocket {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn pipe(&self) -> Option<()> {
+        None
+    }
+
     fn close(self) {}
 }
 
@@ -321,6 +338,7 @@ struct Memory {
 
 impl Network for Memory {
     type Socket = MemorySocket;
+    type Listener = usize;
 
     fn now(&mut self) -> Instant {
         Instant::now()
@@ -331,13 +349,16 @@ impl Network for Memory {
         Ok(())
     }
 
-    fn accept(&mut self, listener: ListenerId) -> io::Result<(MemorySocket, SocketAddr)> {
-        let wire = self.pending.borrow_mut()[listener.0].take();
-        let wire = wire.ok_or(io::Error::from(io::ErrorKind::WouldBlock))?;
-        Ok((MemorySocket(wire), ([192, 0, 2, 1], 4000).into()))
+    fn listen(&mut self, id: ListenerId, _: Listen) -> io::Result<(usize, SocketAddr)> {
+        Ok((id.index(), ([192, 0, 2, 2], 1).into()))
     }
 
-    fn stop_listening(&mut self, _: ListenerId) {}
+    fn accept(&mut self, listener: &mut usize) -> io::Result<Accepted<MemorySocket>> {
+        let wire = self.pending.borrow_mut()[*listener].take();
+        let wire = wire.ok_or(io::Error::from(io::ErrorKind::WouldBlock))?;
+        let (peer, asked) = (([192, 0, 2, 1], 4000).into(), ([192, 0, 2, 2], 1).into());
+        Ok(Accepted { socket: MemorySocket(wire), peer, asked })
+    }
 
     fn connect(&mut self, _: SocketAddr) -> io::Result<MemorySocket> {
         Err(io::ErrorKind::Unsupported.into())
@@ -348,9 +369,5 @@ impl Network for Memory {
         Ok(())
     }
 
-    fn resolve(&mut self, _: NameId) {}
-
-    fn pipe(&mut self) -> Option<()> {
-        None
-    }
+    fn resolve(&mut self, _: NameId, _: HostPort) {}
 }

@@ -27,34 +27,31 @@
 //! - The local server gets a session's bytes at most once.
 //! - Nothing is answered to anyone who has not proved a key.
 //! - An idle session owns no buffer; nothing is allocated per session once warm.
-//! - Every queue, buffer, count and wait has a limit in [`limits::Limits`] and an answer at the limit.
+//! - Every queue, buffer, count and wait has a limit in [`config::limits::Limits`] and an answer at the limit.
 //!
-//! # In reading order
+//! # Layers, from the top
+//!
+//! A layer imports from those below it only (`tests/tidy.rs` holds that).
 //!
 //! | module | what it owns | I/O |
 //! |---|---|---|
-//! | [`machine`] | the seam between the halves: `Input`, `Output`, `ConnId`, `CloseReason` | no |
+//! | [`app`] | command line, assembling, the log, the demo | files, terminal |
+//! | [`reactor`] | the loop, sockets, the relay of bytes, reaping | all sockets |
+//! | [`server`], [`client`] | machines: who gets what, what is opened, what is closed | no |
+//! | [`machine`] | the seam between reactor and machines | no |
+//! | [`config`] | what a command line and a key file have become; keys; limits | key file |
+//! | [`session`] | the table that every message connection obeys | no |
 //! | [`wire`] | frames, handshake, records | no |
-//! | [`session`] | the life of sessions on one message connection, both ends | no |
-//! | [`server`] | clients, services, pools, waiting users | no |
-//! | [`client`] | staying connected, keeping the pool filled, dialling local servers | no |
-//! | [`reactor`] | the loop, sockets, the relay of bytes, reaping | all of it |
-//! | [`ring`], [`buffer`], [`deadlines`], [`table`] | bytes, deadlines by slot, facts by connection | no |
-//! | [`limits`], [`config`], [`keys`], [`cli`], [`run`], [`demo`] | from a command line to a running loop | files |
+//! | [`base`] | ids, tables, deadlines, rings, buffers, parsed values | no |
+//!
+//! Read [`machine`] first, then [`server`], [`client`] and [`reactor`].
 
-pub mod buffer;
-pub mod cli;
+pub mod app;
+pub mod base;
 pub mod client;
 pub mod config;
-pub mod deadlines;
-pub mod demo;
-pub mod keys;
-pub mod limits;
 pub mod machine;
 pub mod reactor;
-pub mod ring;
-pub mod run;
 pub mod server;
 pub mod session;
-pub mod table;
 pub mod wire;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    skyorg::cli::main()
+    skyorg::app::cli::main()
 }

@@ -15,10 +15,11 @@ use std::thread;
 use std::time::Duration;
 
 use log::{LevelFilter, Log, Metadata, Record};
-use skyorg::config::{ClientConfig, HostPort, Key, Listen, ServerConfig};
-use skyorg::limits::Limits;
-use skyorg::run::{Client, Server};
-use skyorg::wire::frame::Name;
+use skyorg::app::run::{Client, Server};
+use skyorg::base::address::{HostPort, Listen};
+use skyorg::base::name::Name;
+use skyorg::config::limits::Limits;
+use skyorg::config::{ClientConfig, Key, ServerConfig};
 use skyorg::wire::handshake::Secret;
 use socket2::{Domain, SockRef, Socket, Type};
 

@@ -24,9 +24,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use skyorg::config::{ClientConfig, HostPort, Key, Listen, ServerConfig};
-use skyorg::keys;
-use skyorg::limits::Limits;
+use skyorg::base::address::{HostPort, Listen};
+use skyorg::config::keys;
+use skyorg::config::limits::Limits;
+use skyorg::config::{ClientConfig, Key, ServerConfig};
 use socket2::SockRef;
 use tokio::runtime::{Builder, Runtime};
 
@@ -97,7 +98,7 @@ fn start_server(program: Program, key: Key, plain: bool) -> (SocketAddr, SocketA
     let config = ServerConfig { services, message: free, control: free, keys: vec![key], plain, limits };
     match program {
         Product => {
-            let server = skyorg::run::Server::bind(config).expect("binds");
+            let server = skyorg::app::run::Server::bind(config).expect("binds");
             let bound = server.bound().clone();
             thread::spawn(move || server.run());
             (bound.services[0].1, bound.message, bound.control)
@@ -136,7 +137,7 @@ fn start_client(
     };
     match program {
         Product => {
-            let client = skyorg::run::Client::new(config).expect("starts");
+            let client = skyorg::app::run::Client::new(config).expect("starts");
             thread::spawn(move || client.run());
         }
         Tokio { threads } => {

@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use skyorg::config::Key;
-use skyorg::limits::Limits;
-use skyorg::machine::{CloseReason, ConnId, Input, ListenerId, Machine, Output, SessionEvent, Traffic};
-use skyorg::server::{Door, Server, Setup};
-use skyorg::wire::frame::{ControlFrame, Hello, Name, PROTOCOL_VERSION, Welcome};
+use skyorg::base::address::Listen;
+use skyorg::base::id::{ConnId, ServiceId};
+use skyorg::base::name::Name;
+use skyorg::config::limits::Limits;
+use skyorg::config::{Key, ServerConfig};
+use skyorg::machine::{CloseReason, Door, Input, Machine, Output, SessionEvent, Traffic};
+use skyorg::server::Server;
+use skyorg::wire::frame::{ControlFrame, Hello, PROTOCOL_VERSION, Welcome};
 use skyorg::wire::handshake::{ClearHello, KeyId, Purpose, Secret, Suite, key_id};
 
 const POOL: usize = 3;
@@ -26,7 +30,7 @@ struct Story {
     /// Message connections with the users that were given to them.
     started: VecDeque<(ConnId, ConnId)>,
     retired: Vec<ConnId>,
-    serial: u32,
+    serial: u64,
 }
 
 fn name(text: &str) -> Name {
@@ -35,17 +39,18 @@ fn name(text: &str) -> Name {
 
 impl Story {
     fn begin() -> Story {
-        let setup = Setup {
-            services: vec![(name("default"), 33333)],
-            doors: vec![Door::Users(0), Door::Clients],
-            message_port: 33334,
+        let config = ServerConfig {
+            services: vec![(name("default"), Listen::Any(33333))],
+            message: Listen::Any(33334),
+            control: Listen::Any(33335),
             keys: vec![Key { name: name("office"), secret: Secret::new([7; 32]) }],
             plain: false,
             limits: Limits { pool: POOL, ..Limits::default() },
         };
+        let limits = Arc::new(config.limits.clone());
         let now = Instant::now();
         let mut story = Story {
-            server: Server::new(setup, fastrand::Rng::with_seed(1), now),
+            server: Server::new(config, limits, fastrand::Rng::with_seed(1), now),
             now,
             session: key_id("office"),
             messages: BTreeSet::new(),
@@ -68,23 +73,25 @@ impl Story {
 
     fn id(&mut self, slot: u32) -> ConnId {
         self.serial += 1;
-        ConnId { slot, serial: self.serial }
+        ConnId::new(slot, self.serial).expect("it can be named")
     }
 
     /// A connection of the client's is accepted and proves its secret.
     fn come(&mut self, id: ConnId, purpose: Purpose, ticket: u64) {
         let peer = SocketAddr::from(([192, 0, 2, 9], 1024));
-        self.server.handle(Input::Accepted { id, listener: ListenerId(1), peer }, self.now);
+        let door = Door::Clients;
+        self.server.handle(Input::Accepted { id, door, peer, asked: peer }, self.now);
         let hello = ClearHello { suite: Suite::AesGcm, purpose, key_id: self.session };
         self.server.handle(Input::Greeted { id, hello }, self.now);
         self.tell(Input::Proved { id, ticket });
     }
 
     fn user(&mut self) -> ConnId {
-        let slot = USERS_FROM + self.serial;
+        let slot = USERS_FROM + self.serial as u32;
         let id = self.id(slot);
         let peer = SocketAddr::from(([198, 51, 100, 1], 1024));
-        self.tell(Input::Accepted { id, listener: ListenerId(0), peer });
+        let service = ServiceId::new(0, 1).expect("it can be named");
+        self.tell(Input::Accepted { id, door: Door::Users(service), peer, asked: peer });
         id
     }
 
@@ -103,7 +110,7 @@ impl Story {
                 Output::Send { frame: ControlFrame::Open { first_ticket, count }, .. } => {
                     for ticket in first_ticket..first_ticket + u64::from(count) {
                         // The lowest slot that is free, as a slab gives it.
-                        let taken = |slot| self.messages.iter().any(|id| id.slot == slot);
+                        let taken = |slot| self.messages.iter().any(|id| id.slot() == slot);
                         let slot = (1..).find(|&slot| !taken(slot)).expect("some are free");
                         let id = self.id(slot);
                         self.messages.insert(id);
@@ -122,7 +129,7 @@ impl Story {
                         self.server.handle(Input::Session { id: message, event }, self.now);
                     }
                 }
-                Output::Close { id, reason } => {
+                Output::Close { id, reason, .. } => {
                     assert_eq!(reason, CloseReason::Retired, "{id}");
                     self.messages.remove(&id);
                     self.retired.push(id);
@@ -164,7 +171,7 @@ fn what_a_crowd_left_is_retired_from_the_top() {
         story.settle();
     }
     let began = story.now;
-    let mut slots: BTreeSet<u32> = story.messages.iter().map(|id| id.slot).collect();
+    let mut slots: BTreeSet<u32> = story.messages.iter().map(|id| id.slot()).collect();
     let held = slots.len();
     assert!(held >= CROWD, "{held} message connections stand");
 
@@ -176,7 +183,7 @@ fn what_a_crowd_left_is_retired_from_the_top() {
         assert!(waited < 3 * limits.retire, "{} are left after {waited:?}", story.messages.len());
         for id in &story.retired[seen..] {
             assert!(waited >= limits.retire, "{id} went after {waited:?}");
-            assert_eq!(slots.pop_last(), Some(id.slot), "the highest goes first");
+            assert_eq!(slots.pop_last(), Some(id.slot()), "the highest goes first");
         }
         seen = story.retired.len();
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::{
     Ending, Mode, Pattern, Process, Records, Setup, Tunnel, converse, read_out, reset, serve, write_pattern,
 };
-use skyorg::limits::Limits;
+use skyorg::config::limits::Limits;
 use socket2::SockRef;
 
 /// Enough for a flow to become bulk and to stay it for a while. The sockets on the way may hold all of it: how much a

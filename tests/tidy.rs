@@ -77,14 +77,14 @@ fn there_is_no_panic_on_purpose_and_no_unsafe_beside_its_module() {
     expect_none("network bytes become a CloseReason, never a panic", found);
     // One small module per call that no crate offers.
     let found = lines_with(&files("src", ".rs"), |line| !is_comment(line) && line.contains("unsafe "));
-    let found = found.into_iter().filter(|place| !place.contains("reactor/trim.rs"));
+    let found = found.into_iter().filter(|place| !place.contains("reactor/world/trim.rs"));
     expect_none("no unsafe but in its own small module", found.collect());
 }
 
 #[test]
 fn the_clock_is_read_in_one_place() {
     let found = lines_with(&files("src", ".rs"), |line| !is_comment(line) && line.contains("Instant::now()"));
-    let allowed = ["reactor/sockets.rs", "src/run.rs", "src/demo"];
+    let allowed = ["world/mio_network.rs", "app/run.rs", "app/demo"];
     let found = found.into_iter().filter(|place| !allowed.iter().any(|name| place.contains(name)));
     expect_none("time is an argument", found.collect());
 }
@@ -95,7 +95,7 @@ fn the_machines_do_no_input_or_output() {
         .into_iter()
         .filter(|path| {
             let path = path.to_string_lossy();
-            ["src/server/", "src/client/", "src/wire/", "src/session.rs", "src/ring.rs", "src/machine.rs"]
+            ["src/server/", "src/client/", "src/wire/", "src/session.rs", "src/base/", "src/machine/"]
                 .iter()
                 .any(|part| path.contains(part))
         })
@@ -103,6 +103,42 @@ fn the_machines_do_no_input_or_output() {
     let words = ["mio::", "socket2", "std::fs", "TcpStream", "std::thread", "crate::reactor"];
     let found = lines_with(&pure, |line| !is_comment(line) && words.iter().any(|word| line.contains(word)));
     expect_none("machines never touch a socket, a file or a thread", found);
+}
+
+/// From the top: a layer imports from those below it only.
+const LAYERS: [&[&str]; 8] = [
+    &["app"],
+    &["reactor"],
+    &["server", "client"],
+    &["machine"],
+    &["config"],
+    &["session"],
+    &["wire"],
+    &["base"],
+];
+
+#[test]
+fn imports_point_downwards() {
+    let level = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));
+    let mut broken = Vec::new();
+    for path in files("src", ".rs") {
+        let below = path.to_string_lossy().into_owned();
+        let Some((_, inside)) = below.rsplit_once("/src/") else { continue };
+        let own = inside.split(['/', '.']).next().unwrap_or_default();
+        if ["lib", "main"].contains(&own) {
+            continue;
+        }
+        let own_level = level(own).unwrap_or_else(|| panic!("{inside} belongs to no layer"));
+        for (index, line) in code(&path).lines().enumerate().filter(|(_, line)| !is_comment(line)) {
+            for part in line.split("crate::").skip(1) {
+                let used = part.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default();
+                if used != own && level(used).is_none_or(|found| found <= own_level) {
+                    broken.push(format!("{inside}:{}: {}", index + 1, line.trim()));
+                }
+            }
+        }
+    }
+    expect_none("import from lower layers only", broken);
 }
 
 #[test]

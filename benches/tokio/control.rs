@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::task::Poll;
 use std::time::Instant;
 
-use skyorg::machine::{CloseReason, ConnId, Greeting, Input, Traffic};
+use skyorg::base::id::ConnId;
+use skyorg::machine::{CloseReason, Greeting, Input, Manner, Traffic};
 use skyorg::session::End;
 use skyorg::wire::frame::ControlFrame;
 use skyorg::wire::handshake::{
@@ -36,10 +37,10 @@ pub async fn stranger(id: ConnId, stream: TcpStream, mut commands: Commands, sha
             Box::pin(Control { id, stream, channel, commands, shared }.run()).await;
         }
         Err(reason) => {
-            // He is told nothing, and not when either.
+            // It is told nothing, and not when either.
             let (least, most) = (shared.limits.stranger_min, shared.limits.handshake);
             sleep(least + most.saturating_sub(least).mul_f64(fastrand::f64())).await;
-            end(stream, reason);
+            end(stream, Manner::Discard);
             shared.closed(id, reason, Traffic::default());
         }
     }
@@ -60,14 +61,14 @@ async fn admit(
     shared.input(Input::Greeted { id, hello });
     let secret = match commands.recv().await {
         Some(Command::Verify(secret)) => secret,
-        Some(Command::Close(reason)) => return Err(reason),
+        Some(Command::Close(reason, _)) => return Err(reason),
         _ => return Err(CloseReason::Shutdown),
     };
     let (responder, ticket) = Responder::verify(hello, &secret, &flight).map_err(CloseReason::Stranger)?;
     shared.input(Input::Proved { id, ticket });
     let plain = match commands.recv().await {
         Some(Command::Admit(plain)) => plain,
-        Some(Command::Close(reason)) => return Err(reason),
+        Some(Command::Close(reason, _)) => return Err(reason),
         _ => return Err(CloseReason::Shutdown),
     };
     let (answer, transport) = responder.answer().map_err(CloseReason::Stranger)?;
@@ -136,22 +137,22 @@ enum Wake {
 impl Control {
     async fn run(mut self) {
         let mut input = Vec::new();
-        let reason = loop {
+        let (reason, manner) = loop {
             let outcome = match self.wait().await {
                 Wake::Command(Some(Command::Send(frame))) => self.send(&frame).await,
-                Wake::Command(Some(Command::Close(reason))) => Err(reason),
+                Wake::Command(Some(Command::Close(reason, manner))) => break (reason, manner),
                 Wake::Command(Some(_)) => Ok(()),
                 Wake::Command(None) => Err(CloseReason::Shutdown),
                 Wake::Readable => self.receive(&mut input),
             };
             if let Err(reason) = outcome {
-                break reason;
+                break (reason, Manner::Reset);
             }
         };
-        if reason.is_gentle() {
+        if manner == Manner::Whole {
             linger(&self.stream, &self.shared).await;
         }
-        end(self.stream, reason);
+        end(self.stream, manner);
         self.shared.closed(self.id, reason, Traffic::default());
     }
 
@@ -203,9 +204,9 @@ pub async fn linger(stream: &TcpStream, shared: &Shared) {
     let _ = timeout(shared.limits.linger, drained).await;
 }
 
-/// Closes as the reason wants it.
-pub fn end(stream: TcpStream, reason: CloseReason) {
-    if reason.resets() { drop(stream) } else { sockets::close_in_peace(stream) }
+/// Closes in this manner.
+pub fn end(stream: TcpStream, manner: Manner) {
+    if manner == Manner::Reset { drop(stream) } else { sockets::close_in_peace(stream) }
 }
 
 async fn read_exact(stream: &TcpStream, mut buffer: &mut [u8]) -> Result<(), CloseReason> {

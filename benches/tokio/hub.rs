@@ -7,6 +7,7 @@
 //!  every task   ─┘  (machine) └─▶ users who wait stay here
 //! ```
 
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -16,18 +17,19 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use log::warn;
-use skyorg::config::HostPort;
-use skyorg::limits::Limits;
+use skyorg::base::address::{HostPort, Listen};
+use skyorg::base::id::{ConnId, ListenerId, NameId, kind};
+use skyorg::base::slots::Slots;
+use skyorg::config::limits::Limits;
 use skyorg::machine::{
-    CloseReason, ConnId, Dial, Dialled, Input, ListenerId, Machine, NameId, Origin, Output, SessionEvent,
-    Traffic,
+    CloseReason, Dial, Dialled, Door, Input, Machine, Manner, Output, SessionEvent, Surroundings, Traffic,
+    drive, drive_timeout,
 };
-use skyorg::reactor::sockets::set_accepted_options;
+use skyorg::reactor::world::mio_network::set_accepted_options;
 use skyorg::wire::frame::{AbortReason, ControlFrame, Start};
 use skyorg::wire::handshake::Secret;
-use slab::Slab;
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::sleep_until;
@@ -35,6 +37,7 @@ use tokio::time::sleep_until;
 use super::control;
 use super::relay::Local;
 use super::scratch::with_scratch;
+use super::sockets;
 
 /// Pause after an accept that failed for want of something.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -44,7 +47,7 @@ const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 /// What tasks tell the hub.
 pub enum Event {
     /// Somebody has connected.
-    Accepted(ListenerId, Origin, TcpStream, SocketAddr),
+    Accepted(Door, TcpStream, SocketAddr),
     /// Something that the machine wants to know as it is.
     Input(Input),
     /// A user who lost his message connection before his session was accepted, or was refused.
@@ -70,7 +73,7 @@ pub enum Command {
     /// Ask whether the connection is alive.
     Ping,
     /// End.
-    Close(CloseReason),
+    Close(CloseReason, Manner),
 }
 
 /// What every task needs.
@@ -107,71 +110,57 @@ enum Owner {
     Relay,
 }
 
-struct Slot {
-    serial: u32,
-    owner: Owner,
-}
-
 /// The machine's task.
 pub struct Hub<M> {
     machine: M,
-    names: Vec<HostPort>,
-    shared: Shared,
-    inbox: UnboundedReceiver<Event>,
-    slots: Slab<Slot>,
-    serial: u32,
-    acceptors: Vec<JoinHandle<()>>,
+    tasks: Tasks,
+    events: UnboundedReceiver<Event>,
     now: Instant,
+}
+
+/// Everything that is not the machine.
+struct Tasks {
+    shared: Shared,
+    slots: Slots<kind::Connection, Owner>,
+    acceptors: HashMap<ListenerId, JoinHandle<()>>,
+    inbox: VecDeque<Input>,
     exit: bool,
 }
 
 impl<M: Machine> Hub<M> {
-    /// A hub without listeners. `names` are what a `NameId` counts.
-    pub fn new(machine: M, names: Vec<HostPort>, limits: Limits) -> Hub<M> {
-        let (events, inbox) = unbounded_channel();
-        let shared = Shared { events, limits: Arc::new(limits) };
-        Hub {
-            machine,
-            names,
-            shared,
-            inbox,
-            slots: Slab::new(),
-            serial: 0,
-            acceptors: Vec::new(),
-            now: Instant::now(),
+    /// A hub around a machine. Must be called within a runtime.
+    pub fn new(machine: M, limits: Arc<Limits>) -> Hub<M> {
+        let (sender, events) = unbounded_channel();
+        let tasks = Tasks {
+            shared: Shared { events: sender, limits },
+            slots: Slots::default(),
+            acceptors: HashMap::new(),
+            inbox: VecDeque::new(),
             exit: false,
-        }
+        };
+        let mut hub = Hub { machine, tasks, events, now: Instant::now() };
+        hub.settle();
+        hub
     }
 
-    /// Accepts from a listener for as long as the machine wants it.
-    pub fn accept_from(&mut self, id: ListenerId, origin: Origin, listener: TcpListener) {
-        let shared = self.shared.clone();
-        self.acceptors.push(tokio::spawn(async move {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, peer)) => {
-                        // If it is over already, whoever reads or writes will find out.
-                        let _ = set_accepted_options(&SockRef::from(&stream), peer);
-                        shared.tell(Event::Accepted(id, origin, stream, peer));
-                    }
-                    Err(error) => {
-                        warn!("cannot take connections for now: {error}");
-                        tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                    }
-                }
-            }
-        }));
+    /// The machine, to be asked.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    fn settle(&mut self) {
+        drive(&mut self.machine, &mut self.tasks, self.now);
     }
 
     /// Runs until the machine says `Exit`.
     pub async fn run(mut self) -> io::Result<()> {
         let mut sleep = pin!(sleep_until(self.now.into()));
-        while !self.exit {
+        while !self.tasks.exit {
             let due = self.machine.poll_timeout().unwrap_or(self.now + NEVER);
             if sleep.deadline() != due.into() {
                 sleep.as_mut().reset(due.into());
             }
-            let event = poll_fn(|context| match self.inbox.poll_recv(context) {
+            let event = poll_fn(|context| match self.events.poll_recv(context) {
                 Poll::Ready(event) => Poll::Ready(event),
                 Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
             })
@@ -179,120 +168,132 @@ impl<M: Machine> Hub<M> {
             self.now = Instant::now();
             let mut next = event;
             while let Some(event) = next {
-                self.take(event);
-                next = self.inbox.try_recv().ok();
+                self.tasks.take(event);
+                self.settle();
+                next = self.events.try_recv().ok();
             }
             if self.machine.poll_timeout().is_some_and(|at| at < self.now) {
                 // What has arrived counts, even if its task has not come to tell of it: one turn for the tasks that
                 // are ready, and one for those that the driver finds.
                 yield_now().await;
                 yield_now().await;
-                while let Ok(event) = self.inbox.try_recv() {
-                    self.take(event);
+                while let Ok(event) = self.events.try_recv() {
+                    self.tasks.take(event);
+                    self.settle();
                 }
             }
-            if self.machine.poll_timeout().is_some_and(|at| at <= self.now) {
-                self.machine.handle_timeout(self.now);
-                self.drain_outputs();
-            }
+            drive_timeout(&mut self.machine, &mut self.tasks, self.now);
         }
-        self.acceptors.iter().for_each(JoinHandle::abort);
+        self.tasks.acceptors.values().for_each(JoinHandle::abort);
         Ok(())
     }
+}
 
-    fn take(&mut self, event: Event) {
-        match event {
-            Event::Accepted(listener, origin, stream, peer) => self.accepted(listener, origin, stream, peer),
-            Event::Returned(user, refused) => self.returned(user, refused),
-            Event::Input(input) => {
-                if let Input::Closed { id, .. } = input
-                    && self.slot(id).is_some()
-                {
-                    self.slots.remove(id.slot as usize);
-                }
-                self.tell(input);
-            }
-        }
-    }
-
-    fn accepted(&mut self, listener: ListenerId, origin: Origin, stream: TcpStream, peer: SocketAddr) {
-        let id = match origin {
-            Origin::User => {
-                let id = self.next_id();
-                self.insert(Owner::Hub(Box::new(Local::new(id, stream))));
-                id
-            }
-            Origin::Stranger => {
-                let (sender, commands) = unbounded_channel();
-                let id = self.insert(Owner::Task(sender));
-                tokio::spawn(control::stranger(id, stream, commands, self.shared.clone()));
-                id
-            }
-        };
-        self.tell(Input::Accepted { id, listener, peer });
-    }
-
-    fn returned(&mut self, user: Box<Local>, refused: bool) {
-        let (id, spoken) = (user.id, user.traffic.received > 0);
-        if let Some(slot) = self.slot(id) {
-            slot.owner = Owner::Hub(user);
-            self.tell(Input::Returned { id, refused, spoken });
-        }
-    }
-
-    fn next_id(&self) -> ConnId {
-        ConnId { slot: self.slots.vacant_key() as u32, serial: self.serial + 1 }
-    }
-
-    fn insert(&mut self, owner: Owner) -> ConnId {
-        let id = self.next_id();
-        self.serial = id.serial;
-        self.slots.insert(Slot { serial: id.serial, owner });
-        id
-    }
-
-    fn slot(&mut self, id: ConnId) -> Option<&mut Slot> {
-        self.slots.get_mut(id.slot as usize).filter(|slot| slot.serial == id.serial)
-    }
-
-    fn tell(&mut self, input: Input) {
-        self.machine.handle(input, self.now);
-        self.drain_outputs();
-    }
-
-    fn drain_outputs(&mut self) {
-        while let Some(output) = self.machine.poll_output() {
-            self.execute(output);
-        }
-    }
-
-    fn execute(&mut self, output: Output) {
+impl Surroundings for Tasks {
+    fn carry_out(&mut self, output: Output) {
         match output {
-            Output::StopListening(ListenerId(index)) => self.acceptors[index].abort(),
+            Output::Listen { id, at, door } => self.listen(id, at, door),
+            Output::StopListening(id) => drop(self.acceptors.remove(&id).inspect(JoinHandle::abort)),
             Output::Verify { id, secret } => drop(self.command(id, Command::Verify(Box::new(secret)))),
             Output::Admit { id, plain } => drop(self.command(id, Command::Admit(plain))),
-            Output::Resolve(name) => self.resolve(name),
+            Output::Resolve { name, host } => self.resolve(name, host),
             Output::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
             Output::Send { id, frame } => drop(self.command(id, Command::Send(Box::new(frame)))),
             Output::Start { message, user, start } => self.start(message, user, start),
             Output::Accept(id) => drop(self.command(id, Command::Accept)),
             Output::Abort { message, reason } => drop(self.command(message, Command::Abort(reason))),
             Output::Ping(id) => drop(self.command(id, Command::Ping)),
-            Output::Close { id, reason } => self.close(id, reason),
+            Output::Close { id, reason, manner } => self.close(id, reason, manner),
+            Output::Fact(fact) => log::log!(fact.level(), "{fact}"),
             Output::Exit => self.exit = true,
+        }
+    }
+
+    fn next_input(&mut self) -> Option<Input> {
+        self.inbox.pop_front()
+    }
+}
+
+impl Tasks {
+    /// Accepts from a listener for as long as the machine wants it.
+    fn listen(&mut self, id: ListenerId, at: Listen, door: Door) {
+        let address = match at {
+            Listen::At(address) => address,
+            Listen::Any(port) => SocketAddr::from(([0, 0, 0, 0], port)),
+        };
+        let listener = match sockets::listen(address) {
+            Ok(listener) => listener,
+            Err(error) => return self.inbox.push_back(Input::ListenFailed { id, error }),
+        };
+        let address = listener.local_addr().unwrap_or(address);
+        self.inbox.push_back(Input::Listening { id, address });
+        let shared = self.shared.clone();
+        let acceptor = tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, peer)) => {
+                        // If it is over already, its reader or writer will find out.
+                        let _ = set_accepted_options(&SockRef::from(&stream), peer);
+                        shared.tell(Event::Accepted(door, stream, peer));
+                    }
+                    Err(error) => {
+                        warn!("cannot take connections for now: {error}");
+                        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                    }
+                }
+            }
+        });
+        self.acceptors.insert(id, acceptor);
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Accepted(door, stream, peer) => self.accepted(door, stream, peer),
+            Event::Returned(user, refused) => self.returned(user, refused),
+            Event::Input(input) => {
+                if let Input::Closed { id, .. } = input {
+                    self.slots.remove(id);
+                }
+                self.inbox.push_back(input);
+            }
+        }
+    }
+
+    fn accepted(&mut self, door: Door, stream: TcpStream, peer: SocketAddr) {
+        let asked = stream.local_addr().unwrap_or(peer);
+        let (sender, commands) = unbounded_channel();
+        let Ok(id) = self.slots.insert(Owner::Task(sender)) else { return };
+        match door {
+            Door::Users(_) => {
+                if let Some(owner) = self.slots.get_mut(id) {
+                    *owner = Owner::Hub(Box::new(Local::new(id, stream)));
+                }
+            }
+            Door::Clients => {
+                tokio::spawn(control::stranger(id, stream, commands, self.shared.clone()));
+            }
+        }
+        self.inbox.push_back(Input::Accepted { id, door, peer, asked });
+    }
+
+    fn returned(&mut self, user: Box<Local>, refused: bool) {
+        let (id, spoken) = (user.id, user.traffic.received > 0);
+        if let Some(owner) = self.slots.get_mut(id) {
+            *owner = Owner::Hub(user);
+            self.inbox.push_back(Input::Returned { id, refused, spoken });
         }
     }
 
     /// Tells the task of a connection; gives the command back if it has ended.
     fn command(&mut self, id: ConnId, command: Command) -> Result<(), Command> {
-        match self.slot(id) {
-            Some(Slot { owner: Owner::Task(sender), .. }) => sender.send(command).map_err(|error| error.0),
+        match self.slots.get(id) {
+            Some(Owner::Task(sender)) => sender.send(command).map_err(|error| error.0),
             _ => Err(command),
         }
     }
 
-    fn resolve(&self, name: NameId) {
-        let Some(HostPort { host, port }) = self.names.get(name.0).cloned() else { return };
+    fn resolve(&self, name: NameId, host: HostPort) {
+        let HostPort { host, port } = host;
         let shared = self.shared.clone();
         tokio::spawn(async move {
             let found = tokio::net::lookup_host((host.as_str(), port)).await;
@@ -306,8 +307,8 @@ impl<M: Machine> Hub<M> {
             Dial::Control(greeting) => (greeting, Dialled::Control),
             Dial::Message(greeting) => (greeting, Dialled::Message),
             Dial::Proxy(message) => {
-                let id = self.insert(Owner::Relay);
-                self.machine.handle(Input::Dialling { id, purpose: Dialled::Proxy(message) }, self.now);
+                let Ok(id) = self.slots.insert(Owner::Relay) else { return };
+                self.inbox.push_back(Input::Dialling { id, purpose: Dialled::Proxy(message) });
                 if self.command(message, Command::Dial(Box::new((id, address, deadline)))).is_err() {
                     self.shared.closed(id, CloseReason::Truncated, Traffic::default());
                 }
@@ -315,33 +316,31 @@ impl<M: Machine> Hub<M> {
             }
         };
         let (sender, commands) = unbounded_channel();
-        let id = self.insert(Owner::Task(sender));
-        self.machine.handle(Input::Dialling { id, purpose }, self.now);
+        let Ok(id) = self.slots.insert(Owner::Task(sender)) else { return };
+        self.inbox.push_back(Input::Dialling { id, purpose });
         let control = matches!(purpose, Dialled::Control);
         let shared = self.shared.clone();
         tokio::spawn(control::dial(id, address, deadline, greeting, control, commands, shared));
     }
 
     fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
-        let Some(slot) = self.slot(user) else {
-            // He has just gone; the connection is still free.
-            return self.machine.handle(
-                Input::Session { id: message, event: SessionEvent::Idle { settled: true } },
-                self.now,
-            );
+        let Some(owner) = self.slots.get_mut(user) else {
+            // It has just gone; the connection is still free.
+            let event = SessionEvent::Idle { settled: true };
+            return self.inbox.push_back(Input::Session { id: message, event });
         };
-        let Owner::Hub(local) = std::mem::replace(&mut slot.owner, Owner::Relay) else { return };
+        let Owner::Hub(local) = std::mem::replace(owner, Owner::Relay) else { return };
         if let Err(Command::Start(lost)) = self.command(message, Command::Start(Box::new((*local, start)))) {
             self.shared.tell(Event::Returned(Box::new(lost.0), false));
         }
     }
 
-    fn close(&mut self, id: ConnId, reason: CloseReason) {
-        let Some(slot) = self.slot(id) else { return };
-        match &slot.owner {
-            Owner::Task(sender) => drop(sender.send(Command::Close(reason))),
+    fn close(&mut self, id: ConnId, reason: CloseReason, manner: Manner) {
+        let Some(owner) = self.slots.get_mut(id) else { return };
+        match owner {
+            Owner::Task(sender) => drop(sender.send(Command::Close(reason, manner))),
             Owner::Hub(_) => {
-                if let Owner::Hub(local) = std::mem::replace(&mut slot.owner, Owner::Relay) {
+                if let Owner::Hub(local) = std::mem::replace(owner, Owner::Relay) {
                     with_scratch(|scratch| local.close(reason, &mut scratch.rings, &self.shared));
                 }
             }

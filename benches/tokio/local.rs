@@ -3,8 +3,9 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 
-use skyorg::machine::{CloseReason, ConnId, Traffic};
-use skyorg::ring::{Ring, Rings};
+use skyorg::base::id::ConnId;
+use skyorg::base::ring::{Ring, Rings};
+use skyorg::machine::{CloseReason, Manner, Traffic};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -106,7 +107,8 @@ impl Local {
     pub fn close(mut self, reason: CloseReason, rings: &mut Rings, shared: &Shared) {
         let held = [self.out.take(), self.retained.take()];
         held.into_iter().flatten().for_each(|ring| rings.give_back(ring));
-        control::end(self.stream, reason);
+        let whole = reason == CloseReason::Finished;
+        control::end(self.stream, if whole { Manner::Whole } else { Manner::Reset });
         shared.closed(self.id, reason, self.traffic);
     }
 

@@ -11,10 +11,11 @@ use std::process::ExitCode;
 use argh::FromArgs;
 use log::LevelFilter;
 use simplelog::{ConfigBuilder, WriteLogger};
-use skyorg::config::{ClientConfig, HostPort, Listen, ServerConfig};
-use skyorg::keys;
-use skyorg::limits::Limits;
-use skyorg::wire::frame::Name;
+use skyorg::base::address::{HostPort, Listen};
+use skyorg::base::name::Name;
+use skyorg::config::keys;
+use skyorg::config::limits::Limits;
+use skyorg::config::{ClientConfig, ServerConfig};
 use tokio::runtime::{Builder, Runtime};
 
 mod control;

@@ -2,8 +2,8 @@
 
 use std::io::{self, IoSlice};
 
+use skyorg::base::ring::{RING_BYTES, Ring};
 use skyorg::machine::{CloseReason, Input, SessionEvent};
-use skyorg::ring::{RING_BYTES, Ring};
 use skyorg::session::{Stage, Step};
 use skyorg::wire::frame::Frame;
 use skyorg::wire::record::{HEADROOM, payload_fitting};

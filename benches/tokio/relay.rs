@@ -11,8 +11,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use skyorg::machine::{CloseReason, ConnId, Input, Traffic};
-use skyorg::ring::{Ring, Rings};
+use skyorg::base::id::ConnId;
+use skyorg::base::ring::{Ring, Rings};
+use skyorg::machine::{CloseReason, Input, Manner, Traffic};
 use skyorg::session::{End, Session};
 use skyorg::wire::frame::{AbortReason, Frame, Start};
 use skyorg::wire::record::{Channel, HEADROOM, SMALL_RECORD_BYTES_MAX};
@@ -97,24 +98,27 @@ impl Relay {
 
     /// Carries sessions until the connection ends.
     pub async fn run(mut self) {
-        let reason = loop {
+        let (reason, manner) = loop {
             match with_scratch(|scratch| self.advance(scratch)) {
-                Err(reason) => break reason,
+                Err(reason) => break (reason, Manner::Reset),
                 // Others have their turn.
                 Ok(true) => yield_now().await,
                 Ok(false) => {
                     let wake = poll_fn(|context| self.poll_wake(context)).await;
+                    if let Wake::Command(Some(Command::Close(reason, manner))) = wake {
+                        break (reason, manner);
+                    }
                     if let Err(reason) = with_scratch(|scratch| self.obey(wake, scratch)) {
-                        break reason;
+                        break (reason, Manner::Reset);
                     }
                 }
             }
         };
         with_scratch(|scratch| self.let_go(scratch));
-        if reason.is_gentle() {
+        if manner == Manner::Whole {
             control::linger(&self.stream, &self.shared).await;
         }
-        control::end(self.stream, reason);
+        control::end(self.stream, manner);
         self.shared.closed(self.id, reason, Traffic::default());
     }
 
@@ -186,7 +190,7 @@ impl Relay {
                 self.abort(reason, scratch)
             }
             Command::Ping => self.act(scratch, Session::ping),
-            Command::Close(reason) => Err(reason),
+            Command::Close(reason, _) => Err(reason),
             // For connections that are not proved yet, and for control connections.
             Command::Verify(_) | Command::Admit(_) | Command::Send(_) => Ok(()),
         }

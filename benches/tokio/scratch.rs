@@ -4,8 +4,8 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Read};
 
-use skyorg::buffer::Buffer;
-use skyorg::ring::{RING_BYTES, Ring, Rings};
+use skyorg::base::buffer::Buffer;
+use skyorg::base::ring::{RING_BYTES, Ring, Rings};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;

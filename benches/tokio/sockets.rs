@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
 
 use rustix::io::Errno;
-use skyorg::reactor::sockets::{accepted_keepalive, dialled_keepalive, set_options};
+use skyorg::reactor::world::mio_network::{accepted_keepalive, dialled_keepalive, set_options};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 

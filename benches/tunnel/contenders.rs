@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use skyorg::keys;
+use skyorg::config::keys;
 
 use super::load;
 use super::process::{Folder, Process, free_port, installed, loopback, output_of};

@@ -19,7 +19,7 @@ pub const SOURCE: u8 = b'D';
 
 /// Bytes moved by one system call; not a multiple of a page. The kernel puts what is sent behind what was sent before: by
 /// whole pages, every copy would lie to its source as the one before did, and where that is 1 to 16 bytes behind it
-/// within a page, copies are many times slower on some EPYC (see [`skyorg::buffer`]). Like this such places come and go.
+/// within a page, copies are many times slower on some EPYC (see [`skyorg::base::buffer`]). Like this such places come and go.
 pub const CHUNK_BYTES: usize = 256 * 1024 + 1_037;
 /// Chunks that one connection moves before others get their turn.
 const TURN_CHUNKS: usize = 4;

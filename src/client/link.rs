@@ -22,7 +22,7 @@ impl Client {
     }
 
     pub(super) fn dial_server(&mut self, index: usize) {
-        let Some(&address) = self.names[SERVER.0].found.get(index) else {
+        let Some(&address) = self.names[SERVER].found.get(index) else {
             if index == 0 {
                 warn!("the server's name {} could not be resolved", self.server.host);
             }
@@ -56,7 +56,7 @@ impl Client {
 
     pub(super) fn greeted(&mut self, id: ConnId) {
         let Link::Dialling(index) = self.link else { return };
-        let Some(&address) = self.names[SERVER.0].found.get(index) else { return };
+        let Some(&address) = self.names[SERVER].found.get(index) else { return };
         self.link = Link::Greeted(id, address);
         let services = self.services.iter().map(|service| service.name.clone()).collect();
         let hello = Hello { version: PROTOCOL_VERSION, plain: self.plain, instance: self.instance, services };
@@ -105,7 +105,7 @@ impl Client {
             }
         }
         let message_addresses = match &self.message_override {
-            Some(_) => self.names[MESSAGE.0].found.iter().copied().collect(),
+            Some(_) => self.names[MESSAGE].found.iter().copied().collect(),
             None => {
                 // The same address, with its scope if it is a link-local one.
                 let mut address = address;
@@ -221,7 +221,7 @@ impl Client {
                 }
                 // Other addresses of the name, then a pause.
                 let next = index + 1;
-                if next < self.names[SERVER.0].found.len() { self.dial_server(next) } else { self.pause() }
+                if next < self.names[SERVER].found.len() { self.dial_server(next) } else { self.pause() }
             }
             _ => {}
         }

@@ -10,27 +10,31 @@ mod sessions;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use log::{debug, error, info, warn};
 
-use crate::config::{ClientConfig, HostPort, Key};
-use crate::deadlines::Deadlines;
-use crate::limits::Limits;
+use crate::base::address::HostPort;
+use crate::base::deadlines::Deadlines;
+use crate::base::id::{ConnId, NameId, kind};
+use crate::base::name::Name;
+use crate::base::table::Table;
+use crate::config::limits::Limits;
+use crate::config::{ClientConfig, Key};
 use crate::machine::{
-    CloseReason, ConnId, Dial, Dialled, Greeting, Input, Machine, NameId, Output, SessionEvent, Traffic,
+    CloseReason, Dial, Dialled, Greeting, Input, Machine, Manner, Output, SessionEvent, Traffic,
 };
-use crate::table::Table;
 use crate::wire::frame::{
-    AbortReason, ControlFrame, Grant, Hello, Name, PROTOCOL_VERSION, SERVICES_MAX, Sid, Start, Welcome,
+    AbortReason, ControlFrame, Grant, Hello, PROTOCOL_VERSION, SERVICES_MAX, Sid, Start, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, Suite, key_id};
 use seen::Seen;
 
 /// The name of the server's host.
-const SERVER: NameId = NameId(0);
+const SERVER: usize = 0;
 /// The name of the host for message connections, if it is another.
-const MESSAGE: NameId = NameId(1);
+const MESSAGE: usize = 1;
 /// Names before those of local servers.
 const FIXED_NAMES: usize = 2;
 
@@ -41,8 +45,8 @@ struct Service {
 }
 
 /// Where a host name leads.
-#[derive(Default)]
 struct Addresses {
+    host: HostPort,
     found: Vec<SocketAddr>,
     /// When; `None` for a numeric address, which never changes.
     resolved: Option<Instant>,
@@ -121,12 +125,12 @@ pub struct Client {
     server: HostPort,
     message_override: Option<HostPort>,
     plain: bool,
-    limits: Limits,
+    limits: Arc<Limits>,
     jitter: fastrand::Rng,
     link: Link,
     /// Attempts since the last good frame.
     failures: u32,
-    parts: Table<Part>,
+    parts: Table<kind::Connection, Part>,
     messages: usize,
     /// Until when a session waits for the name of its local server, by the slot of its message connection.
     deadlines: Deadlines,
@@ -139,20 +143,31 @@ pub struct Client {
 
 impl Client {
     /// A client that begins to connect as soon as it is polled. `instance` is random per process.
-    pub fn new(config: ClientConfig, instance: [u8; 16], jitter: fastrand::Rng, now: Instant) -> Client {
+    pub fn new(
+        config: ClientConfig,
+        limits: Arc<Limits>,
+        instance: [u8; 16],
+        jitter: fastrand::Rng,
+        now: Instant,
+    ) -> Client {
         let mut client = Client {
             key: config.key,
             suite: Suite::preferred(),
             instance,
             names: Client::names_of(&config.server, config.message.as_ref(), &config.services)
                 .iter()
-                .map(|name| Addresses { found: name.numeric().into_iter().collect(), ..Addresses::default() })
+                .map(|name| Addresses {
+                    found: name.numeric().into_iter().collect(),
+                    host: name.clone(),
+                    resolved: None,
+                    asked: false,
+                })
                 .collect(),
             services: config.services.into_iter().map(|(name, local)| Service { name, local }).collect(),
             server: config.server,
             message_override: config.message,
             plain: config.plain,
-            limits: config.limits,
+            limits,
             jitter,
             link: Link::Pause,
             failures: 0,
@@ -166,11 +181,6 @@ impl Client {
         };
         client.services.truncate(SERVICES_MAX);
         client
-    }
-
-    /// The host names behind the [`NameId`]s of this client, in order.
-    pub fn names(config: &ClientConfig) -> Vec<HostPort> {
-        Client::names_of(&config.server, config.message.as_ref(), &config.services)
     }
 
     fn names_of(
@@ -201,7 +211,7 @@ impl Client {
             },
             Some(Part::Message(state)) => {
                 self.messages -= 1;
-                self.deadlines.set(id.slot, None);
+                self.deadlines.set(id.slot(), None);
                 if let (MessageState::Coming(address), Link::Up(up)) = (state, &mut self.link) {
                     // The next one tries another address, if the name has several.
                     if up.message_addresses.front() == Some(&address) {
@@ -241,7 +251,8 @@ impl Client {
     }
 
     fn close(&mut self, id: ConnId, reason: CloseReason) {
-        self.outputs.push_back(Output::Close { id, reason });
+        let manner = if reason == CloseReason::Drained { Manner::Whole } else { Manner::Reset };
+        self.outputs.push_back(Output::Close { id, reason, manner });
     }
 }
 
@@ -253,13 +264,15 @@ impl Machine for Client {
             Input::Connected { id } => self.connected(id),
             Input::Control { id, frame } => self.control(id, frame),
             Input::Session { id, event } => self.session_event(id, event),
-            Input::Resolved { name, addresses } => self.resolved(name, addresses),
+            Input::Resolved { name, addresses } => self.resolved(name.index(), addresses),
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
             // A client listens nowhere.
             Input::Accepted { .. }
             | Input::Greeted { .. }
             | Input::Proved { .. }
+            | Input::Listening { .. }
+            | Input::ListenFailed { .. }
             | Input::Returned { .. } => {}
         }
     }

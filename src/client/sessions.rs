@@ -36,8 +36,8 @@ impl Client {
     pub(super) fn dial_local(&mut self, message: ConnId) {
         let Some(Part::Message(MessageState::Busy(session))) = self.parts.get_mut(message) else { return };
         let last = session.since + self.limits.local_dial;
-        let name = NameId(FIXED_NAMES + usize::from(session.start.service));
-        let addresses = &self.names[name.0];
+        let name = FIXED_NAMES + usize::from(session.start.service);
+        let addresses = &self.names[name];
         let stale = addresses.resolved.is_none_or(|at| self.now >= at + self.limits.resolved);
         let numeric = self.services[usize::from(session.start.service)].local.numeric().is_some();
         if !numeric && stale {
@@ -45,12 +45,12 @@ impl Client {
             self.resolve(name);
             // What is known is used meanwhile; who must wait for a name waits no longer than for a local server.
             if !known {
-                self.deadlines.set(message.slot, Some(last));
+                self.deadlines.set(message.slot(), Some(last));
                 return;
             }
         }
         let Some(Part::Message(MessageState::Busy(session))) = self.parts.get_mut(message) else { return };
-        let addresses = &self.names[name.0];
+        let addresses = &self.names[name];
         let left = addresses.found.len().saturating_sub(session.next_address);
         let Some(&address) = addresses.found.get(session.next_address) else { return self.refuse(message) };
         session.next_address += 1;
@@ -64,26 +64,25 @@ impl Client {
         self.outputs.push_back(Output::Abort { message, reason: AbortReason::Refused });
     }
 
-    pub(super) fn resolve(&mut self, id: NameId) {
-        if !std::mem::replace(&mut self.names[id.0].asked, true) {
-            self.outputs.push_back(Output::Resolve(id));
+    pub(super) fn resolve(&mut self, id: usize) {
+        if !std::mem::replace(&mut self.names[id].asked, true) {
+            let host = self.names[id].host.clone();
+            self.outputs.extend(NameId::new(id as u32, 1).map(|name| Output::Resolve { name, host }));
         }
     }
 
-    pub(super) fn resolved(&mut self, id: NameId, addresses: Vec<SocketAddr>) {
-        let name = &mut self.names[id.0];
+    pub(super) fn resolved(&mut self, id: usize, addresses: Vec<SocketAddr>) {
+        let name = &mut self.names[id];
         name.found = addresses;
         name.resolved = Some(self.now);
         name.asked = false;
         if id == MESSAGE
             && let Link::Up(up) = &mut self.link
         {
-            up.message_addresses = self.names[MESSAGE.0].found.iter().copied().collect();
+            up.message_addresses = self.names[MESSAGE].found.iter().copied().collect();
         }
         if id == SERVER || id == MESSAGE {
-            if matches!(self.link, Link::Resolving)
-                && !self.names[SERVER.0].asked
-                && !self.names[MESSAGE.0].asked
+            if matches!(self.link, Link::Resolving) && !self.names[SERVER].asked && !self.names[MESSAGE].asked
             {
                 self.dial_server(0);
             }
@@ -92,15 +91,15 @@ impl Client {
         let waits = |(message, part): (ConnId, &Part)| match part {
             Part::Message(MessageState::Busy(session)) => (session.proxy.is_none()
                 && session.next_address == 0
-                && usize::from(session.start.service) + FIXED_NAMES == id.0)
+                && usize::from(session.start.service) + FIXED_NAMES == id)
                 .then_some(message),
             _ => None,
         };
         let waiting: Vec<ConnId> = self.parts.iter().filter_map(waits).collect();
         for message in waiting {
-            self.deadlines.set(message.slot, None);
+            self.deadlines.set(message.slot(), None);
             // A name that leads nowhere is not asked for again on behalf of those who have waited for it.
-            if self.names[id.0].found.is_empty() { self.refuse(message) } else { self.dial_local(message) }
+            if self.names[id].found.is_empty() { self.refuse(message) } else { self.dial_local(message) }
         }
     }
 
@@ -150,7 +149,7 @@ impl Client {
         match event {
             SessionEvent::Start(start) => self.begin(id, start),
             SessionEvent::Idle { .. } => {
-                self.deadlines.set(id.slot, None);
+                self.deadlines.set(id.slot(), None);
                 if let Some(Part::Message(state)) = self.parts.get_mut(id) {
                     *state = MessageState::Idle;
                 }

@@ -1,13 +1,13 @@
-//! Who may make progress, and in which order. A turn serves all control connections and all who have little to do that
-//! stand in the queue as it begins. Of those who take long it serves one at its end, and one behind every
-//! [`SHORTS_PER_LONG`] others, so that neither starves. Whoever is queued meanwhile has his turn in the next one.
+//! Which connections may make progress, and in which order. A turn serves all control connections and all short tasks
+//! that stand in the queue as it begins. It serves one long task at its end, and one after every [`SHORTS_PER_LONG`]
+//! short ones, so that neither kind starves. A connection that is queued meanwhile is served in the next turn.
 
 use std::collections::VecDeque;
 
-use crate::machine::ConnId;
-use crate::table::SLOTS_KEPT;
+use crate::base::id::ConnId;
+use crate::base::table::SLOTS_KEPT;
 
-/// Behind so many who have little to do comes one who takes long.
+/// One long task runs after this many short ones.
 const SHORTS_PER_LONG: usize = 4;
 
 /// How a connection stands in the queue.
@@ -52,7 +52,7 @@ impl Runnable {
         (self.shorts_since_long, self.long_left) = (0, true);
     }
 
-    /// Who is served next; nobody when the turn is over.
+    /// The connection that is served next; none when the turn is over.
     pub fn next_of_turn(&mut self) -> Option<ConnId> {
         if self.controls_left > 0 {
             self.controls_left -= 1;
@@ -72,7 +72,7 @@ impl Runnable {
         if std::mem::take(&mut self.long_left) { self.longs.pop_front() } else { None }
     }
 
-    /// Gives up room that a crowd needed.
+    /// Gives up room that a burst needed.
     pub fn shrink(&mut self) {
         for queue in [&mut self.controls, &mut self.shorts, &mut self.longs] {
             queue.shrink_to(SLOTS_KEPT);
@@ -88,7 +88,7 @@ mod tests {
     const LONG: u32 = 200;
 
     fn id(slot: u32) -> ConnId {
-        ConnId { slot, serial: 1 }
+        ConnId::new(slot, 1).expect("it can be named")
     }
 
     fn queued(controls: u32, shorts: u32, longs: u32) -> Runnable {
@@ -101,7 +101,7 @@ mod tests {
 
     fn turn(runnable: &mut Runnable) -> Vec<u32> {
         runnable.begin_turn();
-        std::iter::from_fn(|| runnable.next_of_turn()).map(|id| id.slot).collect()
+        std::iter::from_fn(|| runnable.next_of_turn()).map(ConnId::slot).collect()
     }
 
     #[test]
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_who_are_always_runnable_starve_nobody() {
+    fn a_few_that_are_always_runnable_starve_none() {
         let mut runnable = queued(1, 3, 1);
         for _ in 0..10 {
             let served = turn(&mut runnable);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_queued_meanwhile_waits_for_the_next_turn() {
+    fn what_is_queued_meanwhile_waits_for_the_next_turn() {
         let mut runnable = queued(1, 1, 0);
         runnable.begin_turn();
         assert_eq!(runnable.next_of_turn(), Some(id(CONTROL)));

@@ -1,360 +1,294 @@
-//! The real world: mio's epoll, sockets with their options, signals and the resolver.
+//! Everything that is not the machine: it carries out the machine's outputs, and hands each connection that may make
+//! progress to the file that knows its kind.
 
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token, Waker};
-use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook_mio::v1_0::Signals;
-use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+use super::buffers::Buffers;
+use super::connections::{Connections, Kind, Life, Local, Side};
+use super::errands::{Errand, Errands};
+use super::greeting::Greeter;
+use super::listeners::{Listeners, Tried};
+use super::relay::Relay;
+use super::strangers::{Stranger, Strangers};
+use super::world::network::{Accepted, Network, Socket};
+use super::{control, greeting, leaving, strangers};
+use crate::base::id::ConnId;
+use crate::config::limits::Limits;
+use crate::machine::{CloseReason, Dial, Dialled, Door, Fact, Input, Manner, Output, Surroundings, Traffic};
 
-use super::network::{Event, Network, Socket};
-use super::resolver::Resolver;
-use crate::config::{HostPort, Listen, any_addresses};
-use crate::machine::{ConnId, ListenerId, NameId};
-
-/// Connections that the kernel holds until they are accepted; mio's own listeners have 128.
-const BACKLOG: i32 = 4096;
-/// Events taken from the kernel at once.
-const EVENTS_MAX: usize = 1024;
-/// A user who vanished without a word is noticed after about three minutes.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_PROBES: u32 = 3;
-
-/// Everything. Urgent data counts, because a read stops short at its mark though more bytes follow (tcp(7)).
-const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
-
-/// Bytes that a pipe holds.
-const PIPE_BYTES: usize = 256 * 1024;
-/// Bytes that a socket holds and has not sent (tcp(7), `TCP_NOTSENT_LOWAT`). The kernel would hold megabytes of a
-/// stream whose reader has stopped. Measured where `tcp_wmem` ends at 4 MiB and `tcp_rmem` at 32 MiB: a session that
-/// was stalled from its beginning pinned 9 to 11 MiB in our four sockets and pins 1 to 4 MiB now; one that was fast
-/// before pinned 35 to 65 MiB and pins 17 to 21 MiB. It costs no throughput over loopback: a gigabyte takes 1.5 s of
-/// both processes' time, and took 1.7 s. What is left was received and not read, and is the kernel's to bound
-/// (`net.ipv4.tcp_rmem`): a smaller receive buffer would slow down long paths.
-const UNSENT_BYTES_MAX: u32 = 128 * 1024;
-
-/// Congestion control of connections within this host (tcp(7), `TCP_CONGESTION`), which no router can congest. Where
-/// the system's choice is BBR, they would be paced by a timer per packet: a gigabyte of spliced bulk then takes 1.6 s
-/// of both processes' time, and 0.6 s like this. Everyone may choose this one, and every kernel has it.
-const UNPACED: &[u8] = b"reno";
-
-const WAKER: Token = Token(usize::MAX);
-const SIGNALS: Token = Token(usize::MAX - 1);
-/// Listeners have a slot that no connection reaches.
-const LISTENER_SLOT: u32 = u32::MAX;
-
-/// A bound listener and where it stands.
-pub struct BoundListener {
-    listener: TcpListener,
-    /// Its address; the port is the real one if 0 was asked for.
-    pub address: SocketAddr,
+/// Everything that is not the machine.
+pub(super) struct Sockets<N: Network> {
+    pub network: N,
+    limits: Arc<Limits>,
+    pub all: Connections<N::Socket>,
+    pub listeners: Listeners<N::Listener>,
+    strangers: Strangers,
+    pub buffers: Buffers<N::Socket>,
+    pub errands: Errands,
+    pub facts: VecDeque<Fact>,
+    pub exit: bool,
 }
 
-/// Binds and listens (socket(7), ipv6(7)).
-pub fn listen(at: Listen) -> io::Result<BoundListener> {
-    let bind = |address: SocketAddr| {
-        let socket = new_socket(address)?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            // All interfaces means both families; one address means itself.
-            socket.set_only_v6(!address.ip().is_unspecified() || matches!(at, Listen::At(_)))?;
+impl<N: Network> Surroundings for Sockets<N> {
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Listen { id, at, door } => self.errands.push(Errand::Listen { id, at, door }),
+            Output::StopListening(id) => self.listeners.remove(id),
+            Output::Verify { id, secret } => self.strangers.verify(&mut self.all, id, &secret),
+            Output::Admit { id, plain } => {
+                self.strangers.admit(&mut self.all, &mut self.buffers, id, plain);
+            }
+            Output::Resolve { name, host } => self.errands.push(Errand::Resolve { name, host }),
+            Output::Dial { dial, address, deadline } => {
+                self.errands.push(Errand::Dial { dial, address, deadline });
+            }
+            Output::Send { id, frame } => control::send(&mut self.all, &mut self.buffers, id, &frame),
+            Output::Start { message, user, start } => self.relay().start(message, user, start),
+            Output::Accept(id) => self.relay().with_session(id, |session| session.accept()),
+            Output::Abort { message, reason } => self.relay().abort(message, reason),
+            Output::Ping(id) => self.relay().with_session(id, |session| session.ping()),
+            Output::Close { id, reason, manner } => self.close(id, reason, manner),
+            Output::Fact(fact) => self.facts.push_back(fact),
+            Output::Exit => self.exit = true,
         }
-        set_options(&SockRef::from(&socket), address, &accepted_keepalive())?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into());
-        let address = listener.local_addr()?;
-        Ok(BoundListener { listener, address })
-    };
-    match at {
-        Listen::At(address) => bind(address),
-        Listen::Any(port) => {
-            let [both, v4] = any_addresses(port);
-            bind(both).or_else(|error| match error.kind() {
-                io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
-                // No IPv6 on this host.
-                _ => bind(v4),
-            })
-        }
+    }
+
+    fn next_input(&mut self) -> Option<Input> {
+        self.all.next_input()
     }
 }
 
-fn new_socket(address: SocketAddr) -> io::Result<RawSocket> {
-    RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
-}
-
-/// For whoever comes in: the listener has these options already, so they cost nothing per connection.
-pub fn accepted_keepalive() -> TcpKeepalive {
-    dialled_keepalive().with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES)
-}
-
-/// For what is dialled: it keeps the system's interval and count, which saves two calls per session.
-pub fn dialled_keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(KEEPALIVE_IDLE)
-}
-
-/// Whether an error says that the system has run out of something: trying again later may help.
-pub fn is_exhausted(error: &io::Error) -> bool {
-    // They have no stable kinds of their own.
-    let number = Errno::from_io_error(error);
-    matches!(number, Some(Errno::NOMEM | Errno::NFILE | Errno::MFILE | Errno::NOBUFS))
-}
-
-/// epoll, listeners, names and signals.
-pub struct MioNetwork {
-    poll: Poll,
-    events: Events,
-    listeners: Vec<Option<TcpListener>>,
-    resolver: Resolver,
-    signals: Signals,
-}
-
-impl MioNetwork {
-    /// Watches the listeners (in the order of their ids) and the signals SIGTERM and SIGINT.
-    pub fn new(listeners: Vec<BoundListener>, names: Vec<HostPort>) -> io::Result<MioNetwork> {
-        let poll = Poll::new()?;
-        let registry = poll.registry();
-        let mut listeners: Vec<_> = listeners.into_iter().map(|bound| bound.listener).collect();
-        for (index, listener) in listeners.iter_mut().enumerate() {
-            let id = ConnId { slot: LISTENER_SLOT, serial: index as u32 };
-            registry.register(listener, token(id), Interest::READABLE)?;
+impl<N: Network> Sockets<N> {
+    pub fn new(network: N, limits: Arc<Limits>, jitter: fastrand::Rng, now: Instant) -> Sockets<N> {
+        Sockets {
+            network,
+            all: Connections::new(now),
+            listeners: Listeners::new(limits.users_max, limits.wait),
+            strangers: Strangers::new(&limits, jitter),
+            buffers: Buffers::new(&limits),
+            errands: Errands::default(),
+            facts: VecDeque::new(),
+            exit: false,
+            limits,
         }
-        let mut signals = Signals::new([SIGTERM, SIGINT])?;
-        registry.register(&mut signals, SIGNALS, Interest::READABLE)?;
-        let waker = Arc::new(Waker::new(registry, WAKER)?);
-        let resolver = Resolver::new(names, move || {
-            // It fails only if the counter is full, and then a wake-up is on its way already.
-            let _ = waker.wake();
-        });
-        let listeners = listeners.into_iter().map(Some).collect();
-        Ok(MioNetwork { poll, events: Events::with_capacity(EVENTS_MAX), listeners, resolver, signals })
-    }
-}
-
-fn token(id: ConnId) -> Token {
-    Token(((id.serial as usize) << 32) | id.slot as usize)
-}
-
-fn conn_id(token: Token) -> ConnId {
-    ConnId { slot: token.0 as u32, serial: (token.0 >> 32) as u32 }
-}
-
-impl Network for MioNetwork {
-    type Socket = MioSocket;
-
-    fn now(&mut self) -> Instant {
-        Instant::now()
     }
 
-    fn poll(&mut self, out: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        self.poll.poll(&mut self.events, timeout)?;
-        for event in &self.events {
-            match event.token() {
-                WAKER => {
-                    while let Some((name, addresses)) = self.resolver.answer() {
-                        out.push(Event::Resolved(name, addresses));
-                    }
+    fn relay(&mut self) -> Relay<'_, N::Socket> {
+        Relay { all: &mut self.all, buffers: &mut self.buffers, limits: &self.limits }
+    }
+
+    fn close(&mut self, id: ConnId, reason: CloseReason, manner: Manner) {
+        match manner {
+            Manner::Reset => self.all.reset(id, reason),
+            Manner::Discard => self.strangers.discard(&mut self.all, id, reason),
+            Manner::Whole => {
+                self.relay().detach(id, reason);
+                let until = self.all.now + self.limits.linger;
+                self.all.leave(id, reason, until);
+            }
+        }
+    }
+
+    pub fn accept(&mut self) {
+        let now = self.all.now;
+        for _ in 0..self.listeners.begin_turn(now) {
+            let Some(id) = self.listeners.next_ready() else { return };
+            let mut left = self.limits.turn_accepts;
+            loop {
+                if left == 0 {
+                    self.listeners.again(id);
+                    break;
                 }
-                SIGNALS => out.extend(self.signals.pending().map(|_| Event::Terminate)),
-                token => out.push(match conn_id(token) {
-                    ConnId { slot: LISTENER_SLOT, serial } => Event::Acceptable(ListenerId(serial as usize)),
-                    id => Event::Ready {
-                        id,
-                        readable: event.is_readable() || event.is_read_closed(),
-                        writable: event.is_writable() || event.is_write_closed(),
-                        ended: event.is_read_closed() || event.is_error() || event.is_priority(),
-                        error: event.is_error(),
-                    },
-                }),
+                left -= 1;
+                match self.listeners.try_one(id, &mut self.network, now, &mut self.facts) {
+                    Tried::Taken(accepted, door) => self.welcome(accepted, door),
+                    Tried::Lost => {}
+                    Tried::Nothing => break,
+                }
             }
         }
-        Ok(())
     }
 
-    fn accept(&mut self, listener: ListenerId) -> io::Result<(MioSocket, SocketAddr)> {
-        let Some(Some(listener)) = self.listeners.get(listener.0) else {
-            return Err(io::ErrorKind::WouldBlock.into());
+    fn welcome(&mut self, accepted: Accepted<N::Socket>, door: Door) {
+        let Accepted { socket, peer, asked } = accepted;
+        let now = self.all.now;
+        let kind = match door {
+            Door::Users(_) => Kind::Local(Local::new(Side::User)),
+            Door::Clients => Kind::Stranger(Box::new(Stranger::new(now))),
         };
-        let (stream, peer) = listener.accept()?;
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        set_accepted_options(&SockRef::from(&stream), peer)?;
-        Ok((MioSocket(stream), peer))
-    }
-
-    fn stop_listening(&mut self, listener: ListenerId) {
-        if let Some(slot) = self.listeners.get_mut(listener.0) {
-            *slot = None;
-        }
-    }
-
-    fn connect(&mut self, address: SocketAddr) -> io::Result<MioSocket> {
-        let socket = new_socket(address)?;
-        set_options(&SockRef::from(&socket), address, &dialled_keepalive())?;
-        match socket.connect(&address.into()) {
-            // It is on its way (connect(2)).
-            Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
-            _ => Ok(MioSocket(TcpStream::from_std(socket.into()))),
-        }
-    }
-
-    fn register(&mut self, socket: &mut MioSocket, id: ConnId) -> io::Result<()> {
-        self.poll.registry().register(&mut socket.0, token(id), INTEREST)
-    }
-
-    fn pipe(&mut self) -> Option<Pipe> {
-        let (out_of, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // Without it the pipe is smaller, and works.
-        let _ = fcntl_setpipe_size(&into, PIPE_BYTES);
-        Some(Pipe { into, out_of })
-    }
-
-    fn resolve(&mut self, name: NameId) {
-        self.resolver.ask(name);
-    }
-}
-
-/// A TCP connection of mio. Closing or dropping it ends its registration.
-pub struct MioSocket(TcpStream);
-
-/// The options of every connection, set before it is made: nothing waits for more bytes, a peer that vanished is
-/// noticed, and close(2) sends RST and drops what was not sent (linger 0, socket(7)), as it must when the process is
-/// killed in mid-session. `address` is its own or its peer's.
-pub fn set_options(socket: &SockRef, address: SocketAddr, keepalive: &TcpKeepalive) -> io::Result<()> {
-    unpace(socket, address);
-    socket.set_linger(Some(Duration::ZERO))?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-    socket.set_tcp_keepalive(keepalive)
-}
-
-/// The options of an accepted connection. Linux hands on the listener's own (tcp(7)); others may not. But a listener on
-/// all interfaces does not know who will come.
-pub fn set_accepted_options(socket: &SockRef, peer: SocketAddr) -> io::Result<()> {
-    if cfg!(target_os = "linux") {
-        unpace(socket, peer);
-        return Ok(());
-    }
-    set_options(socket, peer, &accepted_keepalive())
-}
-
-/// Takes the pacing from a connection within this host.
-fn unpace(socket: &SockRef, address: SocketAddr) {
-    if cfg!(target_os = "linux") && address.ip().to_canonical().is_loopback() {
-        // Where it cannot be had, the system's own will do.
-        let _ = socket.set_tcp_congestion(UNPACED);
-    }
-}
-
-/// A pipe (pipe(2)) for splicing.
-pub struct Pipe {
-    into: OwnedFd,
-    out_of: OwnedFd,
-}
-
-impl Socket for MioSocket {
-    type Pipe = Pipe;
-
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.0.read(out)
-    }
-
-    fn write(&mut self, slices: &[IoSlice]) -> io::Result<usize> {
-        match slices {
-            // send(2) costs the kernel less than writev(2).
-            [slice] => self.0.write(slice),
-            slices => self.0.write_vectored(slices),
-        }
-    }
-
-    fn write_before_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(&self.0, bytes, SendFlags::MORE)?)
-    }
-
-    fn splice_in(&mut self, pipe: &mut Pipe, limit: usize) -> io::Result<usize> {
-        Ok(splice(&self.0, None, &pipe.into, None, limit, SpliceFlags::NONBLOCK)?)
-    }
-
-    fn splice_out(&mut self, pipe: &mut Pipe, held: usize) -> io::Result<usize> {
-        Ok(splice(&pipe.out_of, None, &self.0, None, held, SpliceFlags::NONBLOCK)?)
-    }
-
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        self.0.shutdown(Shutdown::Write)
-    }
-
-    fn is_connected(&mut self) -> io::Result<bool> {
-        // An error of a connection that stands is met by reading it.
-        match self.0.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                self.0.take_error()?.map_or(Ok(false), Err)
+        // A peer that connects has often spoken already: it is read at once.
+        let Some(id) = self.insert(socket, kind, Life::Open) else {
+            if matches!(door, Door::Users(_)) {
+                self.listeners.user_left();
             }
-            Err(error) => Err(error),
+            return;
+        };
+        if door == Door::Clients {
+            self.all.set_deadline(id, Some(now + self.limits.handshake));
+            if let Some(oldest) = self.strangers.count_in(id, peer) {
+                self.all.end(oldest, CloseReason::Evicted);
+            }
+        }
+        self.all.queue(id);
+        self.all.tell(Input::Accepted { id, door, peer, asked });
+    }
+
+    fn insert(&mut self, mut socket: N::Socket, kind: Kind, life: Life) -> Option<ConnId> {
+        let id = self.all.next_id()?;
+        if let Err(error) = self.network.register(&mut socket, id) {
+            self.facts.push_back(Fact::NotWatched { error: error.to_string() });
+            return None;
+        }
+        self.all.insert(id, socket, kind, life);
+        Some(id)
+    }
+
+    /// Serves one connection; true if it was a stranger before.
+    pub fn serve(&mut self, id: ConnId) -> bool {
+        let Some(connection) = self.all.find(id) else { return false };
+        match (connection.life, &connection.kind) {
+            (Life::Doomed { .. }, _) => {}
+            (Life::Discarding { .. }, _) => {
+                strangers::serve_discarding(&mut self.all, &mut self.buffers, id);
+            }
+            (Life::Leaving { .. }, _) => leaving::serve(&mut self.all, &mut self.buffers, id),
+            (Life::Connecting, Kind::Greeting(_)) => self.serve_connecting_greeting(id),
+            (Life::Connecting, _) => self.relay().serve_connecting(id),
+            (Life::Open, Kind::Greeting(_)) => {
+                greeting::serve(&mut self.all, &mut self.buffers, id, self.limits.handshake);
+            }
+            (Life::Open, Kind::Stranger(_)) => {
+                self.strangers.serve(&mut self.all, id);
+                return true;
+            }
+            (Life::Open, Kind::Control(_)) => {
+                let budget = self.limits.turn_accepts;
+                if control::serve(&mut self.all, &mut self.buffers, id, budget) {
+                    self.strangers.count_out(id);
+                }
+            }
+            (Life::Open, Kind::Message(_)) => self.relay().serve_message(id),
+            (Life::Open, Kind::Local(_)) => self.relay().serve_local(id),
+        }
+        false
+    }
+
+    /// A control or message connection that is dialled may have been made, or have failed.
+    fn serve_connecting_greeting(&mut self, id: ConnId) {
+        let Some(connection) = self.all.find(id) else { return };
+        match connection.socket.is_connected() {
+            Ok(false) => {}
+            Ok(true) => {
+                (connection.ready.readable, connection.ready.writable) = (true, true);
+                greeting::begin(&mut self.all, &mut self.buffers, id, self.limits.handshake);
+            }
+            Err(error) => self.all.reset(id, CloseReason::DialFailed(error.kind())),
         }
     }
 
-    fn take_error(&mut self) -> Option<io::Error> {
-        self.0.take_error().ok().flatten()
-    }
-
-    fn close(self) {
-        let _ = SockRef::from(&self.0).set_linger(None);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::TcpStream as StdStream;
-
-    #[test]
-    fn accepted_and_dialled_connections_have_the_options() {
-        let loopback = Listen::At(([127, 0, 0, 1], 0).into());
-        let bound = [loopback, Listen::Any(0)].map(|at| listen(at).expect("a port"));
-        let addresses = [0, 1].map(|index| SocketAddr::from(([127, 0, 0, 1], bound[index].address.port())));
-        let mut network = MioNetwork::new(bound.into(), Vec::new()).expect("epoll works");
-        let users = addresses.map(|address| StdStream::connect(address).expect("connects"));
-        let accepted = [0, 1].map(|index| {
-            let (socket, peer) = network.accept(ListenerId(index)).expect("the connection is there");
-            assert_eq!(peer, users[index].local_addr().expect("it has one"));
-            socket
-        });
-        let dialled = network.connect(addresses[0]).expect("begins to connect");
-        for socket in accepted.iter().chain([&dialled]) {
-            let socket = SockRef::from(&socket.0);
-            assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));
-            assert_eq!(socket.linger().expect("readable"), Some(Duration::ZERO));
-            assert_eq!(socket.tcp_keepalive_time().expect("readable"), KEEPALIVE_IDLE);
-            if cfg!(target_os = "linux") {
-                let congestion = socket.tcp_congestion().expect("readable");
-                assert!(congestion.starts_with(UNPACED), "{congestion:?} within this host");
+    pub fn fire_deadlines(&mut self) {
+        while let Some(id) = self.all.next_due() {
+            let Some(connection) = self.all.find(id) else { continue };
+            match (connection.life, &connection.kind) {
+                (Life::Connecting, _) => {
+                    self.all.reset(id, CloseReason::DialFailed(io::ErrorKind::TimedOut));
+                }
+                (Life::Discarding { reason, .. }, _) => self.all.end(id, reason),
+                (Life::Leaving { reason, .. }, _) => self.all.end(id, reason),
+                (_, Kind::Greeting(_) | Kind::Stranger(_) | Kind::Control(_)) => {
+                    self.all.end(id, CloseReason::HandshakeTimedOut);
+                }
+                (_, Kind::Message(_)) => self.all.reset(id, CloseReason::EndTimedOut),
+                (_, Kind::Local(local)) => {
+                    let reason = local.overdue();
+                    self.all.reset(id, reason);
+                }
             }
         }
     }
 
-    #[test]
-    fn all_interfaces_means_both_families() {
-        let bound = listen(Listen::Any(0)).expect("a port");
-        let port = bound.address.port();
-        StdStream::connect(("127.0.0.1", port)).expect("IPv4");
-        if bound.address.is_ipv6() {
-            StdStream::connect(("::1", port)).expect("IPv6");
+    // Errands.
+
+    pub fn run_errand(&mut self, errand: Errand) {
+        match errand {
+            Errand::Listen { id, at, door } => match self.network.listen(id, at) {
+                Ok((listener, address)) => {
+                    self.listeners.insert(id, listener, door);
+                    self.all.tell(Input::Listening { id, address });
+                }
+                Err(error) => self.all.tell(Input::ListenFailed { id, error }),
+            },
+            Errand::Resolve { name, host } => self.network.resolve(name, host),
+            Errand::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
         }
     }
 
-    #[test]
-    fn a_port_in_use_is_an_error_and_not_another_address() {
-        let bound = listen(Listen::Any(0)).expect("a port");
-        let again = listen(Listen::Any(bound.address.port())).map(|bound| bound.address);
-        assert_eq!(again.map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+    fn dial(&mut self, dial: Dial, address: SocketAddr, deadline: Instant) {
+        let (kind, purpose) = match dial {
+            Dial::Control(greeting) => (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Control),
+            Dial::Message(greeting) => (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Message),
+            Dial::Proxy(message) => {
+                // The session may have ended since it was asked for; the machine has heard, or is about to.
+                if self.all.message(message).is_none_or(|it| it.peer().is_some() || !it.session.delivers()) {
+                    return;
+                }
+                (Kind::Local(Local::new(Side::Proxy)), Dialled::Proxy(message))
+            }
+        };
+        let connected = self.network.connect(address);
+        let inserted = connected.map(|socket| self.insert(socket, kind, Life::Connecting));
+        match inserted {
+            Ok(Some(id)) => {
+                self.all.tell(Input::Dialling { id, purpose });
+                self.all.set_deadline(id, Some(deadline));
+                if let Dialled::Proxy(message) = purpose {
+                    self.all.pair(message, id);
+                }
+                // A local server on this host has answered by now.
+                self.serve(id);
+            }
+            failed => {
+                // It never had a slot; the machine hears of it like of any other failure.
+                let kind = failed.err().map_or(io::ErrorKind::Other, |error| error.kind());
+                let Some(id) = self.all.next_id() else { return };
+                self.all.tell(Input::Dialling { id, purpose });
+                let (reason, traffic) = (CloseReason::DialFailed(kind), Traffic::default());
+                self.all.tell(Input::Closed { id, reason, traffic });
+            }
+        }
+    }
+
+    // Ends.
+
+    /// Frees one connection that was marked, and tells the machine; false if there is none.
+    pub fn reap_one(&mut self) -> bool {
+        let Some(id) = self.all.next_doomed() else { return false };
+        let reason = match self.all.any(id).map(|connection| connection.life) {
+            Some(Life::Doomed { reason, .. }) => reason,
+            _ => return true,
+        };
+        self.relay().detach(id, reason);
+        let Some((mut connection, reason, resets)) = self.all.take_doomed(id) else { return true };
+        self.strangers.count_out(id);
+        connection.forget_unsent(&mut self.buffers);
+        for ring in connection.take_rings().into_iter().flatten() {
+            self.buffers.rings.give_back(ring);
+        }
+        if let Kind::Local(Local { side: Side::User, .. }) = connection.kind {
+            self.listeners.user_left();
+        }
+        let traffic = connection.traffic();
+        if resets {
+            drop(connection);
+        } else {
+            connection.socket.close();
+        }
+        self.listeners.resume_one();
+        self.all.tell(Input::Closed { id, reason, traffic });
+        true
     }
 }

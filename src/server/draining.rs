@@ -6,9 +6,7 @@ impl Server {
     pub(super) fn drain(&mut self) {
         info!("draining: {} users have up to {} s to finish", self.users, self.limits.drain.as_secs());
         self.draining = Some(self.now + self.limits.drain);
-        for listener in 0..self.doors.len() {
-            self.outputs.push_back(Output::StopListening(ListenerId(listener)));
-        }
+        self.outputs.extend(self.listeners.clear().into_iter().map(Output::StopListening));
         let waiting: Vec<ConnId> =
             self.services.iter().flat_map(|service| service.waiting.iter().copied()).collect();
         waiting.into_iter().for_each(|id| self.close(id, CloseReason::Shutdown));

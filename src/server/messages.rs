@@ -16,7 +16,7 @@ impl Server {
             SessionEvent::Accepted => {
                 if let MessageState::Offered(sent) = std::mem::replace(state, MessageState::Busy) {
                     self.clients[index].measured(self.now.saturating_duration_since(sent));
-                    self.deadlines.set(id.slot, None);
+                    self.deadlines.set(id.slot(), None);
                 }
             }
             SessionEvent::Started | SessionEvent::Start(_) => {}
@@ -59,7 +59,7 @@ impl Server {
             client.idle.push_front(id)
         }
         let pause = self.limits.idle_ping.mul_f64(0.75 + 0.5 * self.jitter.f64());
-        self.deadlines.set(id.slot, Some(self.now + pause));
+        self.deadlines.set(id.slot(), Some(self.now + pause));
         for service in 0..self.services.len() {
             if self.services[service].clients.contains(&index) && !self.services[service].waiting.is_empty() {
                 self.assign(service);
@@ -84,7 +84,7 @@ impl Server {
                 if client.answered_ping_of < sent {
                     self.ping_client(index);
                 }
-                self.deadlines.set(id.slot, Some(last.min(self.now + ACCEPT_RECHECK)));
+                self.deadlines.set(id.slot(), Some(last.min(self.now + ACCEPT_RECHECK)));
             }
             MessageState::Idle(since) => {
                 let idle_for = self.now.saturating_duration_since(since);
@@ -94,11 +94,11 @@ impl Server {
                     client.total > client.recent_peak(self.now, self.limits.retire) + self.limits.pool;
                 if surplus && idle_for >= self.limits.retire {
                     // Of the two ends of the tables the upper one goes, so that they can shrink.
-                    let highest = client.idle.iter().copied().max_by_key(|other| other.slot);
-                    let going = highest.filter(|other| other.slot > id.slot).unwrap_or(id);
+                    let highest = client.idle.iter().copied().max_by_key(|other| other.slot());
+                    let going = highest.filter(|other| other.slot() > id.slot()).unwrap_or(id);
                     if going != id {
                         client.idle.push_front(id);
-                        self.deadlines.set(id.slot, Some(self.now + RETIRE_RECHECK));
+                        self.deadlines.set(id.slot(), Some(self.now + RETIRE_RECHECK));
                     }
                     self.retire(going, CloseReason::Retired);
                 } else {
@@ -124,7 +124,7 @@ impl Server {
     pub(super) fn ping(&mut self, id: ConnId, as_state: MessageState, wait: Duration) {
         if let Some((_, state)) = self.message_state(id) {
             *state = as_state;
-            self.deadlines.set(id.slot, Some(self.now + wait));
+            self.deadlines.set(id.slot(), Some(self.now + wait));
             self.outputs.push_back(Output::Ping(id));
         }
     }
@@ -139,7 +139,7 @@ impl Server {
         if client.idle.len() < SLOTS_KEPT / 2 {
             client.idle.shrink_to(SLOTS_KEPT);
         }
-        self.deadlines.set(id.slot, None);
+        self.deadlines.set(id.slot(), None);
         self.close(id, reason);
     }
 

@@ -1,61 +1,51 @@
 //! The server's half: clients, services, pools and waiting users — who gets which message connection, and when
 //! to ask for more.
 //!
-//! It holds no socket and reads no clock. Its rules (design.md, section 4):
+//! Its rules:
 //! - `pool` message connections per client are idle or on their way; what is missing is asked for in one `Open`;
 //! - a user is given the connection that was used last, and `Start` goes out at once;
 //! - a session that is not accepted in time is sent again, on a connection that has proved to be alive;
 //! - a user whose bytes may have reached a client never goes to another one, unless that one refused him.
 
 mod draining;
+mod listeners;
 mod messages;
 mod pool;
 mod users;
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 use slab::Slab;
 
-use crate::config::Key;
-use crate::deadlines::Deadlines;
-use crate::limits::Limits;
-use crate::machine::{CloseReason, ConnId, Input, ListenerId, Machine, Output, SessionEvent, Traffic};
-use crate::table::{SLOTS_KEPT, Table};
+use crate::base::address::Listen;
+use crate::base::deadlines::Deadlines;
+use crate::base::id::{ConnId, ListenerId, ServiceId, kind};
+use crate::base::name::Name;
+use crate::base::table::{SLOTS_KEPT, Table};
+use crate::config::limits::Limits;
+use crate::config::{Key, ServerConfig};
+use crate::machine::{CloseReason, Door, Input, Machine, Manner, Output, SessionEvent, Traffic};
 use crate::wire::frame::{
-    AbortReason, ControlFrame, Grant, Hello, Name, PROTOCOL_VERSION, Refusal, Sid, Start, Welcome,
+    AbortReason, ControlFrame, Grant, Hello, PROTOCOL_VERSION, Refusal, Sid, Start, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
+use listeners::Use;
+pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use pool::Client;
+use users::Service;
 
 /// Complaints about strangers are logged at most once in this time, with a count of those left out.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A session that is late to be accepted is looked at so often while its client is being asked for a sign of life.
 const ACCEPT_RECHECK: Duration = Duration::from_millis(50);
-/// Time until a surplus connection is looked at again, while one above it goes first.
+/// A surplus connection is looked at again after this, while one above it goes first.
 const RETIRE_RECHECK: Duration = Duration::from_secs(1);
-
-/// Who connects to a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
-    /// Users of the service with this index.
-    Users(usize),
-    /// Clients, with message or control connections.
-    Clients,
-}
-
-/// A service: where its users connect, who serves them, and who waits.
-struct Service {
-    name: Name,
-    port: u16,
-    clients: Vec<usize>,
-    /// Which client is tried first for the next user.
-    turn: usize,
-    waiting: VecDeque<ConnId>,
-}
 
 /// What the server knows of one connection.
 enum Part {
@@ -124,12 +114,11 @@ pub struct Server {
     keys: Vec<Key>,
     key_ids: HashMap<KeyId, usize>,
     services: Vec<Service>,
-    doors: Vec<Door>,
-    message_port: u16,
+    listeners: Listeners,
     plain: bool,
-    limits: Limits,
+    limits: Arc<Limits>,
     jitter: fastrand::Rng,
-    parts: Table<Part>,
+    parts: Table<kind::Connection, Part>,
     clients: Slab<Client>,
     sessions: HashMap<KeyId, usize>,
     users: usize,
@@ -147,36 +136,24 @@ pub struct Server {
     complaints: u32,
 }
 
-/// What [`Server::new`] needs to know of its surroundings.
-pub struct Setup {
-    /// Services with the port that their users connect to.
-    pub services: Vec<(Name, u16)>,
-    /// What each listener is for, by its id.
-    pub doors: Vec<Door>,
-    /// Port for message connections, as the clients are told.
-    pub message_port: u16,
-    /// Who may be a client.
-    pub keys: Vec<Key>,
-    /// Whether message connections carry plain data.
-    pub plain: bool,
-    /// Bounds.
-    pub limits: Limits,
-}
-
 impl Server {
-    /// A server without clients.
-    pub fn new(setup: Setup, jitter: fastrand::Rng, now: Instant) -> Server {
-        let service =
-            |(name, port)| Service { name, port, clients: Vec::new(), turn: 0, waiting: VecDeque::new() };
-        let ids = setup.keys.iter().enumerate().map(|(index, key)| (key_id(key.name.as_str()), index));
-        Server {
+    /// A server without clients. It asks for its listeners as soon as it is polled.
+    pub fn new(config: ServerConfig, limits: Arc<Limits>, jitter: fastrand::Rng, now: Instant) -> Server {
+        let service = |(name, _): &(Name, Listen)| Service {
+            name: name.clone(),
+            port: 0,
+            clients: Vec::new(),
+            turn: 0,
+            waiting: VecDeque::new(),
+        };
+        let ids = config.keys.iter().enumerate().map(|(index, key)| (key_id(key.name.as_str()), index));
+        let mut server = Server {
             key_ids: ids.collect(),
-            keys: setup.keys,
-            services: setup.services.into_iter().map(service).collect(),
-            doors: setup.doors,
-            message_port: setup.message_port,
-            plain: setup.plain,
-            limits: setup.limits,
+            keys: config.keys,
+            services: config.services.iter().map(service).collect(),
+            listeners: Listeners::default(),
+            plain: config.plain,
+            limits,
             jitter,
             parts: Table::default(),
             clients: Slab::new(),
@@ -191,15 +168,36 @@ impl Server {
             draining: None,
             complained: None,
             complaints: 0,
+        };
+        let users = config.services.iter().enumerate().filter_map(|(index, &(_, at))| {
+            ServiceId::new(index as u32, 1).map(|service| (Use::Users(service), at))
+        });
+        for (serves, at) in users.chain([(Use::Message, config.message), (Use::Control, config.control)]) {
+            if let Some(id) = server.listeners.add(serves, at) {
+                server.outputs.push_back(Output::Listen { id, at, door: serves.door() });
+            }
+        }
+        server
+    }
+
+    /// Its listeners.
+    pub fn listeners(&self) -> &Listeners {
+        &self.listeners
+    }
+
+    fn listening(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>) {
+        self.listeners.note(id, outcome);
+        if let Some(listener) = self.listeners.get(id)
+            && let (Use::Users(service), Some(address)) = (listener.serves, listener.address())
+        {
+            self.services[service.index()].port = address.port();
         }
     }
 
-    // Strangers and clients.
-
-    fn accepted(&mut self, id: ConnId, listener: ListenerId, peer: SocketAddr) {
-        match self.doors.get(listener.0) {
-            Some(&Door::Users(service)) => self.user_came(id, service, peer),
-            _ => self.parts.insert(id, Part::Stranger { peer, claim: None }),
+    fn accepted(&mut self, id: ConnId, door: Door, peer: SocketAddr) {
+        match door {
+            Door::Users(service) => self.user_came(id, service.index(), peer),
+            Door::Clients => self.parts.insert(id, Part::Stranger { peer, claim: None }),
         }
     }
 
@@ -318,8 +316,12 @@ impl Server {
                 "{id} client {name} also publishes what this server was not started with (--service): {unknown}"
             );
         }
-        let welcome =
-            Welcome { session_id, pool_key: pool_key.clone(), message_port: self.message_port, grants };
+        let welcome = Welcome {
+            session_id,
+            pool_key: pool_key.clone(),
+            message_port: self.listeners.message_port(),
+            grants,
+        };
         self.outputs.push_back(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
         let client = Client::new(id, name, peer, hello.instance, session_id, pool_key, services, self.now);
         let index = self.clients.insert(client);
@@ -352,7 +354,7 @@ impl Server {
         for id in messages {
             // Whoever takes this client's place in the slab must not inherit them.
             self.parts.remove(id);
-            self.deadlines.set(id.slot, None);
+            self.deadlines.set(id.slot(), None);
             self.close(id, CloseReason::ClientGone);
         }
         self.parts.remove(client.control);
@@ -368,7 +370,7 @@ impl Server {
         let client = &self.clients[index];
         let ticket = client.tickets.next_expiry();
         let at = ticket.map_or(client.ping_at, |ticket| ticket.min(client.ping_at));
-        self.deadlines.set(client.control.slot, Some(at));
+        self.deadlines.set(client.control.slot(), Some(at));
     }
 
     fn control_due(&mut self, id: ConnId, index: usize) {
@@ -398,11 +400,9 @@ impl Server {
         }
     }
 
-    // Ends.
-
     fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic) {
         let part = self.parts.remove(id);
-        self.deadlines.set(id.slot, None);
+        self.deadlines.set(id.slot(), None);
         match part {
             Some(Part::Stranger { peer, .. }) => self.complain(id, peer, reason),
             Some(Part::Control { client: Some(index), .. }) => self.forget_client(index, reason),
@@ -431,7 +431,13 @@ impl Server {
     }
 
     fn close(&mut self, id: ConnId, reason: CloseReason) {
-        self.outputs.push_back(Output::Close { id, reason });
+        use CloseReason::{Drained, Retired, UnknownKey};
+        let manner = match reason {
+            Retired | Drained => Manner::Whole,
+            UnknownKey => Manner::Discard,
+            _ => Manner::Reset,
+        };
+        self.outputs.push_back(Output::Close { id, reason, manner });
     }
 
     fn due(&mut self, id: ConnId) {
@@ -450,7 +456,7 @@ impl Machine for Server {
     fn handle(&mut self, input: Input, now: Instant) {
         self.now = now;
         match input {
-            Input::Accepted { id, listener, peer } => self.accepted(id, listener, peer),
+            Input::Accepted { id, door, peer, .. } => self.accepted(id, door, peer),
             Input::Greeted { id, hello } => self.greeted(id, hello),
             Input::Proved { id, ticket } => self.proved(id, ticket),
             Input::Control { id, frame } => self.control(id, frame),
@@ -458,8 +464,9 @@ impl Machine for Server {
             Input::Returned { id, refused, spoken } => self.returned(id, refused, spoken),
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
-            // A server dials nobody.
             Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
+            Input::Listening { id, address } => self.listening(id, Ok(address)),
+            Input::ListenFailed { id, error } => self.listening(id, Err(error)),
         }
     }
 

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::limits::Limits;
-use crate::machine::ConnId;
-use crate::wire::frame::{Name, Sid};
+use crate::base::id::ConnId;
+use crate::base::name::Name;
+use crate::config::limits::Limits;
+use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
 
 /// A client that is connected.

@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// A service: where its users connect, who serves them, and who waits.
+pub(super) struct Service {
+    pub name: Name,
+    pub port: u16,
+    pub clients: Vec<usize>,
+    /// Which client is tried first for the next user.
+    pub turn: usize,
+    pub waiting: VecDeque<ConnId>,
+}
+
 impl Server {
     pub(super) fn user_came(&mut self, id: ConnId, service: usize, peer: SocketAddr) {
         let (since, state) = (self.now, UserState::Waiting);
@@ -11,7 +21,7 @@ impl Server {
         if self.waiting >= self.limits.waiting_max {
             return self.close(id, CloseReason::Full);
         }
-        self.deadlines.set(id.slot, Some(self.now + self.limits.wait));
+        self.deadlines.set(id.slot(), Some(self.now + self.limits.wait));
         self.waiting += 1;
         self.services[service].waiting.push_back(id);
         self.assign(service);
@@ -49,7 +59,7 @@ impl Server {
         if let Some(Part::User(user)) = self.parts.get_mut(id) {
             user.state = UserState::Waiting;
         }
-        self.deadlines.set(id.slot, Some(since + self.limits.wait));
+        self.deadlines.set(id.slot(), Some(since + self.limits.wait));
         self.waiting += 1;
         // He has waited longest.
         self.services[service].waiting.push_front(id);
@@ -117,8 +127,8 @@ impl Server {
         let start = Start { sid, first_sid, service: position as u16, user: peer };
         self.services[service].turn = self.services[service].turn.wrapping_add(1);
         self.parts.insert(message, Part::Message { client: index, state: MessageState::Offered(self.now) });
-        self.deadlines.set(user_id.slot, None);
-        self.deadlines.set(message.slot, Some(self.now + accept_time));
+        self.deadlines.set(user_id.slot(), None);
+        self.deadlines.set(message.slot(), Some(self.now + accept_time));
         self.refill.push(index);
         self.outputs.push_back(Output::Start { message, user: user_id, start });
     }

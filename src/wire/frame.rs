@@ -10,15 +10,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::Fields;
 use super::handshake::Secret;
+use crate::base::name::Name;
 
 /// Version of the frames inside the sealed channel, exchanged in `Hello`.
 pub const PROTOCOL_VERSION: u16 = 1;
 
 /// Bytes in front of a session frame's body: kind and sid.
 pub const HEAD_BYTES: usize = 9;
-
-/// Longest name of a service or key, in bytes.
-pub const NAME_BYTES_MAX: usize = 64;
 
 /// Most services that one client may publish.
 pub const SERVICES_MAX: usize = 64;
@@ -224,43 +222,6 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// A service's or a key's name: 1 to [`NAME_BYTES_MAX`] bytes of letters, digits, `.`, `_` and `-`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(String);
-
-/// What is wrong with a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadName;
-
-impl fmt::Display for BadName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a name is 1 to {NAME_BYTES_MAX} letters, digits, '.', '_' or '-'")
-    }
-}
-
-impl std::str::FromStr for Name {
-    type Err = BadName;
-
-    fn from_str(text: &str) -> Result<Name, BadName> {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let fits = (1..=NAME_BYTES_MAX).contains(&text.len());
-        if fits && text.bytes().all(good) { Ok(Name(text.to_owned())) } else { Err(BadName) }
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Name {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// The server's answer to one service of `Hello`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grant {
@@ -357,9 +318,9 @@ impl ControlFrame {
                 out.push(u8::from(hello.plain));
                 out.extend(hello.instance);
                 out.push(hello.services.len() as u8);
-                for Name(name) in &hello.services {
-                    out.push(name.len() as u8);
-                    out.extend(name.as_bytes());
+                for name in &hello.services {
+                    out.push(name.as_str().len() as u8);
+                    out.extend(name.as_str().as_bytes());
                 }
             }
             ControlFrame::Welcome(welcome) => {
@@ -565,13 +526,5 @@ mod tests {
         assert_eq!(Frame::decode(&encode_data_head(7)), Err(BadFrame), "empty Data is no frame");
         let unnumbered = [&encode_data_head(0)[..], b"hello"].concat();
         assert_eq!(Frame::decode(&unnumbered), Err(BadFrame), "Data belongs to a session");
-    }
-
-    #[test]
-    fn names_are_bounded_and_plain() {
-        assert!("db-1.lan_x".parse::<Name>().is_ok());
-        for bad in ["", "a b", "ä", "a=b", &"x".repeat(65)] {
-            assert_eq!(bad.parse::<Name>(), Err(BadName), "{bad:?}");
-        }
     }
 }

@@ -114,6 +114,18 @@ fn users_of_a_frozen_client_are_told_in_time() {
     }
 }
 
+/// The loop's depth must not depend on how many sessions wait: this thread has little stack.
+#[test]
+fn users_who_wait_for_one_slow_name_need_no_stack() {
+    const STACK_BYTES: usize = 512 * 1024;
+    let waiting = || {
+        let _seed = Seed(1);
+        World::tell(1, Tale::SlowName).live();
+    };
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(waiting).expect("a thread");
+    thread.join().expect("everybody was served");
+}
+
 #[test]
 fn where_the_kernel_refuses_to_splice_bulk_flows_are_as_whole() {
     let mut refused = 0;

@@ -1,16 +1,17 @@
 //! The reactor's view of the virtual world: the same traits that the product implements over mio.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use skyorg::machine::{ConnId, ListenerId, NameId};
-use skyorg::reactor::network::{Event, Network, Socket};
+use skyorg::base::address::{HostPort, Listen};
+use skyorg::base::id::{ConnId, ListenerId, NameId};
+use skyorg::reactor::world::network::{Accepted, Event, Network, Socket};
 
-use super::tcp::{EndId, Host, Net};
+use super::tcp::{EndId, Host, Listener, Net};
 
 /// Bytes that a virtual pipe takes at once.
 const PIPE_BYTES: usize = 48 * 1024;
@@ -21,12 +22,13 @@ pub struct VirtualNetwork {
     pub host: Host,
     pub base: Instant,
     pub address: SocketAddr,
-    /// What each of its names leads to.
-    pub names: Vec<Vec<SocketAddr>>,
+    /// What names lead to.
+    pub names: BTreeMap<String, Vec<SocketAddr>>,
 }
 
 impl Network for VirtualNetwork {
     type Socket = VirtualSocket;
+    type Listener = VirtualListener;
 
     fn now(&mut self) -> Instant {
         self.base + self.net.borrow().now
@@ -44,20 +46,25 @@ impl Network for VirtualNetwork {
         Ok(())
     }
 
-    fn accept(&mut self, listener: ListenerId) -> io::Result<(VirtualSocket, SocketAddr)> {
-        let end = self.net.borrow_mut().accept(self.host, listener)?;
-        let peer = self.net.borrow().ends[end ^ 1].address;
-        Ok((self.socket(end), peer))
+    fn listen(&mut self, id: ListenerId, at: Listen) -> io::Result<(VirtualListener, SocketAddr)> {
+        let address = match at {
+            Listen::At(address) => address,
+            Listen::Any(port) => SocketAddr::new(self.address.ip(), port),
+        };
+        let mut net = self.net.borrow_mut();
+        if net.listeners.contains_key(&address) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let listener = Listener { host: self.host, slot: id.slot(), backlog: VecDeque::new(), refuses: None };
+        net.listeners.insert(address, listener);
+        net.progress += 1;
+        Ok((VirtualListener { net: self.net.clone(), host: self.host, address }, address))
     }
 
-    fn stop_listening(&mut self, listener: ListenerId) {
-        let mut net = self.net.borrow_mut();
-        let at = net.listeners.iter().find(|(_, it)| it.host == self.host && it.id == listener);
-        let Some(address) = at.map(|(address, _)| *address) else { return };
-        let backlog = net.listeners.remove(&address).map(|listener| listener.backlog);
-        backlog.into_iter().flatten().for_each(|end| {
-            net.close(end, true);
-        });
+    fn accept(&mut self, listener: &mut VirtualListener) -> io::Result<Accepted<VirtualSocket>> {
+        let end = self.net.borrow_mut().accept(listener.address)?;
+        let peer = self.net.borrow().ends[end ^ 1].address;
+        Ok(Accepted { socket: self.socket(end), peer, asked: listener.address })
     }
 
     fn connect(&mut self, address: SocketAddr) -> io::Result<VirtualSocket> {
@@ -66,20 +73,35 @@ impl Network for VirtualNetwork {
     }
 
     fn register(&mut self, socket: &mut VirtualSocket, id: ConnId) -> io::Result<()> {
-        self.net.borrow_mut().register(socket.end, id);
+        self.net.borrow_mut().register(socket.end, id.slot());
         Ok(())
     }
 
-    fn pipe(&mut self) -> Option<VecDeque<u8>> {
-        let mut net = self.net.borrow_mut();
-        let chance = net.shape.accept_errors;
-        (net.rng.f64() >= chance).then(VecDeque::new)
+    fn resolve(&mut self, name: NameId, host: HostPort) {
+        let addresses = self.names.get(&host.host).cloned().unwrap_or_default();
+        self.net.borrow_mut().answer_later(self.host, Event::Resolved(name, addresses));
     }
+}
 
-    fn resolve(&mut self, name: NameId) {
-        let addresses = self.names.get(name.0).cloned().unwrap_or_default();
-        let mut net = self.net.borrow_mut();
-        net.kernels[self.host.index()].alarms.push(Event::Resolved(name, addresses));
+/// A listener in the hands of a reactor.
+pub struct VirtualListener {
+    net: Rc<RefCell<Net>>,
+    host: Host,
+    address: SocketAddr,
+}
+
+impl Drop for VirtualListener {
+    fn drop(&mut self) {
+        // A failing test unwinds through here while the world is borrowed.
+        let Ok(mut net) = self.net.try_borrow_mut() else { return };
+        // After a crash the address may be another's.
+        if net.listeners.get(&self.address).is_none_or(|listener| listener.host != self.host) {
+            return;
+        }
+        let backlog = net.listeners.remove(&self.address).map(|listener| listener.backlog);
+        backlog.into_iter().flatten().for_each(|end| {
+            net.close(end, true);
+        });
     }
 }
 
@@ -133,6 +155,12 @@ impl Socket for VirtualSocket {
         let count = self.net.borrow_mut().write(self.end, &[IoSlice::new(first), IoSlice::new(second)])?;
         pipe.drain(..count);
         Ok(count)
+    }
+
+    fn pipe(&self) -> Option<VecDeque<u8>> {
+        let mut net = self.net.borrow_mut();
+        let chance = net.shape.accept_errors;
+        (net.rng.f64() >= chance).then(VecDeque::new)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {

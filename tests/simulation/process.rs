@@ -1,22 +1,26 @@
 //! A process of the product in the virtual world: its reactor, when it is due, and its deaths.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use skyorg::base::address::{HostPort, Listen};
+use skyorg::base::name::Name;
 use skyorg::client::Client;
-use skyorg::config::{ClientConfig, HostPort, Key};
-use skyorg::machine::{ListenerId, Origin};
+use skyorg::config::{ClientConfig, Key, ServerConfig};
+use skyorg::machine::Machine;
 use skyorg::reactor::Reactor;
-use skyorg::reactor::network::Event;
-use skyorg::server::{Door, Server, Setup};
-use skyorg::wire::frame::Name;
+use skyorg::reactor::world::network::Event;
+use skyorg::server::Server;
 use skyorg::wire::handshake::Secret;
 
 use super::network::VirtualNetwork;
-use super::tcp::{Host, Listener, Net, Time};
+use super::tcp::{Host, Net, Time};
 use super::trace;
 use super::world::{
     CONTROL_PORT, MESSAGE_PORT, SERVER_IP, SERVICES, Settings, local_address, request_address,
@@ -84,17 +88,18 @@ impl Process {
                 let address = (Ipv4Addr::new(192, 0, 2, 10 + client as u8), 60_000).into();
                 let (config, names) = client_config(client, settings);
                 let instance: [u8; 16] = std::array::from_fn(|_| rng.u8(..));
-                let machine = Client::new(config, instance, rng.fork(), base + now);
+                let limits = Arc::new(settings.limits.clone());
+                let machine = Client::new(config, limits.clone(), instance, rng.fork(), base + now);
                 let network = network(address, names);
-                Program::Client(Box::new(Reactor::new(machine, network, &[], settings.limits.clone(), rng)))
+                Program::Client(Box::new(Reactor::new(machine, network, limits, rng)))
             }
             _ => {
-                let (setup, origins) = server_setup(settings);
-                listen(&mut net.borrow_mut(), &setup.doors);
-                let machine = Server::new(setup, rng.fork(), base + now);
-                let network = network(SocketAddr::new(SERVER_IP, 0), Vec::new());
-                let limits = settings.limits.clone();
-                Program::Server(Box::new(Reactor::new(machine, network, &origins, limits, rng)))
+                let limits = Arc::new(settings.limits.clone());
+                let machine = Server::new(server_config(settings), limits.clone(), rng.fork(), base + now);
+                let network = network(SocketAddr::new(SERVER_IP, 0), BTreeMap::new());
+                let mut reactor = Reactor::new(machine, network, limits, rng);
+                reactor.begin();
+                Program::Server(Box::new(reactor))
             }
         });
     }
@@ -131,11 +136,11 @@ impl Process {
         let arrived = std::mem::take(&mut net.borrow_mut().kernels[self.host.index()].arrived);
         let result = match &mut self.program {
             None => return true,
-            Some(Program::Server(reactor)) => reactor.turn().map(|()| reactor.has_exited()),
-            Some(Program::Client(reactor)) => reactor.turn().map(|()| reactor.has_exited()),
+            Some(Program::Server(reactor)) => turn(reactor),
+            Some(Program::Client(reactor)) => turn(reactor),
         };
-        let exited = result.expect("the virtual poll never fails");
-        if exited {
+        let goes_on = result.expect("the virtual poll never fails");
+        if !goes_on {
             trace!(now, "{:?} has ended", self.host);
             self.program = None;
             net.borrow_mut().crash(self.host, true);
@@ -190,7 +195,13 @@ impl Process {
     }
 }
 
-fn client_config(client: usize, settings: &Settings) -> (ClientConfig, Vec<Vec<SocketAddr>>) {
+fn turn<M: Machine>(reactor: &mut Reactor<M, VirtualNetwork>) -> io::Result<bool> {
+    let goes_on = reactor.turn();
+    reactor.facts().for_each(|fact| trace!(super::trace::now(), "{fact}"));
+    goes_on
+}
+
+fn client_config(client: usize, settings: &Settings) -> (ClientConfig, BTreeMap<String, Vec<SocketAddr>>) {
     let local = |(service, text): (usize, &&str)| {
         let address = local_address(client, service);
         let host = if settings.named { format!("{text}.lan") } else { address.ip().to_string() };
@@ -205,33 +216,20 @@ fn client_config(client: usize, settings: &Settings) -> (ClientConfig, Vec<Vec<S
         plain: settings.plain,
         limits: settings.limits.clone(),
     };
-    let locals = (0..SERVICES.len()).map(|service| vec![local_address(client, service)]);
-    (config, [vec![], vec![]].into_iter().chain(locals).collect())
+    let lead =
+        |(service, text): (usize, &&str)| (format!("{text}.lan"), vec![local_address(client, service)]);
+    (config, SERVICES.iter().enumerate().map(lead).collect())
 }
 
-fn server_setup(settings: &Settings) -> (Setup, Vec<Origin>) {
-    let service = |(service, text): (usize, &&str)| (name(text), request_address(service).port());
-    let doors = vec![Door::Users(0), Door::Users(1), Door::Clients, Door::Clients];
-    let setup = Setup {
+fn server_config(settings: &Settings) -> ServerConfig {
+    let at = |port| Listen::At(SocketAddr::new(SERVER_IP, port));
+    let service = |(service, text): (usize, &&str)| (name(text), at(request_address(service).port()));
+    ServerConfig {
         services: SERVICES.iter().enumerate().map(service).collect(),
-        doors,
-        message_port: MESSAGE_PORT,
+        message: at(MESSAGE_PORT),
+        control: at(CONTROL_PORT),
         keys: vec![key(0), key(1)],
         plain: settings.plain,
         limits: settings.limits.clone(),
-    };
-    (setup, vec![Origin::User, Origin::User, Origin::Stranger, Origin::Stranger])
-}
-
-fn listen(net: &mut Net, doors: &[Door]) {
-    for (index, door) in doors.iter().enumerate() {
-        let address = match (door, index) {
-            (Door::Users(service), _) => request_address(*service),
-            (Door::Clients, 2) => SocketAddr::new(SERVER_IP, MESSAGE_PORT),
-            (Door::Clients, _) => SocketAddr::new(SERVER_IP, CONTROL_PORT),
-        };
-        let id = ListenerId(index);
-        let listener = Listener { host: Host::Server, id, backlog: Default::default(), refuses: None };
-        net.listeners.insert(address, listener);
     }
 }

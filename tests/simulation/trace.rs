@@ -38,6 +38,10 @@ pub fn is_on() -> bool {
     ON.get()
 }
 
+pub fn now() -> Duration {
+    NOW.get()
+}
+
 pub fn set_now(now: Duration) {
     NOW.set(now);
 }

@@ -11,8 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use skyorg::limits::Limits;
-use skyorg::machine::ListenerId;
+use skyorg::config::limits::Limits;
 
 use super::faults::{self, Fault};
 use super::process::Process;
@@ -76,6 +75,8 @@ pub enum Tale {
     Frozen,
     /// The clients' hosts are gone without a word.
     Gone,
+    /// The local servers' names take 3 s to be resolved, and many users come meanwhile.
+    SlowName,
     /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
     Unspliced,
 }
@@ -94,11 +95,15 @@ impl Tale {
                 .map(|client| Fault::Crash { host: Host::Client(client), loudly: false, lasts })
                 .map(|fault| (at, Coming::Fault(fault)))
                 .collect(),
-            Tale::Unspliced => Vec::new(),
+            Tale::Unspliced | Tale::SlowName => Vec::new(),
             _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
         };
-        let span_ms = if self == Tale::Failed { 240 } else { 3_000 };
-        let users = rng.usize(1..20);
+        let span_ms = match self {
+            Tale::Failed => 240,
+            Tale::SlowName => 1_000,
+            _ => 3_000,
+        };
+        let users = if self == Tale::SlowName { 250 } else { rng.usize(1..20) };
         let users: Vec<_> = (0..users).map(|_| Duration::from_millis(rng.u64(1..span_ms))).collect();
         coming.extend(users.into_iter().map(|after| (at + later + after, Coming::User)));
         coming
@@ -150,11 +155,20 @@ impl World {
             spurious: if rng.bool() && !calm { 0.05 } else { 0.0 },
             accept_errors: if rng.u8(..4) == 0 && !calm { 0.3 } else { 0.0 },
             splice_errors: 0.0,
+            instant: if rng.bool() { 0.7 } else { 0.0 },
+            name_delay: Duration::from_millis(match rng.u8(..3) {
+                0 if tale == Tale::Anything => rng.u64(..3_000),
+                _ => 0,
+            }),
         };
+        if tale == Tale::SlowName {
+            (shape.instant, shape.name_delay) = (1.0, Duration::from_secs(3));
+        }
         shape.splice_errors = if tale == Tale::Unspliced { 1.0 } else { shape.accept_errors };
         let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
         let settings =
             Settings { plain: rng.u8(..4) == 0 || tale == Tale::Unspliced, limits, named: rng.u8(..4) == 0 };
+        let settings = Settings { named: settings.named || tale == Tale::SlowName, ..settings };
         let long = rng.u8(..4) == 0;
         let until = Duration::from_secs(rng.u64(5..if long { 70 } else { 30 }));
         let faults = if calm { Vec::new() } else { faults::plan(&mut rng, until, clients) };
@@ -175,7 +189,8 @@ impl World {
         trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
         let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
         let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
-        let strict = matches!(tale, Tale::Holed | Tale::Failed) || faultless && shape.accept_errors == 0.0;
+        let strict = matches!(tale, Tale::Holed | Tale::Failed | Tale::SlowName)
+            || faultless && shape.accept_errors == 0.0;
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
             net,
@@ -196,7 +211,7 @@ impl World {
             for service in 0..SERVICES.len() {
                 let listener = Listener {
                     host: Host::Outside,
-                    id: ListenerId(client * SERVICES.len() + service),
+                    slot: (client * SERVICES.len() + service) as u32,
                     backlog: Default::default(),
                     refuses: None,
                 };
@@ -227,7 +242,7 @@ impl World {
             self.advance(until, |_| false);
             self.come();
         }
-        if !matches!(self.tale, Tale::Anything | Tale::Failed | Tale::Unspliced) {
+        if !matches!(self.tale, Tale::Anything | Tale::Failed | Tale::Unspliced | Tale::SlowName) {
             let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);
         }
@@ -419,7 +434,7 @@ impl World {
         net.kernels[Host::Outside.index()].alarms.clear();
         let mut came = Vec::new();
         for listener in net.listeners.values_mut().filter(|listener| listener.host == Host::Outside) {
-            let service = listener.id.0 % SERVICES.len();
+            let service = listener.slot as usize % SERVICES.len();
             came.extend(listener.backlog.drain(..).map(|end| (end, service)));
         }
         for (end, service) in came {

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use skyorg::machine::{ConnId, ListenerId};
+use skyorg::reactor::world::network::Event;
 use skyorg::wire::handshake::FIRST_FLIGHT_BYTES;
 
 use super::{End, EndId, Host, Kind, Net, Segment, State};
@@ -29,12 +29,29 @@ impl Net {
         }
         self.controls += usize::from(kind == Kind::Control && host != Host::Outside);
         self.progress += 1;
-        self.send(dialler + 1, Segment::Syn);
+        if kind == Kind::Proxy && self.rng.f64() < self.shape.instant {
+            self.arrive_at_once(dialler);
+        } else {
+            self.send(dialler + 1, Segment::Syn);
+        }
         dialler
     }
 
-    pub fn register(&mut self, end: EndId, id: ConnId) {
-        self.ends[end].id = Some(id);
+    /// A local server on the same host has answered before connect(2) returns.
+    fn arrive_at_once(&mut self, dialler: EndId) {
+        let address = self.ends[dialler + 1].address;
+        match self.listeners.get_mut(&address) {
+            Some(listener) if listener.refuses.is_none() => {
+                listener.backlog.push_back(dialler + 1);
+                (self.ends[dialler].state, self.ends[dialler + 1].state) = (State::Open, State::Open);
+                self.kernels[Host::Outside.index()].alarms.push(Event::Acceptable(0));
+            }
+            _ => self.send(dialler + 1, Segment::Syn),
+        }
+    }
+
+    pub fn register(&mut self, end: EndId, slot: u32) {
+        self.ends[end].slot = Some(slot);
         let this = &self.ends[end];
         if this.state == State::Open {
             let marks = [!this.inbox.is_empty() || this.fin || this.reset, true, this.error.is_some()];
@@ -42,9 +59,9 @@ impl Net {
         }
     }
 
-    pub fn accept(&mut self, host: Host, id: ListenerId) -> io::Result<EndId> {
+    pub fn accept(&mut self, address: SocketAddr) -> io::Result<EndId> {
         let chance = self.rng.f64() < self.shape.accept_errors;
-        let listener = self.listeners.values_mut().find(|it| it.host == host && it.id == id);
+        let listener = self.listeners.get_mut(&address);
         let backlog = &mut listener.ok_or(ErrorKind::WouldBlock)?.backlog;
         if backlog.is_empty() {
             return Err(ErrorKind::WouldBlock.into());

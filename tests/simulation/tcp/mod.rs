@@ -14,8 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
-use skyorg::machine::{ConnId, ListenerId};
-use skyorg::reactor::network::Event;
+use skyorg::reactor::world::network::Event;
 
 /// Virtual time since the world began.
 pub type Time = Duration;
@@ -87,7 +86,8 @@ pub struct End {
     pub kind: Kind,
     pub address: SocketAddr,
     state: State,
-    id: Option<ConnId>,
+    /// Its slot in the reactor that has it.
+    slot: Option<u32>,
     inbox: VecDeque<u8>,
     fin: bool,
     reset: bool,
@@ -126,11 +126,16 @@ pub struct Shape {
     pub accept_errors: f64,
     /// Chance that a socket cannot be spliced (splice(2), EINVAL).
     pub splice_errors: f64,
+    /// Chance that a connect to a local server completes at once, as it does on one host.
+    pub instant: f64,
+    /// How long a name takes to be resolved.
+    pub name_delay: Duration,
 }
 
 pub struct Listener {
     pub host: Host,
-    pub id: ListenerId,
+    /// Its slot in the reactor that has it; of a local server, its number.
+    pub slot: u32,
     pub backlog: VecDeque<EndId>,
     /// What becomes of a SYN: `Some(true)` is refused, `Some(false)` is never answered.
     pub refuses: Option<bool>,
@@ -175,6 +180,8 @@ pub struct Net {
     /// First flights that the server has read, as a wire-tapper knows them.
     pub recorded: Vec<(Kind, Vec<u8>)>,
     due: BinaryHeap<Reverse<(Time, u64, EndId)>>,
+    /// Answers of name servers that are on their way.
+    answers: BTreeMap<(Time, u64), (Host, Event)>,
     sequence: u64,
 }
 
@@ -195,6 +202,7 @@ impl Net {
             controls: 0,
             recorded: Vec::new(),
             due: BinaryHeap::new(),
+            answers: BTreeMap::new(),
             sequence: 0,
         }
     }
@@ -203,11 +211,22 @@ impl Net {
 
     /// When the next segment arrives.
     pub fn next_due(&self) -> Option<Time> {
-        self.due.peek().map(|entry| entry.0.0)
+        let answer = self.answers.first_key_value().map(|entry| entry.0.0);
+        self.due.peek().map(|entry| entry.0.0).into_iter().chain(answer).min()
+    }
+
+    /// A name server answers a host after a while.
+    pub fn answer_later(&mut self, host: Host, answer: Event) {
+        self.sequence += 1;
+        self.answers.insert((self.now + self.shape.name_delay, self.sequence), (host, answer));
     }
 
     /// Delivers what has arrived by now.
     pub fn deliver_due(&mut self) {
+        while let Some(entry) = self.answers.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            let (host, answer) = entry.remove();
+            self.kernels[host.index()].alarms.push(answer);
+        }
         while self.next_due().is_some_and(|at| at <= self.now) {
             let Some(Reverse((_, _, end))) = self.due.pop() else { return };
             self.pump(end);
@@ -291,8 +310,8 @@ impl Net {
             None => {}
         }
         listener.backlog.push_back(to);
-        let (host, id) = (listener.host, listener.id);
-        self.kernels[host.index()].alarms.push(Event::Acceptable(id));
+        let (host, slot) = (listener.host, listener.slot);
+        self.kernels[host.index()].alarms.push(Event::Acceptable(slot));
         self.ends[to].state = State::Open;
         self.send(from, Segment::SynAck);
     }
@@ -367,7 +386,7 @@ impl Net {
 
     fn mark(&mut self, end: EndId, marks: [bool; 3]) {
         let this = &mut self.ends[end];
-        if this.state == State::Closed || (this.id.is_none() && this.host != Host::Outside) {
+        if this.state == State::Closed || (this.slot.is_none() && this.host != Host::Outside) {
             return;
         }
         for (mark, new) in this.marks.iter_mut().zip(marks) {
@@ -394,8 +413,8 @@ impl Net {
             error |= self.rng.f64() < self.shape.spurious;
             let this = &self.ends[end];
             let ended = this.fin || this.reset;
-            if let Some(id) = this.id {
-                events.push(Event::Ready { id, readable, writable, ended, error });
+            if let Some(slot) = this.slot {
+                events.push(Event::Ready { slot, readable, writable, ended, error });
             }
         }
     }
@@ -420,6 +439,7 @@ impl Net {
     pub fn crash(&mut self, host: Host, loudly: bool) {
         self.kernels[host.index()] = Kernel { up: loudly, ..Kernel::default() };
         self.listeners.retain(|_, listener| listener.host != host);
+        self.answers.retain(|_, answer| answer.0 != host);
         for end in 0..self.ends.len() {
             if self.ends[end].host != host {
                 continue;
@@ -462,7 +482,7 @@ impl End {
             kind,
             address,
             state,
-            id: None,
+            slot: None,
             inbox: VecDeque::new(),
             fin: false,
             reset: false,

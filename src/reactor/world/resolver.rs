@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use crate::config::HostPort;
-use crate::machine::NameId;
+use crate::base::address::HostPort;
+use crate::base::id::NameId;
 
 /// Most addresses that are tried for one name.
 const ADDRESSES_MAX: usize = 16;
@@ -16,24 +16,22 @@ const STACK_BYTES: usize = 256 * 1024;
 
 type Answer = (NameId, Vec<SocketAddr>);
 
-/// The names that may be asked for, and the queue of answers.
+/// The queue of answers.
 pub struct Resolver {
-    names: Vec<HostPort>,
     answer: Sender<Answer>,
     answers: Receiver<Answer>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Resolver {
-    /// `names` are what a [`NameId`] counts; `wake` is called after each answer.
-    pub fn new(names: Vec<HostPort>, wake: impl Fn() + Send + Sync + 'static) -> Resolver {
+    /// `wake` is called after each answer.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Resolver {
         let (answer, answers) = channel();
-        Resolver { names, answer, answers, wake: Arc::new(wake) }
+        Resolver { answer, answers, wake: Arc::new(wake) }
     }
 
     /// Asks for a name. There is an answer in any case: no addresses if it cannot be resolved.
-    pub fn ask(&self, id: NameId) {
-        let Some(name) = self.names.get(id.0).cloned() else { return };
+    pub fn ask(&self, id: NameId, name: HostPort) {
         let (answer, wake) = (self.answer.clone(), self.wake.clone());
         let resolve = move || {
             let found = (name.host.as_str(), name.port).to_socket_addrs();
@@ -60,20 +58,19 @@ mod tests {
 
     #[test]
     fn every_question_is_answered() {
-        let names =
-            ["localhost", "no-such-name.invalid"].map(|host| HostPort { host: host.into(), port: 80 });
         let (woken, wakes) = channel();
-        let resolver = Resolver::new(names.into(), move || {
+        let resolver = Resolver::new(move || {
             let _ = woken.send(());
         });
         let mut answers = [None, None];
-        for id in [NameId(0), NameId(1)] {
-            resolver.ask(id);
+        for (slot, host) in ["localhost", "no-such-name.invalid"].into_iter().enumerate() {
+            let id = NameId::new(slot as u32, 1).expect("it can be named");
+            resolver.ask(id, HostPort { host: host.into(), port: 80 });
         }
         for _ in 0..2 {
             wakes.recv_timeout(Duration::from_secs(60)).expect("an answer");
             while let Some((id, addresses)) = resolver.answer() {
-                answers[id.0] = Some(addresses);
+                answers[id.index()] = Some(addresses);
             }
         }
         assert!(answers[0].as_ref().is_some_and(|found| found.iter().all(|at| at.ip().is_loopback())));

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use crate::table::{make_room, shrink_after_a_crowd};
+use crate::base::table::{make_room, shrink_after_a_crowd};
 
 const NOWHERE: u32 = u32::MAX;
 
@@ -47,14 +47,17 @@ impl Deadlines {
         self.heap.first().map(|entry| entry.0)
     }
 
-    /// Clears and returns one slot whose deadline has come.
-    pub fn pop_due(&mut self, now: Instant) -> Option<u32> {
-        let &(at, slot) = self.heap.first()?;
-        if at > now {
-            return None;
-        }
+    /// Clears and returns the slot with the earliest deadline, whether it has come or not.
+    pub fn pop(&mut self) -> Option<u32> {
+        let &(_, slot) = self.heap.first()?;
         self.remove(0);
         Some(slot)
+    }
+
+    /// Clears and returns one slot whose deadline has come.
+    pub fn pop_due(&mut self, now: Instant) -> Option<u32> {
+        let &(at, _) = self.heap.first()?;
+        if at <= now { self.pop() } else { None }
     }
 
     fn remove(&mut self, place: usize) {

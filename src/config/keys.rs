@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::base::name::Name;
 use crate::config::Key;
-use crate::wire::frame::Name;
 use crate::wire::handshake::Secret;
 
 /// Largest key file that is read, in bytes.

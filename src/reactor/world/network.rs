@@ -1,20 +1,21 @@
 //! What the reactor needs of the world: sockets, a clock, names. The product gives it mio
-//! ([`super::sockets::MioNetwork`]); the simulation gives it a virtual network with seeded faults, so that both
+//! ([`super::mio_network::MioNetwork`]); the simulation gives it a virtual network with seeded faults, so that both
 //! run the same loop.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::machine::{ConnId, ListenerId, NameId};
+use crate::base::address::{HostPort, Listen};
+use crate::base::id::{ConnId, ListenerId, NameId};
 
 /// What a poll reported.
 #[derive(Debug)]
 pub enum Event {
     /// Readiness of a connection: hints that only set bits; `read`, `write` and `take_error` decide.
     Ready {
-        /// The connection, which may be gone by now.
-        id: ConnId,
+        /// The connection's slot. Slots are freed after a batch of events, so that no event is for the one before.
+        slot: u32,
         /// It may be read.
         readable: bool,
         /// It may be written.
@@ -24,8 +25,8 @@ pub enum Event {
         /// It may hold an error.
         error: bool,
     },
-    /// A listener may have a connection.
-    Acceptable(ListenerId),
+    /// The listener in this slot may have a connection.
+    Acceptable(u32),
     /// A name was resolved, or could not be (no addresses).
     Resolved(NameId, Vec<SocketAddr>),
     /// The operator asked the process to end.
@@ -48,6 +49,8 @@ pub trait Socket {
     fn splice_in(&mut self, pipe: &mut Self::Pipe, limit: usize) -> io::Result<usize>;
     /// Moves at most `held` bytes, all that the pipe holds, to the socket.
     fn splice_out(&mut self, pipe: &mut Self::Pipe, held: usize) -> io::Result<usize>;
+    /// A new pipe; `None` if there is none to be had.
+    fn pipe(&self) -> Option<Self::Pipe>;
     /// Ends the outgoing direction (FIN).
     fn shutdown_write(&mut self) -> io::Result<()>;
     /// Whether a dialled connection stands: `Ok(false)` if it is still on its way.
@@ -58,24 +61,34 @@ pub trait Socket {
     fn close(self);
 }
 
+/// A connection that a listener took.
+pub struct Accepted<S> {
+    /// The connection.
+    pub socket: S,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// The address that it connected to.
+    pub asked: SocketAddr,
+}
+
 /// Sockets, clock and names.
 pub trait Network {
     /// Its connections.
     type Socket: Socket;
+    /// Its listeners. Dropping one closes it.
+    type Listener;
     /// The time.
     fn now(&mut self) -> Instant;
     /// Waits for events, at most `timeout` (`None`: for ever), and appends them to `events`.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
+    /// Listens, and reports under this id's slot; the address has the real port if 0 was asked for.
+    fn listen(&mut self, id: ListenerId, at: Listen) -> io::Result<(Self::Listener, SocketAddr)>;
     /// Takes a connection from a listener.
-    fn accept(&mut self, listener: ListenerId) -> io::Result<(Self::Socket, SocketAddr)>;
-    /// Closes a listener.
-    fn stop_listening(&mut self, listener: ListenerId);
+    fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<Accepted<Self::Socket>>;
     /// Begins to connect.
     fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
-    /// Reports the socket's readiness, edge-triggered and in both directions, under this id.
+    /// Reports the socket's readiness, edge-triggered and in both directions, under this id's slot.
     fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
-    /// A new pipe; `None` if there is none to be had.
-    fn pipe(&mut self) -> Option<<Self::Socket as Socket>::Pipe>;
     /// Begins to resolve a name; the answer is an event.
-    fn resolve(&mut self, name: NameId);
+    fn resolve(&mut self, name: NameId, host: HostPort);
 }

@@ -10,11 +10,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use crate::cli::default_service;
-use crate::config::{ClientConfig, HostPort, Listen, ServerConfig};
-use crate::keys::{self, KeyError};
-use crate::limits::Limits;
-use crate::run::{BindError, Client, Server};
+use crate::app::cli::default_service;
+use crate::app::run::{BindError, Client, Server};
+use crate::base::address::{HostPort, Listen};
+use crate::config::keys::{self, KeyError};
+use crate::config::limits::Limits;
+use crate::config::{ClientConfig, ServerConfig};
 
 mod web;
 

@@ -17,12 +17,14 @@ use argh::FromArgs;
 use log::LevelFilter;
 use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
 
-use crate::config::{ClientConfig, HostPort, Listen, ServerConfig};
-use crate::demo;
-use crate::keys::{self, KeyError};
-use crate::limits::Limits;
-use crate::run::{BindError, Client, Server};
-use crate::wire::frame::{Name, SERVICES_MAX};
+use crate::app::demo;
+use crate::app::run::{BindError, Client, Server};
+use crate::base::address::{HostPort, Listen};
+use crate::base::name::Name;
+use crate::config::keys::{self, KeyError};
+use crate::config::limits::Limits;
+use crate::config::{ClientConfig, ServerConfig};
+use crate::wire::frame::SERVICES_MAX;
 
 mod arguments;
 

@@ -4,19 +4,21 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use log::{info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::base::address::{Listen, any_addresses};
+use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
-use crate::config::{ClientConfig, Listen, ServerConfig};
-use crate::limits::Limits;
-use crate::machine::{Machine, Origin};
+use crate::config::limits::Limits;
+use crate::config::{ClientConfig, ServerConfig};
+use crate::machine::Machine;
 use crate::reactor::Reactor;
-use crate::reactor::sockets::{MioNetwork, listen};
-use crate::server::{Door, Server as ServerMachine, Setup};
-use crate::wire::frame::Name;
+use crate::reactor::world::mio_network::MioNetwork;
+use crate::server::{Listener, ListenerState, ListenerUse, Server as ServerMachine};
 
 /// Where a server listens.
 #[derive(Clone, Debug)]
@@ -34,14 +36,15 @@ pub struct Bound {
 pub struct BindError {
     what: String,
     at: Listen,
-    error: io::Error,
+    error: String,
+    kind: io::ErrorKind,
 }
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BindError { what, at, error } = self;
+        let BindError { what, at, error, kind } = self;
         write!(f, "cannot listen on {at} for {what}: {error}; ")?;
-        match error.kind() {
+        match kind {
             io::ErrorKind::AddrInUse => f.write_str("end the program that has the port, or choose another"),
             io::ErrorKind::PermissionDenied => {
                 f.write_str("choose a port above 1023, or run with the right to it")
@@ -60,46 +63,49 @@ pub struct Server {
 
 impl Server {
     /// Binds all ports.
-    pub fn bind(config: ServerConfig) -> Result<Server, BindError> {
-        let bind = |what: String, at: Listen| listen(at).map_err(|error| BindError { what, at, error });
-        let mut listeners = Vec::new();
-        for (name, at) in &config.services {
-            listeners.push(bind(format!("users of service {name}"), *at)?);
-        }
-        let message = bind("message connections".into(), config.message)?;
-        let control = bind("control connections".into(), config.control)?;
-        let names = config.services.iter().map(|(name, _)| name.clone());
-        let bound = Bound {
-            services: names.zip(listeners.iter().map(|listener| listener.address)).collect(),
-            message: message.address,
-            control: control.address,
-        };
-        let mut doors: Vec<Door> = (0..listeners.len()).map(Door::Users).collect();
-        doors.extend([Door::Clients; 2]);
-        listeners.extend([message, control]);
-        let origin = |door: &Door| match door {
-            Door::Users(_) => Origin::User,
-            Door::Clients => Origin::Stranger,
-        };
-        let origins: Vec<Origin> = doors.iter().map(origin).collect();
-
-        let mut limits = config.limits;
-        bound_by_descriptors(&mut limits, listeners.len());
-        let setup = Setup {
-            services: bound.services.iter().map(|(name, address)| (name.clone(), address.port())).collect(),
-            doors,
-            message_port: bound.message.port(),
-            keys: config.keys,
-            plain: config.plain,
-            limits: limits.clone(),
-        };
-        let machine = ServerMachine::new(setup, fastrand::Rng::new(), Instant::now());
-        let network = MioNetwork::new(listeners, Vec::new()).map_err(|error| BindError {
+    pub fn bind(mut config: ServerConfig) -> Result<Server, BindError> {
+        let names: Vec<Name> = config.services.iter().map(|(name, _)| name.clone()).collect();
+        let (control, listeners) = (config.control, names.len() + 2);
+        bound_by_descriptors(&mut config.limits, listeners);
+        let limits = Arc::new(config.limits.clone());
+        let network = MioNetwork::new().map_err(|error| BindError {
             what: "events".into(),
-            at: config.control,
-            error,
+            at: control,
+            error: error.to_string(),
+            kind: error.kind(),
         })?;
-        let reactor = Reactor::new(machine, network, &origins, limits, fastrand::Rng::new());
+        let machine = ServerMachine::new(config, limits.clone(), fastrand::Rng::new(), Instant::now());
+        let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
+        reactor.begin();
+        let mut bound =
+            Bound { services: Vec::new(), message: any_addresses(0)[0], control: any_addresses(0)[0] };
+        let services = &mut names.into_iter();
+        for Listener { serves, at, state } in reactor.machine().listeners().iter() {
+            let name = match serves {
+                ListenerUse::Users(_) => services.next(),
+                _ => None,
+            };
+            let address = match state {
+                ListenerState::Listening(address) => *address,
+                ListenerState::Asked => continue,
+                ListenerState::Failed(error) => {
+                    let what = match (serves, name) {
+                        (ListenerUse::Message, _) => "message connections".into(),
+                        (ListenerUse::Control, _) => "control connections".into(),
+                        (ListenerUse::Users(_), name) => {
+                            format!("users of service {}", name.as_ref().map_or("", Name::as_str))
+                        }
+                    };
+                    let (error, kind) = (error.to_string(), error.kind());
+                    return Err(BindError { what, at: *at, error, kind });
+                }
+            };
+            match (serves, name) {
+                (ListenerUse::Message, _) => bound.message = address,
+                (ListenerUse::Control, _) => bound.control = address,
+                (ListenerUse::Users(_), name) => bound.services.extend(name.map(|name| (name, address))),
+            }
+        }
         Ok(Server { bound, reactor })
     }
 
@@ -131,11 +137,12 @@ impl Client {
         getrandom::fill(&mut instance).map_err(|error| io::Error::other(error.to_string()))?;
         let mut config = config;
         bound_by_descriptors(&mut config.limits, 0);
-        let network = MioNetwork::new(Vec::new(), ClientMachine::names(&config))?;
-        let limits = config.limits.clone();
+        let network = MioNetwork::new()?;
+        let limits = Arc::new(config.limits.clone());
         info!("connecting to {}", config.server);
-        let machine = ClientMachine::new(config, instance, fastrand::Rng::new(), Instant::now());
-        Ok(Client { reactor: Reactor::new(machine, network, &[], limits, fastrand::Rng::new()) })
+        let (jitter, now) = (fastrand::Rng::new(), Instant::now());
+        let machine = ClientMachine::new(config, limits.clone(), instance, jitter, now);
+        Ok(Client { reactor: Reactor::new(machine, network, limits, fastrand::Rng::new()) })
     }
 
     /// Runs until it is drained, or until the loop itself fails.
@@ -145,7 +152,18 @@ impl Client {
 }
 
 fn run<M: Machine>(mut reactor: Reactor<M, MioNetwork>) -> io::Result<()> {
-    let result = reactor.run();
+    let result = loop {
+        let turned = reactor.turn();
+        for fact in reactor.facts() {
+            log::log!(fact.level(), "{fact}");
+        }
+        match turned {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    reactor.abandon();
     info!("ended");
     result
 }

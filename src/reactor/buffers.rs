@@ -1,4 +1,5 @@
-//! What a connection still has to write: first what lies in a pipe, then what lies in its out ring.
+//! Bytes on their way out of a connection: first what lies in a pipe, then what lies in its out ring. And the buffers
+//! that all connections share.
 //!
 //! A pipe holds bytes of one spliced record (splice(2)): they go from socket to socket without passing through this
 //! process. Pipes are leased like rings, each costs two file descriptors, and where the kernel offers none the ring
@@ -6,11 +7,17 @@
 
 use std::io::{self, IoSlice};
 
-use super::connection::{Connection, Role, Writing};
-use super::network::{Network, Socket};
-use super::relay::PIECES_MAX;
-use crate::ring::{Ring, Rings};
+use super::connections::{Connection, Connections, Kind, Writing};
+use super::world::network::Socket;
+use crate::base::buffer::Buffer;
+use crate::base::id::ConnId;
+use crate::base::ring::{RING_BYTES, Ring, Rings};
+use crate::config::limits::Limits;
+use crate::machine::CloseReason;
 use crate::wire::record::HEADROOM;
+
+/// Pieces of payload that go into one write.
+pub(super) const PIECES_MAX: usize = 16;
 
 /// A spliced piece of a session on its way out.
 pub(super) struct Piped<P> {
@@ -23,7 +30,64 @@ pub(super) struct Piped<P> {
     pub header_left: usize,
 }
 
-/// The pipes that nobody has leased.
+/// Buffers of all connections.
+pub(super) struct Buffers<S: Socket> {
+    pub rings: Rings,
+    pub pipes: Pipes<S::Pipe>,
+    /// Holds something only within one step of serving a connection.
+    pub scratch: Scratch,
+}
+
+/// Where bytes are read, sealed and opened.
+pub(super) struct Scratch {
+    pub raw: Buffer,
+    pub clear: Buffer,
+    pub control: Vec<u8>,
+}
+
+impl<S: Socket> Buffers<S> {
+    pub fn new(limits: &Limits) -> Buffers<S> {
+        Buffers {
+            rings: Rings::new(limits.rings_kept),
+            pipes: Pipes { free: Vec::new(), leased: 0, max: limits.pipes_max },
+            scratch: Scratch {
+                raw: Buffer::raw(RING_BYTES),
+                // Sealing adds to what was read, so this one is larger.
+                clear: Buffer::clear(2 * RING_BYTES),
+                control: Vec::new(),
+            },
+        }
+    }
+
+    /// Frees what no connection has leased.
+    pub fn forget_free(&mut self) {
+        self.rings.forget_free();
+        self.pipes.free = Vec::new();
+    }
+
+    /// Appends bytes to a connection's out ring; the caller sees to a flush.
+    pub fn send_bytes(&mut self, all: &mut Connections<S>, id: ConnId, bytes: &[u8]) {
+        let Some(connection) = all.find(id) else { return };
+        if self.rings.push(&mut connection.out, bytes) < bytes.len() {
+            all.reset(id, CloseReason::Overflow);
+        }
+    }
+
+    /// Writes what a connection has to write, which is no local side; true if nothing is left. A failed write resets
+    /// it.
+    pub fn flush(&mut self, all: &mut Connections<S>, id: ConnId) -> bool {
+        let Some(connection) = all.find(id) else { return false };
+        match connection.flush(self) {
+            Ok(()) => connection.is_flushed(),
+            Err(error) => {
+                all.reset(id, CloseReason::Io(error.kind()));
+                false
+            }
+        }
+    }
+}
+
+/// The pipes that no connection has leased.
 pub(super) struct Pipes<P> {
     free: Vec<Box<Piped<P>>>,
     leased: usize,
@@ -31,27 +95,15 @@ pub(super) struct Pipes<P> {
 }
 
 impl<P> Pipes<P> {
-    pub fn new(max: usize) -> Pipes<P> {
-        Pipes { free: Vec::new(), leased: 0, max }
-    }
-
     /// An empty pipe, if one may be had.
-    pub fn lease<N: Network>(&mut self, network: &mut N) -> Option<Box<Piped<P>>>
-    where
-        N::Socket: Socket<Pipe = P>,
-    {
+    pub fn lease<S: Socket<Pipe = P>>(&mut self, socket: &S) -> Option<Box<Piped<P>>> {
         if self.leased == self.max {
             return None;
         }
         let made = |pipe| Box::new(Piped { pipe, held: 0, header: [0; HEADROOM], header_left: 0 });
-        let pipe = self.free.pop().or_else(|| network.pipe().map(made));
+        let pipe = self.free.pop().or_else(|| socket.pipe().map(made));
         self.leased += usize::from(pipe.is_some());
         pipe
-    }
-
-    /// Closes those that nobody has leased.
-    pub fn forget_free(&mut self) {
-        self.free = Vec::new();
     }
 
     /// Takes a pipe back; one that holds bytes is dropped with them.
@@ -70,10 +122,10 @@ impl<S: Socket> Connection<S> {
     }
 
     /// Writes what is left, until the socket takes no more.
-    pub fn flush(&mut self, rings: &mut Rings, pipes: &mut Pipes<S::Pipe>) -> io::Result<()> {
-        self.flush_pipe(pipes)?;
+    pub fn flush(&mut self, buffers: &mut Buffers<S>) -> io::Result<()> {
+        self.flush_pipe(&mut buffers.pipes)?;
         while self.out.is_some() && self.piped.is_none() && self.ready.writable {
-            self.write(rings, &[])?;
+            self.write(&mut buffers.rings, &[])?;
         }
         Ok(())
     }
@@ -89,7 +141,7 @@ impl<S: Socket> Connection<S> {
                 Ok(count) if piped.header_left > 0 => piped.header_left -= count,
                 Ok(count) => {
                     piped.held -= count;
-                    if let Role::Local(local) = &mut self.role {
+                    if let Kind::Local(local) = &mut self.kind {
                         local.traffic.sent += count as u64;
                     }
                     if let Some(piped) = self.piped.take_if(|piped| piped.held == 0) {
@@ -105,18 +157,18 @@ impl<S: Socket> Connection<S> {
     }
 
     /// Drops what is left to write.
-    pub fn forget_unsent(&mut self, rings: &mut Rings, pipes: &mut Pipes<S::Pipe>) {
+    pub fn forget_unsent(&mut self, buffers: &mut Buffers<S>) {
         if let Some(ring) = self.out.take() {
-            rings.give_back(ring);
+            buffers.rings.give_back(ring);
         }
         if let Some(piped) = self.piped.take() {
-            pipes.give_back(piped);
+            buffers.pipes.give_back(piped);
         }
     }
 
     /// Whether it is a local side that can still be written to; what comes for another is thrown away.
     pub fn takes_bytes(&self) -> bool {
-        matches!(&self.role, Role::Local(local) if local.writing == Writing::Open)
+        matches!(&self.kind, Kind::Local(local) if local.writing == Writing::Open)
     }
 
     /// Writes the out ring and then `pieces` in one call; what the socket does not take goes into the ring, whose
@@ -140,7 +192,7 @@ impl<S: Socket> Connection<S> {
             },
             false => 0,
         };
-        if let Role::Local(local) = &mut self.role {
+        if let Kind::Local(local) = &mut self.kind {
             local.traffic.sent += written as u64;
         }
         if let Some(ring) = &mut self.out {

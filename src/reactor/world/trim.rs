@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 /// Gives back all pages that hold nothing (malloc_trim(3)).
-pub(super) fn trim() {
+pub(in crate::reactor) fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         return_kept_blocks();

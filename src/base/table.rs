@@ -1,6 +1,6 @@
-//! What a machine knows of each connection, found by its id. A stale id finds nothing.
+//! Entries found by an id that somebody else gives: what a machine knows of each connection. A stale id finds nothing.
 
-use crate::machine::ConnId;
+use super::id::Id;
 
 /// Slots that a table has from the start, and never gives up.
 pub const SLOTS_KEPT: usize = 128;
@@ -9,51 +9,51 @@ pub const SLOTS_KEPT: usize = 128;
 /// copying bytes and leaving holes behind.
 const SLOTS_OF_A_CROWD: usize = 4096;
 
-/// Entries by slot, each guarded by its serial number.
-pub struct Table<T> {
-    entries: Vec<Option<(u32, T)>>,
+/// Entries by slot, each guarded by its id.
+pub struct Table<K, T> {
+    entries: Vec<Option<(Id<K>, T)>>,
     len: usize,
 }
 
-impl<T> Default for Table<T> {
-    fn default() -> Table<T> {
+impl<K, T> Default for Table<K, T> {
+    fn default() -> Table<K, T> {
         Table { entries: Vec::with_capacity(SLOTS_KEPT), len: 0 }
     }
 }
 
-impl<T> Table<T> {
+impl<K, T> Table<K, T> {
     /// Puts an entry in, in place of whatever had its slot.
-    pub fn insert(&mut self, id: ConnId, entry: T) {
-        let slot = id.slot as usize;
+    pub fn insert(&mut self, id: Id<K>, entry: T) {
+        let slot = id.index();
         if self.entries.len() <= slot {
             make_room(&mut self.entries, slot + 1);
             self.entries.resize_with(slot + 1, || None);
         }
         self.len += usize::from(self.entries[slot].is_none());
-        self.entries[slot] = Some((id.serial, entry));
+        self.entries[slot] = Some((id, entry));
     }
 
     /// The entry of this connection.
-    pub fn get(&self, id: ConnId) -> Option<&T> {
-        match self.entries.get(id.slot as usize)? {
-            Some((serial, entry)) if *serial == id.serial => Some(entry),
+    pub fn get(&self, id: Id<K>) -> Option<&T> {
+        match self.entries.get(id.index())? {
+            Some((known, entry)) if *known == id => Some(entry),
             _ => None,
         }
     }
 
     /// The entry of this connection, to change it.
-    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut T> {
-        match self.entries.get_mut(id.slot as usize)? {
-            Some((serial, entry)) if *serial == id.serial => Some(entry),
+    pub fn get_mut(&mut self, id: Id<K>) -> Option<&mut T> {
+        match self.entries.get_mut(id.index())? {
+            Some((known, entry)) if *known == id => Some(entry),
             _ => None,
         }
     }
 
     /// Takes the entry of this connection out.
-    pub fn remove(&mut self, id: ConnId) -> Option<T> {
+    pub fn remove(&mut self, id: Id<K>) -> Option<T> {
         self.get(id)?;
         self.len -= 1;
-        let taken = self.entries[id.slot as usize].take().map(|(_, entry)| entry);
+        let taken = self.entries[id.index()].take().map(|(_, entry)| entry);
         while let Some(None) = self.entries.last() {
             self.entries.pop();
         }
@@ -62,17 +62,13 @@ impl<T> Table<T> {
     }
 
     /// The id that has this slot.
-    pub fn at(&self, slot: u32) -> Option<ConnId> {
-        let (serial, _) = self.entries.get(slot as usize)?.as_ref()?;
-        Some(ConnId { slot, serial: *serial })
+    pub fn at(&self, slot: u32) -> Option<Id<K>> {
+        self.entries.get(slot as usize)?.as_ref().map(|entry| entry.0)
     }
 
     /// All entries, by slot.
-    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &T)> {
-        self.entries.iter().enumerate().filter_map(|(slot, entry)| {
-            let (serial, entry) = entry.as_ref()?;
-            Some((ConnId { slot: slot as u32, serial: *serial }, entry))
-        })
+    pub fn iter(&self) -> impl Iterator<Item = (Id<K>, &T)> {
+        self.entries.iter().flatten().map(|(id, entry)| (*id, entry))
     }
 
     /// How many entries there are.
@@ -112,12 +108,17 @@ pub fn shrink_after_a_crowd<T>(entries: &mut Vec<T>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::id::ConnId;
     use super::*;
+
+    fn id(slot: u32, serial: u64) -> ConnId {
+        ConnId::new(slot, serial).expect("it can be named")
+    }
 
     #[test]
     fn a_stale_id_finds_nothing() {
         let mut table = Table::default();
-        let (old, new) = (ConnId { slot: 3, serial: 1 }, ConnId { slot: 3, serial: 2 });
+        let (old, new) = (id(3, 1), id(3, 2));
         table.insert(old, "old");
         assert_eq!(table.remove(old), Some("old"));
         table.insert(new, "new");
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn a_table_shrinks_when_a_crowd_has_left() {
         let mut table = Table::default();
-        let id = |slot: usize| ConnId { slot: slot as u32, serial: 1 };
+        let id = |slot: usize| id(slot as u32, 1);
         (0..4 * SLOTS_OF_A_CROWD).for_each(|slot| table.insert(id(slot), slot));
         (10..4 * SLOTS_OF_A_CROWD).for_each(|slot| assert_eq!(table.remove(id(slot)), Some(slot)));
         assert!(table.entries.capacity() <= SLOTS_KEPT, "{} slots", table.entries.capacity());

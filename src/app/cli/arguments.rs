@@ -11,8 +11,8 @@ use argh::FromArgs;
 use log::LevelFilter;
 
 use super::{CONTROL_PORT, MESSAGE_PORT};
-use crate::config::{BadAddress, HostPort, Listen};
-use crate::wire::frame::{BadName, Name};
+use crate::base::address::{BadAddress, HostPort, Listen};
+use crate::base::name::{BadName, Name};
 
 /// Makes a server in a private network reachable at a port of a public host.
 #[derive(FromArgs, Debug)]

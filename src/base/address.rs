@@ -1,12 +1,8 @@
-//! Validated configuration: what the command line and the key file have become.
+//! Addresses as people write them: where to listen, and what to dial.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
-
-use crate::limits::Limits;
-use crate::wire::frame::Name;
-use crate::wire::handshake::Secret;
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,49 +150,6 @@ fn split_host(text: &str, digits_are_port: bool) -> Result<(&str, Option<&str>),
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     // RFC 1035, section 2.3.4: a name has at most 255 bytes on the wire, 253 as text.
     if host.len() <= 253 && host.bytes().all(good) { Ok((host, port)) } else { Err(BadAddress::Host) }
-}
-
-/// A key: whoever holds the secret may be this client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
-    /// Its name, in logs and the key file.
-    pub name: Name,
-    /// Its 32 bytes.
-    pub secret: Secret,
-}
-
-/// What `skyorg server` runs with.
-#[derive(Clone, Debug)]
-pub struct ServerConfig {
-    /// Each service and where its users connect.
-    pub services: Vec<(Name, Listen)>,
-    /// Where clients bring message connections.
-    pub message: Listen,
-    /// Where clients bring control connections.
-    pub control: Listen,
-    /// Who may be a client.
-    pub keys: Vec<Key>,
-    /// Whether message connections carry plain data.
-    pub plain: bool,
-    /// Bounds.
-    pub limits: Limits,
-}
-
-/// What `skyorg client` runs with.
-#[derive(Clone, Debug)]
-pub struct ClientConfig {
-    /// The server's control port.
-    pub server: HostPort,
-    /// Where to dial message connections instead of the server's host at the port it names.
-    pub message: Option<HostPort>,
-    /// Each service and the local server behind it.
-    pub services: Vec<(Name, HostPort)>,
-    /// Which key to prove.
-    pub key: Key,
-    /// Whether message connections carry plain data.
-    pub plain: bool,
-    /// Bounds.
-    pub limits: Limits,
 }
 
 /// The addresses to try for [`Listen::Any`], best first: dual stack, then IPv4 where there is no IPv6.

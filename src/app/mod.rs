@@ -1,0 +1,5 @@
+//! From a command line to a running loop.
+
+pub mod cli;
+pub mod demo;
+pub mod run;

@@ -1,0 +1,10 @@
+//! What every layer stands on: ids and tables of things that come and go, deadlines, bytes, and parsed values.
+
+pub mod address;
+pub mod buffer;
+pub mod deadlines;
+pub mod id;
+pub mod name;
+pub mod ring;
+pub mod slots;
+pub mod table;

@@ -1,0 +1,102 @@
+//! How and why a connection ends.
+
+use std::fmt;
+use std::io;
+
+use crate::wire::frame::AbortReason;
+use crate::wire::handshake::HandshakeError;
+
+/// How a connection is closed. A machine says it; it does not follow from the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// By RST, at once: what its peer received is not whole.
+    Reset,
+    /// What was sent is flushed and read by the peer; then it ends.
+    Whole,
+    /// A stranger is told nothing: it is read, not answered, and closed at a time that was drawn when it came.
+    Discard,
+}
+
+/// Why a connection was closed. Each connection has exactly one: the first that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Both directions ended and were flushed.
+    Finished,
+    /// The peer closed it.
+    PeerClosed,
+    /// The operating system reported this error.
+    Io(io::ErrorKind),
+    /// Dialling it failed.
+    DialFailed(io::ErrorKind),
+    /// The other end of the session aborted it.
+    Aborted(AbortReason),
+    /// The message connection under the session broke.
+    Truncated,
+    /// The peer did what the session table does not know.
+    ProtocolError,
+    /// A seal did not open, or a length was out of bounds.
+    BadRecord,
+    /// The first flight proved nothing.
+    Stranger(HandshakeError),
+    /// The hello names no key or control session that exists, or its ticket is not good.
+    UnknownKey,
+    /// The handshake took longer than its limit.
+    HandshakeTimedOut,
+    /// There are too many strangers at once, and this one made room.
+    Evicted,
+    /// The client's `Start` was not accepted in time.
+    NotAccepted,
+    /// A ping was not answered.
+    NoPong,
+    /// The control connection was silent for the heartbeat's time.
+    HeartbeatLost,
+    /// The same instance came back on a new connection.
+    Replaced,
+    /// The client that it belonged to is gone.
+    ClientGone,
+    /// No client could take the user in time.
+    NoClient,
+    /// Too many users are waiting, or too many are served.
+    Full,
+    /// What was aborted did not end, or a good ending was not read, in time.
+    EndTimedOut,
+    /// A peer does not read what it is sent.
+    Overflow,
+    /// More idle connections than the pool needs.
+    Retired,
+    /// The client is leaving, or was turned down.
+    Drained,
+    /// The process ends.
+    Shutdown,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("finished"),
+            Self::PeerClosed => f.write_str("closed by the peer"),
+            Self::Io(kind) => write!(f, "{kind}"),
+            Self::DialFailed(kind) => write!(f, "could not connect: {kind}"),
+            Self::Aborted(reason) => write!(f, "aborted: {reason}"),
+            Self::Truncated => f.write_str("its message connection broke"),
+            Self::ProtocolError => f.write_str("protocol error"),
+            Self::BadRecord => f.write_str("a record that does not open"),
+            Self::Stranger(error) => write!(f, "stranger: {error}"),
+            Self::UnknownKey => f.write_str("stranger: unknown key, control session or ticket"),
+            Self::HandshakeTimedOut => f.write_str("no handshake in time"),
+            Self::Evicted => f.write_str("made room for a newer stranger"),
+            Self::NotAccepted => f.write_str("the client did not accept a session in time"),
+            Self::NoPong => f.write_str("ping not answered"),
+            Self::HeartbeatLost => f.write_str("heartbeat lost"),
+            Self::Replaced => f.write_str("replaced by a newer connection of the same client"),
+            Self::ClientGone => f.write_str("its client is gone"),
+            Self::NoClient => f.write_str("no client took the user in time"),
+            Self::Full => f.write_str("the limit is reached"),
+            Self::EndTimedOut => f.write_str("the other side did not end in time"),
+            Self::Overflow => f.write_str("the peer does not read"),
+            Self::Retired => f.write_str("no longer needed"),
+            Self::Drained => f.write_str("drained"),
+            Self::Shutdown => f.write_str("shutting down"),
+        }
+    }
+}

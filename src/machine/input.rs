@@ -1,0 +1,138 @@
+//! What the reactor tells a machine.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::close::CloseReason;
+use super::output::{Dialled, Door};
+use crate::base::id::{ConnId, ListenerId, NameId};
+use crate::wire::frame::{ControlFrame, Start};
+use crate::wire::handshake::ClearHello;
+
+/// Bytes of one session that passed a user's or a proxy connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes read from it.
+    pub received: u64,
+    /// Bytes written to it.
+    pub sent: u64,
+}
+
+/// What the reactor tells a machine.
+#[derive(Debug)]
+pub enum Input {
+    /// A listener took a connection.
+    Accepted {
+        /// The new connection.
+        id: ConnId,
+        /// What the listener is for.
+        door: Door,
+        /// Where it comes from.
+        peer: SocketAddr,
+        /// The address that it connected to.
+        asked: SocketAddr,
+    },
+    /// A listener listens.
+    Listening {
+        /// The listener.
+        id: ListenerId,
+        /// Its address; the port is the real one if 0 was asked for.
+        address: SocketAddr,
+    },
+    /// A listener could not be had.
+    ListenFailed {
+        /// The listener.
+        id: ListenerId,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A stranger's first flight is here; only its clear hello has been read. Answered by `Verify` or `Close`.
+    Greeted {
+        /// The stranger.
+        id: ConnId,
+        /// What it says of itself.
+        hello: ClearHello,
+    },
+    /// The stranger holds the secret. Answered by `Admit` or `Close`.
+    Proved {
+        /// The stranger.
+        id: ConnId,
+        /// What its first flight carried.
+        ticket: u64,
+    },
+    /// A dial has begun; this names the connection.
+    Dialling {
+        /// The new connection.
+        id: ConnId,
+        /// What for.
+        purpose: Dialled,
+    },
+    /// A dialled connection stands: greeted, if it is a control or message connection.
+    Connected {
+        /// The connection.
+        id: ConnId,
+    },
+    /// A frame arrived on a control connection.
+    Control {
+        /// The control connection.
+        id: ConnId,
+        /// What it said.
+        frame: ControlFrame,
+    },
+    /// Something happened to the session on a message connection.
+    Session {
+        /// The message connection.
+        id: ConnId,
+        /// What happened.
+        event: SessionEvent,
+    },
+    /// A user lost its message connection before `Accepted`, or its session was refused before `Started`. It is
+    /// unpaired, and its bytes are kept: start it elsewhere or close it.
+    Returned {
+        /// The user.
+        id: ConnId,
+        /// Whether a client refused it, so that no byte of it was delivered, or silence did.
+        refused: bool,
+        /// Whether any `Data` of it was sent.
+        spoken: bool,
+    },
+    /// A name was resolved; no addresses if it could not be.
+    Resolved {
+        /// The name.
+        name: NameId,
+        /// Its addresses, in the resolver's order.
+        addresses: Vec<SocketAddr>,
+    },
+    /// The connection is gone. No later input names this id.
+    Closed {
+        /// The connection.
+        id: ConnId,
+        /// The first reason that was given.
+        reason: CloseReason,
+        /// What passed it, if it was a user's or a proxy connection.
+        traffic: Traffic,
+    },
+    /// The operator asked the process to end, once; a second time never arrives here.
+    Drain,
+}
+
+/// What can happen to the session on a message connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEvent {
+    /// Client: a session has begun. Answered by `Accept` and `Dial`, or by `Abort`.
+    Start(Start),
+    /// Server: the client has read `Start`.
+    Accepted,
+    /// Server: the proxy connection stands.
+    Started,
+    /// Both directions have ended and everything is flushed: the connection is free.
+    Idle {
+        /// Server: so little was sent to the client that it has certainly been read. More than that may still stand
+        /// in front of a slow local server, behind which nobody else should wait.
+        settled: bool,
+    },
+    /// Server: the client answered a ping.
+    Pong,
+    /// Server: the client wants this idle connection closed.
+    Drain,
+}

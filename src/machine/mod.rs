@@ -1,0 +1,31 @@
+//! The seam between the reactor and the machines: what may be said across it, and in which direction.
+//!
+//! The reactor owns every socket and the clock and does not know what a pool is. A [`Machine`] knows what everything
+//! means and never touches a socket, a clock or a random source. Bytes of sessions do not pass here: the relay moves
+//! them. There are four kinds of call and no callbacks, and [`drive`] alone makes them.
+
+mod close;
+mod drive;
+mod fact;
+mod input;
+mod output;
+
+use std::time::Instant;
+
+pub use close::{CloseReason, Manner};
+pub use drive::{Surroundings, drive, drive_timeout};
+pub use fact::Fact;
+pub use input::{Input, SessionEvent, Traffic};
+pub use output::{Dial, Dialled, Door, Greeting, Output};
+
+/// The half that decides. See the module.
+pub trait Machine {
+    /// Takes what happened.
+    fn handle(&mut self, input: Input, now: Instant);
+    /// Takes that the time of [`Machine::poll_timeout`] has come.
+    fn handle_timeout(&mut self, now: Instant);
+    /// What to do next, until there is nothing more.
+    fn poll_output(&mut self) -> Option<Output>;
+    /// When to call [`Machine::handle_timeout`].
+    fn poll_timeout(&self) -> Option<Instant>;
+}

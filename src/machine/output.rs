@@ -1,0 +1,141 @@
+//! What a machine asks of the reactor.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::close::{CloseReason, Manner};
+use super::fact::Fact;
+use crate::base::address::{HostPort, Listen};
+use crate::base::id::{ConnId, ListenerId, NameId, ServiceId};
+use crate::wire::frame::{AbortReason, ControlFrame, Start};
+use crate::wire::handshake::{ClearHello, Secret};
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Users of this service.
+    Users(ServiceId),
+    /// Clients, with message or control connections: strangers until they prove a secret.
+    Clients,
+}
+
+/// What a dialled connection is for.
+#[derive(Clone, Debug)]
+pub enum Dial {
+    /// A control connection.
+    Control(Greeting),
+    /// A message connection.
+    Message(Greeting),
+    /// A proxy connection for the session that has begun on this message connection.
+    Proxy(ConnId),
+}
+
+/// What a connection that is being dialled is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialled {
+    /// A control connection.
+    Control,
+    /// A message connection.
+    Message,
+    /// A proxy connection for the session on this message connection.
+    Proxy(ConnId),
+}
+
+/// What a dialling client proves, and with what.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// The clear hello.
+    pub hello: ClearHello,
+    /// The secret that the hello names.
+    pub secret: Secret,
+    /// The ticket of a message connection; 0 on the control port.
+    pub ticket: u64,
+    /// Whether payload travels unsealed after the handshake; message connections only.
+    pub plain: bool,
+}
+
+/// What a machine asks of the reactor. An output that names a connection already marked for closing does nothing.
+#[derive(Debug)]
+pub enum Output {
+    /// Listen at an address. Answered by `Listening` or `ListenFailed`.
+    Listen {
+        /// Names the listener.
+        id: ListenerId,
+        /// Where.
+        at: Listen,
+        /// Who connects to it.
+        door: Door,
+    },
+    /// Close a listener; connections that wait in its queue are reset.
+    StopListening(ListenerId),
+    /// Verify a stranger's first flight against this secret.
+    Verify {
+        /// The stranger.
+        id: ConnId,
+        /// What it must prove.
+        secret: Secret,
+    },
+    /// Answer a stranger that proved its secret; from now on it is a control or a message connection.
+    Admit {
+        /// The connection.
+        id: ConnId,
+        /// Whether its payload travels unsealed.
+        plain: bool,
+    },
+    /// Find a name's addresses. Answered by `Resolved`.
+    Resolve {
+        /// Names the question.
+        name: NameId,
+        /// The host, and the port that its addresses get.
+        host: HostPort,
+    },
+    /// Connect to an address.
+    Dial {
+        /// What for.
+        dial: Dial,
+        /// Where.
+        address: SocketAddr,
+        /// Until when.
+        deadline: Instant,
+    },
+    /// Send a frame on a control connection.
+    Send {
+        /// The control connection.
+        id: ConnId,
+        /// What to say.
+        frame: ControlFrame,
+    },
+    /// Pair a user with an idle message connection and begin a session.
+    Start {
+        /// The message connection.
+        message: ConnId,
+        /// The user.
+        user: ConnId,
+        /// What to tell the client.
+        start: Start,
+    },
+    /// Tell the server that its `Start` was read.
+    Accept(ConnId),
+    /// End the session on a message connection by `Abort`, and its local side by RST.
+    Abort {
+        /// The message connection.
+        message: ConnId,
+        /// Why.
+        reason: AbortReason,
+    },
+    /// Ping an idle message connection.
+    Ping(ConnId),
+    /// Close a connection.
+    Close {
+        /// The connection.
+        id: ConnId,
+        /// Why.
+        reason: CloseReason,
+        /// How.
+        manner: Manner,
+    },
+    /// Tell people.
+    Fact(Fact),
+    /// Everything is done: leave the loop.
+    Exit,
+}

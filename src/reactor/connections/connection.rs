@@ -1,0 +1,254 @@
+//! One connection: a socket, what is known of its readiness, what it is and where it stands in life.
+
+use std::io;
+
+use crate::base::id::ConnId;
+use crate::base::ring::Ring;
+use crate::machine::{CloseReason, Traffic};
+use crate::reactor::buffers::Piped;
+use crate::reactor::control::Control;
+use crate::reactor::greeting::Greeter;
+use crate::reactor::strangers::Stranger;
+use crate::reactor::world::network::Socket;
+use crate::session::{End, Session};
+use crate::wire::record::Channel;
+
+/// Readiness as last seen. Events set bits. `WouldBlock` clears `readable` and `writable`, and only `take_error`
+/// clears `error`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::reactor) struct Ready {
+    pub readable: bool,
+    pub writable: bool,
+    /// There is an end to be read after the bytes; never cleared.
+    pub ended: bool,
+    pub error: bool,
+}
+
+impl Ready {
+    /// A new connection is tried before any event has come.
+    pub const UNTRIED: Ready = Ready { readable: true, writable: true, ended: false, error: false };
+
+    /// Notes that a read gave `count` bytes where `limit` were asked for. A short read has emptied the socket: what
+    /// arrives after it makes an event of its own (epoll(7), questions and answers, 9), and so does an end, unless
+    /// its event has come already. This saves every small request a read that finds nothing.
+    pub fn note_read(&mut self, count: usize, limit: usize) {
+        if count < limit && !self.ended {
+            self.readable = false;
+        }
+    }
+}
+
+/// A connection of any kind.
+pub(in crate::reactor) struct Connection<S: Socket> {
+    pub id: ConnId,
+    pub socket: S,
+    pub ready: Ready,
+    pub(super) turn: Turn,
+    pub life: Life,
+    /// Spliced bytes that its socket did not take yet; they go before those of `out`.
+    pub piped: Option<Box<Piped<S::Pipe>>>,
+    /// Bytes that its socket did not take yet.
+    pub out: Option<Ring>,
+    pub kind: Kind,
+}
+
+/// Where a connection stands in the run queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It is not queued.
+    None,
+    /// It is not queued, and used up the bytes of its last turn.
+    NoneButLong,
+    Queued,
+}
+
+/// What a connection is.
+pub(in crate::reactor) enum Kind {
+    /// Client: a control or message connection that is not proved yet.
+    Greeting(Box<Greeter>),
+    /// Server: the first flight is awaited, or being judged.
+    Stranger(Box<Stranger>),
+    /// A control connection.
+    Control(Box<Control>),
+    /// A message connection.
+    Message(Message),
+    /// The local side of a session: a user's connection on the server, a proxy connection on the client.
+    Local(Local),
+}
+
+/// Where a connection stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::reactor) enum Life {
+    /// Dialled, not yet connected.
+    Connecting,
+    Open,
+    /// A stranger that failed: it is read and not answered until its deadline.
+    Discarding {
+        reason: CloseReason,
+        left_bytes: usize,
+    },
+    /// Nothing more is said: flush, shut down writing, read to the end, close.
+    Leaving {
+        reason: CloseReason,
+        shut: bool,
+    },
+    /// Marked for closing. Only the reaper touches it any more.
+    Doomed {
+        reason: CloseReason,
+        resets: bool,
+    },
+}
+
+/// A message connection: the session on it, and its local side while one is paired.
+pub(in crate::reactor) struct Message {
+    pub session: Session,
+    pub channel: Channel,
+    pub(super) peer: Option<ConnId>,
+    /// Bytes that arrived and cannot be opened or delivered yet.
+    pub input: Option<Ring>,
+    /// The last record was spliced, so the next one will be, once its head has been read.
+    pub expects_head: bool,
+    /// Payload thrown away since the last abort.
+    pub discarded_bytes: u32,
+    /// Payload sent on it in this session, as far as it fits.
+    pub carried_bytes: u32,
+    /// The machine has been told that the session which it knows of is over.
+    pub announced_idle: bool,
+}
+
+impl Message {
+    pub fn new(end: End, channel: Channel) -> Message {
+        Message {
+            session: Session::new(end),
+            channel,
+            peer: None,
+            input: None,
+            expects_head: false,
+            discarded_bytes: 0,
+            carried_bytes: 0,
+            announced_idle: true,
+        }
+    }
+
+    pub fn peer(&self) -> Option<ConnId> {
+        self.peer
+    }
+}
+
+/// The direction from the local side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::reactor) enum Reading {
+    Open,
+    /// Its end was read, and `Fin` sent if it is paired.
+    Ended,
+    /// An error was met, latched here because the kernel tells it once; what was received before it may still be
+    /// passed on, for a short time.
+    Failed(io::ErrorKind),
+}
+
+/// The direction to the local side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::reactor) enum Writing {
+    Open,
+    /// `Fin` has arrived: shut down once flushed.
+    Finishing,
+    /// Shut down.
+    Ended,
+    /// `Abort` has arrived: reset once flushed, or when the flush takes too long.
+    Aborting(CloseReason),
+    /// Writing failed: what arrives for it is thrown away.
+    Failed,
+}
+
+/// Which local side it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::reactor) enum Side {
+    /// A user's connection, at the server.
+    User,
+    /// A proxy connection, at the client.
+    Proxy,
+}
+
+/// The local side of a session.
+pub(in crate::reactor) struct Local {
+    pub side: Side,
+    /// The paired message connection.
+    pub(super) peer: Option<ConnId>,
+    pub reading: Reading,
+    pub writing: Writing,
+    /// Server: what was read before `Started`, kept in case it must be sent again.
+    pub retained: Option<Ring>,
+    pub traffic: Traffic,
+    /// Its reads fill: worth splicing.
+    pub is_bulk: bool,
+}
+
+impl Local {
+    pub fn new(side: Side) -> Local {
+        Local {
+            side,
+            peer: None,
+            reading: Reading::Open,
+            writing: Writing::Open,
+            retained: None,
+            traffic: Traffic::default(),
+            is_bulk: false,
+        }
+    }
+
+    pub fn is_paired(&self) -> bool {
+        self.peer.is_some()
+    }
+
+    /// Whether its bytes are still wanted.
+    pub fn reads(&self) -> bool {
+        self.reading != Reading::Ended && !matches!(self.writing, Writing::Aborting(_))
+    }
+
+    /// What its deadline means.
+    pub fn overdue(&self) -> CloseReason {
+        match (self.reading, self.writing) {
+            (Reading::Failed(kind), _) => CloseReason::Io(kind),
+            (_, Writing::Aborting(reason)) => reason,
+            _ => CloseReason::EndTimedOut,
+        }
+    }
+}
+
+impl<S: Socket> Connection<S> {
+    /// Whether a session would be broken if it closed now.
+    pub fn is_in_session(&self) -> bool {
+        match &self.kind {
+            Kind::Local(_) => true,
+            Kind::Message(message) => !message.session.is_idle(),
+            _ => false,
+        }
+    }
+
+    /// Takes the rings that its kind leases.
+    pub fn take_rings(&mut self) -> [Option<Ring>; 2] {
+        match &mut self.kind {
+            Kind::Local(local) => [local.retained.take(), None],
+            Kind::Message(message) => [message.input.take(), None],
+            Kind::Control(control) => [control.take_input(), None],
+            _ => [None, None],
+        }
+    }
+
+    /// What has passed it, if it is a local side.
+    pub fn traffic(&self) -> Traffic {
+        match &self.kind {
+            Kind::Local(local) => local.traffic,
+            _ => Traffic::default(),
+        }
+    }
+}
+
+impl Kind {
+    pub fn message(&mut self) -> Option<&mut Message> {
+        match self {
+            Kind::Message(message) => Some(message),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! A control connection: its channel, the record that has not arrived whole, and its frames both ways.
+
+use std::io;
+
+use snow::TransportState;
+
+use super::buffers::{Buffers, Scratch, stash};
+use super::connections::{Connections, Kind};
+use super::world::network::Socket;
+use crate::base::id::ConnId;
+use crate::base::ring::Ring;
+use crate::machine::{CloseReason, Input};
+use crate::wire::frame::ControlFrame;
+use crate::wire::record::{Channel, RECORD_BYTES_MAX};
+
+/// A control connection's own state.
+pub(super) struct Control {
+    channel: Channel,
+    input: Option<Ring>,
+}
+
+impl Control {
+    pub fn new(transport: TransportState) -> Control {
+        Control { channel: Channel::new(transport, false), input: None }
+    }
+
+    pub fn take_input(&mut self) -> Option<Ring> {
+        self.input.take()
+    }
+}
+
+/// Seals a control frame and sends it.
+pub(super) fn send<S: Socket>(
+    all: &mut Connections<S>,
+    buffers: &mut Buffers<S>,
+    id: ConnId,
+    frame: &ControlFrame,
+) {
+    let clear = &mut buffers.scratch.control;
+    clear.clear();
+    frame.encode(clear);
+    let mut record = [0; RECORD_BYTES_MAX];
+    let sealed = match all.open(id).map(|connection| &mut connection.kind) {
+        Some(Kind::Control(control)) => control.channel.seal(clear, &mut record),
+        _ => Ok(0),
+    };
+    match sealed {
+        Ok(count) => {
+            buffers.send_bytes(all, id, &record[..count]);
+            all.queue(id);
+        }
+        Err(_) => all.reset(id, CloseReason::BadRecord),
+    }
+}
+
+/// Reads at most `budget` control frames, and tells the machine of them.
+///
+/// True if one came.
+pub(super) fn serve<S: Socket>(
+    all: &mut Connections<S>,
+    buffers: &mut Buffers<S>,
+    id: ConnId,
+    budget: usize,
+) -> bool {
+    buffers.flush(all, id);
+    let mut heard = false;
+    for _ in 0..budget {
+        let Some(connection) = all.open(id) else { return heard };
+        let Kind::Control(control) = &mut connection.kind else { return heard };
+        let Buffers { rings, scratch: Scratch { raw, clear, .. }, .. } = buffers;
+        let mut filled = control.input.as_mut().map_or(0, |ring| ring.drain_into(raw));
+        rings.tidy(&mut control.input);
+        let mut ended = None;
+        if connection.ready.readable && filled < RECORD_BYTES_MAX {
+            match connection.socket.read(&mut raw[filled..]) {
+                Ok(0) => ended = Some(CloseReason::PeerClosed),
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.ready.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => ended = Some(CloseReason::Io(error.kind())),
+            }
+        }
+        let frame = match control.channel.open_sealed(&raw[..filled], &mut &mut clear[..]) {
+            Ok(Some((consumed, clear))) => Some((consumed, ControlFrame::decode(clear))),
+            Ok(None) => None,
+            Err(_) => {
+                all.reset(id, CloseReason::BadRecord);
+                return heard;
+            }
+        };
+        let consumed = frame.as_ref().map_or(0, |frame| frame.0);
+        stash(&mut control.input, rings, &raw[consumed..filled]);
+        match frame {
+            Some((_, Ok(frame))) => {
+                // What came before an end is heard before it.
+                connection.ready.readable |= ended.is_some();
+                heard = true;
+                all.set_deadline(id, None);
+                all.tell(Input::Control { id, frame });
+            }
+            Some((_, Err(_))) => {
+                all.reset(id, CloseReason::ProtocolError);
+                return heard;
+            }
+            None => match ended {
+                Some(reason @ CloseReason::PeerClosed) => {
+                    all.end(id, reason);
+                    return heard;
+                }
+                Some(reason) => {
+                    all.reset(id, reason);
+                    return heard;
+                }
+                None if !connection.ready.readable => return heard,
+                None => {}
+            },
+        }
+    }
+    all.queue(id);
+    heard
+}

@@ -1,0 +1,398 @@
+//! Sessions on message connections: frames, pairs and ends. The bytes between them move in [`up`] and [`down`].
+//!
+//! Up (local side → message connection): read as much as the out ring could hold, seal, write at once, and keep in
+//! the ring what the socket did not take. Down: read, open every record, write the payload at once, keep the rest
+//! in the local side's out ring. A side is read only while the other takes bytes, so a session never holds more
+//! than one ring in each direction.
+
+mod down;
+mod splice;
+mod up;
+
+use std::io;
+
+use super::buffers::{Buffers, Scratch, stash};
+use super::connections::{Connections, Kind, Life, Reading, Writing};
+use super::world::network::Socket;
+use crate::base::id::ConnId;
+use crate::base::ring::RING_BYTES;
+use crate::config::limits::Limits;
+use crate::machine::{CloseReason, Input, SessionEvent};
+use crate::session::Session;
+use crate::wire::frame::{AbortReason, Frame, Start};
+use crate::wire::record::{HEADROOM, SMALL_RECORD_BYTES_MAX, payload_fitting};
+use down::Down;
+use up::Up;
+
+/// Bytes of every message connection's out ring that `Data` leaves to small frames.
+const SMALL_FRAMES_ROOM: usize = 16 * SMALL_RECORD_BYTES_MAX;
+
+/// One step of relaying: it borrows what it works on.
+pub(super) struct Relay<'a, S: Socket> {
+    pub all: &'a mut Connections<S>,
+    pub buffers: &'a mut Buffers<S>,
+    pub limits: &'a Limits,
+}
+
+impl<S: Socket> Relay<'_, S> {
+    // The machine's outputs.
+
+    /// Pairs a user with an idle message connection and begins a session.
+    pub fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
+        if self.all.local(user).is_none() {
+            // It has just gone, as the machine is about to hear; the connection is still free.
+            let event = SessionEvent::Idle { settled: true };
+            return self.all.tell(Input::Session { id: message, event });
+        }
+        let frame = self.all.message_even_closing(message).and_then(|it| {
+            it.announced_idle = false;
+            it.carried_bytes = 0;
+            it.session.start(start)
+        });
+        self.all.pair(message, user);
+        if let Some(frame) = frame {
+            self.send_frame(message, &frame);
+            self.send_retained(user);
+        }
+        // The user first: its first bytes then leave in one write with `Start`.
+        self.all.queue(user);
+        self.all.queue(message);
+    }
+
+    /// Ends the session on a message connection by `Abort`, and its local side by RST.
+    pub fn abort(&mut self, message: ConnId, reason: AbortReason) {
+        if let Some(local) = self.all.unpair(message) {
+            self.all.reset(local, CloseReason::Aborted(reason));
+        }
+        self.abort_session(message, reason);
+    }
+
+    /// A proxy connection may have been made, or have failed.
+    pub fn serve_connecting(&mut self, id: ConnId) {
+        let Some(connection) = self.all.find(id) else { return };
+        let broken = match connection.socket.is_connected() {
+            Ok(false) => return,
+            Ok(true) => None,
+            // It stood already: a refusal is another error. What the local server said before it broke counts.
+            Err(error) if is_end_of_connection(error.kind()) => Some(error.kind()),
+            Err(error) => return self.all.reset(id, CloseReason::DialFailed(error.kind())),
+        };
+        // What the event said of an end or an error stays.
+        (connection.ready.readable, connection.ready.writable) = (true, true);
+        connection.ready.ended |= broken.is_some();
+        connection.life = Life::Open;
+        self.all.set_deadline(id, None);
+        if let Some(message) = self.all.peer(id) {
+            self.with_session(message, |session| session.started());
+            self.all.queue(message);
+        }
+        self.all.queue(id);
+        self.all.tell(Input::Connected { id });
+        if let Some(kind) = broken {
+            self.fail_local(id, kind);
+        }
+    }
+
+    // The local side.
+
+    /// Serves a user's or a proxy connection.
+    pub fn serve_local(&mut self, id: ConnId) {
+        let had_bytes = self.all.open(id).is_some_and(|connection| !connection.is_flushed());
+        let flushed = self.flush_local(id);
+        if flushed
+            && had_bytes
+            && let Some(peer) = self.all.peer(id)
+        {
+            self.all.queue(peer);
+        }
+        self.end_local_writing(id, had_bytes);
+        Up::new(self, id).pump();
+        self.note_local_error(id);
+        self.end_local(id);
+    }
+
+    /// Writes what the out ring holds; true if it is empty afterwards.
+    fn flush_local(&mut self, id: ConnId) -> bool {
+        let Some(connection) = self.all.find(id) else { return false };
+        match connection.flush(self.buffers) {
+            Ok(()) => connection.is_flushed(),
+            Err(error) => {
+                self.fail_local_writing(id, error.kind());
+                false
+            }
+        }
+    }
+
+    /// Shuts down or resets a local side whose last bytes are flushed; else gives them their time.
+    fn end_local_writing(&mut self, id: ConnId, progressed: bool) {
+        let deadline = self.all.now + self.limits.finish;
+        let Some(connection) = self.all.open(id) else { return };
+        let flushed = connection.is_flushed();
+        let Kind::Local(local) = &mut connection.kind else { return };
+        match local.writing {
+            // Closing it, which is next, ends it as well.
+            Writing::Finishing if flushed && local.reading == Reading::Ended => {
+                local.writing = Writing::Ended;
+            }
+            Writing::Finishing if flushed => {
+                local.writing = Writing::Ended;
+                if let Err(error) = connection.socket.shutdown_write() {
+                    return self.fail_local_writing(id, error.kind());
+                }
+                if !matches!(local.reading, Reading::Failed(_)) {
+                    self.all.set_deadline(id, None);
+                }
+            }
+            Writing::Finishing if progressed && !local.is_paired() => {
+                self.all.set_deadline(id, Some(deadline));
+            }
+            Writing::Aborting(reason) if flushed => self.all.reset(id, reason),
+            _ => {}
+        }
+    }
+
+    /// Closes a local side once both its directions have ended.
+    fn end_local(&mut self, id: ConnId) {
+        if let Some(local) = self.all.local(id)
+            && local.reading == Reading::Ended
+            && local.writing == Writing::Ended
+        {
+            self.all.end(id, CloseReason::Finished);
+        }
+    }
+
+    /// An event told of an error on a local side that is not being read: nothing else would notice.
+    fn note_local_error(&mut self, id: ConnId) {
+        let Some(connection) = self.all.open(id) else { return };
+        if !std::mem::take(&mut connection.ready.error) {
+            return;
+        }
+        if let Some(error) = connection.socket.take_error() {
+            self.fail_local(id, error.kind());
+        }
+    }
+
+    /// The local side broke. What it sent before that is still passed on, if it can be within a short time.
+    fn fail_local(&mut self, id: ConnId, kind: io::ErrorKind) {
+        let deadline = self.all.now + self.limits.abort_flush;
+        let Some(local) = self.all.local(id) else { return };
+        if local.reading == Reading::Ended || !local.is_paired() {
+            return self.all.reset(id, CloseReason::Io(kind));
+        }
+        if local.reading == Reading::Open {
+            local.reading = Reading::Failed(kind);
+            self.all.set_deadline(id, Some(deadline));
+            self.all.queue(id);
+        }
+    }
+
+    fn fail_local_writing(&mut self, id: ConnId, kind: io::ErrorKind) {
+        let Some(connection) = self.all.open(id) else { return };
+        connection.forget_unsent(self.buffers);
+        connection.ready.readable = true;
+        let Kind::Local(local) = &mut connection.kind else { return };
+        if let Writing::Aborting(reason) = local.writing {
+            return self.all.reset(id, reason);
+        }
+        local.writing = Writing::Failed;
+        let peer = self.all.peer(id);
+        self.fail_local(id, kind);
+        if let Some(peer) = peer {
+            self.all.queue(peer);
+        }
+    }
+
+    /// The end of what the local side says: whole, or, if an error was latched, broken.
+    fn local_ended(&mut self, id: ConnId) {
+        let Some(local) = self.all.local(id) else { return };
+        if let Reading::Failed(kind) = local.reading {
+            return self.all.reset(id, CloseReason::Io(kind));
+        }
+        local.reading = Reading::Ended;
+        if let Some(peer) = self.all.peer(id) {
+            self.with_session(peer, |session| session.finish());
+            // Nothing that could share its write will follow, and a crowd that leaves would need a ring each.
+            self.buffers.flush(self.all, peer);
+        }
+    }
+
+    /// Resets a local side, which is unpaired already, once the bytes before the abort are flushed.
+    fn abort_local(&mut self, id: ConnId, reason: CloseReason) {
+        let deadline = self.all.now + self.limits.abort_flush;
+        let Some(connection) = self.all.find(id) else { return };
+        let flushed = connection.is_flushed();
+        match &mut connection.kind {
+            Kind::Local(local) if !flushed => {
+                local.writing = Writing::Aborting(reason);
+                self.all.set_deadline(id, Some(deadline));
+                self.all.queue(id);
+            }
+            _ => self.all.reset(id, reason),
+        }
+    }
+
+    /// Hands a user back to the machine, unpaired, with what it said.
+    fn give_back_user(&mut self, user: ConnId, refused: bool) {
+        let Some(local) = self.all.local(user) else { return };
+        let spoken = local.traffic.received > 0;
+        if matches!(local.reading, Reading::Failed(_)) || local.writing != Writing::Open {
+            return self.all.reset(user, CloseReason::Truncated);
+        }
+        self.all.tell(Input::Returned { id: user, refused, spoken });
+    }
+
+    // The message connection.
+
+    /// Serves a message connection.
+    pub fn serve_message(&mut self, id: ConnId) {
+        let Some(connection) = self.all.open(id) else { return };
+        let had_bytes = !connection.is_flushed();
+        let had_frames = connection.out.as_ref().is_some_and(|ring| ring.len() <= SMALL_FRAMES_ROOM);
+        let peer = self.all.peer(id);
+        // What the local side has to say leaves in one write with the frames before it.
+        if had_frames && let Some(peer) = peer {
+            Up::new(self, peer).pump();
+        }
+        // Its local side may have found the ring full and wait for room: no event would tell.
+        if self.buffers.flush(self.all, id)
+            && had_bytes
+            && let Some(peer) = peer
+        {
+            self.all.queue(peer);
+        }
+        Down::new(self, id).pump();
+        self.settle(id);
+        self.note_message_error(id);
+    }
+
+    fn note_message_error(&mut self, id: ConnId) {
+        let Some(connection) = self.all.open(id) else { return };
+        if std::mem::take(&mut connection.ready.error)
+            && let Some(error) = connection.socket.take_error()
+        {
+            self.all.reset(id, CloseReason::Io(error.kind()));
+        }
+    }
+
+    /// Tells the machine once the connection is free for the next session.
+    fn settle(&mut self, id: ConnId) {
+        let Some(connection) = self.all.open(id) else { return };
+        let flushed = connection.is_flushed();
+        let Kind::Message(message) = &mut connection.kind else { return };
+        if flushed && message.session.is_idle() && !message.announced_idle {
+            message.announced_idle = true;
+            let settled = message.carried_bytes as usize <= RING_BYTES;
+            self.all.set_deadline(id, None);
+            self.all.tell(Input::Session { id, event: SessionEvent::Idle { settled } });
+        }
+    }
+
+    /// Seals a small frame into the out ring.
+    fn send_frame(&mut self, id: ConnId, frame: &Frame) {
+        let mut record = [0; SMALL_RECORD_BYTES_MAX];
+        let Some(message) = self.all.message(id) else { return };
+        match message.channel.seal(&frame.encode(), &mut record) {
+            Ok(count) => {
+                self.buffers.send_bytes(self.all, id, &record[..count]);
+                self.all.queue(id);
+            }
+            Err(_) => self.all.reset(id, CloseReason::BadRecord),
+        }
+    }
+
+    /// Lets `act` move the session on, and sends the frame that comes of it.
+    pub fn with_session(&mut self, id: ConnId, act: impl FnOnce(&mut Session) -> Option<Frame<'static>>) {
+        let Some(message) = self.all.message(id) else { return };
+        if let Some(frame) = act(&mut message.session) {
+            self.send_frame(id, &frame);
+            self.part_if_over(id);
+        }
+    }
+
+    /// Parts a message connection whose session is over from the local side, which may go on flushing alone: the
+    /// next session may begin with the very next frame.
+    fn part_if_over(&mut self, id: ConnId) {
+        if self.all.message(id).is_none_or(|message| !message.session.is_idle()) {
+            return;
+        }
+        let deadline = self.all.now + self.limits.finish;
+        if let Some(local) = self.all.unpair(id) {
+            self.all.queue(local);
+            if self.all.local(local).is_some_and(|local| local.writing == Writing::Finishing) {
+                self.all.set_deadline(local, Some(deadline));
+            }
+        }
+    }
+
+    /// Ends our direction of the session by `Abort`, and starts the clock by which both ends must be done.
+    fn abort_session(&mut self, id: ConnId, reason: AbortReason) {
+        let Some(message) = self.all.message(id) else { return };
+        if let Some(frame) = message.session.abort(reason) {
+            self.send_frame(id, &frame);
+            self.clock_abort(id);
+        }
+        self.all.queue(id);
+    }
+
+    fn clock_abort(&mut self, id: ConnId) {
+        if let Some(message) = self.all.message(id) {
+            message.discarded_bytes = 0;
+        }
+        let deadline = self.all.now + self.limits.abort_drain;
+        self.all.set_deadline(id, Some(deadline));
+    }
+
+    /// Sends again what a user has said so far, on the message connection that it was just given.
+    fn send_retained(&mut self, user: ConnId) {
+        let Some((local, message)) = self.all.couple(user) else { return };
+        let (Kind::Local(half), Kind::Message(other)) = (&local.kind, &mut message.kind) else { return };
+        let message_id = message.id;
+        if let Some(ring) = &half.retained {
+            let Scratch { raw, clear, .. } = &mut self.buffers.scratch;
+            let count = ring.len();
+            debug_assert!(count <= payload_fitting(RING_BYTES - SMALL_FRAMES_ROOM), "it fits behind Start");
+            let [first, second] = ring.slices();
+            raw[HEADROOM..HEADROOM + first.len()].copy_from_slice(first);
+            raw[HEADROOM + first.len()..HEADROOM + count].copy_from_slice(second);
+            match other.channel.seal_data(other.session.sid(), &mut raw[..HEADROOM + count], clear) {
+                Ok(sealed) => stash(&mut message.out, &mut self.buffers.rings, sealed),
+                Err(_) => return self.all.reset(message_id, CloseReason::BadRecord),
+            }
+        }
+        if half.reading == Reading::Ended {
+            self.with_session(message_id, |session| session.finish());
+        }
+    }
+
+    /// Parts a closing connection from its peer: each half of a pair has a rule for losing the other.
+    pub fn detach(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(connection) = self.all.any(id) else { return };
+        match &connection.kind {
+            Kind::Message(message) => {
+                let unaccepted = message.session.is_unaccepted();
+                let Some(local) = self.all.unpair(id) else { return };
+                if unaccepted {
+                    self.give_back_user(local, false);
+                } else {
+                    self.all.reset(local, CloseReason::Truncated);
+                }
+            }
+            Kind::Local(_) => {
+                let Some(message) = self.all.unpair(id) else { return };
+                match reason {
+                    // The machine hears of it, and dials the next address or refuses the session.
+                    CloseReason::DialFailed(_) => {}
+                    CloseReason::Shutdown => self.abort_session(message, AbortReason::Shutdown),
+                    _ => self.abort_session(message, AbortReason::Reset),
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether an error ends a connection that stood: Linux says ECONNRESET, or EPIPE if a FIN came before the RST,
+/// and ECONNREFUSED to a socket that is still connecting (tcp(7)).
+fn is_end_of_connection(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,357 @@
+//! The real world: mio's epoll, sockets with their options, signals and the resolver.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+
+use super::network::{Accepted, Event, Network, Socket};
+use super::resolver::Resolver;
+use crate::base::address::{HostPort, Listen, any_addresses};
+use crate::base::id::{ConnId, ListenerId, NameId, SLOTS_MAX};
+
+/// Connections that the kernel holds until they are accepted; mio's own listeners have 128.
+const BACKLOG: i32 = 4096;
+/// Events taken from the kernel at once.
+const EVENTS_MAX: usize = 1024;
+/// A user that vanished without a word is noticed after about three minutes.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Everything. Urgent data counts, because a read stops short at its mark though more bytes follow (tcp(7)).
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+
+/// Bytes that a pipe holds.
+const PIPE_BYTES: usize = 256 * 1024;
+/// Bytes that a socket holds and has not sent (tcp(7), `TCP_NOTSENT_LOWAT`). The kernel would hold megabytes of a
+/// stream whose reader has stopped. Measured where `tcp_wmem` ends at 4 MiB and `tcp_rmem` at 32 MiB: a session that
+/// was stalled from its beginning pinned 9 to 11 MiB in our four sockets and pins 1 to 4 MiB now; one that was fast
+/// before pinned 35 to 65 MiB and pins 17 to 21 MiB. It costs no throughput over loopback: a gigabyte takes 1.5 s of
+/// both processes' time, and took 1.7 s. What is left was received and not read, and is the kernel's to bound
+/// (`net.ipv4.tcp_rmem`): a smaller receive buffer would slow down long paths.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
+/// Congestion control of connections within this host (tcp(7), `TCP_CONGESTION`), which no router can congest. Where
+/// the system's choice is BBR, they would be paced by a timer per packet: a gigabyte of spliced bulk then takes 1.6 s
+/// of both processes' time, and 0.6 s like this. Everyone may choose this one, and every kernel has it.
+const UNPACED: &[u8] = b"reno";
+
+const WAKER: Token = Token(usize::MAX);
+const SIGNALS: Token = Token(usize::MAX - 1);
+/// Tokens of connections are their slots; those of listeners begin here.
+const LISTENERS: usize = SLOTS_MAX as usize;
+
+/// Binds and listens (socket(7), ipv6(7)).
+fn listen(at: Listen) -> io::Result<(TcpListener, SocketAddr)> {
+    let bind = |address: SocketAddr| {
+        let socket = new_socket(address)?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // All interfaces means both families; one address means itself.
+            socket.set_only_v6(!address.ip().is_unspecified() || matches!(at, Listen::At(_)))?;
+        }
+        set_options(&SockRef::from(&socket), address, &accepted_keepalive())?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(socket.into());
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    match at {
+        Listen::At(address) => bind(address),
+        Listen::Any(port) => {
+            let [both, v4] = any_addresses(port);
+            bind(both).or_else(|error| match error.kind() {
+                io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
+                // No IPv6 on this host.
+                _ => bind(v4),
+            })
+        }
+    }
+}
+
+/// An IPv4 address as such, though it came through a socket for both families.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<RawSocket> {
+    RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+}
+
+/// For what is accepted: the listener has these options already, so they cost nothing per connection.
+pub fn accepted_keepalive() -> TcpKeepalive {
+    dialled_keepalive().with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES)
+}
+
+/// For what is dialled: it keeps the system's interval and count, which saves two calls per session.
+pub fn dialled_keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(KEEPALIVE_IDLE)
+}
+
+/// Whether an error says that the system has run out of something: trying again later may help.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    // They have no stable kinds of their own.
+    let number = Errno::from_io_error(error);
+    matches!(number, Some(Errno::NOMEM | Errno::NFILE | Errno::MFILE | Errno::NOBUFS))
+}
+
+/// epoll, listeners, names and signals.
+pub struct MioNetwork {
+    poll: Poll,
+    events: Events,
+    resolver: Resolver,
+    signals: Signals,
+}
+
+impl MioNetwork {
+    /// Watches the signals SIGTERM and SIGINT.
+    pub fn new() -> io::Result<MioNetwork> {
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        registry.register(&mut signals, SIGNALS, Interest::READABLE)?;
+        let waker = Arc::new(Waker::new(registry, WAKER)?);
+        let resolver = Resolver::new(move || {
+            // It fails only if the counter is full, and then a wake-up is on its way already.
+            let _ = waker.wake();
+        });
+        Ok(MioNetwork { poll, events: Events::with_capacity(EVENTS_MAX), resolver, signals })
+    }
+}
+
+/// A listener of mio. Closing or dropping it ends its registration.
+pub struct MioListener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Network for MioNetwork {
+    type Socket = MioSocket;
+    type Listener = MioListener;
+
+    fn now(&mut self) -> Instant {
+        Instant::now()
+    }
+
+    fn poll(&mut self, out: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        self.poll.poll(&mut self.events, timeout)?;
+        for event in &self.events {
+            match event.token() {
+                WAKER => {
+                    while let Some((name, addresses)) = self.resolver.answer() {
+                        out.push(Event::Resolved(name, addresses));
+                    }
+                }
+                SIGNALS => out.extend(self.signals.pending().map(|_| Event::Terminate)),
+                Token(place) => out.push(match place.checked_sub(LISTENERS) {
+                    Some(slot) => Event::Acceptable(slot as u32),
+                    None => Event::Ready {
+                        slot: place as u32,
+                        readable: event.is_readable() || event.is_read_closed(),
+                        writable: event.is_writable() || event.is_write_closed(),
+                        ended: event.is_read_closed() || event.is_error() || event.is_priority(),
+                        error: event.is_error(),
+                    },
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, id: ListenerId, at: Listen) -> io::Result<(MioListener, SocketAddr)> {
+        let (mut listener, address) = listen(at)?;
+        let token = Token(LISTENERS + id.index());
+        self.poll.registry().register(&mut listener, token, Interest::READABLE)?;
+        Ok((MioListener { listener, address }, address))
+    }
+
+    fn accept(&mut self, listener: &mut MioListener) -> io::Result<Accepted<MioSocket>> {
+        let (stream, peer) = listener.listener.accept()?;
+        let peer = canonical(peer);
+        set_accepted_options(&SockRef::from(&stream), peer)?;
+        // Only a listener on all interfaces does not know which address was asked for.
+        let asked = if listener.address.ip().is_unspecified() {
+            stream.local_addr().map_or(listener.address, canonical)
+        } else {
+            listener.address
+        };
+        Ok(Accepted { socket: MioSocket(stream), peer, asked })
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<MioSocket> {
+        let socket = new_socket(address)?;
+        set_options(&SockRef::from(&socket), address, &dialled_keepalive())?;
+        match socket.connect(&address.into()) {
+            // It is on its way (connect(2)).
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
+            _ => Ok(MioSocket(TcpStream::from_std(socket.into()))),
+        }
+    }
+
+    fn register(&mut self, socket: &mut MioSocket, id: ConnId) -> io::Result<()> {
+        self.poll.registry().register(&mut socket.0, Token(id.index()), INTEREST)
+    }
+
+    fn resolve(&mut self, name: NameId, host: HostPort) {
+        self.resolver.ask(name, host);
+    }
+}
+
+/// A TCP connection of mio. Closing or dropping it ends its registration.
+pub struct MioSocket(TcpStream);
+
+/// The options of every connection, set before it is made: nothing waits for more bytes, a peer that vanished is
+/// noticed, and close(2) sends RST and drops what was not sent (linger 0, socket(7)), as it must when the process is
+/// killed in mid-session. `address` is its own or its peer's.
+pub fn set_options(socket: &SockRef, address: SocketAddr, keepalive: &TcpKeepalive) -> io::Result<()> {
+    unpace(socket, address);
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    socket.set_tcp_keepalive(keepalive)
+}
+
+/// The options of an accepted connection. Linux hands on the listener's own (tcp(7)); others may not. But a listener on
+/// all interfaces does not know who will come.
+pub fn set_accepted_options(socket: &SockRef, peer: SocketAddr) -> io::Result<()> {
+    if cfg!(target_os = "linux") {
+        unpace(socket, peer);
+        return Ok(());
+    }
+    set_options(socket, peer, &accepted_keepalive())
+}
+
+/// Takes the pacing from a connection within this host.
+fn unpace(socket: &SockRef, address: SocketAddr) {
+    if cfg!(target_os = "linux") && address.ip().to_canonical().is_loopback() {
+        // Where it cannot be had, the system's own will do.
+        let _ = socket.set_tcp_congestion(UNPACED);
+    }
+}
+
+/// A pipe (pipe(2)) for splicing.
+pub struct Pipe {
+    into: OwnedFd,
+    out_of: OwnedFd,
+}
+
+impl Socket for MioSocket {
+    type Pipe = Pipe;
+
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out)
+    }
+
+    fn write(&mut self, slices: &[IoSlice]) -> io::Result<usize> {
+        match slices {
+            // send(2) costs the kernel less than writev(2).
+            [slice] => self.0.write(slice),
+            slices => self.0.write_vectored(slices),
+        }
+    }
+
+    fn write_before_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(&self.0, bytes, SendFlags::MORE)?)
+    }
+
+    fn splice_in(&mut self, pipe: &mut Pipe, limit: usize) -> io::Result<usize> {
+        Ok(splice(&self.0, None, &pipe.into, None, limit, SpliceFlags::NONBLOCK)?)
+    }
+
+    fn splice_out(&mut self, pipe: &mut Pipe, held: usize) -> io::Result<usize> {
+        Ok(splice(&pipe.out_of, None, &self.0, None, held, SpliceFlags::NONBLOCK)?)
+    }
+
+    fn pipe(&self) -> Option<Pipe> {
+        let (out_of, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        // Without it the pipe is smaller, and works.
+        let _ = fcntl_setpipe_size(&into, PIPE_BYTES);
+        Some(Pipe { into, out_of })
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Write)
+    }
+
+    fn is_connected(&mut self) -> io::Result<bool> {
+        // An error of a connection that stands is met by reading it.
+        match self.0.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                self.0.take_error()?.map_or(Ok(false), Err)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take_error(&mut self) -> Option<io::Error> {
+        self.0.take_error().ok().flatten()
+    }
+
+    fn close(self) {
+        let _ = SockRef::from(&self.0).set_linger(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream as StdStream;
+
+    #[test]
+    fn accepted_and_dialled_connections_have_the_options() {
+        let loopback = Listen::At(([127, 0, 0, 1], 0).into());
+        let mut network = MioNetwork::new().expect("epoll works");
+        let id = |slot| ListenerId::new(slot, 1).expect("it can be named");
+        let mut listeners = [(0, loopback), (1, Listen::Any(0))]
+            .map(|(slot, at)| network.listen(id(slot), at).expect("a port"));
+        let addresses = [0, 1].map(|index| SocketAddr::from(([127, 0, 0, 1], listeners[index].1.port())));
+        let users = addresses.map(|address| StdStream::connect(address).expect("connects"));
+        let accepted = [0, 1].map(|index| {
+            let accepted = network.accept(&mut listeners[index].0).expect("the connection is there");
+            assert_eq!(accepted.peer, users[index].local_addr().expect("it has one"));
+            assert_eq!(accepted.asked, addresses[index], "the address that was asked for");
+            accepted.socket
+        });
+        let dialled = network.connect(addresses[0]).expect("begins to connect");
+        for socket in accepted.iter().chain([&dialled]) {
+            let socket = SockRef::from(&socket.0);
+            assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));
+            assert_eq!(socket.linger().expect("readable"), Some(Duration::ZERO));
+            assert_eq!(socket.tcp_keepalive_time().expect("readable"), KEEPALIVE_IDLE);
+            if cfg!(target_os = "linux") {
+                let congestion = socket.tcp_congestion().expect("readable");
+                assert!(congestion.starts_with(UNPACED), "{congestion:?} within this host");
+            }
+        }
+    }
+
+    #[test]
+    fn all_interfaces_means_both_families() {
+        let (_listener, address) = listen(Listen::Any(0)).expect("a port");
+        let port = address.port();
+        StdStream::connect(("127.0.0.1", port)).expect("IPv4");
+        if address.is_ipv6() {
+            StdStream::connect(("::1", port)).expect("IPv6");
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error_and_not_another_address() {
+        let (_listener, address) = listen(Listen::Any(0)).expect("a port");
+        let again = listen(Listen::Any(address.port())).map(|bound| bound.1);
+        assert_eq!(again.map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+    }
+}

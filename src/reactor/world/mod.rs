@@ -1,0 +1,6 @@
+//! The world that the reactor lives in: sockets, the clock, names, signals and the allocator.
+
+pub mod mio_network;
+pub mod network;
+pub mod resolver;
+pub(super) mod trim;
