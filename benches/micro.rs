@@ -34,7 +34,8 @@ fn main() {
 }
 
 fn start(sid: u64) -> Start {
-    Start { sid, first_sid: 0, service: 0, user: ([192, 0, 2, 1], 4000).into() }
+    let user = ([192, 0, 2, 1], 4000).into();
+    Start { sid, first_sid: 0, publication: 1, port_offset: 0, user, asked: user, number: sid }
 }
 
 fn hello() -> ClearHello {
@@ -367,6 +368,10 @@ impl Network for Memory {
     fn register(&mut self, _: &mut MemorySocket, id: ConnId) -> io::Result<()> {
         self.ids.borrow_mut().push(id);
         Ok(())
+    }
+
+    fn random(&mut self, _: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn resolve(&mut self, _: NameId, _: HostPort) {}

@@ -141,11 +141,6 @@ impl Session {
         }
     }
 
-    /// Whether this end has sent `Abort` and throws away what still arrives.
-    pub fn discards(&self) -> bool {
-        matches!(self.phase, Phase::Busy { sending: Direction::Aborted, receiving: Direction::Open, .. })
-    }
-
     /// Whether `Data` that arrives must be delivered to a local side.
     pub fn delivers(&self) -> bool {
         match self.phase {
@@ -208,6 +203,11 @@ impl Session {
         }
     }
 
+    /// Says that the session still runs, though nothing else is to be said.
+    pub fn alive(&self) -> Option<Frame<'static>> {
+        (!self.is_idle()).then_some(Frame::Alive(self.sid))
+    }
+
     /// Server: asks an idle connection whether it is alive. It is not free until it has answered.
     pub fn ping(&mut self) -> Option<Frame<'static>> {
         if self.end != End::Server || !self.is_free() {
@@ -220,7 +220,10 @@ impl Session {
     /// Takes a frame: what to do, and what to answer.
     pub fn receive(&mut self, frame: &Frame) -> Result<(Step, Option<Frame<'static>>), Violation> {
         let step = match (self.end, self.phase, *frame) {
-            // The only frame that may come late: an abort of the sid before, or of the last one when idle.
+            (_, _, Frame::Skipped) => Step::Ignore,
+            // Of this session, or late of one before: the other end is alive, and nothing else follows.
+            (_, _, Frame::Alive(sid)) if sid > 0 && sid <= self.sid => Step::Ignore,
+            // The only other frame that may come late: an abort of the sid before, or of the last one when idle.
             (_, _, Frame::Abort(sid, _)) if sid < self.sid => Step::Ignore,
             (_, Phase::Idle | Phase::Pinged, Frame::Abort(sid, _)) if sid == self.sid => Step::Ignore,
 
@@ -337,7 +340,15 @@ mod tests {
     type Received = Result<(Step, Option<Frame<'static>>), Violation>;
 
     fn start(sid: Sid) -> Start {
-        Start { sid, first_sid: 0, service: 0, user: ([192, 0, 2, 1], 4000).into() }
+        Start {
+            sid,
+            first_sid: 0,
+            publication: 1,
+            port_offset: 0,
+            user: ([192, 0, 2, 1], 4000).into(),
+            asked: ([192, 0, 2, 2], 80).into(),
+            number: sid,
+        }
     }
 
     /// One fixture per state. Each has had session `LAST`; the busy ones are in session `SID`.
@@ -416,20 +427,25 @@ mod tests {
             let aborts = [Frame::Abort(sid, RESET), Frame::Abort(sid, REFUSED)];
             let others =
                 [Frame::Accepted(sid), Frame::Started(sid), Frame::Data(sid, BYTES), Frame::Fin(sid)];
-            [&aborts[..], &others[..], &[Frame::Start(start(sid))]].concat()
+            [&aborts[..], &others[..], &[Frame::Start(start(sid)), Frame::Alive(sid)]].concat()
         };
-        let mut frames = vec![Frame::Ping, Frame::Pong, Frame::Drain];
+        let mut frames = vec![Frame::Ping, Frame::Pong, Frame::Drain, Frame::Skipped];
         frames.extend([LAST, SID, NEXT].into_iter().flat_map(numbered));
         frames
     }
 
-    /// Every frame does what its row says, and every other one is a violation that changes nothing. An abort of
-    /// the session before may come late in any state.
+    /// Every frame does what its row says, and every other one is a violation that changes nothing. An abort of the
+    /// session before may come late in any state; `Alive` of this session or of the one before, and a frame of a later
+    /// version, say nothing.
     fn knows_only(session: Session, rows: &[(Frame<'static>, Received)]) {
         for frame in every_frame() {
             let mut after = session;
             let row = rows.iter().find(|row| row.0 == frame);
-            let late = matches!(frame, Frame::Abort(LAST, _));
+            let late = match frame {
+                Frame::Abort(LAST, _) | Frame::Skipped => true,
+                Frame::Alive(sid) => sid <= session.sid(),
+                _ => false,
+            };
             let expected = match row {
                 Some((_, received)) => *received,
                 None if late => does(Step::Ignore),
@@ -633,7 +649,7 @@ mod tests {
         #[test]
         fn both_ends_send_bytes_one_fin_or_one_abort() {
             for end in ENDS {
-                assert!(started(end).may_send() && started(end).delivers() && !started(end).discards());
+                assert!(started(end).may_send() && started(end).delivers());
                 sends_only(started(end), &[Frame::Fin(SID), Frame::Abort(SID, RESET)]);
             }
         }
@@ -665,7 +681,6 @@ mod tests {
                 sends_only(sent_fin(end), &[Frame::Abort(SID, RESET)]);
                 let mut session = sent_fin(end);
                 assert!(session.abort(RESET).is_some());
-                assert!(session.discards());
                 sends_only(session, &[]);
             }
         }
@@ -702,7 +717,7 @@ mod tests {
         fn only_an_abort_may_still_come() {
             let reply = Frame::Abort(SID, RESET);
             for end in ENDS {
-                assert!(!received_fin(end).delivers() && !received_fin(end).discards());
+                assert!(!received_fin(end).delivers());
                 knows_only(
                     received_fin(end),
                     &[
@@ -734,9 +749,7 @@ mod tests {
         #[test]
         fn whatever_arrives_is_thrown_away() {
             for end in ENDS {
-                assert!(
-                    discarding(end).discards() && !discarding(end).delivers() && !discarding(end).may_send()
-                );
+                assert!(!discarding(end).delivers() && !discarding(end).may_send());
                 sends_only(discarding(end), &[]);
                 knows_only(
                     discarding(end),
@@ -788,6 +801,16 @@ mod tests {
     }
 
     #[test]
+    fn only_a_running_session_is_said_to_be_alive() {
+        for end in ENDS {
+            assert_eq!(idle(end).alive(), None);
+            for session in [assigned(end), started(end), sent_fin(end), received_fin(end), discarding(end)] {
+                assert_eq!(session.alive(), Some(Frame::Alive(SID)));
+            }
+        }
+    }
+
+    #[test]
     fn an_abort_of_a_session_to_come_is_refused_in_every_state() {
         let busy = ENDS.into_iter().flat_map(|end| {
             [
@@ -818,7 +841,7 @@ mod tests {
 
     fn events() -> impl Strategy<Value = Event> {
         // Numbers from few, so that sequences get far into sessions.
-        let frames = (1..4 as Sid, 0..9).prop_map(|(sid, kind)| match kind {
+        let frames = (1..4 as Sid, 0..10).prop_map(|(sid, kind)| match kind {
             0 => Frame::Start(start(sid)),
             1 => Frame::Accepted(sid),
             2 => Frame::Started(sid),
@@ -827,6 +850,7 @@ mod tests {
             5 => Frame::Abort(sid, RESET),
             6 => Frame::Ping,
             7 => Frame::Pong,
+            8 => Frame::Alive(sid),
             _ => Frame::Drain,
         });
         prop_oneof![
@@ -880,7 +904,6 @@ mod tests {
                 }
                 prop_assert!(session.sid() >= sid_before);
                 prop_assert_eq!(session.is_idle(), !sending && !receiving, "after {:?}: {:?}", event, session);
-                prop_assert!(!(session.discards() && session.delivers()));
                 prop_assert!(!session.may_send() || sending);
                 prop_assert!(!session.delivers() || receiving);
                 prop_assert_eq!(session.stage().is_none(), session.is_idle());

@@ -231,7 +231,8 @@ fn count_allocations(plain: bool, counts: &'static [Count; 2]) {
     // A message connection that was retired and is needed again would be an allocation, and a right one.
     let limits = || Limits { retire: Duration::from_secs(3600), ..Limits::default() };
     let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
-    let host_port = |address: SocketAddr| HostPort { host: address.ip().to_string(), port: address.port() };
+    let host_port =
+        |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
     let server = Server::bind(ServerConfig {
         services: vec![(name.clone(), free_port)],
         message: free_port,

@@ -233,9 +233,9 @@ fn a_service_that_the_server_does_not_have_is_said_at_both_sides_and_the_rest_wo
     let local = echo_server();
     let db = format!("db={local}");
     let mut tunnel = Setup::new(Mode::Sealed).client(&["--publish", &db]).start(local);
-    let line = tunnel.client().wait_for("service db: the server does not have it");
+    let line = tunnel.client().wait_for("service db: denied: unknown service");
     assert!(line.contains("--service db=ADDR"), "{line}");
-    tunnel.server.wait_for("what this server was not started with (--service): db");
+    tunnel.server.wait_for("may not publish db: unknown service");
     converse(&mut tunnel.user(), b"the default works");
 }
 
@@ -267,7 +267,7 @@ fn sides_that_disagree_on_plain_say_so_and_keep_trying() {
         let mut client = Process::skyorg(&arguments, None);
         let line = client.wait_for("[ERROR]");
         assert!(line.contains("--plain"), "{line}");
-        tunnel.server.wait_for("was turned down");
+        tunnel.server.wait_for("was refused");
         assert!(client.is_running());
         converse(&mut tunnel.user(), b"the right client works");
     }

@@ -20,7 +20,7 @@ fn a_server_lets_running_sessions_finish_and_ends_well() {
             let mut user = tunnel.user();
             converse(&mut user, b"before");
             tunnel.server.signal(signal);
-            tunnel.server.wait_for("draining: 1 users have up to 30 s to finish");
+            tunnel.server.wait_for("draining: 1 running sessions have up to 30 s to finish");
             tunnel.server.wait_until("nobody new is taken", || TcpStream::connect(tunnel.users).is_err());
             converse(&mut user, b"after");
             finish_writing(&user);

@@ -126,7 +126,7 @@ fn start_client(
     message: SocketAddr,
     local: SocketAddr,
 ) {
-    let at = |address: SocketAddr| HostPort { host: address.ip().to_string(), port: address.port() };
+    let at = |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
     let config = ClientConfig {
         server: at(control),
         message: Some(at(message)),

@@ -3,16 +3,20 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use skyorg::base::address::Listen;
-use skyorg::base::id::{ConnId, ServiceId};
+use skyorg::base::id::{ConnId, ListenerId, ServiceId};
 use skyorg::base::name::Name;
 use skyorg::config::limits::Limits;
 use skyorg::config::{Key, ServerConfig};
-use skyorg::machine::{CloseReason, Door, Input, Machine, Output, SessionEvent, Traffic};
+use skyorg::machine::{
+    CloseReason, Door, Input, LINK_RANDOM_BYTES, Machine, Output, Proof, SessionEvent, Traffic,
+};
 use skyorg::server::Server;
-use skyorg::wire::frame::{ControlFrame, Hello, PROTOCOL_VERSION, Welcome};
+use skyorg::wire::control::{
+    Capabilities, ControlFrame, Hello, Publish, Transports, VERSIONS, Want, Welcome,
+};
 use skyorg::wire::handshake::{ClearHello, KeyId, Purpose, Secret, Suite, key_id};
 
 const POOL: usize = 3;
@@ -50,9 +54,9 @@ impl Story {
         let limits = Arc::new(config.limits.clone());
         let now = Instant::now();
         let mut story = Story {
-            server: Server::new(config, limits, fastrand::Rng::with_seed(1), now),
+            server: Server::new(config, limits, [2; 16], fastrand::Rng::with_seed(1), now),
             now,
-            session: key_id("office"),
+            session: key_id(&Secret::new([7; 32])),
             messages: BTreeSet::new(),
             started: VecDeque::new(),
             retired: Vec::new(),
@@ -60,13 +64,26 @@ impl Story {
         };
         let control = story.id(0);
         story.come(control, Purpose::Control, 0);
+        for (place, port) in [33333, 33334, 33335].into_iter().enumerate() {
+            let id = ListenerId::new(place as u32, place as u64 + 1).expect("it can be named");
+            story.tell(Input::Listening { id, address: ([192, 0, 2, 1], port).into() });
+        }
         let hello = Hello {
-            version: PROTOCOL_VERSION,
-            plain: false,
+            versions: VERSIONS,
+            capabilities: Capabilities::default(),
+            heartbeat: Duration::from_secs(30),
             instance: [1; 16],
-            services: vec![name("default")],
         };
-        story.tell(Input::Control { id: control, frame: ControlFrame::Hello(hello) });
+        let publish = Publish {
+            number: 1,
+            name: name("default"),
+            want: Want::Service,
+            transports: Transports::Tcp,
+            dial_time: Duration::from_secs(5),
+        };
+        for frame in [ControlFrame::Hello(hello), ControlFrame::Publish(publish)] {
+            story.tell(Input::Control { id: control, frame });
+        }
         story.settle();
         story
     }
@@ -83,7 +100,11 @@ impl Story {
         self.server.handle(Input::Accepted { id, door, peer, asked: peer }, self.now);
         let hello = ClearHello { suite: Suite::AesGcm, purpose, key_id: self.session };
         self.server.handle(Input::Greeted { id, hello }, self.now);
-        self.tell(Input::Proved { id, ticket });
+        let proof = match purpose {
+            Purpose::Control => Proof::Control { random: [3; LINK_RANDOM_BYTES] },
+            Purpose::Message => Proof::Message { ticket },
+        };
+        self.tell(Input::Proved { id, proof });
     }
 
     fn user(&mut self) -> ConnId {
@@ -104,8 +125,8 @@ impl Story {
     fn drain_outputs(&mut self) {
         while let Some(output) = self.server.poll_output() {
             match output {
-                Output::Send { frame: ControlFrame::Welcome(Welcome { session_id, .. }), .. } => {
-                    self.session = session_id;
+                Output::Send { frame: ControlFrame::Welcome(Welcome { link, .. }), .. } => {
+                    self.session = link;
                 }
                 Output::Send { frame: ControlFrame::Open { first_ticket, count }, .. } => {
                     for ticket in first_ticket..first_ticket + u64::from(count) {

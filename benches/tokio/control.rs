@@ -7,9 +7,9 @@ use std::task::Poll;
 use std::time::Instant;
 
 use skyorg::base::id::ConnId;
-use skyorg::machine::{CloseReason, Greeting, Input, Manner, Traffic};
+use skyorg::machine::{CloseReason, Greeting, Input, LINK_RANDOM_BYTES, Manner, Proof, Traffic};
 use skyorg::session::End;
-use skyorg::wire::frame::ControlFrame;
+use skyorg::wire::control::ControlFrame;
 use skyorg::wire::handshake::{
     ANSWER_BYTES, ClearHello, FIRST_FLIGHT_BYTES, HELLO_BYTES, HandshakeError, Initiator, Purpose, Responder,
 };
@@ -65,7 +65,15 @@ async fn admit(
         _ => return Err(CloseReason::Shutdown),
     };
     let (responder, ticket) = Responder::verify(hello, &secret, &flight).map_err(CloseReason::Stranger)?;
-    shared.input(Input::Proved { id, ticket });
+    let proof = match hello.purpose {
+        Purpose::Message => Proof::Message { ticket },
+        Purpose::Control => {
+            let mut random = [0; LINK_RANDOM_BYTES];
+            getrandom::fill(&mut random).map_err(|_| CloseReason::Shutdown)?;
+            Proof::Control { random }
+        }
+    };
+    shared.input(Input::Proved { id, proof });
     let plain = match commands.recv().await {
         Some(Command::Admit(plain)) => plain,
         Some(Command::Close(reason, _)) => return Err(reason),

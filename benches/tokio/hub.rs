@@ -26,7 +26,8 @@ use skyorg::machine::{
     drive, drive_timeout,
 };
 use skyorg::reactor::world::mio_network::set_accepted_options;
-use skyorg::wire::frame::{AbortReason, ControlFrame, Start};
+use skyorg::wire::control::ControlFrame;
+use skyorg::wire::frame::{AbortReason, Start};
 use skyorg::wire::handshake::Secret;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -296,7 +297,7 @@ impl Tasks {
         let HostPort { host, port } = host;
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            let found = tokio::net::lookup_host((host.as_str(), port)).await;
+            let found = tokio::net::lookup_host((&*host, port)).await;
             let addresses = found.map_or(Vec::new(), Iterator::collect);
             shared.input(Input::Resolved { name, addresses });
         });

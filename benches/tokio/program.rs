@@ -135,7 +135,8 @@ fn serve(arguments: ServerArguments) -> io::Result<()> {
 fn connect(arguments: ClientArguments) -> io::Result<()> {
     let found =
         keys::client_key(Some(&arguments.key), None).map_err(|error| io::Error::other(error.to_string()))?;
-    let host_port = |address: SocketAddr| HostPort { host: address.ip().to_string(), port: address.port() };
+    let host_port =
+        |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
     let config = ClientConfig {
         server: host_port(arguments.server),
         message: arguments.message.map(host_port),

@@ -23,7 +23,8 @@ impl Server {
     /// Listens at all ports. Must be called within a runtime.
     pub fn bind(config: ServerConfig) -> io::Result<Server> {
         let limits = Arc::new(config.limits.clone());
-        let machine = ServerMachine::new(config, limits.clone(), fastrand::Rng::new(), Instant::now());
+        let (jitter, now) = (fastrand::Rng::new(), Instant::now());
+        let machine = ServerMachine::new(config, limits.clone(), random_instance()?, jitter, now);
         let hub = Hub::new(machine, limits);
         let mut addresses = Vec::new();
         for listener in hub.machine().listeners().iter() {
@@ -39,17 +40,29 @@ impl Server {
 
     /// Runs until its machine says that it is done.
     pub async fn run(self) -> io::Result<()> {
-        info!("listening at {:?}", self.addresses);
+        let services = self.addresses.len().saturating_sub(2);
+        for (place, address) in self.addresses.iter().enumerate() {
+            match place.checked_sub(services) {
+                None => info!("service default: users connect to {address}"),
+                Some(0) => info!("message connections: {address}"),
+                Some(_) => info!("control connections: {address}"),
+            }
+        }
         self.hub.run().await
     }
 }
 
 /// Runs a client until its machine says that it is done. Must be called within a runtime.
 pub async fn run_client(config: ClientConfig) -> io::Result<()> {
-    let mut instance = [0; 16];
-    getrandom::fill(&mut instance).map_err(|error| io::Error::other(error.to_string()))?;
+    let instance = random_instance()?;
     let limits = Arc::new(config.limits.clone());
     let (jitter, now) = (fastrand::Rng::new(), Instant::now());
     let machine = ClientMachine::new(config, limits.clone(), instance, jitter, now);
     Hub::new(machine, limits).run().await
+}
+
+fn random_instance() -> io::Result<[u8; 16]> {
+    let mut instance = [0; 16];
+    getrandom::fill(&mut instance).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(instance)
 }

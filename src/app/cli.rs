@@ -24,7 +24,6 @@ use crate::base::name::Name;
 use crate::config::keys::{self, KeyError};
 use crate::config::limits::Limits;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::wire::frame::SERVICES_MAX;
 
 mod arguments;
 
@@ -204,13 +203,14 @@ fn client_config(arguments: ClientArguments, key_line: Option<OsString>) -> Resu
     let others = arguments.publish.into_iter().map(|service| (service.name, service.address.0));
     let local = arguments.local.map(|address| (default_service(), address.0));
     let services: Vec<(Name, HostPort)> = local.into_iter().chain(others).collect();
+    let mut limits = Limits::default();
+    let max = limits.publications_per_client_max;
     match services.len() {
         0 => return Err(Failure::NothingToPublish),
-        count if count > SERVICES_MAX => return Err(Failure::TooManyServices(count)),
+        count if count > max => return Err(Failure::TooManyServices(count, max)),
         _ => all_differ(services.iter().map(|(name, _)| name))?,
     }
 
-    let mut limits = Limits::default();
     if let Some(seconds) = arguments.heartbeat {
         limits.heartbeat = Duration::from_secs(seconds.0.into());
     }
@@ -277,7 +277,7 @@ enum Failure {
     /// One name for two services.
     SameService(Name),
     /// More services than one client may have.
-    TooManyServices(usize),
+    TooManyServices(usize, usize),
     /// Two listeners at one address.
     SamePlace(Listen),
     /// The log file cannot be opened.
@@ -328,10 +328,9 @@ impl fmt::Display for Failure {
                     Ok(())
                 }
             }
-            Self::TooManyServices(found) => write!(
+            Self::TooManyServices(found, max) => write!(
                 f,
-                "{found} services are published, and one client may have {SERVICES_MAX}; start a second \
-                 client for the rest"
+                "{found} services are published, and one client may have {max}; start a second client for the rest"
             ),
             Self::SamePlace(listen) => write!(
                 f,
@@ -487,8 +486,9 @@ mod tests {
         assert!(failure.to_string().contains("--server HOST"), "{failure}");
         let failure = client(&["--server", "host"]).expect_err("nothing to publish");
         assert!(failure.to_string().contains("--local localhost:8080"), "{failure}");
-        let many: Vec<_> = (0..=SERVICES_MAX).map(|number| format!("--publish=s{number}=80")).collect();
+        let max = Limits::default().publications_per_client_max;
+        let many: Vec<_> = (0..=max).map(|number| format!("--publish=s{number}=80")).collect();
         let words: Vec<&str> = ["--server=host"].into_iter().chain(many.iter().map(String::as_str)).collect();
-        assert!(matches!(client(&words), Err(Failure::TooManyServices(65))));
+        assert!(matches!(client(&words), Err(Failure::TooManyServices(found, _)) if found == max + 1));
     }
 }

@@ -148,7 +148,7 @@ fn start_tunnel(local: SocketAddr) -> Result<(Places, Receiver<End>), DemoError>
 }
 
 fn host_port(address: SocketAddr) -> HostPort {
-    HostPort { host: address.ip().to_string(), port: address.port() }
+    HostPort { host: address.ip().to_string().into(), port: address.port() }
 }
 
 fn spawn(

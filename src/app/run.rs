@@ -18,7 +18,7 @@ use crate::config::{ClientConfig, ServerConfig};
 use crate::machine::Machine;
 use crate::reactor::Reactor;
 use crate::reactor::world::mio_network::MioNetwork;
-use crate::server::{Listener, ListenerState, ListenerUse, Server as ServerMachine};
+use crate::server::{ListenerState, ListenerUse, Server as ServerMachine};
 
 /// Where a server listens.
 #[derive(Clone, Debug)]
@@ -29,6 +29,47 @@ pub struct Bound {
     pub message: SocketAddr,
     /// Control connections.
     pub control: SocketAddr,
+}
+
+impl Bound {
+    /// Where a server's listeners are, if all could be had.
+    fn of(machine: &ServerMachine) -> Result<Bound, BindError> {
+        let nowhere = any_addresses(0)[0];
+        let mut bound = Bound { services: Vec::new(), message: nowhere, control: nowhere };
+        for listener in machine.listeners().iter() {
+            let name = machine.service_name(listener);
+            let address = match &listener.state {
+                ListenerState::Listening(address) => *address,
+                ListenerState::Asked => continue,
+                ListenerState::Failed(error) => {
+                    let what = match (listener.serves, name) {
+                        (ListenerUse::Message, _) => "message connections".into(),
+                        (ListenerUse::Control, _) => "control connections".into(),
+                        (ListenerUse::Users(_), name) => {
+                            format!("users of service {}", name.map_or("", Name::as_str))
+                        }
+                    };
+                    let (error, kind) = (error.to_string(), error.kind());
+                    return Err(BindError { what, at: listener.at, error, kind });
+                }
+            };
+            match (listener.serves, name) {
+                (ListenerUse::Message, _) => bound.message = address,
+                (ListenerUse::Control, _) => bound.control = address,
+                (ListenerUse::Users(_), name) => {
+                    bound.services.extend(name.map(|name| (name.clone(), address)));
+                }
+            }
+        }
+        Ok(bound)
+    }
+}
+
+/// 16 random bytes that name this process.
+fn random_instance() -> io::Result<[u8; 16]> {
+    let mut instance = [0; 16];
+    getrandom::fill(&mut instance).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(instance)
 }
 
 /// A port that could not be had.
@@ -64,8 +105,7 @@ pub struct Server {
 impl Server {
     /// Binds all ports.
     pub fn bind(mut config: ServerConfig) -> Result<Server, BindError> {
-        let names: Vec<Name> = config.services.iter().map(|(name, _)| name.clone()).collect();
-        let (control, listeners) = (config.control, names.len() + 2);
+        let (control, listeners) = (config.control, config.services.len() + 2);
         bound_by_descriptors(&mut config.limits, listeners);
         let limits = Arc::new(config.limits.clone());
         let network = MioNetwork::new().map_err(|error| BindError {
@@ -74,38 +114,17 @@ impl Server {
             error: error.to_string(),
             kind: error.kind(),
         })?;
-        let machine = ServerMachine::new(config, limits.clone(), fastrand::Rng::new(), Instant::now());
+        let instance = random_instance().map_err(|error| BindError {
+            what: "random bytes".into(),
+            at: control,
+            error: error.to_string(),
+            kind: error.kind(),
+        })?;
+        let (jitter, now) = (fastrand::Rng::new(), Instant::now());
+        let machine = ServerMachine::new(config, limits.clone(), instance, jitter, now);
         let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
         reactor.begin();
-        let mut bound =
-            Bound { services: Vec::new(), message: any_addresses(0)[0], control: any_addresses(0)[0] };
-        let services = &mut names.into_iter();
-        for Listener { serves, at, state } in reactor.machine().listeners().iter() {
-            let name = match serves {
-                ListenerUse::Users(_) => services.next(),
-                _ => None,
-            };
-            let address = match state {
-                ListenerState::Listening(address) => *address,
-                ListenerState::Asked => continue,
-                ListenerState::Failed(error) => {
-                    let what = match (serves, name) {
-                        (ListenerUse::Message, _) => "message connections".into(),
-                        (ListenerUse::Control, _) => "control connections".into(),
-                        (ListenerUse::Users(_), name) => {
-                            format!("users of service {}", name.as_ref().map_or("", Name::as_str))
-                        }
-                    };
-                    let (error, kind) = (error.to_string(), error.kind());
-                    return Err(BindError { what, at: *at, error, kind });
-                }
-            };
-            match (serves, name) {
-                (ListenerUse::Message, _) => bound.message = address,
-                (ListenerUse::Control, _) => bound.control = address,
-                (ListenerUse::Users(_), name) => bound.services.extend(name.map(|name| (name, address))),
-            }
-        }
+        let bound = Bound::of(reactor.machine())?;
         Ok(Server { bound, reactor })
     }
 
@@ -133,13 +152,11 @@ pub struct Client {
 impl Client {
     /// Prepares everything but the first attempt to connect.
     pub fn new(config: ClientConfig) -> io::Result<Client> {
-        let mut instance = [0; 16];
-        getrandom::fill(&mut instance).map_err(|error| io::Error::other(error.to_string()))?;
+        let instance = random_instance()?;
         let mut config = config;
         bound_by_descriptors(&mut config.limits, 0);
         let network = MioNetwork::new()?;
         let limits = Arc::new(config.limits.clone());
-        info!("connecting to {}", config.server);
         let (jitter, now) = (fastrand::Rng::new(), Instant::now());
         let machine = ClientMachine::new(config, limits.clone(), instance, jitter, now);
         Ok(Client { reactor: Reactor::new(machine, network, limits, fastrand::Rng::new()) })

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,8 +50,8 @@ impl FromStr for Listen {
 /// A host and a port that someone dials: `db.lan:5432`, `[::1]:80`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
-    /// A name or a numeric address, without brackets.
-    pub host: String,
+    /// A name or a numeric address, without brackets. A clone shares the text.
+    pub host: Arc<str>,
     /// TCP port.
     pub port: u16,
 }
@@ -68,7 +69,7 @@ impl HostPort {
             Some(digits) => read_port(digits).filter(|&port| port > 0).ok_or(BadAddress::Port)?,
             None => port.ok_or(BadAddress::NoPort)?,
         };
-        Ok(HostPort { host: host.to_owned(), port })
+        Ok(HostPort { host: host.into(), port })
     }
 
     /// The address, if the host is numeric.
@@ -84,6 +85,30 @@ impl fmt::Display for HostPort {
         } else {
             write!(f, "{}:{}", self.host, self.port)
         }
+    }
+}
+
+/// A socket address in little space: 18 bytes instead of 32. An IPv4 address is mapped into IPv6; a scope is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedAddress {
+    ip: [u8; 16],
+    port: [u8; 2],
+}
+
+impl From<SocketAddr> for PackedAddress {
+    fn from(address: SocketAddr) -> PackedAddress {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        PackedAddress { ip: ip.octets(), port: address.port().to_be_bytes() }
+    }
+}
+
+impl From<PackedAddress> for SocketAddr {
+    fn from(packed: PackedAddress) -> SocketAddr {
+        let ip = Ipv6Addr::from(packed.ip).to_canonical();
+        SocketAddr::new(ip, u16::from_be_bytes(packed.port))
     }
 }
 
@@ -180,6 +205,15 @@ mod tests {
     }
 
     #[test]
+    fn a_packed_address_is_the_same_address() {
+        for text in ["192.0.2.1:80", "[2001:db8::1]:65535", "[::]:0"] {
+            let address: SocketAddr = text.parse().expect("a socket address");
+            assert_eq!(SocketAddr::from(PackedAddress::from(address)), address);
+        }
+        assert_eq!(size_of::<PackedAddress>(), 18);
+    }
+
+    #[test]
     fn a_host_and_port_are_read_and_printed_alike() {
         for (text, host, port) in [
             ("db.lan:5432", "db.lan", 5432),
@@ -189,7 +223,7 @@ mod tests {
             ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
         ] {
             let read = HostPort::parse(text, None, None).expect(text);
-            assert_eq!(read, HostPort { host: host.to_owned(), port });
+            assert_eq!(read, HostPort { host: host.into(), port });
             assert_eq!(read.to_string(), text);
         }
     }

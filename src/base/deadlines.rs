@@ -1,25 +1,32 @@
 //! One deadline per slot, earliest first: a binary heap that knows where each slot's entry lies, so that setting
 //! and clearing cost O(log n), nothing goes stale and nothing is allocated once warm.
 //!
-//! Invariant: `heap[places[slot]].1 == slot` for every slot that has a deadline.
+//! Invariant: `heap[places[slot]]` is the entry of that slot, for every slot that has a deadline.
 
 use std::time::Instant;
 
-use crate::base::table::{make_room, shrink_after_a_crowd};
+use super::id::Id;
+use super::table::{make_room, shrink_after_a_crowd};
 
 const NOWHERE: u32 = u32::MAX;
 
-/// The deadlines of a reactor or a machine, by slot.
-#[derive(Default)]
-pub struct Deadlines {
-    heap: Vec<(Instant, u32)>,
+/// The deadlines of a reactor or a machine, one per thing.
+pub struct Deadlines<K> {
+    heap: Vec<(Instant, Id<K>)>,
     places: Vec<u32>,
 }
 
-impl Deadlines {
-    /// Sets, moves or (with `None`) clears the deadline of `slot`.
-    pub fn set(&mut self, slot: u32, at: Option<Instant>) {
-        let index = slot as usize;
+impl<K> Default for Deadlines<K> {
+    fn default() -> Deadlines<K> {
+        Deadlines { heap: Vec::new(), places: Vec::new() }
+    }
+}
+
+impl<K> Deadlines<K> {
+    /// Sets, moves or (with `None`) clears the deadline of `id`. A deadline of the thing that had its slot before is
+    /// replaced, and not cleared by it.
+    pub fn set(&mut self, id: Id<K>, at: Option<Instant>) {
+        let index = id.index();
         if self.places.len() <= index {
             if at.is_none() {
                 return;
@@ -30,14 +37,15 @@ impl Deadlines {
         let place = self.places[index];
         match (at, place) {
             (Some(at), NOWHERE) => {
-                self.heap.push((at, slot));
+                self.heap.push((at, id));
                 self.settle(self.heap.len() - 1);
             }
             (Some(at), place) => {
-                self.heap[place as usize].0 = at;
+                self.heap[place as usize] = (at, id);
                 self.settle(place as usize);
             }
             (None, NOWHERE) => {}
+            (None, place) if self.heap[place as usize].1 != id => {}
             (None, place) => self.remove(place as usize),
         }
     }
@@ -47,22 +55,22 @@ impl Deadlines {
         self.heap.first().map(|entry| entry.0)
     }
 
-    /// Clears and returns the slot with the earliest deadline, whether it has come or not.
-    pub fn pop(&mut self) -> Option<u32> {
-        let &(_, slot) = self.heap.first()?;
+    /// Clears and returns the earliest deadline's thing, whether its time has come or not.
+    pub fn pop(&mut self) -> Option<Id<K>> {
+        let &(_, id) = self.heap.first()?;
         self.remove(0);
-        Some(slot)
+        Some(id)
     }
 
-    /// Clears and returns one slot whose deadline has come.
-    pub fn pop_due(&mut self, now: Instant) -> Option<u32> {
+    /// Clears and returns one thing whose deadline has come.
+    pub fn pop_due(&mut self, now: Instant) -> Option<Id<K>> {
         let &(at, _) = self.heap.first()?;
         if at <= now { self.pop() } else { None }
     }
 
     fn remove(&mut self, place: usize) {
-        let (_, slot) = self.heap.swap_remove(place);
-        self.places[slot as usize] = NOWHERE;
+        let (_, id) = self.heap.swap_remove(place);
+        self.places[id.index()] = NOWHERE;
         if place < self.heap.len() {
             self.settle(place);
         }
@@ -92,13 +100,13 @@ impl Deadlines {
             self.swap(place, least);
             place = least;
         }
-        self.places[self.heap[place].1 as usize] = place as u32;
+        self.places[self.heap[place].1.index()] = place as u32;
     }
 
     fn swap(&mut self, a: usize, b: usize) {
         self.heap.swap(a, b);
-        self.places[self.heap[a].1 as usize] = a as u32;
-        self.places[self.heap[b].1 as usize] = b as u32;
+        self.places[self.heap[a].1.index()] = a as u32;
+        self.places[self.heap[b].1.index()] = b as u32;
     }
 }
 
@@ -107,8 +115,13 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
+    use super::super::id::{ConnId, SLOTS_MAX, kind};
     use super::*;
     use proptest::prelude::*;
+
+    fn id(slot: u32) -> ConnId {
+        ConnId::new(slot, 1).expect("it can be named")
+    }
 
     #[derive(Clone, Copy, Debug)]
     enum Operation {
@@ -126,10 +139,10 @@ mod tests {
         ]
     }
 
-    fn assert_invariants(deadlines: &Deadlines, model: &BTreeMap<u32, Instant>) {
-        for (place, &(at, slot)) in deadlines.heap.iter().enumerate() {
-            assert_eq!(deadlines.places[slot as usize], place as u32);
-            assert_eq!(model.get(&slot), Some(&at));
+    fn assert_invariants(deadlines: &Deadlines<kind::Connection>, model: &BTreeMap<u32, Instant>) {
+        for (place, &(at, found)) in deadlines.heap.iter().enumerate() {
+            assert_eq!(deadlines.places[found.index()], place as u32);
+            assert_eq!(model.get(&found.slot()), Some(&at));
             assert!(place == 0 || deadlines.heap[(place - 1) / 2] <= deadlines.heap[place]);
         }
         let placed = deadlines.places.iter().filter(|&&place| place != NOWHERE).count();
@@ -147,18 +160,18 @@ mod tests {
             for operation in operations {
                 match operation {
                     Operation::Set(slot, at_s) => {
-                        deadlines.set(slot, Some(time(at_s)));
+                        deadlines.set(id(slot), Some(time(at_s)));
                         model.insert(slot, time(at_s));
                     }
                     Operation::Clear(slot) => {
-                        deadlines.set(slot, None);
+                        deadlines.set(id(slot), None);
                         model.remove(&slot);
                     }
                     Operation::PopDue(now_s) => {
                         let earliest = model.values().min().copied().filter(|&at| at <= time(now_s));
                         let popped = deadlines.pop_due(time(now_s));
                         // Of equal deadlines any may come first.
-                        prop_assert_eq!(popped.and_then(|slot| model.remove(&slot)), earliest);
+                        prop_assert_eq!(popped.and_then(|id| model.remove(&id.slot())), earliest);
                     }
                 }
                 assert_invariants(&deadlines, &model);
@@ -171,18 +184,29 @@ mod tests {
         let epoch = Instant::now();
         let mut deadlines = Deadlines::default();
         for (slot, after_s) in [(0, 3), (1, 1), (2, 2), (3, 9)] {
-            deadlines.set(slot, Some(epoch + Duration::from_secs(after_s)));
+            deadlines.set(id(slot), Some(epoch + Duration::from_secs(after_s)));
         }
         let now = epoch + Duration::from_secs(3);
-        let due: Vec<u32> = std::iter::from_fn(|| deadlines.pop_due(now)).collect();
+        let due: Vec<u32> = std::iter::from_fn(|| deadlines.pop_due(now)).map(Id::slot).collect();
         assert_eq!(due, [1, 2, 0], "a deadline has come when its time is now, not only when it is over");
         assert_eq!(deadlines.next(), Some(epoch + Duration::from_secs(9)));
     }
 
     #[test]
     fn clearing_a_slot_that_was_never_set_allocates_nothing() {
-        let mut deadlines = Deadlines::default();
-        deadlines.set(u32::MAX, None);
+        let mut deadlines: Deadlines<kind::Connection> = Deadlines::default();
+        deadlines.set(id(SLOTS_MAX - 1), None);
         assert_eq!((deadlines.places.capacity(), deadlines.next()), (0, None));
+    }
+
+    #[test]
+    fn a_thing_that_is_gone_does_not_clear_the_deadline_of_the_next_in_its_slot() {
+        let now = Instant::now();
+        let mut deadlines = Deadlines::default();
+        let [old, new] = [1, 2].map(|serial| ConnId::new(5, serial).expect("it can be named"));
+        deadlines.set(old, Some(now));
+        deadlines.set(new, Some(now));
+        deadlines.set(old, None);
+        assert_eq!((deadlines.pop_due(now), deadlines.pop_due(now)), (Some(new), None));
     }
 }

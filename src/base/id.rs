@@ -44,6 +44,8 @@ pub type ConnId = Id<kind::Connection>;
 pub type LinkId = Id<kind::Link>;
 /// Names a service.
 pub type ServiceId = Id<kind::Service>;
+/// Names a publication.
+pub type PublicationId = Id<kind::Publication>;
 /// Names a listener.
 pub type ListenerId = Id<kind::Listener>;
 /// Names a host name.

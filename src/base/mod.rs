@@ -6,5 +6,6 @@ pub mod deadlines;
 pub mod id;
 pub mod name;
 pub mod ring;
+pub mod round_trip;
 pub mod slots;
 pub mod table;

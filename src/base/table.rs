@@ -9,76 +9,99 @@ pub const SLOTS_KEPT: usize = 128;
 /// copying bytes and leaving holes behind.
 const SLOTS_OF_A_CROWD: usize = 4096;
 
-/// Entries by slot, each guarded by its id.
+const NOWHERE: u32 = u32::MAX;
+
+/// Entries by id. A slot without an entry costs four bytes, so that a table may know of few among many.
+///
+/// Invariant: `entries[places[slot]]` is the entry of that slot, for every slot that has one.
 pub struct Table<K, T> {
-    entries: Vec<Option<(Id<K>, T)>>,
-    len: usize,
+    places: Vec<u32>,
+    entries: Vec<(Id<K>, T)>,
 }
 
 impl<K, T> Default for Table<K, T> {
     fn default() -> Table<K, T> {
-        Table { entries: Vec::with_capacity(SLOTS_KEPT), len: 0 }
+        Table { places: Vec::with_capacity(SLOTS_KEPT), entries: Vec::with_capacity(SLOTS_KEPT) }
     }
 }
 
 impl<K, T> Table<K, T> {
     /// Puts an entry in, in place of whatever had its slot.
     pub fn insert(&mut self, id: Id<K>, entry: T) {
-        let slot = id.index();
-        if self.entries.len() <= slot {
-            make_room(&mut self.entries, slot + 1);
-            self.entries.resize_with(slot + 1, || None);
+        if self.places.len() <= id.index() {
+            make_room(&mut self.places, id.index() + 1);
+            self.places.resize(id.index() + 1, NOWHERE);
         }
-        self.len += usize::from(self.entries[slot].is_none());
-        self.entries[slot] = Some((id, entry));
+        match self.entries.get_mut(self.places[id.index()] as usize) {
+            Some(old) => *old = (id, entry),
+            None => {
+                let wanted = self.entries.len() + 1;
+                make_room(&mut self.entries, wanted);
+                self.places[id.index()] = self.entries.len() as u32;
+                self.entries.push((id, entry));
+            }
+        }
     }
 
-    /// The entry of this connection.
+    /// The entry of this id.
     pub fn get(&self, id: Id<K>) -> Option<&T> {
-        match self.entries.get(id.index())? {
-            Some((known, entry)) if *known == id => Some(entry),
-            _ => None,
-        }
+        let place = *self.places.get(id.index())?;
+        self.entries.get(place as usize).filter(|entry| entry.0 == id).map(|entry| &entry.1)
     }
 
-    /// The entry of this connection, to change it.
+    /// The entry of this id, to change it.
     pub fn get_mut(&mut self, id: Id<K>) -> Option<&mut T> {
-        match self.entries.get_mut(id.index())? {
-            Some((known, entry)) if *known == id => Some(entry),
-            _ => None,
-        }
+        let place = *self.places.get(id.index())?;
+        self.entries.get_mut(place as usize).filter(|entry| entry.0 == id).map(|entry| &mut entry.1)
     }
 
-    /// Takes the entry of this connection out.
+    /// Whether there is an entry of this id.
+    pub fn contains(&self, id: Id<K>) -> bool {
+        self.get(id).is_some()
+    }
+
+    /// Takes the entry of this id out.
     pub fn remove(&mut self, id: Id<K>) -> Option<T> {
         self.get(id)?;
-        self.len -= 1;
-        let taken = self.entries[id.index()].take().map(|(_, entry)| entry);
-        while let Some(None) = self.entries.last() {
-            self.entries.pop();
+        let place = std::mem::replace(&mut self.places[id.index()], NOWHERE);
+        // The last entry takes its place.
+        let (_, taken) = self.entries.swap_remove(place as usize);
+        if let Some(&(moved, _)) = self.entries.get(place as usize) {
+            self.places[moved.index()] = place;
         }
+        while let Some(&NOWHERE) = self.places.last() {
+            self.places.pop();
+        }
+        shrink_after_a_crowd(&mut self.places);
         shrink_after_a_crowd(&mut self.entries);
-        taken
+        Some(taken)
     }
 
     /// The id that has this slot.
     pub fn at(&self, slot: u32) -> Option<Id<K>> {
-        self.entries.get(slot as usize)?.as_ref().map(|entry| entry.0)
+        let place = *self.places.get(slot as usize)?;
+        self.entries.get(place as usize).map(|entry| entry.0)
     }
 
-    /// All entries, by slot.
+    /// All entries, in an order that follows from what was done alone.
     pub fn iter(&self) -> impl Iterator<Item = (Id<K>, &T)> {
-        self.entries.iter().flatten().map(|(id, entry)| (*id, entry))
+        self.entries.iter().map(|(id, entry)| (*id, entry))
+    }
+
+    /// The ids in the highest slots, from the top; slots that have no entry count as looked at.
+    pub fn highest(&self, looked_at_max: usize) -> impl Iterator<Item = Id<K>> {
+        let slots = (0..self.places.len() as u32).rev().take(looked_at_max);
+        slots.filter_map(|slot| self.at(slot))
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.len
+        self.entries.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.entries.is_empty()
     }
 }
 
@@ -134,7 +157,7 @@ mod tests {
         let id = |slot: usize| id(slot as u32, 1);
         (0..4 * SLOTS_OF_A_CROWD).for_each(|slot| table.insert(id(slot), slot));
         (10..4 * SLOTS_OF_A_CROWD).for_each(|slot| assert_eq!(table.remove(id(slot)), Some(slot)));
-        assert!(table.entries.capacity() <= SLOTS_KEPT, "{} slots", table.entries.capacity());
+        assert!(table.places.capacity() <= SLOTS_KEPT && table.entries.capacity() <= SLOTS_KEPT);
         assert_eq!((table.len(), table.get(id(9))), (10, Some(&9)));
     }
 }

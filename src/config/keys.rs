@@ -16,7 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::base::name::Name;
 use crate::config::Key;
-use crate::wire::handshake::Secret;
+use crate::wire::handshake::{Secret, key_id};
 
 /// Largest key file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -58,6 +58,8 @@ pub enum BadLine {
     Secret,
     /// The name stands on an earlier line, too.
     Duplicate,
+    /// The secret stands on an earlier line, too.
+    SameSecret,
 }
 
 impl fmt::Display for BadLine {
@@ -67,6 +69,9 @@ impl fmt::Display for BadLine {
             Self::Words => "wanted NAME SECRET, as 'skyorg keygen' prints it",
             Self::Name => "the name is not 1 to 64 letters, digits, '.', '_' or '-'",
             Self::Secret => "the secret is not 43 characters of base64url; make one with 'skyorg keygen'",
+            Self::SameSecret => {
+                "an earlier line has the same secret; a key is known by its secret, so each needs its own"
+            }
             Self::Duplicate => "an earlier line has the same name; each key needs its own",
         })
     }
@@ -248,9 +253,11 @@ fn read_file(path: &Path) -> Result<Vec<Key>, KeyError> {
 fn parse(text: &[u8], origin: &Origin) -> Result<Vec<Key>, KeyError> {
     let mut keys = Vec::new();
     let mut names = std::collections::HashSet::new();
+    let mut ids = std::collections::HashSet::new();
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let read = parse_line(line).and_then(|key| match key {
             Some(key) if !names.insert(key.name.clone()) => Err(BadLine::Duplicate),
+            Some(key) if !ids.insert(key_id(&key.secret)) => Err(BadLine::SameSecret),
             key => Ok(key),
         });
         match read {
@@ -373,6 +380,7 @@ mod tests {
             (format!("a {good}="), BadLine::Secret),
             (format!("a {}+", &good[1..]), BadLine::Secret),
             (format!("first {good}"), BadLine::Duplicate),
+            (format!("second {}", secret(1)), BadLine::SameSecret),
         ] {
             let text = format!("# one\nfirst {}\n{line}\n", secret(1));
             let origin = Origin::File("/etc/skyorg/key".into());

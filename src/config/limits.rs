@@ -15,6 +15,8 @@ pub struct Limits {
     pub wait: Duration,
     /// The server's count of idle message connections per client.
     pub pool: usize,
+    /// Publications that one client may have; the next one is denied.
+    pub publications_per_client_max: usize,
     /// Message connections of all clients together, at the server; no more are asked for.
     pub messages_max: usize,
     /// Message connections that one client may have, idle, busy or on their way.
@@ -32,8 +34,11 @@ pub struct Limits {
     pub settle: Duration,
     /// An idle message connection above the recent peak is retired after this time.
     pub retire: Duration,
-    /// Silence on the control connection after which either side gives the other up.
+    /// Silence on the control connection after which either side gives the other up; the smaller one of both sides
+    /// holds.
     pub heartbeat: Duration,
+    /// Least heartbeat that a peer can ask for.
+    pub heartbeat_min: Duration,
     /// From accept or dial to the end of the handshake.
     pub handshake: Duration,
     /// Least time after which a failed stranger is closed; the most is `handshake`.
@@ -44,6 +49,8 @@ pub struct Limits {
     pub strangers_per_address_max: usize,
     /// Time to connect to a local server, all its addresses together.
     pub local_dial: Duration,
+    /// Longest time to connect to a local server that a client can ask the server to wait for.
+    pub local_dial_max: Duration,
     /// How long a resolved name of a local server is used before it is resolved anew.
     pub resolved: Duration,
     /// Least and most delay before the client dials the server again; full jitter below the current one.
@@ -81,6 +88,7 @@ impl Default for Limits {
             waiting_max: 4_096,
             wait: Duration::from_secs(5),
             pool: 10,
+            publications_per_client_max: 1_024,
             messages_max: 65_536,
             messages_per_client_max: 65_536,
             accept: (Duration::from_millis(250), Duration::from_secs(1)),
@@ -90,11 +98,13 @@ impl Default for Limits {
             settle: Duration::from_secs(600),
             retire: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
+            heartbeat_min: Duration::from_secs(1),
             handshake: Duration::from_secs(5),
             stranger_min: Duration::from_secs(1),
             strangers_max: 1_024,
             strangers_per_address_max: 256,
             local_dial: Duration::from_secs(5),
+            local_dial_max: Duration::from_secs(30),
             resolved: Duration::from_secs(10),
             reconnect: (Duration::from_millis(100), Duration::from_secs(30)),
             abort_flush: Duration::from_secs(1),

@@ -38,7 +38,7 @@ pub enum CloseReason {
     BadRecord,
     /// The first flight proved nothing.
     Stranger(HandshakeError),
-    /// The hello names no key or control session that exists, or its ticket is not good.
+    /// The hello names no key or link that exists, or its ticket is not good.
     UnknownKey,
     /// The handshake took longer than its limit.
     HandshakeTimedOut,
@@ -46,14 +46,16 @@ pub enum CloseReason {
     Evicted,
     /// The client's `Start` was not accepted in time.
     NotAccepted,
+    /// The client connected to no local server in time, and did not say so.
+    NotStarted,
     /// A ping was not answered.
     NoPong,
-    /// The control connection was silent for the heartbeat's time.
+    /// The control connection was silent for as long as the heartbeat allows.
     HeartbeatLost,
     /// The same instance came back on a new connection.
     Replaced,
-    /// The client that it belonged to is gone.
-    ClientGone,
+    /// The link that it belonged to is gone.
+    LinkLost,
     /// No client could take the user in time.
     NoClient,
     /// Too many users are waiting, or too many are served.
@@ -64,7 +66,7 @@ pub enum CloseReason {
     Overflow,
     /// More idle connections than the pool needs.
     Retired,
-    /// The client is leaving, or was turned down.
+    /// The client is leaving, or was refused.
     Drained,
     /// The process ends.
     Shutdown,
@@ -82,14 +84,15 @@ impl fmt::Display for CloseReason {
             Self::ProtocolError => f.write_str("protocol error"),
             Self::BadRecord => f.write_str("a record that does not open"),
             Self::Stranger(error) => write!(f, "stranger: {error}"),
-            Self::UnknownKey => f.write_str("stranger: unknown key, control session or ticket"),
+            Self::UnknownKey => f.write_str("stranger: unknown key, link or ticket"),
             Self::HandshakeTimedOut => f.write_str("no handshake in time"),
             Self::Evicted => f.write_str("made room for a newer stranger"),
             Self::NotAccepted => f.write_str("the client did not accept a session in time"),
+            Self::NotStarted => f.write_str("the client did not start a session in time"),
             Self::NoPong => f.write_str("ping not answered"),
             Self::HeartbeatLost => f.write_str("heartbeat lost"),
             Self::Replaced => f.write_str("replaced by a newer connection of the same client"),
-            Self::ClientGone => f.write_str("its client is gone"),
+            Self::LinkLost => f.write_str("link lost"),
             Self::NoClient => f.write_str("no client took the user in time"),
             Self::Full => f.write_str("the limit is reached"),
             Self::EndTimedOut => f.write_str("the other side did not end in time"),
@@ -97,6 +100,27 @@ impl fmt::Display for CloseReason {
             Self::Retired => f.write_str("no longer needed"),
             Self::Drained => f.write_str("drained"),
             Self::Shutdown => f.write_str("shutting down"),
+        }
+    }
+}
+
+impl CloseReason {
+    /// The reason without its details, by which complaints are throttled.
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::Io(_) => "io",
+            Self::DialFailed(_) => "dial",
+            Self::PeerClosed => "closed by the peer",
+            Self::Stranger(HandshakeError::NotSkyorg) => "not skyorg",
+            Self::Stranger(HandshakeError::Version(_)) => "handshake version",
+            Self::Stranger(HandshakeError::Field) => "handshake field",
+            Self::Stranger(HandshakeError::Unproved) => "wrong secret",
+            Self::UnknownKey => "unknown key",
+            Self::HandshakeTimedOut => "no handshake in time",
+            Self::Evicted => "evicted",
+            Self::ProtocolError => "protocol error",
+            Self::BadRecord => "bad record",
+            _ => "other",
         }
     }
 }

@@ -1,13 +1,115 @@
-//! What happened, for people: machines and reactor say it, and never write a line themselves.
+//! What happened, for people. Machines and reactor say it, and never write a line themselves: one consumer makes log
+//! lines of facts, others may count them, and they cannot disagree.
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use log::Level;
 
+use super::close::CloseReason;
+use super::input::Traffic;
+use crate::base::address::HostPort;
+use crate::base::id::ConnId;
+use crate::base::name::Name;
+use crate::wire::control::{Denial, Refusal};
+
 /// Something that an operator may want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
+    // The server.
+    /// A client was admitted.
+    ClientCame {
+        /// Its control connection.
+        link: ConnId,
+        /// The key that it holds.
+        key: Name,
+        /// Where it comes from.
+        peer: SocketAddr,
+    },
+    /// A client's link has ended.
+    ClientGone {
+        /// Its control connection.
+        link: ConnId,
+        /// The key that it holds.
+        key: Name,
+        /// Where it came from.
+        peer: SocketAddr,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A client has said that it leaves.
+    ClientLeaves {
+        /// Its control connection.
+        link: ConnId,
+        /// The key that it holds.
+        key: Name,
+    },
+    /// A client that has proved its key was refused.
+    ClientRefused {
+        /// The key that it holds.
+        key: Name,
+        /// Where it comes from.
+        peer: SocketAddr,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A client that has proved its key found no room.
+    ClientTooMany {
+        /// The key that it holds.
+        key: Name,
+        /// Where it comes from.
+        peer: SocketAddr,
+        /// Clients that are connected.
+        clients: usize,
+    },
+    /// A client serves a service now.
+    Published {
+        /// Its control connection.
+        link: ConnId,
+        /// The key that it holds.
+        key: Name,
+        /// The service.
+        service: Name,
+    },
+    /// A client may not serve what it asked for.
+    PublicationDenied {
+        /// The key that it holds.
+        key: Name,
+        /// What it asked for.
+        service: Name,
+        /// Why.
+        reason: Denial,
+    },
+    /// A connection at the control or message port was not admitted.
+    NotAdmitted {
+        /// Where it came from.
+        peer: SocketAddr,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A client did not bring all message connections that it was asked for.
+    TicketsExpired {
+        /// The key that it holds.
+        key: Name,
+        /// How many it did not bring.
+        count: usize,
+    },
+    /// A user's connection has ended.
+    UserLeft {
+        /// The user's number.
+        number: u64,
+        /// Where it came from.
+        user: SocketAddr,
+        /// The service.
+        service: Name,
+        /// What passed its connection.
+        traffic: Traffic,
+        /// How long it was there.
+        lasted: Duration,
+        /// Why it ended.
+        reason: CloseReason,
+    },
     /// A user was reset at accept, because as many are served as may be.
     UserShed {
         /// The user.
@@ -15,6 +117,153 @@ pub enum Fact {
         /// Users that are served.
         users: usize,
     },
+    /// The process was asked to end; running sessions have some time.
+    Draining {
+        /// Sessions that run.
+        sessions: usize,
+        /// Their time.
+        time: Duration,
+    },
+    /// The time is over, and sessions that still run are reset.
+    DrainOver {
+        /// How many.
+        sessions: usize,
+    },
+
+    // The client.
+    /// It begins to connect to its server.
+    Connecting {
+        /// The server.
+        server: HostPort,
+    },
+    /// The link stands.
+    Connected {
+        /// Its control connection.
+        link: ConnId,
+        /// The server.
+        server: HostPort,
+        /// At this address.
+        address: SocketAddr,
+        /// The key that was proved.
+        key: Name,
+    },
+    /// A service is published.
+    Granted {
+        /// The service.
+        service: Name,
+        /// Where its users connect.
+        port: u16,
+        /// Where its local server is.
+        local: HostPort,
+    },
+    /// A service is not, or no longer, published.
+    Denied {
+        /// The service.
+        service: Name,
+        /// Why.
+        reason: Denial,
+    },
+    /// The server refuses this client.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The server cannot be reached.
+    ServerUnreachable {
+        /// The server.
+        server: HostPort,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The server does not answer the handshake.
+    ServerUnproved {
+        /// The server.
+        server: HostPort,
+        /// The key that was tried.
+        key: Name,
+        /// How the connection ended.
+        reason: CloseReason,
+    },
+    /// The server ended the connection before it admitted this client.
+    NotWelcomed {
+        /// The server.
+        server: HostPort,
+        /// How the connection ended.
+        reason: CloseReason,
+    },
+    /// The server was silent for as long as its heartbeat allows.
+    ServerSilent {
+        /// How long.
+        silence: Duration,
+    },
+    /// The server says that it drains.
+    ServerDrains {
+        /// The server.
+        server: HostPort,
+    },
+    /// The link has ended.
+    LinkLost {
+        /// The server.
+        server: HostPort,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The next attempt to connect comes after this.
+    NextAttempt {
+        /// The pause.
+        pause: Duration,
+    },
+    /// A name could not be resolved.
+    Unresolved {
+        /// The name.
+        host: HostPort,
+        /// What it is for.
+        purpose: &'static str,
+    },
+    /// A message connection could not be made.
+    MessageFailed {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A local server could not be reached, and the user was refused.
+    LocalFailed {
+        /// The user's number at the server.
+        number: u64,
+        /// The user.
+        user: SocketAddr,
+        /// The service.
+        service: Name,
+        /// Its local server.
+        local: HostPort,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A session has ended.
+    SessionEnded {
+        /// The user's number at the server.
+        number: u64,
+        /// The user.
+        user: SocketAddr,
+        /// The service.
+        service: Name,
+        /// Its local server.
+        local: HostPort,
+        /// What passed the proxy connection.
+        traffic: Traffic,
+        /// How long it lasted.
+        lasted: Duration,
+        /// Why it ended.
+        reason: CloseReason,
+    },
+    /// A session came again that has been seen already.
+    Duplicate {
+        /// The user's number at the server.
+        number: u64,
+    },
+
+    // The reactor.
     /// The system has run out of something that accepting takes.
     AcceptPaused {
         /// What it said.
@@ -30,16 +279,138 @@ pub enum Fact {
 impl Fact {
     /// How much it matters.
     pub fn level(&self) -> Level {
-        Level::Warn
+        match self {
+            Fact::NextAttempt { .. } | Fact::TicketsExpired { .. } | Fact::Duplicate { .. } => Level::Debug,
+            Fact::ClientCame { .. }
+            | Fact::ClientGone { .. }
+            | Fact::ClientLeaves { .. }
+            | Fact::Published { .. }
+            | Fact::UserLeft { .. }
+            | Fact::Draining { .. }
+            | Fact::Connecting { .. }
+            | Fact::Connected { .. }
+            | Fact::Granted { .. }
+            | Fact::ServerDrains { .. }
+            | Fact::LinkLost { .. }
+            | Fact::SessionEnded { .. } => Level::Info,
+            Fact::Refused { .. } | Fact::Denied { .. } => Level::Error,
+            _ => Level::Warn,
+        }
+    }
+
+    /// The cause by which it is throttled, and the key that it concerns, where strangers or peers set its pace.
+    ///
+    /// `None` if it is told each time.
+    pub fn throttle(&self) -> Option<(&'static str, Option<&Name>)> {
+        match self {
+            Fact::NotAdmitted { reason, .. } => Some((reason.cause(), None)),
+            Fact::UserShed { .. } => Some(("user shed", None)),
+            Fact::AcceptPaused { .. } => Some(("accept paused", None)),
+            Fact::NotWatched { .. } => Some(("not watched", None)),
+            Fact::ClientRefused { key, .. } => Some(("client refused", Some(key))),
+            Fact::ClientTooMany { key, .. } => Some(("too many clients", Some(key))),
+            Fact::PublicationDenied { service, .. } => Some(("publication denied", Some(service))),
+            Fact::TicketsExpired { key, .. } => Some(("tickets expired", Some(key))),
+            Fact::MessageFailed { .. } => Some(("message failed", None)),
+            Fact::LocalFailed { service, .. } => Some(("local failed", Some(service))),
+            Fact::Duplicate { .. } => Some(("duplicate", None)),
+            _ => None,
+        }
     }
 }
 
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Fact::ClientCame { link, key, peer } => write!(f, "{link} client {key} connected from {peer}"),
+            Fact::ClientGone { link, key, peer, reason } => {
+                write!(f, "{link} client {key} from {peer} is gone: {reason}")
+            }
+            Fact::ClientLeaves { link, key } => {
+                write!(f, "{link} client {key} is leaving; its running sessions go on")
+            }
+            Fact::ClientRefused { key, peer, refusal } => {
+                write!(f, "client {key} from {peer} was refused: {refusal}")
+            }
+            Fact::ClientTooMany { key, peer, clients } => {
+                write!(f, "client {key} from {peer} is one too many: {clients} are connected")
+            }
+            Fact::Published { link, key, service } => write!(f, "{link} client {key} publishes {service}"),
+            Fact::PublicationDenied { key, service, reason } => {
+                write!(f, "client {key} may not publish {service}: {reason}")?;
+                match reason {
+                    Denial::UnknownService => {
+                        write!(f, "; start the server with --service {service}=ADDR")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Fact::NotAdmitted { peer, reason } => write!(f, "{peer} was not admitted: {reason}"),
+            Fact::TicketsExpired { key, count } => {
+                write!(f, "client {key} did not bring {count} message connections that it was asked for")
+            }
+            Fact::UserLeft { number, user, service, traffic, lasted, reason } => {
+                let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
+                write!(
+                    f,
+                    "#{number} user {user} of {service}: {received} bytes in, {sent} bytes out, {seconds:.3} s, \
+                     {reason}"
+                )
+            }
             Fact::UserShed { peer, users } => {
                 write!(f, "user {peer} was reset: {users} users are served, the most allowed")
             }
+            Fact::Draining { sessions, time } => {
+                write!(f, "draining: {sessions} running sessions have up to {} s to finish", time.as_secs())
+            }
+            Fact::DrainOver { sessions } => write!(f, "{sessions} sessions had not finished and are reset"),
+            Fact::Connecting { server } => write!(f, "connecting to {server}"),
+            Fact::Connected { link, server, address, key } => {
+                write!(f, "{link} connected to {server} at {address} with key {key}")
+            }
+            Fact::Granted { service, port, local } => {
+                write!(f, "service {service}: users of port {port} reach {local}")
+            }
+            Fact::Denied { service, reason: Denial::UnknownService } => write!(
+                f,
+                "service {service}: denied: unknown service; start the server with --service {service}=ADDR"
+            ),
+            Fact::Denied { service, reason } => write!(f, "service {service}: denied: {reason}"),
+            Fact::Refused { refusal } => write!(f, "{refusal}"),
+            Fact::ServerUnreachable { server, reason } => write!(f, "{server}: {reason}; trying again"),
+            Fact::ServerUnproved { server, key, reason } => write!(
+                f,
+                "{server} did not answer the handshake ({reason}): it does not know key {key}, its secret there is \
+                 another, or the port is not skyorg's control port; compare the key lines on both sides"
+            ),
+            Fact::NotWelcomed { server, reason } => {
+                write!(f, "{server} ended the connection before it admitted this client: {reason}")
+            }
+            Fact::ServerSilent { silence } => {
+                write!(f, "the server was silent for {} s", silence.as_secs())
+            }
+            Fact::ServerDrains { server } => write!(f, "{server} drains; its running sessions go on"),
+            Fact::LinkLost { server, reason } => write!(f, "connection to {server} ended: {reason}"),
+            Fact::NextAttempt { pause } => write!(f, "next attempt in {:.1} s", pause.as_secs_f64()),
+            Fact::Unresolved { host, purpose } => {
+                write!(f, "the name {} of {purpose} could not be resolved", host.host)
+            }
+            Fact::MessageFailed { address, reason } => {
+                write!(f, "message connection to {address}: {reason}; is that port reachable from here?")
+            }
+            Fact::LocalFailed { number, user, service, local, reason } => write!(
+                f,
+                "#{number} user {user} of {service}: local server {local} did not take the connection: {reason}"
+            ),
+            Fact::SessionEnded { number, user, service, local, traffic, lasted, reason } => {
+                let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
+                write!(
+                    f,
+                    "#{number} user {user} of {service} at {local}: {sent} bytes in, {received} bytes out, \
+                     {seconds:.3} s, {reason}"
+                )
+            }
+            Fact::Duplicate { number } => write!(f, "#{number} came again and has been seen already"),
             Fact::AcceptPaused { error } => write!(f, "cannot take connections for now: {error}"),
             Fact::NotWatched { error } => write!(f, "a connection cannot be watched: {error}"),
         }

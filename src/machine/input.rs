@@ -1,12 +1,14 @@
 //! What the reactor tells a machine.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
 use super::close::CloseReason;
 use super::output::{Dialled, Door};
 use crate::base::id::{ConnId, ListenerId, NameId};
-use crate::wire::frame::{ControlFrame, Start};
+use crate::wire::control::ControlFrame;
+use crate::wire::frame::Start;
 use crate::wire::handshake::ClearHello;
 
 /// Bytes of one session that passed a user's or a proxy connection.
@@ -57,8 +59,8 @@ pub enum Input {
     Proved {
         /// The stranger.
         id: ConnId,
-        /// What its first flight carried.
-        ticket: u64,
+        /// What it brings.
+        proof: Proof,
     },
     /// A dial has begun; this names the connection.
     Dialling {
@@ -114,6 +116,34 @@ pub enum Input {
     },
     /// The operator asked the process to end, once; a second time never arrives here.
     Drain,
+}
+
+/// What comes with a proved secret.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// At the control port. The reactor hands in random bytes for the link that may begin.
+    Control {
+        /// The link's id and its pool key.
+        random: [u8; LINK_RANDOM_BYTES],
+    },
+    /// At the message port.
+    Message {
+        /// The ticket that the first flight carried.
+        ticket: u64,
+    },
+}
+
+/// Random bytes that a link needs: its id and its pool key.
+pub const LINK_RANDOM_BYTES: usize = 16 + 32;
+
+// The random bytes are secret.
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Proof::Control { .. } => f.write_str("Control(..)"),
+            Proof::Message { ticket } => write!(f, "Message({ticket})"),
+        }
+    }
 }
 
 /// What can happen to the session on a message connection.

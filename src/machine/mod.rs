@@ -4,6 +4,7 @@
 //! means and never touches a socket, a clock or a random source. Bytes of sessions do not pass here: the relay moves
 //! them. There are four kinds of call and no callbacks, and [`drive`] alone makes them.
 
+mod agenda;
 mod close;
 mod drive;
 mod fact;
@@ -12,10 +13,11 @@ mod output;
 
 use std::time::Instant;
 
+pub use agenda::Agenda;
 pub use close::{CloseReason, Manner};
 pub use drive::{Surroundings, drive, drive_timeout};
 pub use fact::Fact;
-pub use input::{Input, SessionEvent, Traffic};
+pub use input::{Input, LINK_RANDOM_BYTES, Proof, SessionEvent, Traffic};
 pub use output::{Dial, Dialled, Door, Greeting, Output};
 
 /// The half that decides. See the module.

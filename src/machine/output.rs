@@ -7,7 +7,8 @@ use super::close::{CloseReason, Manner};
 use super::fact::Fact;
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::{ConnId, ListenerId, NameId, ServiceId};
-use crate::wire::frame::{AbortReason, ControlFrame, Start};
+use crate::wire::control::ControlFrame;
+use crate::wire::frame::{AbortReason, Start};
 use crate::wire::handshake::{ClearHello, Secret};
 
 /// What a listener is for.

@@ -10,7 +10,7 @@ use super::world::network::Socket;
 use crate::base::id::ConnId;
 use crate::base::ring::Ring;
 use crate::machine::{CloseReason, Input};
-use crate::wire::frame::ControlFrame;
+use crate::wire::control::ControlFrame;
 use crate::wire::record::{Channel, RECORD_BYTES_MAX};
 
 /// A control connection's own state.

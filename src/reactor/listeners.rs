@@ -31,7 +31,7 @@ struct Entry<L> {
 pub(super) struct Listeners<L> {
     table: Table<kind::Listener, Entry<L>>,
     ready: VecDeque<ListenerId>,
-    paused: Deadlines,
+    paused: Deadlines<kind::Listener>,
     users: usize,
     users_max: usize,
     /// How long a user may wait in the queue of a full server before it is reset.
@@ -68,7 +68,7 @@ impl<L> Listeners<L> {
 
     /// Closes a listener.
     pub fn remove(&mut self, id: ListenerId) {
-        self.paused.set(id.slot(), None);
+        self.paused.set(id, None);
         self.table.remove(id);
     }
 
@@ -94,8 +94,8 @@ impl<L> Listeners<L> {
 
     /// The ready listeners of this turn.
     pub fn begin_turn(&mut self, now: Instant) -> usize {
-        while let Some(slot) = self.paused.pop_due(now) {
-            self.ready.extend(self.table.at(slot));
+        while let Some(id) = self.paused.pop_due(now) {
+            self.ready.push_back(id);
         }
         self.ready.len()
     }
@@ -126,7 +126,7 @@ impl<L> Listeners<L> {
             // A user may wait in the queue as long as any other; then it is told that it is not served.
             let shed_at = *entry.full_since.get_or_insert(now) + self.wait;
             if shed_at > now {
-                self.paused.set(id.slot(), Some(shed_at));
+                self.paused.set(id, Some(shed_at));
                 return Tried::Nothing;
             }
         } else {
@@ -150,7 +150,7 @@ impl<L> Listeners<L> {
             }
             Err(error) if mio_network::is_exhausted(&error) => {
                 facts.push_back(Fact::AcceptPaused { error: error.to_string() });
-                self.paused.set(id.slot(), Some(now + EXHAUSTED_PAUSE));
+                self.paused.set(id, Some(now + EXHAUSTED_PAUSE));
                 Tried::Nothing
             }
             // accept(2), ERRORS
@@ -165,8 +165,6 @@ impl<L> Listeners<L> {
 
     /// A descriptor is free again: a listener that waits for one is tried before its time.
     pub fn resume_one(&mut self) {
-        if let Some(id) = self.paused.pop().and_then(|slot| self.table.at(slot)) {
-            self.ready.push_back(id);
-        }
+        self.ready.extend(self.paused.pop());
     }
 }

@@ -38,7 +38,9 @@ impl<N: Network> Surroundings for Sockets<N> {
         match output {
             Output::Listen { id, at, door } => self.errands.push(Errand::Listen { id, at, door }),
             Output::StopListening(id) => self.listeners.remove(id),
-            Output::Verify { id, secret } => self.strangers.verify(&mut self.all, id, &secret),
+            Output::Verify { id, secret } => {
+                self.strangers.verify(&mut self.network, &mut self.all, id, &secret);
+            }
             Output::Admit { id, plain } => {
                 self.strangers.admit(&mut self.all, &mut self.buffers, id, plain);
             }

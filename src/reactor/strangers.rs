@@ -12,10 +12,10 @@ use super::buffers::Buffers;
 use super::connections::{Connections, Kind, Life, Message};
 use super::control::Control;
 use super::greeting::{Progress, read_exact};
-use super::world::network::Socket;
+use super::world::network::{Network, Socket};
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
-use crate::machine::{CloseReason, Input};
+use crate::machine::{CloseReason, Input, LINK_RANDOM_BYTES, Proof};
 use crate::session::End;
 use crate::wire::handshake::{
     ClearHello, FIRST_FLIGHT_BYTES, HELLO_BYTES, HandshakeError, Purpose, Responder, Secret,
@@ -145,7 +145,13 @@ impl Strangers {
     }
 
     /// Checks a first flight against the secret that the machine found.
-    pub fn verify<S: Socket>(&mut self, all: &mut Connections<S>, id: ConnId, secret: &Secret) {
+    pub fn verify<N: Network>(
+        &mut self,
+        network: &mut N,
+        all: &mut Connections<N::Socket>,
+        id: ConnId,
+        secret: &Secret,
+    ) {
         let Some(Kind::Stranger(stranger)) = all.open(id).map(|connection| &mut connection.kind) else {
             return;
         };
@@ -158,7 +164,17 @@ impl Strangers {
         match proved {
             Ok((responder, ticket)) => {
                 stranger.responder = Some(responder);
-                all.tell(Input::Proved { id, ticket });
+                let proof = match stranger.purpose {
+                    Purpose::Message => Proof::Message { ticket },
+                    Purpose::Control => {
+                        let mut random = [0; LINK_RANDOM_BYTES];
+                        if let Err(error) = network.random(&mut random) {
+                            return self.discard(all, id, CloseReason::Io(error.kind()));
+                        }
+                        Proof::Control { random }
+                    }
+                };
+                all.tell(Input::Proved { id, proof });
             }
             Err(error) => self.discard(all, id, CloseReason::Stranger(error)),
         }

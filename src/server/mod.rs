@@ -1,180 +1,120 @@
-//! The server's half: clients, services, pools and waiting users — who gets which message connection, and when
-//! to ask for more.
+//! The server's machine. It decides who is admitted; [`matching`] decides who gets which message connection.
 //!
-//! Its rules:
-//! - `pool` message connections per client are idle or on their way; what is missing is asked for in one `Open`;
-//! - a user is given the connection that was used last, and `Start` goes out at once;
-//! - a session that is not accepted in time is sent again, on a connection that has proved to be alive;
-//! - a user whose bytes may have reached a client never goes to another one, unless that one refused him.
+//! | file | what it owns |
+//! |---|---|
+//! | [`listeners`] | where the server listens |
+//! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
+//! | [`services`] | services, publications, users who wait |
+//! | [`pool`], [`refill`] | message connections, and how many more are asked for |
+//! | [`users`] | users |
 
-mod draining;
+mod links;
 mod listeners;
-mod messages;
+mod matching;
 mod pool;
+mod refill;
+mod services;
+mod tickets;
 mod users;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use log::{debug, info, warn};
-use slab::Slab;
-
-use crate::base::address::Listen;
-use crate::base::deadlines::Deadlines;
-use crate::base::id::{ConnId, ListenerId, ServiceId, kind};
+use crate::base::id::{ConnId, LinkId, ListenerId, kind};
 use crate::base::name::Name;
-use crate::base::table::{SLOTS_KEPT, Table};
+use crate::base::table::Table;
 use crate::config::limits::Limits;
 use crate::config::{Key, ServerConfig};
-use crate::machine::{CloseReason, Door, Input, Machine, Manner, Output, SessionEvent, Traffic};
-use crate::wire::frame::{
-    AbortReason, ControlFrame, Grant, Hello, PROTOCOL_VERSION, Refusal, Sid, Start, Welcome,
+use crate::machine::{
+    Agenda, CloseReason, Door, Fact, Input, LINK_RANDOM_BYTES, Machine, Manner, Output, Proof, Traffic,
+};
+use crate::wire::control::{
+    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
+    Want, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
-use listeners::Use;
+use links::{Identity, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
-use pool::Client;
-use users::Service;
+use matching::Matching;
+use services::Unpublishable;
 
-/// Complaints about strangers are logged at most once in this time, with a count of those left out.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// A session that is late to be accepted is looked at so often while its client is being asked for a sign of life.
-const ACCEPT_RECHECK: Duration = Duration::from_millis(50);
-/// A surplus connection is looked at again after this, while one above it goes first.
-const RETIRE_RECHECK: Duration = Duration::from_secs(1);
-
-/// What the server knows of one connection.
-enum Part {
-    /// At the control or message port, and not admitted yet.
-    Stranger {
-        peer: SocketAddr,
-        claim: Option<Claim>,
-    },
-    /// A proved control connection; a client once its `Hello` was read.
-    Control {
-        peer: SocketAddr,
-        key: usize,
-        admitted: Instant,
-        client: Option<usize>,
-    },
-    Message {
-        client: usize,
-        state: MessageState,
-    },
-    User(User),
+/// At the control or message port, and not admitted yet.
+struct Stranger {
+    peer: SocketAddr,
+    claim: Option<Claim>,
 }
 
 /// What a stranger's hello says.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Claim {
-    Key(usize),
-    Client(usize),
+    Key(Name),
+    Link(LinkId),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MessageState {
-    /// In the pool since then.
-    Idle(Instant),
-    /// In the pool since then, and being asked whether it is alive; counted as idle.
-    Pinged(Instant),
-    /// Like `Pinged`, but not counted: a connection of the same client has just failed, or what the last session
-    /// sent may not have been read.
-    Suspect(Instant),
-    /// Sent `Start` then, not accepted yet.
-    Offered(Instant),
-    /// Accepted.
-    Busy,
-    /// Asked to close.
-    Leaving,
-}
-
-struct User {
-    service: usize,
+/// A proved control connection.
+struct Control {
     peer: SocketAddr,
-    since: Instant,
-    state: UserState,
-    /// The control connection of the client that his session was first sent to, and its number there.
-    first: Option<(ConnId, Sid)>,
-    /// He may go to no other client than `first`: bytes of his were sent.
-    tied: bool,
+    key: Name,
+    admitted: Instant,
+    stage: Stage,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum UserState {
-    Waiting,
-    Paired,
+/// How far a control connection has come.
+enum Stage {
+    /// Its Hello is awaited; with the random bytes of the link that may begin.
+    Proved([u8; LINK_RANDOM_BYTES]),
+    /// It is the head of a link.
+    Linked(LinkId),
+    /// It closes, and is not listened to.
+    Closing,
 }
 
 /// The server's machine.
 pub struct Server {
-    keys: Vec<Key>,
-    key_ids: HashMap<KeyId, usize>,
-    services: Vec<Service>,
-    listeners: Listeners,
+    keys: HashMap<KeyId, Key>,
     plain: bool,
-    limits: Arc<Limits>,
-    jitter: fastrand::Rng,
-    parts: Table<kind::Connection, Part>,
-    clients: Slab<Client>,
-    sessions: HashMap<KeyId, usize>,
-    users: usize,
-    waiting: usize,
-    /// Users whom clients have refused, with the control connections of those clients. Few, so no room is kept for
-    /// it in every user.
-    refusals: HashMap<ConnId, Vec<ConnId>>,
-    deadlines: Deadlines,
-    /// Clients whose pool may need more; looked at once per turn.
-    refill: Vec<usize>,
-    outputs: VecDeque<Output>,
-    now: Instant,
+    /// Random per process.
+    instance: [u8; 16],
+    listeners: Listeners,
+    strangers: Table<kind::Connection, Stranger>,
+    controls: Table<kind::Connection, Control>,
+    matching: Matching,
+    agenda: Agenda,
+    /// Until when running sessions may go on, once the process was asked to end.
     draining: Option<Instant>,
-    complained: Option<Instant>,
-    complaints: u32,
 }
 
 impl Server {
-    /// A server without clients. It asks for its listeners as soon as it is polled.
-    pub fn new(config: ServerConfig, limits: Arc<Limits>, jitter: fastrand::Rng, now: Instant) -> Server {
-        let service = |(name, _): &(Name, Listen)| Service {
-            name: name.clone(),
-            port: 0,
-            clients: Vec::new(),
-            turn: 0,
-            waiting: VecDeque::new(),
-        };
-        let ids = config.keys.iter().enumerate().map(|(index, key)| (key_id(key.name.as_str()), index));
+    /// A server without clients. It asks for its listeners as soon as it is polled. `instance` is random per process.
+    pub fn new(
+        config: ServerConfig,
+        limits: Arc<Limits>,
+        instance: [u8; 16],
+        jitter: fastrand::Rng,
+        now: Instant,
+    ) -> Server {
         let mut server = Server {
-            key_ids: ids.collect(),
-            keys: config.keys,
-            services: config.services.iter().map(service).collect(),
-            listeners: Listeners::default(),
+            keys: config.keys.into_iter().map(|key| (key_id(&key.secret), key)).collect(),
             plain: config.plain,
-            limits,
-            jitter,
-            parts: Table::default(),
-            clients: Slab::new(),
-            sessions: HashMap::new(),
-            users: 0,
-            waiting: 0,
-            refusals: HashMap::new(),
-            deadlines: Deadlines::default(),
-            refill: Vec::new(),
-            outputs: VecDeque::new(),
-            now,
+            instance,
+            listeners: Listeners::default(),
+            strangers: Table::default(),
+            controls: Table::default(),
+            matching: Matching::default(),
+            agenda: Agenda::new(limits, jitter, now),
             draining: None,
-            complained: None,
-            complaints: 0,
         };
-        let users = config.services.iter().enumerate().filter_map(|(index, &(_, at))| {
-            ServiceId::new(index as u32, 1).map(|service| (Use::Users(service), at))
-        });
-        for (serves, at) in users.chain([(Use::Message, config.message), (Use::Control, config.control)]) {
+        let mut wanted = Vec::new();
+        for (name, at) in &config.services {
+            wanted.extend(server.matching.services.add(name).map(|id| (ListenerUse::Users(id), *at)));
+        }
+        wanted.extend([(ListenerUse::Message, config.message), (ListenerUse::Control, config.control)]);
+        for (serves, at) in wanted {
             if let Some(id) = server.listeners.add(serves, at) {
-                server.outputs.push_back(Output::Listen { id, at, door: serves.door() });
+                server.agenda.push(Output::Listen { id, at, door: serves.door() });
             }
         }
         server
@@ -185,312 +125,368 @@ impl Server {
         &self.listeners
     }
 
-    fn listening(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>) {
-        self.listeners.note(id, outcome);
-        if let Some(listener) = self.listeners.get(id)
-            && let (Use::Users(service), Some(address)) = (listener.serves, listener.address())
-        {
-            self.services[service.index()].port = address.port();
+    /// The name of the service that a listener's users get.
+    pub fn service_name(&self, listener: &Listener) -> Option<&Name> {
+        match listener.serves {
+            ListenerUse::Users(service) => self.matching.services.name(service),
+            ListenerUse::Message | ListenerUse::Control => None,
         }
     }
 
-    fn accepted(&mut self, id: ConnId, door: Door, peer: SocketAddr) {
+    fn listening(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>) {
+        self.listeners.note(id, outcome);
+        if let Some(listener) = self.listeners.get(id)
+            && let (ListenerUse::Users(service), Some(address)) = (listener.serves, listener.address())
+        {
+            self.matching.services.set_address(service, address);
+        }
+    }
+
+    // Strangers.
+
+    fn accepted(&mut self, id: ConnId, door: Door, peer: SocketAddr, asked: SocketAddr) {
         match door {
-            Door::Users(service) => self.user_came(id, service.index(), peer),
-            Door::Clients => self.parts.insert(id, Part::Stranger { peer, claim: None }),
+            Door::Users(service) => self.matching.user_came(id, service, (peer, asked), &mut self.agenda),
+            Door::Clients => self.strangers.insert(id, Stranger { peer, claim: None }),
         }
     }
 
     fn greeted(&mut self, id: ConnId, hello: ClearHello) {
+        let Some(stranger) = self.strangers.get_mut(id) else { return };
         let found = match hello.purpose {
-            Purpose::Control => self.key_ids.get(&hello.key_id).map(|&key| Claim::Key(key)),
-            Purpose::Message => self.sessions.get(&hello.key_id).map(|&client| Claim::Client(client)),
+            Purpose::Control => {
+                self.keys.get(&hello.key_id).map(|key| (Claim::Key(key.name.clone()), key.secret.clone()))
+            }
+            Purpose::Message => self.matching.links.of_wire_id(&hello.key_id).and_then(|link| {
+                let pool_key = self.matching.links.get(link)?.pool_key.clone();
+                Some((Claim::Link(link), pool_key))
+            }),
         };
-        let secret = match found {
-            Some(Claim::Key(key)) => self.keys[key].secret.clone(),
-            Some(Claim::Client(client)) => self.clients[client].pool_key.clone(),
-            None => return self.close(id, CloseReason::UnknownKey),
-        };
-        if let Some(Part::Stranger { claim, .. }) = self.parts.get_mut(id) {
-            *claim = found;
-            self.outputs.push_back(Output::Verify { id, secret });
+        match found {
+            Some((claim, secret)) => {
+                stranger.claim = Some(claim);
+                self.agenda.push(Output::Verify { id, secret });
+            }
+            None => self.agenda.close(id, CloseReason::UnknownKey, Manner::Discard),
         }
     }
 
-    fn proved(&mut self, id: ConnId, ticket: u64) {
-        let Some(&Part::Stranger { peer, claim: Some(claim) }) = self.parts.get(id) else { return };
-        match claim {
-            Claim::Key(key) => {
-                self.parts.insert(id, Part::Control { peer, key, admitted: self.now, client: None });
-                self.outputs.push_back(Output::Admit { id, plain: false });
+    fn proved(&mut self, id: ConnId, proof: Proof) {
+        let Some(Stranger { peer, claim: Some(claim) }) = self.strangers.remove(id) else { return };
+        match (claim, proof) {
+            (Claim::Key(key), Proof::Control { random }) => {
+                let (admitted, stage) = (self.agenda.now, Stage::Proved(random));
+                self.controls.insert(id, Control { peer, key, admitted, stage });
+                self.agenda.push(Output::Admit { id, plain: false });
             }
-            Claim::Client(client) if self.clients[client].tickets.redeem(ticket) => {
-                self.parts.insert(id, Part::Message { client, state: MessageState::Leaving });
-                self.clients[client].total += 1;
-                // There is room for one more on its way.
-                self.refill.push(client);
-                self.outputs.push_back(Output::Admit { id, plain: self.plain });
-                self.became_idle(id);
+            (Claim::Link(link), Proof::Message { ticket }) if self.matching.links.redeem(link, ticket) => {
+                self.agenda.push(Output::Admit { id, plain: self.plain });
+                self.matching.message_came(id, link, &mut self.agenda);
             }
-            Claim::Client(_) => self.close(id, CloseReason::UnknownKey),
+            (claim, _) => {
+                self.strangers.insert(id, Stranger { peer, claim: Some(claim) });
+                self.agenda.close(id, CloseReason::UnknownKey, Manner::Discard);
+            }
         }
     }
+
+    // Control connections.
 
     fn control(&mut self, id: ConnId, frame: ControlFrame) {
-        let Some(&Part::Control { peer, key, admitted, client }) = self.parts.get(id) else { return };
-        match (client, frame) {
-            (None, ControlFrame::Hello(hello)) => self.hello(id, peer, key, admitted, hello),
-            (Some(client), ControlFrame::Ping) => {
-                self.clients[client].last_heard = self.now;
-                self.outputs.push_back(Output::Send { id, frame: ControlFrame::Pong });
+        let Some(control) = self.controls.get(id) else { return };
+        match (&control.stage, frame) {
+            (Stage::Closing, _) | (_, ControlFrame::Skipped) => {}
+            (Stage::Proved(random), ControlFrame::Hello(hello)) => {
+                let random = *random;
+                self.hello(id, random, &hello);
             }
-            (Some(client), ControlFrame::Pong) => self.clients[client].answered(self.now),
-            (Some(client), ControlFrame::Drain) => {
-                info!("{id} client {} is leaving; its running sessions go on", self.clients[client].name);
-                self.clients[client].draining = true;
-                while let Some(message) = self.clients[client].idle.pop_back() {
-                    self.retire(message, CloseReason::Drained);
-                }
-                self.close_if_drained(client);
-            }
-            _ => self.close(id, CloseReason::ProtocolError),
+            (&Stage::Linked(link), frame) => self.linked(id, link, frame),
+            _ => self.fail(id),
         }
     }
 
-    fn hello(&mut self, id: ConnId, peer: SocketAddr, key: usize, admitted: Instant, hello: Hello) {
-        let refusal = if hello.version != PROTOCOL_VERSION {
-            Some(Refusal::Version(PROTOCOL_VERSION))
-        } else if hello.plain != self.plain {
-            Some(Refusal::Plain(self.plain))
-        } else {
-            None
-        };
-        let name = self.keys[key].name.clone();
-        if let Some(refusal) = refusal {
-            warn!("{id} client {name} from {peer} was turned down: {refusal}");
-            self.outputs.push_back(Output::Send { id, frame: ControlFrame::Refused(refusal) });
-            return self.close(id, CloseReason::Drained);
+    fn linked(&mut self, id: ConnId, link: LinkId, frame: ControlFrame) {
+        let now = self.agenda.now;
+        let Some(it) = self.matching.links.get_mut(link) else { return };
+        it.heard = now;
+        match frame {
+            ControlFrame::Ping => self.agenda.push(Output::Send { id, frame: ControlFrame::Pong }),
+            ControlFrame::Pong => it.answered(now),
+            ControlFrame::Publish(publish) => self.publish(id, link, &publish),
+            ControlFrame::Unpublish(number) => {
+                if !self.matching.services.unpublish(link, number) {
+                    self.fail(id);
+                }
+            }
+            // A later version asks again at once; this one waits for the tickets to expire.
+            ControlFrame::Void { .. } => {}
+            ControlFrame::Drain => {
+                self.agenda.fact(Fact::ClientLeaves { link: id, key: it.key().clone() });
+                self.matching.drain_link(link, &mut self.agenda);
+            }
+            _ => self.fail(id),
         }
-        let same = |client: &Client| client.name == name && client.instance == hello.instance;
-        let old = self
-            .clients
-            .iter()
-            .find(|(_, client)| same(client))
-            .map(|(index, client)| (index, client.control));
-        if let Some((index, control)) = old {
-            self.close(control, CloseReason::Replaced);
-            self.forget_client(index, CloseReason::Replaced);
-        }
-        if self.clients.len() >= self.limits.clients_max {
-            warn!("{id} client {name} from {peer} is one too many: {} are connected", self.clients.len());
-            return self.close(id, CloseReason::Full);
-        }
-        let mut secrets = [0; 48];
-        if let Err(error) = getrandom::fill(&mut secrets) {
-            warn!("{id} client {name} cannot be admitted: no random bytes: {error}");
-            return self.close(id, CloseReason::Shutdown);
-        }
-        let (mut session_id, mut pool_key) = ([0; 16], [0; 32]);
-        session_id.copy_from_slice(&secrets[..16]);
-        pool_key.copy_from_slice(&secrets[16..]);
-        let pool_key = Secret::new(pool_key);
+    }
 
-        let find = |name: &Name| self.services.iter().position(|service| service.name == *name);
-        let services: Vec<Option<usize>> = hello.services.iter().map(find).collect();
-        let grant = |service: &Option<usize>| {
-            service.map_or(Grant::Unknown, |index| Grant::Port(self.services[index].port))
-        };
-        let grants = services.iter().map(grant).collect();
-        let list = |granted: bool| {
-            let asked = hello.services.iter().zip(&services);
-            let listed: Vec<_> = asked
-                .filter(|(_, found)| found.is_some() == granted)
-                .map(|(name, _)| name.as_str())
-                .collect();
-            listed.join(", ")
-        };
-        info!("{id} client {name} connected from {peer}; it publishes: {}", list(true));
-        let unknown = list(false);
-        if !unknown.is_empty() {
-            warn!(
-                "{id} client {name} also publishes what this server was not started with (--service): {unknown}"
-            );
+    /// A client's frame is none that it may send now.
+    fn fail(&mut self, id: ConnId) {
+        if let Some(control) = self.controls.get_mut(id) {
+            let stage = std::mem::replace(&mut control.stage, Stage::Closing);
+            self.agenda.reset(id, CloseReason::ProtocolError);
+            if let Stage::Linked(link) = stage {
+                self.forget_link(link, CloseReason::ProtocolError);
+            }
         }
+    }
+
+    fn hello(&mut self, id: ConnId, random: [u8; LINK_RANDOM_BYTES], hello: &Hello) {
+        let Some(control) = self.controls.get(id) else { return };
+        let (key, peer) = (control.key.clone(), control.peer);
+        let version = match self.version(hello) {
+            Ok(version) => version,
+            Err(refusal) => return self.refuse(id, key, peer, refusal),
+        };
+        let identity = Identity { key, instance: hello.instance };
+        if let Some(older) = self.matching.links.older_self(&identity) {
+            self.end_link(older, CloseReason::Replaced);
+        }
+        let clients = self.matching.links.count();
+        if clients >= self.agenda.limits.clients_max {
+            self.agenda.fact(Fact::ClientTooMany { key: identity.key, peer, clients });
+            return self.close_control(id, CloseReason::Full);
+        }
+        self.open_link(id, identity, random, version, hello);
+    }
+
+    /// The version that both ends speak, unless they cannot work together.
+    fn version(&self, hello: &Hello) -> Result<u16, Refusal> {
+        let version = VERSIONS.common(hello.versions).ok_or(Refusal::Versions(VERSIONS))?;
+        if hello.capabilities.is_plain() == self.plain {
+            Ok(version)
+        } else {
+            Err(Refusal::Plain(self.plain))
+        }
+    }
+
+    fn refuse(&mut self, id: ConnId, key: Name, peer: SocketAddr, refusal: Refusal) {
+        self.agenda.fact(Fact::ClientRefused { key, peer, refusal });
+        self.agenda.push(Output::Send { id, frame: ControlFrame::Refused(refusal) });
+        self.close_control(id, CloseReason::Drained);
+    }
+
+    fn close_control(&mut self, id: ConnId, reason: CloseReason) {
+        if let Some(control) = self.controls.get_mut(id) {
+            control.stage = Stage::Closing;
+        }
+        let manner = if reason == CloseReason::Drained { Manner::Whole } else { Manner::Reset };
+        self.agenda.close(id, reason, manner);
+    }
+
+    fn open_link(
+        &mut self,
+        id: ConnId,
+        identity: Identity,
+        random: [u8; LINK_RANDOM_BYTES],
+        version: u16,
+        hello: &Hello,
+    ) {
+        let Some(control) = self.controls.get_mut(id) else { return };
+        let (now, peer) = (self.agenda.now, control.peer);
+        let (mut wire_id, mut pool_key) = ([0; 16], [0; 32]);
+        wire_id.copy_from_slice(&random[..16]);
+        pool_key.copy_from_slice(&random[16..]);
+        let pool_key = Secret::new(pool_key);
         let welcome = Welcome {
-            session_id,
+            version,
+            capabilities: Capabilities::new(self.plain),
+            heartbeat: self.agenda.limits.heartbeat,
+            instance: self.instance,
+            link: wire_id,
             pool_key: pool_key.clone(),
             message_port: self.listeners.message_port(),
-            grants,
         };
-        self.outputs.push_back(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
-        let client = Client::new(id, name, peer, hello.instance, session_id, pool_key, services, self.now);
-        let index = self.clients.insert(client);
-        self.clients[index].measured(self.now.saturating_duration_since(admitted));
-        for service in self.clients[index].services.clone().into_iter().flatten() {
-            if !self.services[service].clients.contains(&index) {
-                self.services[service].clients.push(index);
+        // The smaller heartbeat holds for both ends.
+        let heartbeat =
+            self.agenda.limits.heartbeat.min(hello.heartbeat).max(self.agenda.limits.heartbeat_min);
+        let key = identity.key.clone();
+        let mut link = Link::new(id, identity, peer, (wire_id, pool_key), heartbeat, now);
+        link.round_trip.measured(now.saturating_duration_since(control.admitted));
+        let Some(link) = self.matching.links.add(link) else {
+            return self.close_control(id, CloseReason::Full);
+        };
+        control.stage = Stage::Linked(link);
+        self.agenda.fact(Fact::ClientCame { link: id, key, peer });
+        self.agenda.push(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
+        self.matching.add_link(link);
+        self.schedule(id, link);
+    }
+
+    /// A client would serve something.
+    fn publish(&mut self, id: ConnId, link: LinkId, publish: &Publish) {
+        let answer = self.grant(link, publish);
+        let Some(key) = self.matching.links.get(link).map(|link| link.key().clone()) else { return };
+        let (number, service) = (publish.number, publish.name.clone());
+        let frame = match answer {
+            Ok(address) => {
+                self.agenda.fact(Fact::Published { link: id, key, service });
+                let ports = Ports { first: address.port(), last: address.port() };
+                ControlFrame::Granted { number, addresses: vec![GrantedAddress { ip: address.ip(), ports }] }
             }
-        }
-        self.sessions.insert(session_id, index);
-        self.parts.insert(id, Part::Control { peer, key, admitted, client: Some(index) });
-        self.schedule_control(index);
-        self.refill.push(index);
-    }
-
-    /// Drops a client and everything that is its own. Its control connection is closing or gone.
-    fn forget_client(&mut self, index: usize, reason: CloseReason) {
-        let client = self.clients.remove(index);
-        info!("{} client {} from {} is gone: {reason}", client.control, client.name, client.peer);
-        self.sessions.remove(&client.session_id);
-        for service in &mut self.services {
-            service.clients.retain(|&other| other != index);
-        }
-        self.refill.retain(|&other| other != index);
-        let own = |(id, part): (ConnId, &Part)| match part {
-            Part::Message { client, .. } if *client == index => Some(id),
-            _ => None,
+            Err(reason) => {
+                self.agenda.fact(Fact::PublicationDenied { key, service, reason });
+                ControlFrame::Denied { number, reason }
+            }
         };
-        let messages: Vec<ConnId> = self.parts.iter().filter_map(own).collect();
-        for id in messages {
-            // Whoever takes this client's place in the slab must not inherit them.
-            self.parts.remove(id);
-            self.deadlines.set(id.slot(), None);
-            self.close(id, CloseReason::ClientGone);
-        }
-        self.parts.remove(client.control);
-        let claims = |(id, part): (ConnId, &Part)| match part {
-            Part::Stranger { claim: Some(Claim::Client(client)), .. } if *client == index => Some(id),
-            _ => None,
-        };
-        let claimants: Vec<ConnId> = self.parts.iter().filter_map(claims).collect();
-        claimants.into_iter().for_each(|id| self.close(id, CloseReason::UnknownKey));
+        self.agenda.push(Output::Send { id, frame });
     }
 
-    fn schedule_control(&mut self, index: usize) {
-        let client = &self.clients[index];
-        let ticket = client.tickets.next_expiry();
-        let at = ticket.map_or(client.ping_at, |ticket| ticket.min(client.ping_at));
-        self.deadlines.set(client.control.slot(), Some(at));
+    fn grant(&mut self, link: LinkId, publish: &Publish) -> Result<SocketAddr, Denial> {
+        let limits = &self.agenda.limits;
+        if publish.want != Want::Service || publish.transports == Transports::Udp {
+            return Err(Denial::Policy);
+        }
+        if self.matching.services.published(link) >= limits.publications_per_client_max {
+            return Err(Denial::Limit);
+        }
+        let dial_time = publish.dial_time.min(limits.local_dial_max);
+        let published = self.matching.services.publish(link, publish.number, &publish.name, dial_time);
+        let service = published.map_err(|error| match error {
+            Unpublishable::UnknownService => Denial::UnknownService,
+            Unpublishable::AlreadyPublished => Denial::AlreadyPublished,
+        })?;
+        self.matching.services.address(service).ok_or(Denial::UnknownService)
     }
 
-    fn control_due(&mut self, id: ConnId, index: usize) {
-        let heartbeat = self.limits.heartbeat;
-        let client = &mut self.clients[index];
-        if self.now.saturating_duration_since(client.last_heard) >= heartbeat {
-            self.close(id, CloseReason::HeartbeatLost);
-            return self.forget_client(index, CloseReason::HeartbeatLost);
-        }
-        if client.tickets.expire(self.now) {
-            debug!("{id} client {} did not bring all message connections that it was asked for", client.name);
-            self.refill.push(index);
-        }
-        if client.ping_at <= self.now {
-            client.ping_at = self.now + heartbeat / 3;
-            self.ping_client(index);
-        }
-        self.schedule_control(index);
+    /// Sets when a link wants attention next.
+    fn schedule(&mut self, id: ConnId, link: LinkId) {
+        let due = self.matching.links.get(link).map(Link::next_due);
+        self.agenda.at(id, due);
     }
 
-    /// Asks a client whether it is alive, unless a ping is on its way already.
-    fn ping_client(&mut self, index: usize) {
-        let client = &mut self.clients[index];
-        if client.ping_sent.is_none() {
-            client.ping_sent = Some(self.now);
-            self.outputs.push_back(Output::Send { id: client.control, frame: ControlFrame::Ping });
+    fn link_due(&mut self, id: ConnId, link: LinkId) {
+        let now = self.agenda.now;
+        let expired = self.matching.links.expire(link, now);
+        let Some(it) = self.matching.links.get_mut(link) else { return };
+        if now.saturating_duration_since(it.heard) >= it.heartbeat {
+            return self.end_link(link, CloseReason::HeartbeatLost);
         }
+        if expired > 0 {
+            self.agenda.fact(Fact::TicketsExpired { key: it.key().clone(), count: expired });
+            self.matching.want_refill(link);
+        } else if it.ping_at <= now {
+            it.ping_at = now + it.heartbeat / 3;
+            self.matching.ping_link(link, &mut self.agenda);
+        }
+        self.schedule(id, link);
     }
+
+    /// Resets a link's control connection, and forgets the link.
+    fn end_link(&mut self, link: LinkId, reason: CloseReason) {
+        let Some(control) = self.matching.links.get(link).map(|link| link.control) else { return };
+        self.close_control(control, reason);
+        self.forget_link(link, reason);
+    }
+
+    /// Forgets a link, whose control connection is closing or gone.
+    fn forget_link(&mut self, link: LinkId, reason: CloseReason) {
+        let Some(it) = self.matching.links.get(link) else { return };
+        let (control, peer) = (it.control, it.peer);
+        self.agenda.fact(Fact::ClientGone { link: control, key: it.key().clone(), peer, reason });
+        self.agenda.at(control, None);
+        self.matching.remove_link(link, &mut self.agenda);
+    }
+
+    // Ends.
 
     fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic) {
-        let part = self.parts.remove(id);
-        self.deadlines.set(id.slot(), None);
-        match part {
-            Some(Part::Stranger { peer, .. }) => self.complain(id, peer, reason),
-            Some(Part::Control { client: Some(index), .. }) => self.forget_client(index, reason),
-            Some(Part::Control { peer, .. }) => self.complain(id, peer, reason),
-            Some(Part::Message { client, state }) => self.message_gone(id, client, state),
-            Some(Part::User(user)) => self.user_gone(id, user, reason, traffic),
-            // It belonged to a client that is forgotten already.
-            None => {}
+        self.agenda.at(id, None);
+        if let Some(stranger) = self.strangers.remove(id) {
+            self.agenda.fact(Fact::NotAdmitted { peer: stranger.peer, reason });
+        } else if let Some(control) = self.controls.remove(id) {
+            match control.stage {
+                Stage::Linked(link) => self.forget_link(link, reason),
+                Stage::Proved(_) => {
+                    self.agenda.fact(Fact::NotAdmitted { peer: control.peer, reason });
+                }
+                Stage::Closing => {}
+            }
+        } else if self.matching.is_user(id) {
+            self.matching.user_gone(id, reason, traffic, &mut self.agenda);
+        } else {
+            self.matching.message_gone(id, &mut self.agenda);
         }
         self.exit_if_drained();
     }
 
-    /// One line about strangers now and then: an operator must see a wrong key, and nobody may fill his disk.
-    fn complain(&mut self, id: ConnId, peer: SocketAddr, reason: CloseReason) {
-        self.complaints += 1;
-        let quiet = self.complained.is_some_and(|last| self.now < last + COMPLAINT_INTERVAL);
-        if quiet || reason == CloseReason::Drained {
-            return;
+    fn drain(&mut self) {
+        let time = self.agenda.limits.drain;
+        self.draining = Some(self.agenda.now + time);
+        self.agenda.fact(Fact::Draining { sessions: self.matching.user_count(), time });
+        self.listeners.clear().into_iter().for_each(|id| self.agenda.push(Output::StopListening(id)));
+        self.matching.drain(&mut self.agenda);
+        self.exit_if_drained();
+    }
+
+    fn exit_if_drained(&mut self) {
+        if self.draining.is_some() && self.matching.is_over() {
+            self.agenda.push(Output::Exit);
         }
-        let others = match self.complaints {
-            1 => String::new(),
-            count => format!(" (and {} more like it)", count - 1),
-        };
-        warn!("{id} from {peer} was not admitted: {reason}{others}");
-        (self.complained, self.complaints) = (Some(self.now), 0);
     }
 
-    fn close(&mut self, id: ConnId, reason: CloseReason) {
-        use CloseReason::{Drained, Retired, UnknownKey};
-        let manner = match reason {
-            Retired | Drained => Manner::Whole,
-            UnknownKey => Manner::Discard,
-            _ => Manner::Reset,
-        };
-        self.outputs.push_back(Output::Close { id, reason, manner });
-    }
-
+    /// A connection's deadline has come.
     fn due(&mut self, id: ConnId) {
-        match self.parts.get(id) {
-            Some(&Part::Control { client: Some(index), .. }) => self.control_due(id, index),
-            Some(Part::Message { .. }) => self.message_due(id),
-            Some(Part::User(user)) if user.state == UserState::Waiting => {
-                self.close(id, CloseReason::NoClient)
-            }
-            _ => {}
+        if self.matching.is_message(id) {
+            self.matching.message_due(id, &mut self.agenda);
+        } else if self.matching.is_user(id) {
+            self.matching.user_due(id, &mut self.agenda);
+        } else if let Some(&Control { stage: Stage::Linked(link), .. }) = self.controls.get(id) {
+            self.link_due(id, link);
         }
     }
 }
 
 impl Machine for Server {
     fn handle(&mut self, input: Input, now: Instant) {
-        self.now = now;
+        self.agenda.now = now;
         match input {
-            Input::Accepted { id, door, peer, .. } => self.accepted(id, door, peer),
-            Input::Greeted { id, hello } => self.greeted(id, hello),
-            Input::Proved { id, ticket } => self.proved(id, ticket),
-            Input::Control { id, frame } => self.control(id, frame),
-            Input::Session { id, event } => self.session_event(id, event),
-            Input::Returned { id, refused, spoken } => self.returned(id, refused, spoken),
-            Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
-            Input::Drain => self.drain(),
-            Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
+            Input::Accepted { id, door, peer, asked } => self.accepted(id, door, peer, asked),
             Input::Listening { id, address } => self.listening(id, Ok(address)),
             Input::ListenFailed { id, error } => self.listening(id, Err(error)),
+            Input::Greeted { id, hello } => self.greeted(id, hello),
+            Input::Proved { id, proof } => self.proved(id, proof),
+            Input::Control { id, frame } => self.control(id, frame),
+            Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
+            Input::Returned { id, refused, spoken } => {
+                self.matching.returned(id, refused, spoken, &mut self.agenda);
+            }
+            Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
+            Input::Drain => self.drain(),
+            // A server dials nobody.
+            Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
         }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        self.now = now;
-        while let Some(slot) = self.deadlines.pop_due(now) {
-            if let Some(id) = self.parts.at(slot) {
-                self.due(id);
-            }
+        self.agenda.now = now;
+        while let Some(id) = self.agenda.next_due() {
+            self.due(id);
         }
         if self.draining.take_if(|at| *at <= now).is_some() {
-            self.drain_due();
+            let sessions = self.matching.give_up(&mut self.agenda);
+            self.agenda.fact(Fact::DrainOver { sessions });
+            self.agenda.push(Output::Exit);
         }
-        self.refill_pools();
+        self.matching.refill(&mut self.agenda);
     }
 
     fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.agenda.next_output()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if !self.refill.is_empty() {
-            return Some(self.now);
+        if self.matching.wants_refill() {
+            return Some(self.agenda.now);
         }
-        [self.deadlines.next(), self.draining].into_iter().flatten().min()
+        [self.agenda.next_deadline(), self.draining].into_iter().flatten().min()
     }
 }

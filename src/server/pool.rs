@@ -1,193 +1,378 @@
-//! One client as the server sees it: its pool, its tickets, its heartbeat.
+//! Message connections: which state each is in, how many of a link's are in which, and which idle one is used next.
+//!
+//! Invariant: every message connection stands in exactly one list of its link, and [`Pools::set`] alone moves it: it
+//! leaves the old state, and enters the new one. Counts are kept there and nowhere else.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::base::id::ConnId;
-use crate::base::name::Name;
-use crate::config::limits::Limits;
-use crate::wire::frame::Sid;
-use crate::wire::handshake::{KeyId, Secret};
+use crate::base::id::{ConnId, LinkId, kind};
+use crate::base::table::Table;
 
-/// A client that is connected.
-pub(super) struct Client {
-    pub control: ConnId,
-    pub name: Name,
-    pub peer: SocketAddr,
-    pub instance: [u8; 16],
-    pub session_id: KeyId,
-    pub pool_key: Secret,
-    /// Which of our services each of its services is.
-    pub services: Vec<Option<usize>>,
-    /// Its idle message connections; the one used last is at the back.
-    pub idle: VecDeque<ConnId>,
-    /// Idle ones that are being pinged as a matter of routine.
-    pub pinged: usize,
-    /// All its message connections.
-    pub total: usize,
-    pub tickets: Tickets,
-    pub draining: bool,
-    pub last_heard: Instant,
-    pub ping_at: Instant,
-    pub ping_sent: Option<Instant>,
-    /// When the last ping that was answered had been sent.
-    pub answered_ping_of: Instant,
-    round_trip: Duration,
-    last_sid: Sid,
-    running: usize,
-    /// Most sessions at once, in this period and in the one before.
-    peaks: [usize; 2],
-    peak_since: Instant,
+/// Slots that are looked at for an idle connection near the top of the table.
+const LOOKED_AT_MAX: usize = 64;
+
+/// What a message connection does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// In the pool since then.
+    Idle(Instant),
+    /// Idle since then, and pinged as a matter of routine.
+    Pinged(Instant),
+    /// Idle since then, and pinged because something may be wrong with it.
+    Suspect(Instant),
+    /// `Start` was sent then, and is not accepted yet.
+    Offered {
+        sent: Instant,
+        /// How long the client tries to connect to its local server.
+        dial_time: Duration,
+    },
+    /// The client connects to its local server.
+    Accepted,
+    /// A session runs on it.
+    Busy,
+    /// Asked to close.
+    Leaving,
 }
 
-impl Client {
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(
-        control: ConnId,
-        name: Name,
-        peer: SocketAddr,
-        instance: [u8; 16],
-        session_id: KeyId,
-        pool_key: Secret,
-        services: Vec<Option<usize>>,
-        now: Instant,
-    ) -> Client {
-        Client {
-            control,
-            name,
-            peer,
-            instance,
-            session_id,
-            pool_key,
-            services,
-            idle: VecDeque::new(),
-            pinged: 0,
-            total: 0,
-            tickets: Tickets::default(),
-            draining: false,
-            last_heard: now,
-            ping_at: now,
-            ping_sent: None,
-            answered_ping_of: now,
-            round_trip: Duration::ZERO,
-            last_sid: 0,
-            running: 0,
-            peaks: [0; 2],
-            peak_since: now,
-        }
-    }
+/// States that are counted.
+#[derive(Clone, Copy)]
+enum Count {
+    Idle,
+    Pinged,
+    Suspect,
+    Running,
+    Leaving,
+}
 
-    /// The number of the next session.
-    pub fn next_sid(&mut self) -> Sid {
-        self.last_sid += 1;
-        self.last_sid
-    }
-
-    /// The heartbeat was answered.
-    pub fn answered(&mut self, now: Instant) {
-        self.last_heard = now;
-        if let Some(sent) = self.ping_sent.take() {
-            self.answered_ping_of = sent;
-            self.measured(now.saturating_duration_since(sent));
-        }
-    }
-
-    /// A round trip took this long. The estimate rises at once and falls by an eighth: to send a session again too
-    /// early costs more than to wait (RFC 6298, section 2, smooths both ways).
-    pub fn measured(&mut self, round_trip: Duration) {
-        self.round_trip = round_trip.max((self.round_trip * 7 + round_trip) / 8);
-    }
-
-    /// How long it may take to accept a session.
-    pub fn accept_time(&self, limits: &Limits) -> Duration {
-        (self.round_trip * 3).clamp(limits.accept.0, limits.accept.1)
-    }
-
-    pub fn session_began(&mut self, now: Instant, period: Duration) {
-        self.running += 1;
-        self.turn_peaks(now, period);
-        self.peaks[0] = self.peaks[0].max(self.running);
-    }
-
-    pub fn session_ended(&mut self) {
-        self.running = self.running.saturating_sub(1);
-    }
-
-    /// Most sessions at once in the last one to two periods.
-    pub fn recent_peak(&mut self, now: Instant, period: Duration) -> usize {
-        self.turn_peaks(now, period);
-        self.peaks[0].max(self.peaks[1])
-    }
-
-    fn turn_peaks(&mut self, now: Instant, period: Duration) {
-        let elapsed = now.saturating_duration_since(self.peak_since);
-        if elapsed >= period {
-            let before = if elapsed >= period * 2 { self.running } else { self.peaks[0] };
-            self.peaks = [self.running, before];
-            self.peak_since = now;
+impl State {
+    fn count(self) -> Count {
+        match self {
+            State::Idle(_) => Count::Idle,
+            State::Pinged(_) => Count::Pinged,
+            State::Suspect(_) => Count::Suspect,
+            State::Offered { .. } | State::Accepted | State::Busy => Count::Running,
+            State::Leaving => Count::Leaving,
         }
     }
 }
 
-/// The tickets of one control session: each admits one message connection, once, for a while.
+/// Which end of the idle ones a connection joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It was used just now: it is used first.
+    Front,
+    /// It was pinged only: the others go before it.
+    Back,
+}
+
+/// A message connection, and its neighbours in the list that it stands in.
+struct Message {
+    link: LinkId,
+    state: State,
+    before: Option<ConnId>,
+    after: Option<ConnId>,
+}
+
+/// A list through the table of messages.
+#[derive(Clone, Copy, Default)]
+struct List {
+    first: Option<ConnId>,
+    last: Option<ConnId>,
+}
+
+/// The message connections of one link.
 #[derive(Default)]
-pub(super) struct Tickets {
-    last: u64,
-    /// Issued and neither redeemed nor expired, in order.
-    open: VecDeque<(u64, Instant)>,
+struct Pool {
+    /// The idle ones; the one that is used next is the first.
+    idle: List,
+    others: List,
+    counts: [usize; 5],
+    peaks: Peaks,
 }
 
-impl Tickets {
-    /// Issues `count` consecutive tickets; returns the first.
-    pub fn issue(&mut self, count: usize, expiry: Instant) -> u64 {
-        let first = self.last + 1;
-        for _ in 0..count {
-            self.last += 1;
-            self.open.push_back((self.last, expiry));
+/// Most sessions at once, in this period and in the one before.
+#[derive(Default)]
+struct Peaks {
+    most: [usize; 2],
+    since: Option<Instant>,
+}
+
+impl Peaks {
+    fn turn(&mut self, running: usize, now: Instant, period: Duration) {
+        let elapsed = now.saturating_duration_since(*self.since.get_or_insert(now));
+        if elapsed >= period {
+            let before = if elapsed >= period * 2 { running } else { self.most[0] };
+            *self = Peaks { most: [running, before], since: Some(now) };
         }
-        first
+        self.most[0] = self.most[0].max(running);
+    }
+}
+
+/// The message connections of all links.
+#[derive(Default)]
+pub(super) struct Pools {
+    messages: Table<kind::Connection, Message>,
+    pools: Table<kind::Link, Pool>,
+    running: usize,
+}
+
+impl Pools {
+    /// Adds a link without connections.
+    pub fn add_link(&mut self, link: LinkId) {
+        self.pools.insert(link, Pool::default());
     }
 
-    /// Uses a ticket up; false if it is not good.
-    pub fn redeem(&mut self, ticket: u64) -> bool {
-        match self.open.binary_search_by_key(&ticket, |entry| entry.0) {
-            Ok(place) => self.open.remove(place).is_some(),
-            Err(_) => false,
+    /// Forgets a link and its connections; returns these.
+    pub fn remove_link(&mut self, link: LinkId) -> Vec<ConnId> {
+        let ids = self.all(link);
+        for &id in &ids {
+            self.remove(id);
+        }
+        self.pools.remove(link);
+        ids
+    }
+
+    /// A message connection of this link stands, and is idle.
+    pub fn add(&mut self, id: ConnId, link: LinkId, now: Instant) {
+        let state = State::Idle(now);
+        self.messages.insert(id, Message { link, state, before: None, after: None });
+        self.enter(id, Place::Front);
+    }
+
+    /// A message connection is gone; returns its link and its last state.
+    pub fn remove(&mut self, id: ConnId) -> Option<(LinkId, State)> {
+        self.messages.get(id)?;
+        self.leave(id);
+        self.messages.remove(id).map(|message| (message.link, message.state))
+    }
+
+    /// The link and the state of a message connection.
+    pub fn get(&self, id: ConnId) -> Option<(LinkId, State)> {
+        self.messages.get(id).map(|message| (message.link, message.state))
+    }
+
+    /// Moves a message connection into another state. `place` matters for an idle one.
+    pub fn set(&mut self, id: ConnId, state: State, place: Place) {
+        if self.messages.get(id).is_none() {
+            return;
+        }
+        self.leave(id);
+        if let Some(message) = self.messages.get_mut(id) {
+            message.state = state;
+        }
+        self.enter(id, place);
+    }
+
+    /// The idle connection of a link that is used next.
+    pub fn next_idle(&self, link: LinkId) -> Option<ConnId> {
+        self.pools.get(link)?.idle.first
+    }
+
+    /// The idle connection of a link that has the highest slot, if it is near the top of the table, and above `id`.
+    pub fn highest_idle(&self, link: LinkId, id: ConnId) -> Option<ConnId> {
+        let above = self.messages.highest(LOOKED_AT_MAX).take_while(|other| other.slot() > id.slot());
+        above.into_iter().find(|&other| matches!(self.get(other), Some((it, State::Idle(_))) if it == link))
+    }
+
+    /// All idle connections of a link, and all that do something else.
+    pub fn all(&self, link: LinkId) -> Vec<ConnId> {
+        let Some(pool) = self.pools.get(link) else { return Vec::new() };
+        let mut ids = Vec::new();
+        for list in [pool.idle, pool.others] {
+            let mut next = list.first;
+            while let Some(id) = next {
+                ids.push(id);
+                next = self.messages.get(id).and_then(|message| message.after);
+            }
+        }
+        ids
+    }
+
+    /// How many of a link's connections are idle and proved.
+    pub fn idle(&self, link: LinkId) -> usize {
+        self.count(link, Count::Idle)
+    }
+
+    /// How many will be idle in a moment, if they are alive.
+    pub fn pinged(&self, link: LinkId) -> usize {
+        self.count(link, Count::Pinged)
+    }
+
+    /// How many are not asked to close.
+    pub fn staying(&self, link: LinkId) -> usize {
+        self.total_of(link) - self.count(link, Count::Leaving)
+    }
+
+    /// All message connections of a link.
+    pub fn total_of(&self, link: LinkId) -> usize {
+        self.pools.get(link).map_or(0, |pool| pool.counts.iter().sum())
+    }
+
+    /// All message connections.
+    pub fn total(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Sessions that run, of all links.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Most sessions of a link at once in the last one to two periods.
+    pub fn recent_peak(&mut self, link: LinkId, now: Instant, period: Duration) -> usize {
+        let Some(pool) = self.pools.get_mut(link) else { return 0 };
+        pool.peaks.turn(pool.counts[Count::Running as usize], now, period);
+        pool.peaks.most[0].max(pool.peaks.most[1])
+    }
+
+    fn count(&self, link: LinkId, count: Count) -> usize {
+        self.pools.get(link).map_or(0, |pool| pool.counts[count as usize])
+    }
+
+    fn enter(&mut self, id: ConnId, place: Place) {
+        let Some(message) = self.messages.get(id) else { return };
+        let (state, count) = (message.state, message.state.count());
+        let Some(pool) = self.pools.get_mut(message.link) else { return };
+        pool.counts[count as usize] += 1;
+        self.running += usize::from(matches!(count, Count::Running));
+        let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
+        let [mut before, mut after] = [None; 2];
+        let neighbour = match place {
+            Place::Front => {
+                after = list.first.replace(id);
+                list.last = list.last.or(Some(id));
+                after
+            }
+            Place::Back => {
+                before = list.last.replace(id);
+                list.first = list.first.or(Some(id));
+                before
+            }
+        };
+        if let Some(neighbour) = neighbour.and_then(|id| self.messages.get_mut(id)) {
+            match place {
+                Place::Front => neighbour.before = Some(id),
+                Place::Back => neighbour.after = Some(id),
+            }
+        }
+        if let Some(message) = self.messages.get_mut(id) {
+            (message.before, message.after) = (before, after);
         }
     }
 
-    /// Drops the tickets whose time is over; true if there were any.
-    pub fn expire(&mut self, now: Instant) -> bool {
-        let before = self.open.len();
-        while self.open.front().is_some_and(|entry| entry.1 <= now) {
-            self.open.pop_front();
+    fn leave(&mut self, id: ConnId) {
+        let Some(message) = self.messages.get_mut(id) else { return };
+        let (before, after) = (message.before.take(), message.after.take());
+        let (state, count) = (message.state, message.state.count());
+        let Some(pool) = self.pools.get_mut(message.link) else { return };
+        pool.counts[count as usize] -= 1;
+        self.running -= usize::from(matches!(count, Count::Running));
+        let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
+        if list.first == Some(id) {
+            list.first = after;
         }
-        self.open.len() < before
-    }
-
-    pub fn outstanding(&self) -> usize {
-        self.open.len()
-    }
-
-    pub fn next_expiry(&self) -> Option<Instant> {
-        self.open.front().map(|entry| entry.1)
+        if list.last == Some(id) {
+            list.last = before;
+        }
+        if let Some(neighbour) = before.and_then(|id| self.messages.get_mut(id)) {
+            neighbour.after = after;
+        }
+        if let Some(neighbour) = after.and_then(|id| self.messages.get_mut(id)) {
+            neighbour.before = before;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn id(slot: u32) -> ConnId {
+        ConnId::new(slot, 1).expect("it can be named")
+    }
+
+    fn link(slot: u32) -> LinkId {
+        LinkId::new(slot, 1).expect("it can be named")
+    }
 
     #[test]
-    fn a_ticket_is_good_once_and_for_a_while() {
+    fn what_was_used_last_is_used_first_and_a_ping_is_no_use() {
         let now = Instant::now();
-        let mut tickets = Tickets::default();
-        assert_eq!(tickets.issue(3, now + Duration::from_secs(1)), 1);
-        assert_eq!(tickets.issue(1, now + Duration::from_secs(2)), 4);
-        assert!(tickets.redeem(2) && !tickets.redeem(2) && !tickets.redeem(5) && !tickets.redeem(0));
-        assert_eq!(tickets.outstanding(), 3);
-        assert!(tickets.expire(now + Duration::from_secs(1)));
-        assert!(!tickets.redeem(1) && !tickets.redeem(3) && tickets.redeem(4));
+        let mut pools = Pools::default();
+        pools.add_link(link(0));
+        (0..3).for_each(|slot| pools.add(id(slot), link(0), now));
+        assert_eq!(pools.next_idle(link(0)), Some(id(2)));
+        pools.set(id(2), State::Pinged(now), Place::Back);
+        assert_eq!((pools.idle(link(0)), pools.pinged(link(0))), (2, 1));
+        pools.set(id(2), State::Idle(now), Place::Back);
+        assert_eq!(pools.next_idle(link(0)), Some(id(1)));
+        pools.set(id(0), State::Busy, Place::Back);
+        pools.set(id(0), State::Idle(now), Place::Front);
+        assert_eq!(pools.all(link(0)), [id(0), id(1), id(2)]);
+    }
+
+    #[test]
+    fn a_peak_is_remembered_for_one_to_two_periods() {
+        let (now, period) = (Instant::now(), Duration::from_secs(60));
+        let mut pools = Pools::default();
+        pools.add_link(link(0));
+        (0..3).for_each(|slot| pools.add(id(slot), link(0), now));
+        (0..3).for_each(|slot| pools.set(id(slot), State::Busy, Place::Back));
+        assert_eq!(pools.recent_peak(link(0), now, period), 3);
+        (0..3).for_each(|slot| pools.set(id(slot), State::Idle(now), Place::Front));
+        assert_eq!(pools.recent_peak(link(0), now + period, period), 3);
+        assert_eq!(pools.recent_peak(link(0), now + period * 2, period), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn lists_and_counts_agree_with_the_states(
+            steps in proptest::collection::vec((0..12u32, 0..8u8, any::<bool>()), 1..200)
+        ) {
+            let now = Instant::now();
+            let mut pools = Pools::default();
+            (0..2).for_each(|slot| pools.add_link(link(slot)));
+            let mut model: BTreeMap<u32, (u32, State)> = BTreeMap::new();
+            for (slot, what, front) in steps {
+                let state = match what {
+                    0 => State::Idle(now),
+                    1 => State::Pinged(now),
+                    2 => State::Suspect(now),
+                    3 => State::Offered { sent: now, dial_time: Duration::ZERO },
+                    4 => State::Busy,
+                    5 => State::Leaving,
+                    6 => {
+                        prop_assert_eq!(pools.remove(id(slot)).is_some(), model.remove(&slot).is_some());
+                        continue;
+                    }
+                    _ => {
+                        if let std::collections::btree_map::Entry::Vacant(entry) = model.entry(slot) {
+                            let of = u32::from(front);
+                            pools.add(id(slot), link(of), now);
+                            entry.insert((of, State::Idle(now)));
+                        }
+                        continue;
+                    }
+                };
+                pools.set(id(slot), state, if front { Place::Front } else { Place::Back });
+                if let Some(entry) = model.get_mut(&slot) {
+                    entry.1 = state;
+                }
+                for of in 0..2 {
+                    let own = || model.iter().filter(|(_, entry)| entry.0 == of);
+                    let mut found = pools.all(link(of));
+                    found.sort();
+                    prop_assert_eq!(found, own().map(|(&slot, _)| id(slot)).collect::<Vec<_>>());
+                    let idle = own().filter(|(_, entry)| matches!(entry.1, State::Idle(_))).count();
+                    prop_assert_eq!(pools.idle(link(of)), idle);
+                    prop_assert_eq!(pools.next_idle(link(of)).is_some(), idle > 0);
+                    prop_assert_eq!(pools.total_of(link(of)), own().count());
+                }
+                let running = model.values().filter(|it| matches!(it.1, State::Offered { .. } | State::Busy));
+                prop_assert_eq!(pools.running(), running.count());
+            }
+        }
     }
 }

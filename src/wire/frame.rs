@@ -1,30 +1,27 @@
-//! Frames: what one record says. [`Frame`]s travel on message connections, [`ControlFrame`]s on control
-//! connections.
+//! Frames of message connections: what one record says. Integers are big-endian.
 //!
-//! A session frame is `kind (1) sid (8) body`; a control frame is `kind (1) body`. Integers are big-endian.
-//! Encoding and decoding are each other's inverse, and decoding refuses trailing bytes, so that every frame
-//! has exactly one form.
+//! A frame is `kind (1) sid (8) body`. `Start` ends with extensions, which are skipped if they are not known; so is a
+//! whole frame of kind 128 or more. All other frames have exactly one form: trailing bytes are refused.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 
-use super::Fields;
-use super::handshake::Secret;
-use crate::base::name::Name;
-
-/// Version of the frames inside the sealed channel, exchanged in `Hello`.
-pub const PROTOCOL_VERSION: u16 = 1;
+use super::control::PublicationNumber;
+use super::{FIRST_SKIPPED_KIND, Fields, MAPPED_IP_BYTES, mapped, skip_extensions};
 
 /// Bytes in front of a session frame's body: kind and sid.
 pub const HEAD_BYTES: usize = 9;
 
-/// Most services that one client may publish.
-pub const SERVICES_MAX: usize = 64;
+/// Bytes of the longest frame that this version sends and that is not `Data`: `Start`.
+pub const SMALL_FRAME_BYTES_MAX: usize = HEAD_BYTES + 8 + 4 + 2 + 2 * ADDRESS_BYTES + 8;
 
-/// Bytes of the longest session frame that is not `Data`.
-pub const SMALL_FRAME_BYTES_MAX: usize = HEAD_BYTES + 28;
+/// Bytes of the longest frame that is taken and that is not `Data`: a later version's `Start` may be longer.
+pub const TAKEN_FRAME_BYTES_MAX: usize = 512;
 
-/// Number of a session, unique within one control session and growing; 0 names none.
+/// Bytes of an address on the wire: IP and port.
+const ADDRESS_BYTES: usize = MAPPED_IP_BYTES + 2;
+
+/// Number of a session, unique within one link and growing; 0 names none.
 pub type Sid = u64;
 
 /// Why one side ended a session before its end.
@@ -71,10 +68,16 @@ pub struct Start {
     pub sid: Sid,
     /// The number under which this session was first sent, if it is sent again; 0 otherwise.
     pub first_sid: Sid,
-    /// Position of the service in the client's `Hello`.
-    pub service: u16,
-    /// Who the user is.
+    /// The publication that it is for.
+    pub publication: PublicationNumber,
+    /// Which port of the publication's range the user connected to, counted from its first.
+    pub port_offset: u16,
+    /// Where the user comes from.
     pub user: SocketAddr,
+    /// The address that the user connected to.
+    pub asked: SocketAddr,
+    /// The server's own number of the user, in the logs of both sides.
+    pub number: u64,
 }
 
 /// A session frame. `Data` borrows its bytes.
@@ -98,6 +101,10 @@ pub enum Frame<'a> {
     Pong,
     /// The client wants this idle connection to be closed.
     Drain,
+    /// The session still runs, though it says nothing.
+    Alive(Sid),
+    /// A frame of a later version that may be skipped.
+    Skipped,
 }
 
 /// Kind byte of `Data`, which the relay encodes in place.
@@ -164,19 +171,21 @@ impl<'a> Frame<'a> {
             Frame::Ping => (7, 0),
             Frame::Pong => (8, 0),
             Frame::Drain => (9, 0),
+            Frame::Alive(sid) => (10, sid),
+            Frame::Skipped => (FIRST_SKIPPED_KIND, 0),
         };
         out.push(&[kind]);
         out.push(&sid.to_be_bytes());
         match *self {
             Frame::Start(start) => {
                 out.push(&start.first_sid.to_be_bytes());
-                out.push(&start.service.to_be_bytes());
-                let ip = match start.user.ip() {
-                    IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-                    IpAddr::V6(ip) => ip,
-                };
-                out.push(&ip.octets());
-                out.push(&start.user.port().to_be_bytes());
+                out.push(&start.publication.to_be_bytes());
+                out.push(&start.port_offset.to_be_bytes());
+                for address in [start.user, start.asked] {
+                    out.push(&mapped(address.ip()));
+                    out.push(&address.port().to_be_bytes());
+                }
+                out.push(&start.number.to_be_bytes());
             }
             Frame::Abort(_, reason) => out.push(&[reason.code()]),
             _ => {}
@@ -194,26 +203,34 @@ impl<'a> Frame<'a> {
         let kind = fields.u8()?;
         let sid = fields.u64()?;
         let frame = match kind {
-            1 => Frame::Start(Start {
-                sid,
-                first_sid: fields.u64()?,
-                service: fields.u16()?,
-                user: {
-                    let ip = Ipv6Addr::from(fields.array::<16>()?).to_canonical();
-                    SocketAddr::new(ip, fields.u16()?)
-                },
-            }),
+            1 => {
+                let start = Start {
+                    sid,
+                    first_sid: fields.u64()?,
+                    publication: fields.u32().filter(|&number| number > 0)?,
+                    port_offset: fields.u16()?,
+                    user: address(&mut fields)?,
+                    asked: address(&mut fields)?,
+                    number: fields.u64()?,
+                };
+                skip_extensions(&mut fields)?;
+                Frame::Start(start)
+            }
             2 => Frame::Accepted(sid),
             3 => Frame::Started(sid),
             DATA => return (sid != 0 && !fields.is_empty()).then_some(Frame::Data(sid, fields.0)),
             5 => Frame::Fin(sid),
             6 => {
                 let code = fields.u8()?;
-                Frame::Abort(sid, AbortReason::ALL.into_iter().find(|reason| reason.code() == code)?)
+                // A reason of a later version is as good as this one.
+                let known = AbortReason::ALL.into_iter().find(|reason| reason.code() == code);
+                Frame::Abort(sid, known.unwrap_or(AbortReason::Reset))
             }
             7 => Frame::Ping,
             8 => Frame::Pong,
             9 => Frame::Drain,
+            10 => Frame::Alive(sid),
+            FIRST_SKIPPED_KIND.. => return Some(Frame::Skipped),
             _ => return None,
         };
         // Sessions are numbered from 1; frames that belong to no session carry 0.
@@ -222,197 +239,9 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// The server's answer to one service of `Hello`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grant {
-    /// Users reach it at this port of the server.
-    Port(u16),
-    /// The server was started without this service.
-    Unknown,
-}
-
-/// Why the server turned down a client that had proved its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The two ends speak different versions; this is the server's.
-    Version(u16),
-    /// One end runs with `--plain` and the other does not; this says whether the server does.
-    Plain(bool),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Version(version) => write!(
-                f,
-                "version mismatch: the server speaks protocol version {version}, this client {PROTOCOL_VERSION}; \
-                 install the same skyorg on both sides"
-            ),
-            Refusal::Plain(true) => {
-                f.write_str("the server runs with --plain and this client without; start both alike")
-            }
-            Refusal::Plain(false) => {
-                f.write_str("this client runs with --plain and the server without; start both alike")
-            }
-        }
-    }
-}
-
-/// A client's introduction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// [`PROTOCOL_VERSION`] of the client.
-    pub version: u16,
-    /// Whether the client was started with `--plain`.
-    pub plain: bool,
-    /// Random per process: the same instance coming back replaces its old self.
-    pub instance: [u8; 16],
-    /// The services it publishes.
-    pub services: Vec<Name>,
-}
-
-/// What an admitted client needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Welcome {
-    /// Names this control session in the hello of message connections.
-    pub session_id: [u8; 16],
-    /// The psk of this control session's message connections.
-    pub pool_key: Secret,
-    /// Where the client dials message connections.
-    pub message_port: u16,
-    /// One answer per service of the `Hello`, in its order.
-    pub grants: Vec<Grant>,
-}
-
-/// A frame on the control connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ControlFrame {
-    /// Client to server, the first frame.
-    Hello(Hello),
-    /// Server to client, the answer.
-    Welcome(Welcome),
-    /// Server to client instead of `Welcome`; the connection ends after it.
-    Refused(Refusal),
-    /// Open `count` more message connections, with tickets counted from `first_ticket`.
-    Open {
-        /// The first connection's ticket.
-        first_ticket: u64,
-        /// How many connections.
-        count: u32,
-    },
-    /// Are you there?
-    Ping,
-    /// I am.
-    Pong,
-    /// The client is leaving: assign it no more users.
-    Drain,
-}
-
-impl ControlFrame {
-    /// Encodes the frame onto the end of `out`.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        match self {
-            ControlFrame::Hello(hello) => {
-                out.push(1);
-                out.extend(hello.version.to_be_bytes());
-                out.push(u8::from(hello.plain));
-                out.extend(hello.instance);
-                out.push(hello.services.len() as u8);
-                for name in &hello.services {
-                    out.push(name.as_str().len() as u8);
-                    out.extend(name.as_str().as_bytes());
-                }
-            }
-            ControlFrame::Welcome(welcome) => {
-                out.push(2);
-                out.extend(welcome.session_id);
-                out.extend(welcome.pool_key.bytes());
-                out.extend(welcome.message_port.to_be_bytes());
-                out.push(welcome.grants.len() as u8);
-                for grant in &welcome.grants {
-                    let (code, port) = match grant {
-                        Grant::Port(port) => (1, *port),
-                        Grant::Unknown => (0, 0),
-                    };
-                    out.push(code);
-                    out.extend(port.to_be_bytes());
-                }
-            }
-            ControlFrame::Refused(refusal) => {
-                let (code, value) = match refusal {
-                    Refusal::Version(version) => (1, *version),
-                    Refusal::Plain(plain) => (2, u16::from(*plain)),
-                };
-                out.extend([3, code]);
-                out.extend(value.to_be_bytes());
-            }
-            ControlFrame::Open { first_ticket, count } => {
-                out.push(4);
-                out.extend(first_ticket.to_be_bytes());
-                out.extend(count.to_be_bytes());
-            }
-            ControlFrame::Ping => out.push(5),
-            ControlFrame::Pong => out.push(6),
-            ControlFrame::Drain => out.push(7),
-        }
-    }
-
-    /// Decodes the plaintext of one record.
-    pub fn decode(bytes: &[u8]) -> Result<ControlFrame, BadFrame> {
-        let mut fields = Fields(bytes);
-        let frame = Self::parse(&mut fields).ok_or(BadFrame)?;
-        if fields.is_empty() { Ok(frame) } else { Err(BadFrame) }
-    }
-
-    fn parse(fields: &mut Fields) -> Option<ControlFrame> {
-        Some(match fields.u8()? {
-            1 => ControlFrame::Hello(Hello {
-                version: fields.u16()?,
-                plain: parse_bool(fields.u8()?)?,
-                instance: fields.array()?,
-                services: parse_list(fields, |fields| {
-                    let len = usize::from(fields.u8()?);
-                    std::str::from_utf8(fields.take(len)?).ok()?.parse().ok()
-                })?,
-            }),
-            2 => ControlFrame::Welcome(Welcome {
-                session_id: fields.array()?,
-                pool_key: Secret::new(fields.array()?),
-                message_port: fields.u16()?,
-                grants: parse_list(fields, |fields| match (fields.u8()?, fields.u16()?) {
-                    (1, port) => Some(Grant::Port(port)),
-                    (0, 0) => Some(Grant::Unknown),
-                    _ => None,
-                })?,
-            }),
-            3 => ControlFrame::Refused(match (fields.u8()?, fields.u16()?) {
-                (1, version) => Refusal::Version(version),
-                (2, plain) => Refusal::Plain(parse_bool(u8::try_from(plain).ok()?)?),
-                _ => return None,
-            }),
-            4 => ControlFrame::Open { first_ticket: fields.u64()?, count: fields.u32()? },
-            5 => ControlFrame::Ping,
-            6 => ControlFrame::Pong,
-            7 => ControlFrame::Drain,
-            _ => return None,
-        })
-    }
-}
-
-fn parse_bool(byte: u8) -> Option<bool> {
-    match byte {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    }
-}
-
-fn parse_list<T>(fields: &mut Fields, item: impl Fn(&mut Fields) -> Option<T>) -> Option<Vec<T>> {
-    let count = usize::from(fields.u8()?);
-    if count > SERVICES_MAX {
-        return None;
-    }
-    (0..count).map(|_| item(fields)).collect()
+fn address(fields: &mut Fields) -> Option<SocketAddr> {
+    let ip = Ipv6Addr::from(fields.array::<MAPPED_IP_BYTES>()?).to_canonical();
+    Some(SocketAddr::new(ip, fields.u16()?))
 }
 
 #[cfg(test)]
@@ -429,13 +258,15 @@ mod tests {
     fn frames() -> impl Strategy<Value = Frame<'static>> {
         let sid = 1..=u64::MAX;
         prop_oneof![
-            (sid.clone(), any::<u64>(), any::<u16>(), addresses()).prop_map(
-                |(sid, first_sid, service, user)| {
+            (sid.clone(), any::<(u64, u16, u64)>(), 1..=u32::MAX, addresses(), addresses()).prop_map(
+                |(sid, (first_sid, port_offset, number), publication, user, asked)| {
                     // An IPv4-mapped IPv6 address comes back as the IPv4 address that it is.
-                    let user = SocketAddr::new(user.ip().to_canonical(), user.port());
-                    Frame::Start(Start { sid, first_sid, service, user })
+                    let [user, asked] =
+                        [user, asked].map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
+                    Frame::Start(Start { sid, first_sid, publication, port_offset, user, asked, number })
                 }
             ),
+            sid.clone().prop_map(Frame::Alive),
             sid.clone().prop_map(Frame::Accepted),
             sid.clone().prop_map(Frame::Started),
             sid.clone().prop_map(Frame::Fin),
@@ -443,34 +274,6 @@ mod tests {
             Just(Frame::Ping),
             Just(Frame::Pong),
             Just(Frame::Drain),
-        ]
-    }
-
-    fn control_frames() -> impl Strategy<Value = ControlFrame> {
-        let names = proptest::collection::vec("[a-z0-9._-]{1,64}", 0..=SERVICES_MAX);
-        let grants = proptest::collection::vec(any::<Option<u16>>(), 0..=SERVICES_MAX);
-        prop_oneof![
-            (any::<u16>(), any::<bool>(), any::<[u8; 16]>(), names).prop_map(
-                |(version, plain, instance, names)| {
-                    let services = names.iter().map(|name| name.parse().expect("a good name")).collect();
-                    ControlFrame::Hello(Hello { version, plain, instance, services })
-                }
-            ),
-            (any::<[u8; 16]>(), any::<[u8; 32]>(), any::<u16>(), grants).prop_map(
-                |(session_id, key, message_port, grants)| {
-                    let grants =
-                        grants.into_iter().map(|port| port.map_or(Grant::Unknown, Grant::Port)).collect();
-                    let pool_key = Secret::new(key);
-                    ControlFrame::Welcome(Welcome { session_id, pool_key, message_port, grants })
-                }
-            ),
-            any::<u16>().prop_map(|version| ControlFrame::Refused(Refusal::Version(version))),
-            any::<bool>().prop_map(|plain| ControlFrame::Refused(Refusal::Plain(plain))),
-            (any::<u64>(), any::<u32>())
-                .prop_map(|(first_ticket, count)| ControlFrame::Open { first_ticket, count }),
-            Just(ControlFrame::Ping),
-            Just(ControlFrame::Pong),
-            Just(ControlFrame::Drain),
         ]
     }
 
@@ -492,30 +295,30 @@ mod tests {
         }
 
         #[test]
-        fn a_control_frame_survives_the_wire_and_no_cut_of_it_does(frame in control_frames()) {
-            let mut bytes = Vec::new();
-            frame.encode(&mut bytes);
-            prop_assert_eq!(ControlFrame::decode(&bytes), Ok(frame));
-            for len in 0..bytes.len() {
-                prop_assert_eq!(ControlFrame::decode(&bytes[..len]), Err(BadFrame));
-            }
-            bytes.push(0);
-            prop_assert_eq!(ControlFrame::decode(&bytes), Err(BadFrame));
-        }
-
-        #[test]
-        fn whatever_decodes_encodes_to_the_same_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(frame) = ControlFrame::decode(&bytes) {
-                let mut again = Vec::new();
-                frame.encode(&mut again);
-                prop_assert_eq!(&again, &bytes);
-            }
+        fn what_decodes_has_one_form(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             if let Ok(frame) = Frame::decode(&bytes)
-                && !matches!(frame, Frame::Data(..))
+                && !matches!(frame, Frame::Data(..) | Frame::Skipped | Frame::Start(_) | Frame::Abort(..))
             {
                 prop_assert_eq!(&frame.encode()[..], &bytes[..]);
             }
         }
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_skipped() {
+        let user = ([192, 0, 2, 1], 4000).into();
+        let start =
+            Start { sid: 7, first_sid: 0, publication: 1, port_offset: 0, user, asked: user, number: 9 };
+        let mut bytes = Frame::Start(start).encode().to_vec();
+        assert_eq!(bytes.len(), SMALL_FRAME_BYTES_MAX);
+        bytes.extend([0, 1, 0, 2, 5, 5]);
+        assert_eq!(Frame::decode(&bytes), Ok(Frame::Start(start)));
+        bytes.pop();
+        assert_eq!(Frame::decode(&bytes), Err(BadFrame), "half an extension");
+        assert_eq!(Frame::decode(&[200, 0, 0, 0, 0, 0, 0, 0, 7, 1, 2]), Ok(Frame::Skipped));
+        assert_eq!(Frame::decode(&[11, 0, 0, 0, 0, 0, 0, 0, 7]), Err(BadFrame));
+        let abort = [6, 0, 0, 0, 0, 0, 0, 0, 7, 99];
+        assert_eq!(Frame::decode(&abort), Ok(Frame::Abort(7, AbortReason::Reset)));
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub const FIRST_FLIGHT_BYTES: usize = HELLO_BYTES + 32 + 8 + 16;
 pub const ANSWER_BYTES: usize = 32 + 16;
 
 const MAGIC: [u8; 4] = *b"SKYO";
-const VERSION: u8 = 1;
+/// Version of the hello and the handshake: the only thing that must match.
+const VERSION: u8 = 2;
 
 /// 32 secret bytes: a key's secret or a pool key. Never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,13 +46,13 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a hello names: a key's hashed name, or a control session.
+/// What a hello names: a key, or a link.
 pub type KeyId = [u8; 16];
 
-/// The key id of a key on the control port: the first 16 bytes of BLAKE2s over its name, so that names do not
-/// travel in the clear.
-pub fn key_id(name: &str) -> KeyId {
-    let digest = Blake2s256::new().chain_update(b"skyorg key name\0").chain_update(name).finalize();
+/// The key id of a key on the control port: the first 16 bytes of BLAKE2s over its secret. It does not follow from the
+/// key's name, so it cannot be guessed.
+pub fn key_id(secret: &Secret) -> KeyId {
+    let digest = Blake2s256::new().chain_update(b"skyorg key id\0").chain_update(secret.bytes()).finalize();
     let mut id = [0; 16];
     id.copy_from_slice(&digest[..16]);
     id
@@ -91,7 +92,7 @@ impl Suite {
 pub enum Purpose {
     /// A control connection; the key id names a key.
     Control,
-    /// A message connection; the key id is a session id.
+    /// A message connection; the key id names a link.
     Message,
 }
 
@@ -126,7 +127,8 @@ impl fmt::Display for HandshakeError {
             Self::Version(found) => {
                 write!(
                     f,
-                    "handshake version {found}, wanted {VERSION}; install the same skyorg on both sides"
+                    "the other end speaks handshake version {found}, this one {VERSION}; install the same skyorg on \
+                     both sides"
                 )
             }
             Self::Field => f.write_str("a hello with an unknown suite or purpose"),
@@ -260,7 +262,7 @@ mod tests {
     use super::*;
 
     fn hello(suite: Suite) -> ClearHello {
-        ClearHello { suite, purpose: Purpose::Message, key_id: key_id("office") }
+        ClearHello { suite, purpose: Purpose::Message, key_id: key_id(&Secret::new([7; 32])) }
     }
 
     #[test]

@@ -1,13 +1,39 @@
-//! What travels between server and client, without any I/O: the [`handshake`] that proves a key, the
-//! [`record`]s that carry frames, and the [`frame`]s themselves.
+//! What travels between server and client, without any I/O: the [`handshake`] that proves a key, the [`record`]s that
+//! carry frames, the [`frame`]s of sessions and the frames of the [`control`] connection.
 //!
 //! Everything that arrives from the network is parsed here into typed values. A length is checked before
 //! anything is buffered, and nothing is allocated by a length that a peer sent.
 
+pub mod control;
 pub mod frame;
 pub mod handshake;
 mod primitives;
+pub mod publication;
 pub mod record;
+
+use std::net::IpAddr;
+
+/// Unknown frames of this kind and above may be skipped.
+const FIRST_SKIPPED_KIND: u8 = 128;
+/// Bytes of an IP address on the wire: IPv6, or IPv4 mapped into it.
+const MAPPED_IP_BYTES: usize = 16;
+
+fn mapped(ip: IpAddr) -> [u8; MAPPED_IP_BYTES] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+/// Passes over extensions to the end of the frame, of which this version knows none.
+fn skip_extensions(fields: &mut Fields) -> Option<()> {
+    while !fields.is_empty() {
+        fields.u16()?;
+        let length = fields.u16()?;
+        fields.take(length.into())?;
+    }
+    Some(())
+}
 
 /// A field reader over one decoded frame. Running out of bytes is an error, never a panic.
 struct Fields<'a>(&'a [u8]);

@@ -8,7 +8,9 @@ use std::fmt;
 
 use snow::TransportState;
 
-use super::frame::{Frame, HEAD_BYTES, SMALL_FRAME_BYTES_MAX, Sid, decode_data_head, encode_data_head};
+use super::frame::{
+    Frame, HEAD_BYTES, SMALL_FRAME_BYTES_MAX, Sid, TAKEN_FRAME_BYTES_MAX, decode_data_head, encode_data_head,
+};
 
 /// Bytes of a record's length.
 pub const LENGTH_BYTES: usize = 4;
@@ -181,7 +183,7 @@ fn open_plain<'a>(sid: &mut Sid, remaining: &mut u32, input: &'a [u8]) -> Result
         }
         let Some(head) = rest.first_chunk::<HEAD_BYTES>() else { return Ok(NEED_MORE) };
         let Some(data_sid) = decode_data_head(head) else {
-            if body_bytes > SMALL_FRAME_BYTES_MAX {
+            if body_bytes > TAKEN_FRAME_BYTES_MAX {
                 return Err(BadRecord);
             }
             let Some(body) = rest.get(..body_bytes) else { return Ok(NEED_MORE) };
@@ -216,7 +218,7 @@ mod tests {
     fn pair(plain: bool) -> (Channel, Channel) {
         static TURN: AtomicU8 = AtomicU8::new(0);
         let suite = [Suite::AesGcm, Suite::ChaChaPoly][usize::from(TURN.fetch_add(1, Ordering::Relaxed) % 2)];
-        let hello = ClearHello { suite, purpose: Purpose::Message, key_id: key_id("office") };
+        let hello = ClearHello { suite, purpose: Purpose::Message, key_id: key_id(&Secret::new([7; 32])) };
         let psk = Secret::new([7; 32]);
         let (initiator, flight) = Initiator::begin(hello, &psk, 1).expect("begins");
         let (responder, _) = Responder::verify(hello, &psk, &flight).expect("proved");
@@ -250,6 +252,8 @@ mod tests {
             Frame::Ping => Frame::Ping,
             Frame::Pong => Frame::Pong,
             Frame::Drain => Frame::Drain,
+            Frame::Alive(sid) => Frame::Alive(sid),
+            Frame::Skipped => Frame::Skipped,
         }));
     }
 
@@ -317,7 +321,15 @@ mod tests {
         let user = "[2001:db8::1]:443".parse().expect("an address");
         vec![
             Said::Small(Frame::Ping),
-            Said::Small(Frame::Start(Start { sid: 7, first_sid: 3, service: 1, user })),
+            Said::Small(Frame::Start(Start {
+                sid: 7,
+                first_sid: 3,
+                publication: 1,
+                port_offset: 2,
+                user,
+                asked: user,
+                number: 9,
+            })),
             Said::Data(7, b"hello".to_vec()),
             Said::Small(Frame::Accepted(7)),
             Said::Small(Frame::Started(7)),
@@ -564,7 +576,7 @@ mod tests {
         let (mut client, mut server) = pair(false);
         let mut unnumbered = encode_data_head(0).to_vec();
         unnumbered.push(1);
-        for clear in [&[5][..], &encode_data_head(7), &unnumbered, &[10, 0, 0, 0, 0, 0, 0, 0, 7]] {
+        for clear in [&[5][..], &encode_data_head(7), &unnumbered, &[11, 0, 0, 0, 0, 0, 0, 0, 7]] {
             let mut out = [0; SMALL_RECORD_BYTES_MAX];
             let len = client.seal(clear, &mut out).expect("seals");
             // It opens, so the channels stay in step; only what it says is refused.
@@ -587,13 +599,13 @@ mod tests {
 
     #[test]
     fn an_unknown_plain_kind_is_refused_and_a_long_one_at_its_head() {
-        for kind in [0, 10, 0xff] {
+        for kind in [0, 11, 127] {
             let mut body = encode_data_head(7);
             body[0] = kind;
             let wire = [&(HEAD_BYTES as u32).to_be_bytes()[..], &body].concat();
             assert!(refuses(&mut pair(true).0, &wire), "kind {kind}");
         }
-        let mut fin = [&(SMALL_FRAME_BYTES_MAX as u32 + 1).to_be_bytes()[..], &encode_data_head(7)].concat();
+        let mut fin = [&(TAKEN_FRAME_BYTES_MAX as u32 + 1).to_be_bytes()[..], &encode_data_head(7)].concat();
         fin[LENGTH_BYTES] = 5;
         assert!(refuses(&mut pair(true).0, &fin), "only Data is longer than a small frame");
     }

@@ -77,8 +77,14 @@ impl Network for VirtualNetwork {
         Ok(())
     }
 
+    fn random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut net = self.net.borrow_mut();
+        bytes.iter_mut().for_each(|byte| *byte = net.rng.u8(..));
+        Ok(())
+    }
+
     fn resolve(&mut self, name: NameId, host: HostPort) {
-        let addresses = self.names.get(&host.host).cloned().unwrap_or_default();
+        let addresses = self.names.get(&*host.host).cloned().unwrap_or_default();
         self.net.borrow_mut().answer_later(self.host, Event::Resolved(name, addresses));
     }
 }

@@ -95,7 +95,9 @@ impl Process {
             }
             _ => {
                 let limits = Arc::new(settings.limits.clone());
-                let machine = Server::new(server_config(settings), limits.clone(), rng.fork(), base + now);
+                let instance: [u8; 16] = std::array::from_fn(|_| rng.u8(..));
+                let config = server_config(settings);
+                let machine = Server::new(config, limits.clone(), instance, rng.fork(), base + now);
                 let network = network(SocketAddr::new(SERVER_IP, 0), BTreeMap::new());
                 let mut reactor = Reactor::new(machine, network, limits, rng);
                 reactor.begin();
@@ -205,9 +207,9 @@ fn client_config(client: usize, settings: &Settings) -> (ClientConfig, BTreeMap<
     let local = |(service, text): (usize, &&str)| {
         let address = local_address(client, service);
         let host = if settings.named { format!("{text}.lan") } else { address.ip().to_string() };
-        (name(text), HostPort { host, port: address.port() })
+        (name(text), HostPort { host: host.into(), port: address.port() })
     };
-    let server = HostPort { host: SERVER_IP.to_string(), port: CONTROL_PORT };
+    let server = HostPort { host: SERVER_IP.to_string().into(), port: CONTROL_PORT };
     let config = ClientConfig {
         server,
         message: None,

@@ -16,7 +16,7 @@ use slab::Slab;
 use super::runnable::{Pace, Runnable};
 use super::world::network::Socket;
 use crate::base::deadlines::Deadlines;
-use crate::base::id::ConnId;
+use crate::base::id::{ConnId, kind};
 use crate::base::table::{SLOTS_KEPT, room_for};
 use crate::machine::{CloseReason, Input};
 use connection::Turn;
@@ -28,7 +28,7 @@ pub(super) struct Connections<S: Socket> {
     serial: u64,
     /// Connections that may make progress.
     runnable: Runnable,
-    deadlines: Deadlines,
+    deadlines: Deadlines<kind::Connection>,
     /// Marked for closing, to be reaped at the end of the turn.
     doomed: Vec<ConnId>,
     /// What the machine is to be told.
@@ -106,7 +106,7 @@ impl<S: Socket> Connections<S> {
     /// Takes a connection that is marked out of its slot.
     pub fn take_doomed(&mut self, id: ConnId) -> Option<(Connection<S>, CloseReason, bool)> {
         let Life::Doomed { reason, resets } = self.any(id)?.life else { return None };
-        self.deadlines.set(id.slot(), None);
+        self.deadlines.set(id, None);
         let connection = self.slots.try_remove(id.index())?;
         Some((connection, reason, resets))
     }
@@ -270,7 +270,7 @@ impl<S: Socket> Connections<S> {
 
     pub fn set_deadline(&mut self, id: ConnId, at: Option<Instant>) {
         if self.find(id).is_some() {
-            self.deadlines.set(id.slot(), at);
+            self.deadlines.set(id, at);
         }
     }
 
@@ -281,9 +281,9 @@ impl<S: Socket> Connections<S> {
     /// A connection whose deadline has come; it has none now.
     pub fn next_due(&mut self) -> Option<ConnId> {
         loop {
-            let slot = self.deadlines.pop_due(self.now)?;
-            if let Some(connection) = self.at(slot) {
-                return Some(connection.id);
+            let id = self.deadlines.pop_due(self.now)?;
+            if self.find(id).is_some() {
+                return Some(id);
             }
         }
     }

@@ -204,6 +204,10 @@ impl Network for MioNetwork {
         self.poll.registry().register(&mut socket.0, Token(id.index()), INTEREST)
     }
 
+    fn random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        getrandom::fill(bytes).map_err(|error| io::Error::other(error.to_string()))
+    }
+
     fn resolve(&mut self, name: NameId, host: HostPort) {
         self.resolver.ask(name, host);
     }

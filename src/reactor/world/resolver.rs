@@ -34,7 +34,7 @@ impl Resolver {
     pub fn ask(&self, id: NameId, name: HostPort) {
         let (answer, wake) = (self.answer.clone(), self.wake.clone());
         let resolve = move || {
-            let found = (name.host.as_str(), name.port).to_socket_addrs();
+            let found = (&*name.host, name.port).to_socket_addrs();
             // The reactor may be gone; then nobody waits.
             let _ = answer.send((id, found.map_or(Vec::new(), |found| found.take(ADDRESSES_MAX).collect())));
             wake();

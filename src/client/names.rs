@@ -1,0 +1,78 @@
+//! Host names: what is known of each, since when, and which sessions wait to hear.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::base::address::HostPort;
+use crate::base::id::{ConnId, NameId, kind};
+use crate::base::slots::Slots;
+use crate::machine::{Agenda, Output};
+
+/// A host name.
+struct Entry {
+    host: HostPort,
+    found: Vec<SocketAddr>,
+    /// When; `None` for a numeric address, which never changes, and for a name that was never resolved.
+    resolved: Option<Instant>,
+    asked: bool,
+    /// Message connections whose sessions wait for the answer.
+    waiting: Vec<ConnId>,
+}
+
+/// All host names of a client.
+#[derive(Default)]
+pub(super) struct Names(Slots<kind::Name, Entry>);
+
+impl Names {
+    /// Adds a name; `None` if there are as many as can be named.
+    pub fn add(&mut self, host: &HostPort) -> Option<NameId> {
+        let found = host.numeric().into_iter().collect();
+        let (host, waiting) = (host.clone(), Vec::new());
+        self.0.insert(Entry { host, found, resolved: None, asked: false, waiting }).ok()
+    }
+
+    /// The addresses that are known.
+    pub fn found(&self, id: NameId) -> &[SocketAddr] {
+        self.0.get(id).map_or(&[], |entry| &entry.found)
+    }
+
+    /// Whether a name must be asked for, and what is known of it may be old.
+    pub fn is_stale(&self, id: NameId, agenda: &Agenda) -> bool {
+        let Some(entry) = self.0.get(id) else { return false };
+        let fresh = entry.resolved.is_some_and(|at| agenda.now < at + agenda.limits.resolved);
+        entry.host.numeric().is_none() && !fresh
+    }
+
+    /// Whether a name must be asked for anew with each attempt: it is not numeric.
+    pub fn must_be_asked(&self, id: NameId) -> bool {
+        self.0.get(id).is_some_and(|entry| entry.host.numeric().is_none())
+    }
+
+    /// Whether an answer is on its way.
+    pub fn is_asked(&self, id: NameId) -> bool {
+        self.0.get(id).is_some_and(|entry| entry.asked)
+    }
+
+    /// Asks for a name's addresses, unless that is done already.
+    pub fn ask(&mut self, id: NameId, agenda: &mut Agenda) {
+        if let Some(entry) = self.0.get_mut(id)
+            && !std::mem::replace(&mut entry.asked, true)
+        {
+            agenda.push(Output::Resolve { name: id, host: entry.host.clone() });
+        }
+    }
+
+    /// A session waits for the answer.
+    pub fn wait(&mut self, id: NameId, message: ConnId) {
+        if let Some(entry) = self.0.get_mut(id) {
+            entry.waiting.push(message);
+        }
+    }
+
+    /// Notes an answer; returns the message connections whose sessions waited for it.
+    pub fn answer(&mut self, id: NameId, addresses: Vec<SocketAddr>, now: Instant) -> Vec<ConnId> {
+        let Some(entry) = self.0.get_mut(id) else { return Vec::new() };
+        (entry.found, entry.resolved, entry.asked) = (addresses, Some(now), false);
+        std::mem::take(&mut entry.waiting)
+    }
+}

@@ -1,0 +1,207 @@
+//! Links: a client's control connection and what hangs on it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::tickets::Tickets;
+use crate::base::id::{ConnId, LinkId, kind};
+use crate::base::name::Name;
+use crate::base::round_trip::RoundTrip;
+use crate::base::slots::Slots;
+use crate::wire::frame::Sid;
+use crate::wire::handshake::{KeyId, Secret};
+
+/// Whose link it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
+    /// The key that the client holds.
+    pub key: Name,
+    /// Random per process of the client.
+    pub instance: [u8; 16],
+}
+
+/// Where a link stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Standing,
+    /// The client is leaving: it is given no user.
+    Draining,
+}
+
+/// A link.
+pub(super) struct Link {
+    pub control: ConnId,
+    pub identity: Identity,
+    pub peer: SocketAddr,
+    /// Names it in the hello of message connections.
+    pub wire_id: KeyId,
+    pub pool_key: Secret,
+    pub life: Life,
+    /// Silence after which it is given up.
+    pub heartbeat: Duration,
+    pub heard: Instant,
+    pub ping_at: Instant,
+    ping_sent: Option<Instant>,
+    /// When the last ping that was answered had been sent.
+    pub answered_ping_of: Instant,
+    pub round_trip: RoundTrip,
+    /// Connections that users wait for, beyond those of the pool.
+    pub wanted: usize,
+    /// It stands in the list of links whose pools are looked at.
+    pub refilling: bool,
+    last_sid: Sid,
+    tickets: Tickets,
+}
+
+impl Link {
+    /// A link whose client has been heard just now.
+    pub fn new(
+        control: ConnId,
+        identity: Identity,
+        peer: SocketAddr,
+        (wire_id, pool_key): (KeyId, Secret),
+        heartbeat: Duration,
+        now: Instant,
+    ) -> Link {
+        Link {
+            control,
+            identity,
+            peer,
+            wire_id,
+            pool_key,
+            life: Life::Standing,
+            heartbeat,
+            heard: now,
+            ping_at: now,
+            ping_sent: None,
+            answered_ping_of: now,
+            round_trip: RoundTrip::default(),
+            wanted: 0,
+            refilling: false,
+            last_sid: 0,
+            tickets: Tickets::default(),
+        }
+    }
+
+    pub fn key(&self) -> &Name {
+        &self.identity.key
+    }
+
+    /// The number of the next session.
+    pub fn next_sid(&mut self) -> Sid {
+        self.last_sid += 1;
+        self.last_sid
+    }
+
+    /// Whether a ping may be sent: none is on its way. It is, from now on.
+    pub fn may_ping(&mut self, now: Instant) -> bool {
+        let may = self.ping_sent.is_none();
+        self.ping_sent.get_or_insert(now);
+        may
+    }
+
+    /// The ping was answered.
+    pub fn answered(&mut self, now: Instant) {
+        self.heard = now;
+        if let Some(sent) = self.ping_sent.take() {
+            self.answered_ping_of = sent;
+            self.round_trip.measured(now.saturating_duration_since(sent));
+        }
+    }
+
+    /// Tickets that may still be redeemed.
+    pub fn outstanding(&self) -> usize {
+        self.tickets.outstanding()
+    }
+
+    /// When the link wants attention next: to be pinged, or because a ticket expires.
+    pub fn next_due(&self) -> Instant {
+        self.tickets.next_expiry().map_or(self.ping_at, |expiry| expiry.min(self.ping_at))
+    }
+}
+
+/// All links.
+#[derive(Default)]
+pub(super) struct Links {
+    slots: Slots<kind::Link, Link>,
+    wire_ids: HashMap<KeyId, LinkId>,
+    identities: HashMap<Identity, LinkId>,
+    outstanding: usize,
+}
+
+impl Links {
+    /// Adds a link; `None` if there are as many as can be named.
+    pub fn add(&mut self, link: Link) -> Option<LinkId> {
+        let (wire_id, identity) = (link.wire_id, link.identity.clone());
+        let id = self.slots.insert(link).ok()?;
+        self.wire_ids.insert(wire_id, id);
+        self.identities.insert(identity, id);
+        Some(id)
+    }
+
+    pub fn remove(&mut self, id: LinkId) -> Option<Link> {
+        let link = self.slots.remove(id)?;
+        self.outstanding -= link.outstanding();
+        self.wire_ids.remove(&link.wire_id);
+        if self.identities.get(&link.identity) == Some(&id) {
+            self.identities.remove(&link.identity);
+        }
+        Some(link)
+    }
+
+    pub fn get(&self, id: LinkId) -> Option<&Link> {
+        self.slots.get(id)
+    }
+
+    pub fn get_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.slots.get_mut(id)
+    }
+
+    pub fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub fn ids(&self) -> Vec<LinkId> {
+        self.slots.iter().map(|(id, _)| id).collect()
+    }
+
+    /// The link that a message connection's hello names.
+    pub fn of_wire_id(&self, wire_id: &KeyId) -> Option<LinkId> {
+        self.wire_ids.get(wire_id).copied()
+    }
+
+    /// The link that a client's older self has. One that drains stays beside the new one.
+    pub fn older_self(&self, identity: &Identity) -> Option<LinkId> {
+        let id = *self.identities.get(identity)?;
+        self.get(id).filter(|link| link.life == Life::Standing).map(|_| id)
+    }
+
+    // Tickets; all of them are counted.
+
+    /// Tickets of all links that may still be redeemed.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Issues consecutive tickets of a link; returns the first.
+    pub fn issue(&mut self, id: LinkId, count: usize, expiry: Instant) -> Option<u64> {
+        let link = self.slots.get_mut(id)?;
+        self.outstanding += count;
+        Some(link.tickets.issue(count, expiry))
+    }
+
+    /// Uses a ticket of a link up; false if it is not good.
+    pub fn redeem(&mut self, id: LinkId, ticket: u64) -> bool {
+        let good = self.slots.get_mut(id).is_some_and(|link| link.tickets.redeem(ticket));
+        self.outstanding -= usize::from(good);
+        good
+    }
+
+    /// Drops a link's tickets whose time is over; returns how many.
+    pub fn expire(&mut self, id: LinkId, now: Instant) -> usize {
+        let expired = self.slots.get_mut(id).map_or(0, |link| link.tickets.expire(now));
+        self.outstanding -= expired;
+        expired
+    }
+}

@@ -1,0 +1,489 @@
+//! Who gets which message connection, and when to ask for more.
+//!
+//! Rules:
+//! - `pool` message connections per link are idle or on their way; what is missing is asked for in one `Open`;
+//! - a user is given the connection that was used last, and `Start` goes out at once;
+//! - a session that is not accepted in time is sent again, on a connection that has proved to be alive;
+//! - a user whose bytes may have reached a client goes to no other one, unless that one refused it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::links::{Life, Links};
+use super::pool::{Place, Pools, State};
+use super::refill::{self, Refills};
+use super::services::{Refused, Services};
+use super::users::User;
+use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
+use crate::base::table::Table;
+use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
+use crate::wire::control::ControlFrame;
+use crate::wire::frame::{AbortReason, Start};
+
+/// A session that is late to be accepted is looked at so often while its client is asked for a sign of life.
+const ACCEPT_RECHECK: Duration = Duration::from_millis(50);
+/// Least margin beyond a publication's dial time in which a session must have started.
+const STARTED_MARGIN: Duration = Duration::from_secs(1);
+/// A surplus connection is looked at again after this, while one above it goes first.
+const RETIRE_RECHECK: Duration = Duration::from_secs(1);
+
+/// Users, message connections, and what joins them.
+#[derive(Default)]
+pub(super) struct Matching {
+    pub services: Services,
+    pub links: Links,
+    pools: Pools,
+    users: Table<kind::Connection, User>,
+    refills: Refills,
+    last_number: u64,
+    /// No new session begins.
+    draining: bool,
+}
+
+impl Matching {
+    // Links.
+
+    /// A link was opened: its pool is filled.
+    pub fn add_link(&mut self, link: LinkId) {
+        self.services.add_link(link);
+        self.pools.add_link(link);
+        self.want_refill(link);
+    }
+
+    /// A link is gone: its message connections close, and users who waited for it go elsewhere or are told.
+    pub fn remove_link(&mut self, link: LinkId, agenda: &mut Agenda) {
+        for id in self.pools.remove_link(link) {
+            agenda.at(id, None);
+            agenda.reset(id, CloseReason::LinkLost);
+        }
+        for user in self.services.remove_link(link) {
+            let known = self.users.get(user);
+            match known.and_then(|user| user.refused).filter(|_| known.is_some_and(|user| !user.tied)) {
+                Some(refused) => self.offer_elsewhere(user, refused, agenda),
+                None => agenda.reset(user, CloseReason::LinkLost),
+            }
+        }
+        self.links.remove(link);
+    }
+
+    /// The client of a link is leaving: its idle connections go, its running sessions go on.
+    pub fn drain_link(&mut self, link: LinkId, agenda: &mut Agenda) {
+        if let Some(link) = self.links.get_mut(link) {
+            link.life = Life::Draining;
+        }
+        while let Some(id) = self.pools.next_idle(link) {
+            self.retire(id, CloseReason::Drained, agenda);
+        }
+        self.close_if_drained(link, agenda);
+    }
+
+    fn close_if_drained(&mut self, link: LinkId, agenda: &mut Agenda) {
+        if let Some(it) = self.links.get(link)
+            && it.life == Life::Draining
+            && self.pools.staying(link) == 0
+        {
+            agenda.close(it.control, CloseReason::Drained, Manner::Whole);
+        }
+    }
+
+    /// Whether a link may be given users.
+    fn may_serve(&self, link: LinkId) -> bool {
+        self.links.get(link).is_some_and(|link| link.life == Life::Standing)
+    }
+
+    fn is_ready(&self, link: LinkId) -> bool {
+        self.may_serve(link) && self.pools.idle(link) > 0
+    }
+
+    // Users.
+
+    /// A user came.
+    pub fn user_came(
+        &mut self,
+        id: ConnId,
+        service: ServiceId,
+        (peer, asked): (SocketAddr, SocketAddr),
+        agenda: &mut Agenda,
+    ) {
+        self.last_number += 1;
+        self.users.insert(id, User::new(service, peer, asked, agenda.now, self.last_number));
+        if let Some(publication) = self.next_ready(service) {
+            return self.begin(id, publication, agenda);
+        }
+        // Only a user who has to wait counts as waiting.
+        if self.services.waiting_count() >= agenda.limits.waiting_max {
+            return agenda.reset(id, CloseReason::Full);
+        }
+        agenda.after(id, agenda.limits.wait);
+        self.services.wait(id, service, false);
+        self.ask_for_one(service);
+    }
+
+    fn next_ready(&mut self, service: ServiceId) -> Option<PublicationId> {
+        let Matching { services, links, pools, .. } = self;
+        services.next_ready(service, |link| {
+            let stands = links.get(link).is_some_and(|link| link.life == Life::Standing);
+            stands && pools.idle(link) > 0
+        })
+    }
+
+    /// One more connection is asked for, because a user of this service waits.
+    fn ask_for_one(&mut self, service: ServiceId) {
+        let Matching { services, links, .. } = self;
+        let stands = |link| links.get(link).is_some_and(|link| link.life == Life::Standing);
+        if let Some(link) = services.next_to_ask(service, stands) {
+            self.want_one(link);
+        }
+    }
+
+    fn want_one(&mut self, link: LinkId) {
+        if let Some(it) = self.links.get_mut(link) {
+            it.wanted += 1;
+            self.want_refill(link);
+        }
+    }
+
+    /// A user lost its message connection before its session was accepted, or was refused.
+    pub fn returned(&mut self, id: ConnId, refused: bool, spoken: bool, agenda: &mut Agenda) {
+        let Some(user) = self.users.get_mut(id) else { return };
+        let served_by = user.served_by.take();
+        let deadline = user.since + agenda.limits.wait;
+        if self.draining {
+            return agenda.reset(id, CloseReason::Shutdown);
+        }
+        agenda.at(id, Some(deadline));
+        if refused {
+            // It is certain that nothing was delivered: it is as good as new, but not to that client.
+            (user.first, user.tied) = (None, false);
+            let service = user.service;
+            let last = served_by.and_then(|link| self.services.publication_of(link, service));
+            let before = user.refused;
+            let Some(last) = last.or(before.map(|refused| refused.last)) else {
+                return agenda.reset(id, CloseReason::Aborted(AbortReason::Refused));
+            };
+            let refused = Refused { first: before.map_or(last, |refused| refused.first), last };
+            user.refused = Some(refused);
+            return self.offer_elsewhere(id, refused, agenda);
+        }
+        user.tied = spoken;
+        let (service, first) = (user.service, user.first.map(|(link, _)| link));
+        match first {
+            Some(link) if spoken => self.offer_to(id, service, link, true, agenda),
+            _ if spoken => agenda.reset(id, CloseReason::LinkLost),
+            _ => match self.next_ready(service) {
+                Some(publication) => self.begin(id, publication, agenda),
+                None => {
+                    // It has waited longest.
+                    self.services.wait(id, service, true);
+                    self.ask_for_one(service);
+                }
+            },
+        }
+    }
+
+    /// A user that was refused goes to the next publication of its service, or is told.
+    fn offer_elsewhere(&mut self, id: ConnId, refused: Refused, agenda: &mut Agenda) {
+        let Some(service) = self.users.get(id).map(|user| user.service) else { return };
+        let next = self.services.next_after(
+            service,
+            refused,
+            |link| self.may_serve(link),
+            |link| self.is_ready(link),
+        );
+        match next.and_then(|next| self.services.publication(next)).map(|it| it.link) {
+            Some(link) => {
+                if let (Some(user), Some(next)) = (self.users.get_mut(id), next) {
+                    user.refused = Some(Refused { last: next, ..refused });
+                }
+                self.offer_to(id, service, link, false, agenda);
+            }
+            None => agenda.reset(id, CloseReason::Aborted(AbortReason::Refused)),
+        }
+    }
+
+    /// A user is given this link's next connection, at once or when there is one.
+    fn offer_to(&mut self, id: ConnId, service: ServiceId, link: LinkId, first: bool, agenda: &mut Agenda) {
+        match self.services.publication_of(link, service) {
+            Some(publication) if self.is_ready(link) => self.begin(id, publication, agenda),
+            Some(_) => {
+                self.services.wait_for_link(id, link, first);
+                self.want_one(link);
+            }
+            None => agenda.reset(id, CloseReason::LinkLost),
+        }
+    }
+
+    /// Sends `Start` on the link's connection that was used last.
+    fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
+        let Some(&publication) = self.services.publication(publication) else { return };
+        let link_id = publication.link;
+        let (Some(link), Some(message)) = (self.links.get_mut(link_id), self.pools.next_idle(link_id)) else {
+            return;
+        };
+        let Some(user) = self.users.get_mut(id) else { return };
+        let sid = link.next_sid();
+        let first_sid = user.first_sid(link_id);
+        if first_sid == 0 {
+            user.first = Some((link_id, sid));
+        }
+        user.served_by = Some(link_id);
+        let start = Start {
+            sid,
+            first_sid,
+            publication: publication.number,
+            port_offset: 0,
+            user: user.peer(),
+            asked: user.asked(),
+            number: user.number,
+        };
+        let (least, most) = agenda.limits.accept;
+        let accept_time = link.round_trip.times(3).clamp(least, most);
+        let offered = State::Offered { sent: agenda.now, dial_time: publication.dial_time };
+        self.pools.set(message, offered, Place::Back);
+        self.pools.recent_peak(link_id, agenda.now, agenda.limits.retire);
+        agenda.at(id, None);
+        agenda.after(message, accept_time);
+        self.want_refill(link_id);
+        agenda.push(Output::Start { message, user: id, start });
+    }
+
+    /// A user's connection is gone.
+    pub fn user_gone(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic, agenda: &mut Agenda) {
+        let Some(user) = self.users.remove(id) else { return };
+        self.services.stop_waiting(id);
+        let Some(service) = self.services.name(user.service).cloned() else { return };
+        agenda.fact(Fact::UserLeft {
+            number: user.number,
+            user: user.peer(),
+            service,
+            traffic,
+            lasted: agenda.now.saturating_duration_since(user.since),
+            reason,
+        });
+    }
+
+    /// A user has waited as long as it may.
+    pub fn user_due(&mut self, id: ConnId, agenda: &mut Agenda) {
+        if self.services.is_waiting(id) {
+            agenda.reset(id, CloseReason::NoClient);
+        }
+    }
+
+    pub fn is_user(&self, id: ConnId) -> bool {
+        self.users.contains(id)
+    }
+
+    // Message connections.
+
+    pub fn is_message(&self, id: ConnId) -> bool {
+        self.pools.get(id).is_some()
+    }
+
+    /// A message connection of this link stands.
+    pub fn message_came(&mut self, id: ConnId, link: LinkId, agenda: &mut Agenda) {
+        self.pools.add(id, link, agenda.now);
+        // There is room for one more on its way.
+        self.want_refill(link);
+        self.became_idle(id, agenda.now, Place::Front, agenda);
+    }
+
+    /// Something happened to the session on a message connection.
+    pub fn session_event(&mut self, id: ConnId, event: SessionEvent, agenda: &mut Agenda) {
+        let Some((link, state)) = self.pools.get(id) else { return };
+        match (event, state) {
+            (SessionEvent::Accepted, State::Offered { sent, dial_time }) => {
+                let Some(link) = self.links.get_mut(link) else { return };
+                link.round_trip.measured(agenda.now.saturating_duration_since(sent));
+                let margin = link.round_trip.times(0).max(STARTED_MARGIN);
+                self.pools.set(id, State::Accepted, Place::Back);
+                agenda.after(id, dial_time + margin);
+            }
+            (SessionEvent::Started, State::Accepted) => {
+                self.pools.set(id, State::Busy, Place::Back);
+                agenda.at(id, None);
+            }
+            (SessionEvent::Idle { settled }, _) => {
+                if settled || self.draining || !self.may_serve(link) {
+                    self.became_idle(id, agenda.now, Place::Front, agenda);
+                } else {
+                    // No session stands behind what the client may not have read: it answers when it has.
+                    self.ping(id, State::Suspect(agenda.now), agenda.limits.settle, agenda);
+                }
+            }
+            (SessionEvent::Pong, State::Pinged(since) | State::Suspect(since)) => {
+                self.became_idle(id, since, Place::Back, agenda);
+            }
+            (SessionEvent::Drain, State::Idle(_) | State::Pinged(_) | State::Suspect(_)) => {
+                self.retire(id, CloseReason::Drained, agenda);
+            }
+            _ => {}
+        }
+    }
+
+    /// A message connection is free: for a user who waits, or for the pool.
+    fn became_idle(&mut self, id: ConnId, since: Instant, place: Place, agenda: &mut Agenda) {
+        let Some((link, _)) = self.pools.get(id) else { return };
+        if self.draining || !self.may_serve(link) {
+            self.retire(id, CloseReason::Drained, agenda);
+            return self.close_if_drained(link, agenda);
+        }
+        self.pools.set(id, State::Idle(since), place);
+        let pause = agenda.jittered(agenda.limits.idle_ping);
+        agenda.after(id, pause);
+        while self.pools.idle(link) > 0 {
+            let Some(user) = self.services.next_user(link) else { break };
+            let service = self.users.get(user).map(|user| user.service);
+            match service.and_then(|service| self.services.publication_of(link, service)) {
+                Some(publication) => self.begin(user, publication, agenda),
+                None => agenda.reset(user, CloseReason::NoClient),
+            }
+        }
+        if self.pools.idle(link) > 0 {
+            self.services.became_ready(link);
+        }
+    }
+
+    /// A message connection's deadline has come.
+    pub fn message_due(&mut self, id: ConnId, agenda: &mut Agenda) {
+        let Some((link, state)) = self.pools.get(id) else { return };
+        match state {
+            State::Offered { sent, .. } => self.late(id, link, sent, agenda),
+            State::Idle(since) => self.idle_due(id, link, since, agenda),
+            State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
+            State::Accepted => agenda.reset(id, CloseReason::NotStarted),
+            State::Busy | State::Leaving => {}
+        }
+    }
+
+    /// A session is late to be accepted.
+    ///
+    /// A client that does not answer on its control connection either is slow, not cut off from this message
+    /// connection: the round trip is longer than it was, and so is the time to accept. And one that answers serves its
+    /// control connection first: it may still be on its way to the `Start`.
+    fn late(&mut self, id: ConnId, link_id: LinkId, sent: Instant, agenda: &mut Agenda) {
+        let (least, most) = agenda.limits.accept;
+        let last = sent + most;
+        let Some(link) = self.links.get(link_id) else { return };
+        let had_its_turn = agenda.now >= link.heard + least;
+        let answered = link.answered_ping_of >= sent;
+        if answered && had_its_turn || agenda.now >= last {
+            agenda.reset(id, CloseReason::NotAccepted);
+            return self.suspect_idle(link_id, agenda);
+        }
+        if !answered {
+            self.ping_link(link_id, agenda);
+        }
+        agenda.at(id, Some(last.min(agenda.now + ACCEPT_RECHECK)));
+    }
+
+    /// An idle message connection is pinged, or retired if there are more than the link needs.
+    fn idle_due(&mut self, id: ConnId, link: LinkId, since: Instant, agenda: &mut Agenda) {
+        let (now, limits) = (agenda.now, agenda.limits.clone());
+        let needed = self.pools.recent_peak(link, now, limits.retire) + limits.pool;
+        let surplus = self.pools.total_of(link) > needed;
+        if surplus && now.saturating_duration_since(since) >= limits.retire {
+            // Of the two ends of the tables the upper one goes, so that they can shrink: a lower one waits for it.
+            match self.pools.highest_idle(link, id) {
+                Some(other) => {
+                    agenda.after(id, RETIRE_RECHECK);
+                    self.retire(other, CloseReason::Retired, agenda);
+                }
+                None => self.retire(id, CloseReason::Retired, agenda),
+            }
+        } else {
+            self.ping(id, State::Pinged(since), limits.pong, agenda);
+        }
+    }
+
+    /// A connection of this link has failed: its idle ones must prove that they are alive.
+    fn suspect_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
+        while let Some(id) = self.pools.next_idle(link) {
+            let Some((_, State::Idle(since))) = self.pools.get(id) else { break };
+            self.ping(id, State::Suspect(since), agenda.limits.pong, agenda);
+        }
+        self.want_refill(link);
+    }
+
+    fn ping(&mut self, id: ConnId, state: State, wait: Duration, agenda: &mut Agenda) {
+        self.pools.set(id, state, Place::Back);
+        agenda.after(id, wait);
+        agenda.push(Output::Ping(id));
+    }
+
+    /// Closes an idle message connection, so that what was sent on it is read.
+    fn retire(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) {
+        self.pools.set(id, State::Leaving, Place::Back);
+        agenda.at(id, None);
+        agenda.close(id, reason, Manner::Whole);
+    }
+
+    /// A message connection is gone.
+    pub fn message_gone(&mut self, id: ConnId, agenda: &mut Agenda) {
+        let Some((link, _)) = self.pools.remove(id) else { return };
+        if self.may_serve(link) {
+            self.want_refill(link);
+        } else {
+            self.close_if_drained(link, agenda);
+        }
+    }
+
+    /// Asks a client whether it is alive, unless a ping is on its way already.
+    pub fn ping_link(&mut self, link: LinkId, agenda: &mut Agenda) {
+        if let Some(link) = self.links.get_mut(link)
+            && link.may_ping(agenda.now)
+        {
+            agenda.push(Output::Send { id: link.control, frame: ControlFrame::Ping });
+        }
+    }
+
+    // Refilling.
+
+    pub fn want_refill(&mut self, link: LinkId) {
+        self.refills.want(link, &mut self.links);
+    }
+
+    pub fn wants_refill(&self) -> bool {
+        !self.refills.is_empty()
+    }
+
+    /// Asks each client that may need it for as many message connections as are missing.
+    pub fn refill(&mut self, agenda: &mut Agenda) {
+        while let Some(link) = self.refills.next(&mut self.links) {
+            if !self.draining && self.may_serve(link) {
+                refill::ask(link, &mut self.links, &mut self.pools, self.services.is_wanted(link), agenda);
+            }
+        }
+    }
+
+    // The end.
+
+    /// No new session begins: users who wait are told, and idle connections go.
+    pub fn drain(&mut self, agenda: &mut Agenda) {
+        self.draining = true;
+        for user in self.services.all_waiting() {
+            agenda.reset(user, CloseReason::Shutdown);
+        }
+        for link in self.links.ids() {
+            while let Some(id) = self.pools.next_idle(link) {
+                self.retire(id, CloseReason::Drained, agenda);
+            }
+        }
+    }
+
+    /// The time of the drain is over: users who are left are told. Returns how many.
+    pub fn give_up(&mut self, agenda: &mut Agenda) -> usize {
+        let mut users: Vec<ConnId> = self.users.iter().map(|(id, _)| id).collect();
+        users.sort();
+        users.iter().for_each(|&id| agenda.reset(id, CloseReason::Shutdown));
+        users.len()
+    }
+
+    pub fn user_count(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Whether all sessions have ended.
+    pub fn is_over(&self) -> bool {
+        self.users.is_empty() && self.pools.running() == 0
+    }
+}

@@ -1,0 +1,528 @@
+//! Services, the publications by which links serve them, and the users who wait: who may be served by whom.
+//!
+//! A user needs a link that publishes its service and has an idle message connection; an idle message connection
+//! needs a user of a service that its link publishes. Neither side walks over the other. A service lists the
+//! publications that may be *ready* (the link may have an idle connection), and a link lists the publications that may
+//! be *wanted* (users of the service may wait). An entry that turns out not to be true is dropped where it is met, and
+//! listed again when it may have become true. So each entry is paid for by the event that listed it.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::ops::Bound;
+use std::time::Duration;
+
+use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
+use crate::base::name::Name;
+use crate::base::slots::Slots;
+use crate::base::table::Table;
+
+/// Publications that are looked at for one with an idle connection, before one without is taken.
+const LOOKED_AT_MAX: usize = 8;
+/// Entries that a queue may hold beyond those that count.
+const STALE_MAX: usize = 8;
+
+/// A service: where its users connect, and who serves them.
+struct Service {
+    name: Name,
+    address: Option<SocketAddr>,
+    /// By age, so that each has a next one.
+    publications: BTreeSet<PublicationId>,
+    /// Those that may be ready, each in turn.
+    ready: VecDeque<PublicationId>,
+    /// Those that their links do not list as wanted.
+    unwanted: Vec<PublicationId>,
+    waiting: Queue,
+    /// The publication that was last asked for one more connection.
+    asked: Option<PublicationId>,
+}
+
+/// A link's offer to serve a service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Publication {
+    pub link: LinkId,
+    pub service: ServiceId,
+    /// The number that the client gave it.
+    pub number: u32,
+    /// How long the client tries to connect to its local server.
+    pub dial_time: Duration,
+}
+
+/// What a link publishes, and which users may have nobody else.
+#[derive(Default)]
+struct Offers {
+    publications: HashMap<ServiceId, PublicationId>,
+    numbers: HashMap<u32, PublicationId>,
+    /// Publications whose services may have users who wait, each in turn.
+    wanted: VecDeque<PublicationId>,
+    /// Those that their services do not list as ready.
+    unready: Vec<PublicationId>,
+    waiting: Queue,
+}
+
+/// The publications that have refused a user: all from the first to the last, in the circle of its service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused {
+    pub first: PublicationId,
+    pub last: PublicationId,
+}
+
+/// Where a user waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Service(ServiceId),
+    Link(LinkId),
+}
+
+/// Users in the order in which they are served. One that left stays in it until it is met.
+#[derive(Default)]
+struct Queue {
+    ids: VecDeque<ConnId>,
+    count: usize,
+}
+
+/// Why a service cannot be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unpublishable {
+    UnknownService,
+    AlreadyPublished,
+}
+
+/// All services; see the module.
+#[derive(Default)]
+pub(super) struct Services {
+    services: Slots<kind::Service, Service>,
+    names: HashMap<Name, ServiceId>,
+    publications: Slots<kind::Publication, Publication>,
+    offers: Table<kind::Link, Offers>,
+    waiting: Table<kind::Connection, Place>,
+}
+
+impl Services {
+    // Services and publications.
+
+    /// Adds a service; `None` if there are as many as can be named.
+    pub fn add(&mut self, name: &Name) -> Option<ServiceId> {
+        let service = Service {
+            name: name.clone(),
+            address: None,
+            publications: BTreeSet::new(),
+            ready: VecDeque::new(),
+            unwanted: Vec::new(),
+            waiting: Queue::default(),
+            asked: None,
+        };
+        let id = self.services.insert(service).ok()?;
+        self.names.insert(name.clone(), id);
+        Some(id)
+    }
+
+    /// Notes where the users of a service connect.
+    pub fn set_address(&mut self, id: ServiceId, address: SocketAddr) {
+        if let Some(service) = self.services.get_mut(id) {
+            service.address = Some(address);
+        }
+    }
+
+    pub fn address(&self, id: ServiceId) -> Option<SocketAddr> {
+        self.services.get(id)?.address
+    }
+
+    pub fn name(&self, id: ServiceId) -> Option<&Name> {
+        self.services.get(id).map(|service| &service.name)
+    }
+
+    pub fn add_link(&mut self, link: LinkId) {
+        self.offers.insert(link, Offers::default());
+    }
+
+    /// How many publications a link has.
+    pub fn published(&self, link: LinkId) -> usize {
+        self.offers.get(link).map_or(0, |offers| offers.numbers.len())
+    }
+
+    /// A link offers to serve a service.
+    pub fn publish(
+        &mut self,
+        link: LinkId,
+        number: u32,
+        name: &Name,
+        dial_time: Duration,
+    ) -> Result<ServiceId, Unpublishable> {
+        let id = *self.names.get(name).ok_or(Unpublishable::UnknownService)?;
+        let (Some(service), Some(offers)) = (self.services.get_mut(id), self.offers.get_mut(link)) else {
+            return Err(Unpublishable::UnknownService);
+        };
+        if offers.publications.contains_key(&id) || offers.numbers.contains_key(&number) {
+            return Err(Unpublishable::AlreadyPublished);
+        }
+        let publication = Publication { link, service: id, number, dial_time };
+        let Ok(publication) = self.publications.insert(publication) else {
+            return Err(Unpublishable::UnknownService);
+        };
+        offers.publications.insert(id, publication);
+        offers.numbers.insert(number, publication);
+        offers.unready.push(publication);
+        service.publications.insert(publication);
+        if service.waiting.count > 0 {
+            offers.wanted.push_back(publication);
+        } else {
+            service.unwanted.push(publication);
+        }
+        Ok(id)
+    }
+
+    /// A link no longer serves what it published under this number; false if it did not.
+    pub fn unpublish(&mut self, link: LinkId, number: u32) -> bool {
+        let Some(offers) = self.offers.get_mut(link) else { return false };
+        let Some(id) = offers.numbers.remove(&number) else { return false };
+        if let Some(publication) = self.publications.get(id) {
+            offers.publications.remove(&publication.service);
+        }
+        forget(&mut offers.wanted, &mut offers.unready, id);
+        self.withdraw(id);
+        true
+    }
+
+    /// Forgets a link and its publications; returns the users who waited for it alone.
+    pub fn remove_link(&mut self, link: LinkId) -> Vec<ConnId> {
+        let Some(mut offers) = self.offers.remove(link) else { return Vec::new() };
+        for id in offers.numbers.into_values() {
+            self.withdraw(id);
+        }
+        let mut users = Vec::new();
+        while let Some(user) = offers.waiting.pop(&self.waiting, Place::Link(link)) {
+            self.waiting.remove(user);
+            users.push(user);
+        }
+        users
+    }
+
+    fn withdraw(&mut self, id: PublicationId) {
+        let Some(publication) = self.publications.remove(id) else { return };
+        let Some(service) = self.services.get_mut(publication.service) else { return };
+        service.publications.remove(&id);
+        forget(&mut service.ready, &mut service.unwanted, id);
+    }
+
+    pub fn publication(&self, id: PublicationId) -> Option<&Publication> {
+        self.publications.get(id)
+    }
+
+    /// The publication by which a link serves a service.
+    pub fn publication_of(&self, link: LinkId, service: ServiceId) -> Option<PublicationId> {
+        self.offers.get(link)?.publications.get(&service).copied()
+    }
+
+    // A user looks for a link.
+
+    /// A publication of a service whose link is ready, each in turn. `is_ready` says whether a link may be given a
+    /// user now.
+    pub fn next_ready(
+        &mut self,
+        service: ServiceId,
+        is_ready: impl Fn(LinkId) -> bool,
+    ) -> Option<PublicationId> {
+        let service = self.services.get_mut(service)?;
+        while let Some(id) = service.ready.pop_front() {
+            let Some(publication) = self.publications.get(id) else { continue };
+            if is_ready(publication.link) {
+                service.ready.push_back(id);
+                return Some(id);
+            }
+            if let Some(offers) = self.offers.get_mut(publication.link) {
+                offers.unready.push(id);
+            }
+        }
+        None
+    }
+
+    /// A link has an idle connection: its services list it.
+    pub fn became_ready(&mut self, link: LinkId) {
+        let Some(offers) = self.offers.get_mut(link) else { return };
+        for id in offers.unready.drain(..) {
+            let service = self.publications.get(id).and_then(|it| self.services.get_mut(it.service));
+            if let Some(service) = service {
+                service.ready.push_back(id);
+            }
+        }
+    }
+
+    /// The publication to which a user goes that was refused by those from `refused.first` to `refused.last`, in the
+    /// circle of a service's publications.
+    ///
+    /// One whose link is ready is preferred, if it is near; a link that `may_serve` denies is passed over.
+    pub fn next_after(
+        &self,
+        service: ServiceId,
+        refused: Refused,
+        may_serve: impl Fn(LinkId) -> bool,
+        is_ready: impl Fn(LinkId) -> bool,
+    ) -> Option<PublicationId> {
+        let publications = &self.services.get(service)?.publications;
+        let Refused { first, last } = refused;
+        let wrapped = last < first;
+        let behind = (!wrapped).then(|| publications.range((Bound::Excluded(last), Bound::Unbounded)));
+        let from = if wrapped { Bound::Excluded(last) } else { Bound::Unbounded };
+        let before = publications.range((from, Bound::Excluded(first)));
+        let near = behind.into_iter().flatten().chain(before).take(LOOKED_AT_MAX);
+        let mut found = None;
+        for &id in near {
+            let Some(publication) = self.publications.get(id).filter(|it| may_serve(it.link)) else {
+                continue;
+            };
+            if is_ready(publication.link) {
+                return Some(id);
+            }
+            found = found.or(Some(id));
+        }
+        found
+    }
+
+    /// The link that is asked for one more connection because a user of this service waits.
+    pub fn next_to_ask(&mut self, id: ServiceId, may_serve: impl Fn(LinkId) -> bool) -> Option<LinkId> {
+        let service = self.services.get_mut(id)?;
+        for _ in 0..LOOKED_AT_MAX {
+            let behind = service.asked.and_then(|asked| {
+                service.publications.range((Bound::Excluded(asked), Bound::Unbounded)).next()
+            });
+            let next = *behind.or(service.publications.first())?;
+            service.asked = Some(next);
+            let link = self.publications.get(next).map(|publication| publication.link);
+            if let Some(link) = link.filter(|&link| may_serve(link)) {
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    // Users who wait.
+
+    /// A user waits for any link that serves its service; `first` if it has waited longest.
+    pub fn wait(&mut self, user: ConnId, id: ServiceId, first: bool) {
+        let Some(service) = self.services.get_mut(id) else { return };
+        self.waiting.insert(user, Place::Service(id));
+        service.waiting.push(user, first);
+        for id in service.unwanted.drain(..) {
+            let offers = self.publications.get(id).and_then(|it| self.offers.get_mut(it.link));
+            if let Some(offers) = offers {
+                offers.wanted.push_back(id);
+            }
+        }
+    }
+
+    /// A user waits for this link alone; `first` if it has waited longest.
+    pub fn wait_for_link(&mut self, user: ConnId, link: LinkId, first: bool) {
+        if let Some(offers) = self.offers.get_mut(link) {
+            self.waiting.insert(user, Place::Link(link));
+            offers.waiting.push(user, first);
+        }
+    }
+
+    /// A user no longer waits; false if it did not.
+    pub fn stop_waiting(&mut self, user: ConnId) -> bool {
+        let queue = match self.waiting.remove(user) {
+            Some(Place::Service(id)) => self.services.get_mut(id).map(|service| &mut service.waiting),
+            Some(Place::Link(link)) => self.offers.get_mut(link).map(|offers| &mut offers.waiting),
+            None => return false,
+        };
+        if let Some(queue) = queue {
+            queue.leave(&self.waiting);
+        }
+        true
+    }
+
+    /// Whether a user waits.
+    pub fn is_waiting(&self, user: ConnId) -> bool {
+        self.waiting.get(user).is_some()
+    }
+
+    /// How many users wait.
+    pub fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// All users who wait.
+    pub fn all_waiting(&self) -> Vec<ConnId> {
+        self.waiting.iter().map(|(user, _)| user).collect()
+    }
+
+    /// Whether a link may have users to serve.
+    pub fn is_wanted(&self, link: LinkId) -> bool {
+        self.offers.get(link).is_some_and(|offers| offers.waiting.count > 0 || !offers.wanted.is_empty())
+    }
+
+    /// The user that a link serves next, which no longer waits: one of its own first, then one of each service in
+    /// turn.
+    pub fn next_user(&mut self, link: LinkId) -> Option<ConnId> {
+        let offers = self.offers.get_mut(link)?;
+        if let Some(user) = offers.waiting.pop(&self.waiting, Place::Link(link)) {
+            self.waiting.remove(user);
+            return Some(user);
+        }
+        while let Some(id) = offers.wanted.pop_front() {
+            let Some(publication) = self.publications.get(id) else { continue };
+            let Some(service) = self.services.get_mut(publication.service) else { continue };
+            match service.waiting.pop(&self.waiting, Place::Service(publication.service)) {
+                Some(user) => {
+                    self.waiting.remove(user);
+                    offers.wanted.push_back(id);
+                    return Some(user);
+                }
+                None => service.unwanted.push(id),
+            }
+        }
+        None
+    }
+}
+
+impl Queue {
+    fn push(&mut self, user: ConnId, first: bool) {
+        self.count += 1;
+        if first { self.ids.push_front(user) } else { self.ids.push_back(user) }
+    }
+
+    fn pop(&mut self, waiting: &Table<kind::Connection, Place>, place: Place) -> Option<ConnId> {
+        while let Some(user) = self.ids.pop_front() {
+            if waiting.get(user) == Some(&place) {
+                self.count -= 1;
+                return Some(user);
+            }
+        }
+        None
+    }
+
+    /// One of its users no longer waits.
+    fn leave(&mut self, waiting: &Table<kind::Connection, Place>) {
+        self.count -= 1;
+        if self.ids.len() > 2 * self.count + STALE_MAX {
+            self.ids.retain(|&user| waiting.get(user).is_some());
+            self.ids.shrink_to(2 * self.count + STALE_MAX);
+        }
+    }
+}
+
+/// Takes a publication out of the list that holds it.
+fn forget(turns: &mut VecDeque<PublicationId>, others: &mut Vec<PublicationId>, id: PublicationId) {
+    turns.retain(|&other| other != id);
+    others.retain(|&other| other != id);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIAL: Duration = Duration::from_secs(5);
+
+    fn user(slot: u32) -> ConnId {
+        ConnId::new(slot, 1).expect("it can be named")
+    }
+
+    fn link(slot: u32) -> LinkId {
+        LinkId::new(slot, 1).expect("it can be named")
+    }
+
+    fn name(text: &str) -> Name {
+        text.parse().expect("a name")
+    }
+
+    /// Two services, `a` and `b`, and as many links that publish both.
+    fn two_services(links: u32) -> (Services, [ServiceId; 2]) {
+        let mut services = Services::default();
+        let ids = ["a", "b"].map(|text| services.add(&name(text)).expect("there is room"));
+        for slot in 0..links {
+            services.add_link(link(slot));
+            for (number, text) in [(1, "a"), (2, "b")] {
+                services.publish(link(slot), number, &name(text), DIAL).expect("it is known");
+            }
+        }
+        (services, ids)
+    }
+
+    fn links(services: &Services, ids: &[Option<PublicationId>]) -> Vec<u32> {
+        let link =
+            |id: &Option<PublicationId>| id.and_then(|id| services.publication(id)).map(|it| it.link.slot());
+        ids.iter().filter_map(link).collect()
+    }
+
+    #[test]
+    fn ready_links_are_used_in_turn_and_others_not_at_all() {
+        let (mut services, [a, _]) = two_services(3);
+        assert!(services.next_ready(a, |_| true).is_none(), "nobody has said that it is ready");
+        (0..3).for_each(|slot| services.became_ready(link(slot)));
+        let found: Vec<_> = (0..4).map(|_| services.next_ready(a, |it| it != link(1))).collect();
+        assert_eq!(links(&services, &found), [0, 2, 0, 2]);
+    }
+
+    #[test]
+    fn a_link_that_was_not_ready_is_asked_again_once_it_is() {
+        let (mut services, [a, _]) = two_services(1);
+        services.became_ready(link(0));
+        assert!(services.next_ready(a, |_| false).is_none());
+        assert!(services.next_ready(a, |_| true).is_none(), "it is no longer listed");
+        services.became_ready(link(0));
+        assert!(services.next_ready(a, |_| true).is_some());
+    }
+
+    #[test]
+    fn a_link_serves_its_own_users_first_and_then_each_service_in_turn() {
+        let (mut services, [a, b]) = two_services(2);
+        [1, 2].into_iter().for_each(|slot| services.wait(user(slot), a, false));
+        services.wait(user(3), b, false);
+        services.wait_for_link(user(4), link(0), false);
+        assert_eq!(services.next_user(link(1)), Some(user(1)), "users of the other link are not its own");
+        let next: Vec<_> = std::iter::from_fn(|| services.next_user(link(0))).collect();
+        assert_eq!(next, [user(4), user(2), user(3)]);
+        assert_eq!(services.waiting_count(), 0);
+        // Services that had nobody left are listed again when somebody comes.
+        services.wait(user(5), a, false);
+        assert_eq!(services.next_user(link(0)), Some(user(5)));
+    }
+
+    #[test]
+    fn a_user_that_leaves_is_passed_over() {
+        let (mut services, [a, _]) = two_services(1);
+        (1..100).for_each(|slot| services.wait(user(slot), a, false));
+        (1..99).for_each(|slot| {
+            assert!(services.stop_waiting(user(slot)) && !services.stop_waiting(user(slot)))
+        });
+        assert_eq!((services.next_user(link(0)), services.next_user(link(0))), (Some(user(99)), None));
+    }
+
+    #[test]
+    fn a_refused_user_goes_once_to_each_link() {
+        let (services, [a, _]) = two_services(3);
+        let of = |slot| services.publication_of(link(slot), a).expect("it publishes it");
+        let mut refused = Refused { first: of(1), last: of(1) };
+        let mut passed = Vec::new();
+        while let Some(next) = services.next_after(a, refused, |_| true, |_| false) {
+            passed.push(Some(next));
+            refused.last = next;
+        }
+        assert_eq!(links(&services, &passed), [2, 0]);
+        let near =
+            services.next_after(a, Refused { first: of(1), last: of(1) }, |_| true, |it| it == link(0));
+        assert_eq!(links(&services, &[near]), [0], "a ready one is preferred");
+    }
+
+    #[test]
+    fn what_a_link_published_goes_with_it_and_its_own_users_are_told() {
+        let (mut services, [a, b]) = two_services(2);
+        services.became_ready(link(0));
+        services.wait_for_link(user(1), link(0), false);
+        services.wait(user(2), a, false);
+        assert_eq!(services.remove_link(link(0)), [user(1)]);
+        assert!(services.next_ready(a, |_| true).is_none() && services.next_ready(b, |_| true).is_none());
+        assert_eq!(services.next_user(link(1)), Some(user(2)));
+    }
+
+    #[test]
+    fn a_service_is_published_once_by_a_link_and_under_a_new_number() {
+        let (mut services, _) = two_services(1);
+        let refused = Err(Unpublishable::AlreadyPublished);
+        assert_eq!(services.publish(link(0), 3, &name("a"), DIAL), refused);
+        assert!(services.unpublish(link(0), 1) && !services.unpublish(link(0), 1));
+        assert_eq!(services.publish(link(0), 2, &name("a"), DIAL), refused, "the number is taken");
+        assert!(services.publish(link(0), 3, &name("a"), DIAL).is_ok());
+        assert_eq!(services.publish(link(0), 4, &name("c"), DIAL), Err(Unpublishable::UnknownService));
+    }
+}

@@ -1,0 +1,126 @@
+//! What a client may ask for, and what it gets: publications.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::Fields;
+use crate::base::name::Name;
+
+/// A publication's number: the client counts from 1, and uses none twice on a link.
+pub type PublicationNumber = u32;
+
+/// What a client asks for with a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// The service of this name, wherever the server has its users connect.
+    Service,
+    /// Any one port.
+    AnyPort,
+    /// These ports, all or none.
+    Ports(Ports),
+}
+
+/// A range of ports, ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The first one.
+    pub first: u16,
+    /// The last one, not below the first.
+    pub last: u16,
+}
+
+/// What users' traffic travels over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transports {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// Both.
+    Both,
+}
+
+/// A client's offer to serve a service or ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Its number.
+    pub number: PublicationNumber,
+    /// The service, or the name of what is exposed.
+    pub name: Name,
+    /// What is asked for.
+    pub want: Want,
+    /// Over what.
+    pub transports: Transports,
+    /// How long the client tries to connect to its local server, names included. Whole milliseconds.
+    pub dial_time: Duration,
+}
+
+/// Where users of a publication connect: one address, and one or more ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantedAddress {
+    /// The address; unspecified if all interfaces.
+    pub ip: IpAddr,
+    /// The ports.
+    pub ports: Ports,
+}
+
+/// Why a publication is not to be had, or no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// The server has no such service.
+    UnknownService,
+    /// The key may not.
+    Policy,
+    /// The port belongs to somebody else.
+    PortTaken,
+    /// There are as many as may be.
+    Limit,
+    /// Another client, or this one, has it already.
+    AlreadyPublished,
+    /// A reason that this version does not know.
+    Other(u8),
+}
+
+impl Denial {
+    const KNOWN: [Denial; 5] =
+        [Self::UnknownService, Self::Policy, Self::PortTaken, Self::Limit, Self::AlreadyPublished];
+
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::UnknownService => 1,
+            Self::Policy => 2,
+            Self::PortTaken => 3,
+            Self::Limit => 4,
+            Self::AlreadyPublished => 5,
+            Self::Other(code) => code,
+        }
+    }
+
+    pub(super) fn from_code(code: u8) -> Denial {
+        Denial::KNOWN.into_iter().find(|known| known.code() == code).unwrap_or(Denial::Other(code))
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownService => f.write_str("unknown service"),
+            Self::Policy => f.write_str("policy"),
+            Self::PortTaken => f.write_str("port taken"),
+            Self::Limit => f.write_str("limit"),
+            Self::AlreadyPublished => f.write_str("already published"),
+            Self::Other(code) => write!(f, "reason {code}, which this version does not know"),
+        }
+    }
+}
+
+pub(super) fn put_ports(out: &mut Vec<u8>, ports: Ports) {
+    out.extend(ports.first.to_be_bytes());
+    out.extend(ports.last.to_be_bytes());
+}
+
+pub(super) fn ports(fields: &mut Fields) -> Option<Ports> {
+    let ports = Ports { first: fields.u16()?, last: fields.u16()? };
+    (ports.first <= ports.last).then_some(ports)
+}
