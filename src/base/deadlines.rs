@@ -6,19 +6,17 @@
 use std::time::Instant;
 
 use super::id::Id;
-use super::table::{make_room, shrink_after_a_crowd};
-
-const NOWHERE: u32 = u32::MAX;
+use super::table::{Places, shrink_after_a_crowd};
 
 /// The deadlines of a reactor or a machine, one per thing.
 pub struct Deadlines<K> {
     heap: Vec<(Instant, Id<K>)>,
-    places: Vec<u32>,
+    places: Places,
 }
 
 impl<K> Default for Deadlines<K> {
     fn default() -> Deadlines<K> {
-        Deadlines { heap: Vec::new(), places: Vec::new() }
+        Deadlines { heap: Vec::new(), places: Places::default() }
     }
 }
 
@@ -26,27 +24,17 @@ impl<K> Deadlines<K> {
     /// Sets, moves or (with `None`) clears the deadline of `id`. A deadline of the thing that had its slot before is
     /// replaced, and not cleared by it.
     pub fn set(&mut self, id: Id<K>, at: Option<Instant>) {
-        let index = id.index();
-        if self.places.len() <= index {
-            if at.is_none() {
-                return;
-            }
-            make_room(&mut self.places, index + 1);
-            self.places.resize(index + 1, NOWHERE);
-        }
-        let place = self.places[index];
-        match (at, place) {
-            (Some(at), NOWHERE) => {
+        match (at, self.places.get(id.index())) {
+            (Some(at), None) => {
                 self.heap.push((at, id));
                 self.settle(self.heap.len() - 1);
             }
-            (Some(at), place) => {
-                self.heap[place as usize] = (at, id);
-                self.settle(place as usize);
+            (Some(at), Some(place)) => {
+                self.heap[place] = (at, id);
+                self.settle(place);
             }
-            (None, NOWHERE) => {}
-            (None, place) if self.heap[place as usize].1 != id => {}
-            (None, place) => self.remove(place as usize),
+            (None, Some(place)) if self.heap[place].1 == id => self.remove(place),
+            (None, _) => {}
         }
     }
 
@@ -70,14 +58,10 @@ impl<K> Deadlines<K> {
 
     fn remove(&mut self, place: usize) {
         let (_, id) = self.heap.swap_remove(place);
-        self.places[id.index()] = NOWHERE;
+        self.places.clear(id.index());
         if place < self.heap.len() {
             self.settle(place);
         }
-        while let Some(&NOWHERE) = self.places.last() {
-            self.places.pop();
-        }
-        shrink_after_a_crowd(&mut self.places);
         shrink_after_a_crowd(&mut self.heap);
     }
 
@@ -100,13 +84,13 @@ impl<K> Deadlines<K> {
             self.swap(place, least);
             place = least;
         }
-        self.places[self.heap[place].1.index()] = place as u32;
+        self.places.set(self.heap[place].1.index(), place);
     }
 
     fn swap(&mut self, a: usize, b: usize) {
         self.heap.swap(a, b);
-        self.places[self.heap[a].1.index()] = a as u32;
-        self.places[self.heap[b].1.index()] = b as u32;
+        self.places.set(self.heap[a].1.index(), a);
+        self.places.set(self.heap[b].1.index(), b);
     }
 }
 
@@ -141,11 +125,11 @@ mod tests {
 
     fn assert_invariants(deadlines: &Deadlines<kind::Connection>, model: &BTreeMap<u32, Instant>) {
         for (place, &(at, found)) in deadlines.heap.iter().enumerate() {
-            assert_eq!(deadlines.places[found.index()], place as u32);
+            assert_eq!(deadlines.places.get(found.index()), Some(place));
             assert_eq!(model.get(&found.slot()), Some(&at));
             assert!(place == 0 || deadlines.heap[(place - 1) / 2] <= deadlines.heap[place]);
         }
-        let placed = deadlines.places.iter().filter(|&&place| place != NOWHERE).count();
+        let placed = (0..deadlines.places.len()).filter(|&slot| deadlines.places.get(slot).is_some()).count();
         assert_eq!((placed, deadlines.heap.len()), (model.len(), model.len()));
         assert_eq!(deadlines.next(), model.values().min().copied());
     }
@@ -196,7 +180,7 @@ mod tests {
     fn clearing_a_slot_that_was_never_set_allocates_nothing() {
         let mut deadlines: Deadlines<kind::Connection> = Deadlines::default();
         deadlines.set(id(SLOTS_MAX - 1), None);
-        assert_eq!((deadlines.places.capacity(), deadlines.next()), (0, None));
+        assert_eq!((deadlines.places.len(), deadlines.next()), (0, None));
     }
 
     #[test]

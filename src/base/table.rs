@@ -11,33 +11,79 @@ const SLOTS_OF_A_CROWD: usize = 4096;
 
 const NOWHERE: u32 = u32::MAX;
 
+/// For each slot, where in another list its entry is: four bytes a slot.
+#[derive(Default)]
+pub struct Places {
+    places: Vec<u32>,
+    /// Slots that were cleared since the unused ones behind the last were given up.
+    cleared: usize,
+}
+
+impl Places {
+    /// Where the entry of a slot is.
+    pub fn get(&self, slot: usize) -> Option<usize> {
+        self.places.get(slot).filter(|&&place| place != NOWHERE).map(|&place| place as usize)
+    }
+
+    /// Notes where the entry of a slot is.
+    pub fn set(&mut self, slot: usize, place: usize) {
+        if self.places.len() <= slot {
+            make_room(&mut self.places, slot + 1);
+            self.places.resize(slot + 1, NOWHERE);
+        }
+        self.places[slot] = place as u32;
+    }
+
+    /// Notes that a slot has no entry; returns where it was.
+    pub fn clear(&mut self, slot: usize) -> Option<usize> {
+        let place = self.get(slot)?;
+        self.places[slot] = NOWHERE;
+        self.cleared += 1;
+        // Giving up slots walks over them, so that it waits until as many have been cleared, in proportion.
+        if self.cleared > self.places.len() / 4 {
+            self.cleared = 0;
+            while let Some(&NOWHERE) = self.places.last() {
+                self.places.pop();
+            }
+            shrink_after_a_crowd(&mut self.places);
+        }
+        Some(place)
+    }
+
+    /// How many slots there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+}
+
 /// Entries by id. A slot without an entry costs four bytes, so that a table may know of few among many.
 ///
 /// Invariant: `entries[places[slot]]` is the entry of that slot, for every slot that has one.
 pub struct Table<K, T> {
-    places: Vec<u32>,
+    places: Places,
     entries: Vec<(Id<K>, T)>,
 }
 
 impl<K, T> Default for Table<K, T> {
     fn default() -> Table<K, T> {
-        Table { places: Vec::with_capacity(SLOTS_KEPT), entries: Vec::with_capacity(SLOTS_KEPT) }
+        Table { places: Places::default(), entries: Vec::with_capacity(SLOTS_KEPT) }
     }
 }
 
 impl<K, T> Table<K, T> {
     /// Puts an entry in, in place of whatever had its slot.
     pub fn insert(&mut self, id: Id<K>, entry: T) {
-        if self.places.len() <= id.index() {
-            make_room(&mut self.places, id.index() + 1);
-            self.places.resize(id.index() + 1, NOWHERE);
-        }
-        match self.entries.get_mut(self.places[id.index()] as usize) {
-            Some(old) => *old = (id, entry),
+        match self.places.get(id.index()) {
+            Some(place) => self.entries[place] = (id, entry),
             None => {
-                let wanted = self.entries.len() + 1;
-                make_room(&mut self.entries, wanted);
-                self.places[id.index()] = self.entries.len() as u32;
+                let place = self.entries.len();
+                make_room(&mut self.entries, place + 1);
+                self.places.set(id.index(), place);
                 self.entries.push((id, entry));
             }
         }
@@ -45,14 +91,14 @@ impl<K, T> Table<K, T> {
 
     /// The entry of this id.
     pub fn get(&self, id: Id<K>) -> Option<&T> {
-        let place = *self.places.get(id.index())?;
-        self.entries.get(place as usize).filter(|entry| entry.0 == id).map(|entry| &entry.1)
+        let entry = self.entries.get(self.places.get(id.index())?)?;
+        (entry.0 == id).then_some(&entry.1)
     }
 
     /// The entry of this id, to change it.
     pub fn get_mut(&mut self, id: Id<K>) -> Option<&mut T> {
-        let place = *self.places.get(id.index())?;
-        self.entries.get_mut(place as usize).filter(|entry| entry.0 == id).map(|entry| &mut entry.1)
+        let entry = self.entries.get_mut(self.places.get(id.index())?)?;
+        (entry.0 == id).then_some(&mut entry.1)
     }
 
     /// Whether there is an entry of this id.
@@ -63,24 +109,19 @@ impl<K, T> Table<K, T> {
     /// Takes the entry of this id out.
     pub fn remove(&mut self, id: Id<K>) -> Option<T> {
         self.get(id)?;
-        let place = std::mem::replace(&mut self.places[id.index()], NOWHERE);
+        let place = self.places.clear(id.index())?;
         // The last entry takes its place.
-        let (_, taken) = self.entries.swap_remove(place as usize);
-        if let Some(&(moved, _)) = self.entries.get(place as usize) {
-            self.places[moved.index()] = place;
+        let (_, taken) = self.entries.swap_remove(place);
+        if let Some(&(moved, _)) = self.entries.get(place) {
+            self.places.set(moved.index(), place);
         }
-        while let Some(&NOWHERE) = self.places.last() {
-            self.places.pop();
-        }
-        shrink_after_a_crowd(&mut self.places);
         shrink_after_a_crowd(&mut self.entries);
         Some(taken)
     }
 
     /// The id that has this slot.
     pub fn at(&self, slot: u32) -> Option<Id<K>> {
-        let place = *self.places.get(slot as usize)?;
-        self.entries.get(place as usize).map(|entry| entry.0)
+        self.entries.get(self.places.get(slot as usize)?).map(|entry| entry.0)
     }
 
     /// All entries, in an order that follows from what was done alone.
@@ -152,12 +193,31 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_in_a_high_slot_that_comes_and_goes_costs_no_walk_each_time() {
+        let mut places = Places::default();
+        places.set(1_000_000, 1);
+        let mut walks = 0;
+        for _ in 0..1_000 {
+            places.clear(1_000_000);
+            walks += usize::from(places.len() < 1_000_000);
+            places.set(1_000_000, 1);
+        }
+        assert_eq!(walks, 0, "slots are given up once as many were cleared, in proportion");
+    }
+
+    #[test]
     fn a_table_shrinks_when_a_crowd_has_left() {
         let mut table = Table::default();
         let id = |slot: usize| id(slot as u32, 1);
         (0..4 * SLOTS_OF_A_CROWD).for_each(|slot| table.insert(id(slot), slot));
         (10..4 * SLOTS_OF_A_CROWD).for_each(|slot| assert_eq!(table.remove(id(slot)), Some(slot)));
-        assert!(table.places.capacity() <= SLOTS_KEPT && table.entries.capacity() <= SLOTS_KEPT);
+        assert!(table.entries.capacity() <= SLOTS_KEPT, "{} entries", table.entries.capacity());
+        // The last slots are given up once a quarter as many have been cleared.
+        for _ in 0..SLOTS_OF_A_CROWD {
+            table.insert(id(10), 10);
+            table.remove(id(10));
+        }
+        assert!(table.places.places.capacity() <= SLOTS_KEPT);
         assert_eq!((table.len(), table.get(id(9))), (10, Some(&9)));
     }
 }

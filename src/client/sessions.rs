@@ -3,7 +3,7 @@
 //!
 //! A local server is dialled at most once per session that has not been seen before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::seen::Seen;
 use crate::base::address::{HostPort, PackedAddress};
 use crate::base::id::{ConnId, NameId, kind};
 use crate::base::name::Name;
-use crate::base::table::{SLOTS_KEPT, Table};
+use crate::base::table::Table;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, Output, Traffic};
 use crate::wire::control::PublicationNumber;
 use crate::wire::frame::{AbortReason, Sid, Start};
@@ -42,7 +42,7 @@ struct Session {
     /// The proxy connection, once one is dialled.
     proxy: Option<ConnId>,
     /// How many of the local server's addresses were tried.
-    tried: usize,
+    tried: u16,
 }
 
 /// The user of a session.
@@ -67,8 +67,8 @@ pub(super) struct Sessions {
     /// Dialled and not begun to be.
     expected: usize,
     proxies: Table<kind::Connection, Proxy>,
-    /// The message connection on which each session runs, by its first number.
-    running: HashMap<Sid, ConnId>,
+    /// Sessions that run.
+    running: usize,
     seen: Seen,
 }
 
@@ -80,8 +80,7 @@ impl Sessions {
             messages: Table::default(),
             expected: 0,
             proxies: Table::default(),
-            // With room to spare it is tidied in place, and not moved.
-            running: HashMap::with_capacity(2 * SLOTS_KEPT),
+            running: 0,
             seen: Seen::default(),
         }
     }
@@ -111,7 +110,7 @@ impl Sessions {
 
     /// How many sessions run.
     pub fn running_count(&self) -> usize {
-        self.running.len()
+        self.running
     }
 
     pub fn is_proxy(&self, id: ConnId) -> bool {
@@ -133,8 +132,8 @@ impl Sessions {
     pub fn message_gone(&mut self, id: ConnId) -> Option<SocketAddr> {
         match self.messages.remove(id)? {
             Message::Coming(address) => Some(address.into()),
-            Message::Busy(session) => {
-                self.forget_running(session.first_sid, id);
+            Message::Busy(_) => {
+                self.running -= 1;
                 None
             }
             Message::Idle => None,
@@ -151,7 +150,6 @@ impl Sessions {
     /// A link stands: numbers of sessions begin anew.
     pub fn begin_link(&mut self) {
         self.seen = Seen::default();
-        self.running.clear();
     }
 
     // Sessions.
@@ -171,11 +169,11 @@ impl Sessions {
             since: agenda.now,
         };
         let session = Session { user, sid: start.sid, first_sid, proxy: None, tried: 0 };
+        self.running += 1;
         self.messages.insert(id, Message::Busy(session));
         if !first_new || !new {
             return self.abort_duplicate(id, start, first_sid, agenda);
         }
-        self.running.insert(first_sid, id);
         if !self.published.contains_key(&start.publication) {
             return refuse(id, agenda);
         }
@@ -185,10 +183,12 @@ impl Sessions {
 
     /// The server has given up every connection on which it sent this session before, and only those.
     fn abort_duplicate(&mut self, id: ConnId, start: Start, first_sid: Sid, agenda: &mut Agenda) {
-        let older = self.running.get(&first_sid).copied().filter(|other| match self.messages.get(*other) {
-            Some(Message::Busy(session)) => session.sid < start.sid,
+        // A walk over all sessions: it is rare, because the server offers few sessions again.
+        let older = self.messages.iter().find(|(_, message)| match message {
+            Message::Busy(other) => other.first_sid == first_sid && other.sid < start.sid,
             _ => false,
         });
+        let older = older.map(|(message, _)| message);
         for message in older.into_iter().chain([id]) {
             agenda.push(Output::Abort { message, reason: AbortReason::Duplicate });
         }
@@ -212,8 +212,8 @@ impl Sessions {
             }
         }
         let found = names.found(published.name);
-        let left = found.len().saturating_sub(session.tried);
-        let Some(&address) = found.get(session.tried) else { return refuse(id, agenda) };
+        let left = found.len().saturating_sub(session.tried.into());
+        let Some(&address) = found.get(usize::from(session.tried)) else { return refuse(id, agenda) };
         session.tried += 1;
         // Each address gets its share of what is left of the time.
         let share = last.saturating_duration_since(agenda.now) / left.max(1) as u32;
@@ -250,15 +250,9 @@ impl Sessions {
     pub fn ended(&mut self, id: ConnId, agenda: &mut Agenda) {
         agenda.at(id, None);
         if let Some(message) = self.messages.get_mut(id)
-            && let Message::Busy(session) = std::mem::replace(message, Message::Idle)
+            && let Message::Busy(_) = std::mem::replace(message, Message::Idle)
         {
-            self.forget_running(session.first_sid, id);
-        }
-    }
-
-    fn forget_running(&mut self, first_sid: Sid, id: ConnId) {
-        if self.running.get(&first_sid) == Some(&id) {
-            self.running.remove(&first_sid);
+            self.running -= 1;
         }
     }
 
@@ -321,7 +315,7 @@ impl Sessions {
         }
         session.proxy = None;
         let Some(published) = self.published.get(&user.publication) else { return };
-        let more = session.tried < names.found(published.name).len();
+        let more = usize::from(session.tried) < names.found(published.name).len();
         if more && agenda.now < user.since + agenda.limits.local_dial {
             return self.dial(message, names, agenda);
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use snow::TransportState;
+use crate::wire::handshake::Proved;
 
 use super::buffers::{Buffers, Scratch, stash};
 use super::connections::{Connections, Kind};
@@ -20,8 +20,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub fn new(transport: TransportState) -> Control {
-        Control { channel: Channel::new(transport, false), input: None }
+    pub fn new(proved: Proved) -> Control {
+        Control { channel: Channel::new(proved, false), input: None }
     }
 
     pub fn take_input(&mut self) -> Option<Ring> {

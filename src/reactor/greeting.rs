@@ -86,14 +86,14 @@ pub(super) fn serve<S: Socket>(
         Progress::Over(reason) => return all.end(id, reason),
     }
     let finished = greeter.initiator.take().map(|initiator| initiator.finish(&greeter.answer));
-    let Some(Ok(transport)) = finished else {
+    let Some(Ok(proved)) = finished else {
         return all.end(id, CloseReason::Stranger(HandshakeError::Unproved));
     };
     let purpose = greeter.greeting.hello.purpose;
     connection.kind = match purpose {
-        Purpose::Control => Kind::Control(Box::new(Control::new(transport))),
+        Purpose::Control => Kind::Control(Box::new(Control::new(proved))),
         Purpose::Message => {
-            Kind::Message(Message::new(End::Client, Channel::new(transport, greeter.greeting.plain)))
+            Kind::Message(Message::new(End::Client, Channel::new(proved, greeter.greeting.plain)))
         }
     };
     // Until the server's first frame a control connection's handshake is not over.

@@ -23,7 +23,7 @@ use crate::wire::handshake::{
 use crate::wire::record::Channel;
 
 /// Bytes that a failed stranger may still send before its connection is no longer read.
-const DISCARDED_BYTES_MAX: usize = 64 * 1024;
+const DISCARDED_BYTES_MAX: u32 = 64 * 1024;
 
 /// The server's half of a handshake in progress.
 pub(super) struct Stranger {
@@ -191,12 +191,12 @@ impl Strangers {
         let Some(connection) = all.open(id) else { return };
         let Kind::Stranger(stranger) = &mut connection.kind else { return };
         let purpose = stranger.purpose;
-        let Some((answer, transport)) = stranger.responder.take().and_then(|it| it.answer().ok()) else {
+        let Some((answer, proved)) = stranger.responder.take().and_then(|it| it.answer().ok()) else {
             return all.end(id, CloseReason::Stranger(HandshakeError::Unproved));
         };
         connection.kind = match purpose {
-            Purpose::Control => Kind::Control(Box::new(Control::new(transport))),
-            Purpose::Message => Kind::Message(Message::new(End::Server, Channel::new(transport, plain))),
+            Purpose::Control => Kind::Control(Box::new(Control::new(proved))),
+            Purpose::Message => Kind::Message(Message::new(End::Server, Channel::new(proved, plain))),
         };
         buffers.send_bytes(all, id, &answer);
         // A control connection's first flight may be a recording: it stays a stranger until its first frame.
@@ -249,10 +249,10 @@ pub(super) fn serve_discarding<S: Socket>(all: &mut Connections<S>, buffers: &mu
     let reason = *reason;
     while connection.ready.readable && *left_bytes > 0 {
         let raw = &mut buffers.scratch.raw;
-        let limit = (*left_bytes).min(raw.len());
+        let limit = (*left_bytes as usize).min(raw.len());
         match connection.socket.read(&mut raw[..limit]) {
             Ok(0) => return all.end(id, reason),
-            Ok(count) => *left_bytes -= count,
+            Ok(count) => *left_bytes = left_bytes.saturating_sub(count as u32),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.ready.readable = false,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return all.end(id, reason),

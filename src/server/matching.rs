@@ -146,7 +146,7 @@ impl Matching {
     /// A user lost its message connection before its session was accepted, or was refused.
     pub fn returned(&mut self, id: ConnId, refused: bool, spoken: bool, agenda: &mut Agenda) {
         let Some(user) = self.users.get_mut(id) else { return };
-        let served_by = user.served_by.take();
+        let served_by = user.first.map(|(link, _)| link);
         let deadline = user.since + agenda.limits.wait;
         if self.draining {
             return agenda.reset(id, CloseReason::Shutdown);
@@ -226,7 +226,6 @@ impl Matching {
         if first_sid == 0 {
             user.first = Some((link_id, sid));
         }
-        user.served_by = Some(link_id);
         let start = Start {
             sid,
             first_sid,
@@ -238,7 +237,7 @@ impl Matching {
         };
         let (least, most) = agenda.limits.accept;
         let accept_time = link.round_trip.times(3).clamp(least, most);
-        let offered = State::Offered { sent: agenda.now, dial_time: publication.dial_time };
+        let offered = State::Offered { sent: agenda.now, dial_ms: publication.dial_ms };
         self.pools.set(message, offered, Place::Back);
         self.pools.recent_peak(link_id, agenda.now, agenda.limits.retire);
         agenda.at(id, None);
@@ -291,12 +290,12 @@ impl Matching {
     pub fn session_event(&mut self, id: ConnId, event: SessionEvent, agenda: &mut Agenda) {
         let Some((link, state)) = self.pools.get(id) else { return };
         match (event, state) {
-            (SessionEvent::Accepted, State::Offered { sent, dial_time }) => {
+            (SessionEvent::Accepted, State::Offered { sent, dial_ms }) => {
                 let Some(link) = self.links.get_mut(link) else { return };
                 link.round_trip.measured(agenda.now.saturating_duration_since(sent));
                 let margin = link.round_trip.times(0).max(STARTED_MARGIN);
                 self.pools.set(id, State::Accepted, Place::Back);
-                agenda.after(id, dial_time + margin);
+                agenda.after(id, Duration::from_millis(dial_ms.into()) + margin);
             }
             (SessionEvent::Started, State::Accepted) => {
                 self.pools.set(id, State::Busy, Place::Back);

@@ -348,8 +348,8 @@ impl Server {
         if self.matching.services.published(link) >= limits.publications_per_client_max {
             return Err(Denial::Limit);
         }
-        let dial_time = publish.dial_time.min(limits.local_dial_max);
-        let published = self.matching.services.publish(link, publish.number, &publish.name, dial_time);
+        let dial_ms = publish.dial_time.min(limits.local_dial_max).as_millis() as u32;
+        let published = self.matching.services.publish(link, publish.number, &publish.name, dial_ms);
         let service = published.map_err(|error| match error {
             Unpublishable::UnknownService => Denial::UnknownService,
             Unpublishable::AlreadyPublished => Denial::AlreadyPublished,

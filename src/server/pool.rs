@@ -24,7 +24,7 @@ pub(super) enum State {
     Offered {
         sent: Instant,
         /// How long the client tries to connect to its local server.
-        dial_time: Duration,
+        dial_ms: u32,
     },
     /// The client connects to its local server.
     Accepted,
@@ -340,7 +340,7 @@ mod tests {
                     0 => State::Idle(now),
                     1 => State::Pinged(now),
                     2 => State::Suspect(now),
-                    3 => State::Offered { sent: now, dial_time: Duration::ZERO },
+                    3 => State::Offered { sent: now, dial_ms: 0 },
                     4 => State::Busy,
                     5 => State::Leaving,
                     6 => {

@@ -9,7 +9,6 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Bound;
-use std::time::Duration;
 
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::name::Name;
@@ -44,7 +43,7 @@ pub(super) struct Publication {
     /// The number that the client gave it.
     pub number: u32,
     /// How long the client tries to connect to its local server.
-    pub dial_time: Duration,
+    pub dial_ms: u32,
 }
 
 /// What a link publishes, and which users may have nobody else.
@@ -146,7 +145,7 @@ impl Services {
         link: LinkId,
         number: u32,
         name: &Name,
-        dial_time: Duration,
+        dial_ms: u32,
     ) -> Result<ServiceId, Unpublishable> {
         let id = *self.names.get(name).ok_or(Unpublishable::UnknownService)?;
         let (Some(service), Some(offers)) = (self.services.get_mut(id), self.offers.get_mut(link)) else {
@@ -155,7 +154,7 @@ impl Services {
         if offers.publications.contains_key(&id) || offers.numbers.contains_key(&number) {
             return Err(Unpublishable::AlreadyPublished);
         }
-        let publication = Publication { link, service: id, number, dial_time };
+        let publication = Publication { link, service: id, number, dial_ms };
         let Ok(publication) = self.publications.insert(publication) else {
             return Err(Unpublishable::UnknownService);
         };
@@ -411,7 +410,7 @@ fn forget(turns: &mut VecDeque<PublicationId>, others: &mut Vec<PublicationId>, 
 mod tests {
     use super::*;
 
-    const DIAL: Duration = Duration::from_secs(5);
+    const DIAL: u32 = 5_000;
 
     fn user(slot: u32) -> ConnId {
         ConnId::new(slot, 1).expect("it can be named")

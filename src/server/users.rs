@@ -16,19 +16,17 @@ pub(super) struct User {
     pub since: Instant,
     /// Its number in the logs of both sides.
     pub number: u64,
-    /// Where its session was first sent, and under which number.
+    /// The link that its session was sent to, and its first number there.
     pub first: Option<(LinkId, Sid)>,
     /// It may go to no other link than `first`: bytes of it were sent.
     pub tied: bool,
     pub refused: Option<Refused>,
-    /// Who serves it now.
-    pub served_by: Option<LinkId>,
 }
 
 impl User {
     pub fn new(service: ServiceId, peer: SocketAddr, asked: SocketAddr, since: Instant, number: u64) -> User {
         let (peer, asked) = (peer.into(), asked.into());
-        User { service, peer, asked, since, number, first: None, tied: false, refused: None, served_by: None }
+        User { service, peer, asked, since, number, first: None, tied: false, refused: None }
     }
 
     /// Where it comes from.

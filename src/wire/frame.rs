@@ -16,7 +16,7 @@ pub const HEAD_BYTES: usize = 9;
 pub const SMALL_FRAME_BYTES_MAX: usize = HEAD_BYTES + 8 + 4 + 2 + 2 * ADDRESS_BYTES + 8;
 
 /// Bytes of the longest frame that is taken and that is not `Data`: a later version's `Start` may be longer.
-pub const TAKEN_FRAME_BYTES_MAX: usize = 512;
+pub const RECEIVED_FRAME_BYTES_MAX: usize = 512;
 
 /// Bytes of an address on the wire: IP and port.
 const ADDRESS_BYTES: usize = MAPPED_IP_BYTES + 2;

@@ -12,6 +12,7 @@ use blake2::{Blake2s256, Digest};
 use snow::{Builder, HandshakeState, TransportState};
 
 use super::primitives::Primitives;
+use super::tags::TagKey;
 
 /// Bytes of the clear hello.
 pub const HELLO_BYTES: usize = 24;
@@ -21,7 +22,6 @@ pub const FIRST_FLIGHT_BYTES: usize = HELLO_BYTES + 32 + 8 + 16;
 pub const ANSWER_BYTES: usize = 32 + 16;
 
 const MAGIC: [u8; 4] = *b"SKYO";
-/// Version of the hello and the handshake: the only thing that must match.
 const VERSION: u8 = 2;
 
 /// 32 secret bytes: a key's secret or a pool key. Never printed.
@@ -49,8 +49,8 @@ impl fmt::Debug for Secret {
 /// What a hello names: a key, or a link.
 pub type KeyId = [u8; 16];
 
-/// The key id of a key on the control port: the first 16 bytes of BLAKE2s over its secret. It does not follow from the
-/// key's name, so it cannot be guessed.
+/// The key id of a key on the control port: the first 16 bytes of BLAKE2s over its secret. So neither names nor
+/// anything made from them travels in the clear, and both ends may call a key as they like.
 pub fn key_id(secret: &Secret) -> KeyId {
     let digest = Blake2s256::new().chain_update(b"skyorg key id\0").chain_update(secret.bytes()).finalize();
     let mut id = [0; 16];
@@ -92,7 +92,7 @@ impl Suite {
 pub enum Purpose {
     /// A control connection; the key id names a key.
     Control,
-    /// A message connection; the key id names a link.
+    /// A message connection; the key id is a link's.
     Message,
 }
 
@@ -125,10 +125,11 @@ impl fmt::Display for HandshakeError {
         match self {
             Self::NotSkyorg => f.write_str("not a skyorg hello"),
             Self::Version(found) => {
+                let older = if *found < VERSION { "there" } else { "here" };
                 write!(
                     f,
-                    "the other end speaks handshake version {found}, this one {VERSION}; install the same skyorg on \
-                     both sides"
+                    "the hello has handshake version {found}, this skyorg speaks {VERSION}; install a newer skyorg \
+                     {older}"
                 )
             }
             Self::Field => f.write_str("a hello with an unknown suite or purpose"),
@@ -187,8 +188,32 @@ impl ClearHello {
     }
 }
 
+/// A finished handshake: what the [`super::record::Channel`] behind it is made of.
+pub struct Proved {
+    pub(super) transport: TransportState,
+    /// The handshake's hash (Noise specification, section 11.2): no other connection has it.
+    hash: [u8; 32],
+    psk: Secret,
+}
+
+impl Proved {
+    fn new(state: HandshakeState, psk: Secret) -> Result<Proved, HandshakeError> {
+        let hash = state.get_handshake_hash().try_into().map_err(|_| HandshakeError::Unproved)?;
+        let transport = state.into_transport_mode().map_err(|_| HandshakeError::Unproved)?;
+        Ok(Proved { transport, hash, psk })
+    }
+
+    /// The key of the tags of a plain channel: only the two ends of this connection can make it.
+    pub(super) fn tag_key(&self) -> TagKey {
+        TagKey::derive(&self.psk, &self.hash)
+    }
+}
+
 /// The client's half of a handshake, waiting for the answer.
-pub struct Initiator(HandshakeState);
+pub struct Initiator {
+    state: HandshakeState,
+    psk: Secret,
+}
 
 impl Initiator {
     /// Begins a handshake: the first flight to send. `ticket` is 0 on the control port.
@@ -205,22 +230,23 @@ impl Initiator {
             state.write_message(&ticket.to_be_bytes(), &mut flight[HELLO_BYTES..])?;
             Ok(state)
         });
-        Ok((Initiator(state.map_err(|_| HandshakeError::Unproved)?), flight))
+        let state = state.map_err(|_| HandshakeError::Unproved)?;
+        Ok((Initiator { state, psk: psk.clone() }, flight))
     }
 
     /// Reads the answer; the server has then proved that it holds the psk, too.
-    pub fn finish(mut self, answer: &[u8; ANSWER_BYTES]) -> Result<TransportState, HandshakeError> {
+    pub fn finish(mut self, answer: &[u8; ANSWER_BYTES]) -> Result<Proved, HandshakeError> {
         let mut payload = [0; ANSWER_BYTES];
-        let read = self.0.read_message(answer, &mut payload);
-        match read.and_then(|_| self.0.into_transport_mode()) {
-            Ok(transport) => Ok(transport),
-            Err(_) => Err(HandshakeError::Unproved),
-        }
+        self.state.read_message(answer, &mut payload).map_err(|_| HandshakeError::Unproved)?;
+        Proved::new(self.state, self.psk)
     }
 }
 
 /// The server's half: a first flight that proved its secret, not yet answered.
-pub struct Responder(HandshakeState);
+pub struct Responder {
+    state: HandshakeState,
+    psk: Secret,
+}
 
 impl Responder {
     /// Verifies a first flight against the secret that its hello names; returns the ticket inside.
@@ -240,20 +266,17 @@ impl Responder {
             Ok((state, 8)) => {
                 let mut ticket = [0; 8];
                 ticket.copy_from_slice(&payload[..8]);
-                Ok((Responder(state), u64::from_be_bytes(ticket)))
+                Ok((Responder { state, psk: psk.clone() }, u64::from_be_bytes(ticket)))
             }
             _ => Err(HandshakeError::Unproved),
         }
     }
 
-    /// The answer to send, and the sealed channel behind it.
-    pub fn answer(mut self) -> Result<([u8; ANSWER_BYTES], TransportState), HandshakeError> {
+    /// The answer to send, and what the channel behind it is made of.
+    pub fn answer(mut self) -> Result<([u8; ANSWER_BYTES], Proved), HandshakeError> {
         let mut answer = [0; ANSWER_BYTES];
-        let written = self.0.write_message(&[], &mut answer);
-        match written.and_then(|_| self.0.into_transport_mode()) {
-            Ok(transport) => Ok((answer, transport)),
-            Err(_) => Err(HandshakeError::Unproved),
-        }
+        self.state.write_message(&[], &mut answer).map_err(|_| HandshakeError::Unproved)?;
+        Ok((answer, Proved::new(self.state, self.psk)?))
     }
 }
 
@@ -274,8 +297,10 @@ mod tests {
             assert_eq!(clear, hello(suite));
             let (responder, ticket) = Responder::verify(clear, &psk, &flight).expect("proved");
             assert_eq!(ticket, 42);
-            let (answer, mut server) = responder.answer().expect("answers");
-            let mut client = initiator.finish(&answer).expect("finishes");
+            let (answer, server) = responder.answer().expect("answers");
+            let client = initiator.finish(&answer).expect("finishes");
+            assert!(server.hash == client.hash && server.hash != [0; 32]);
+            let (mut server, mut client) = (server.transport, client.transport);
             let (mut sealed, mut clear) = ([0; 64], [0; 64]);
             let len = client.write_message(b"hello", &mut sealed).expect("seals");
             assert_eq!(server.read_message(&sealed[..len], &mut clear).expect("opens"), 5);
@@ -313,6 +338,28 @@ mod tests {
     fn another_secret_proves_nothing() {
         let (_, flight) = Initiator::begin(hello(Suite::AesGcm), &Secret::new([7; 32]), 1).expect("begins");
         assert!(Responder::verify(hello(Suite::AesGcm), &Secret::new([8; 32]), &flight).is_err());
+    }
+
+    #[test]
+    fn a_key_id_comes_from_the_secret_and_does_not_show_it() {
+        let ids = [[7; 32], [8; 32]].map(|bytes| key_id(&Secret::new(bytes)));
+        assert_ne!(ids[0], ids[1]);
+        assert_eq!(ids[0], key_id(&Secret::new([7; 32])));
+        assert_ne!(ids[0], [7; 16]);
+    }
+
+    #[test]
+    fn another_handshake_version_is_named_beside_ours() {
+        let mut bytes = hello(Suite::AesGcm).encode();
+        for (version, text) in [
+            (1, "the hello has handshake version 1, this skyorg speaks 2; install a newer skyorg there"),
+            (3, "the hello has handshake version 3, this skyorg speaks 2; install a newer skyorg here"),
+        ] {
+            bytes[4] = version;
+            let error = ClearHello::decode(&bytes).expect_err("another version");
+            assert_eq!(error, HandshakeError::Version(version));
+            assert_eq!(error.to_string(), text);
+        }
     }
 
     #[test]

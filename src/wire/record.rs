@@ -1,23 +1,30 @@
 //! Records: `length (4) body`, and the [`Channel`] that seals frames into them and opens them again.
 //!
 //! On a sealed channel the body is one Noise transport message (Noise specification, section 12) of at most
-//! [`SEALED_CLEAR_MAX`] bytes of plaintext. On a plain channel (`--plain`, message connections only) the body is
-//! the frame itself; a long `Data` frame is passed on in pieces as it arrives, so nothing is buffered by length.
+//! [`SEALED_CLEAR_MAX`] bytes of plaintext. Each direction gets a new key (section 11.3, the nonce going on) before its
+//! record number n × 2^20, counted from 0.
+//!
+//! On a plain channel (`--plain`, message connections only) the body is the frame itself, and behind every frame but
+//! `Data` its tag (see [`super::tags`]). A long `Data` frame is passed on in pieces as it arrives, so nothing is
+//! buffered by length.
 
 use std::fmt;
 
 use snow::TransportState;
 
 use super::frame::{
-    Frame, HEAD_BYTES, SMALL_FRAME_BYTES_MAX, Sid, TAKEN_FRAME_BYTES_MAX, decode_data_head, encode_data_head,
+    Frame, HEAD_BYTES, RECEIVED_FRAME_BYTES_MAX, SMALL_FRAME_BYTES_MAX, Sid, decode_data_head,
+    encode_data_head,
 };
+use super::handshake::Proved;
+use super::tags::{Progress, Sender, TAG_BYTES, TagKey, is_tag, tag};
 
 /// Bytes of a record's length.
 pub const LENGTH_BYTES: usize = 4;
 /// Bytes that precede the payload of a `Data` record: length and head.
 pub const HEADROOM: usize = LENGTH_BYTES + HEAD_BYTES;
-/// Bytes of an AEAD tag.
-const TAG_BYTES: usize = 16;
+/// Records under one key of a sealed direction.
+const REKEY_STEP: u64 = 1 << 20;
 /// Most plaintext in one sealed record: larger is slower and dearer.
 pub const SEALED_CLEAR_MAX: usize = 16 * 1024;
 /// Most payload in one sealed `Data` record.
@@ -29,7 +36,7 @@ pub const PLAIN_DATA_MAX: usize = PLAIN_BODY_MAX - HEAD_BYTES;
 /// Most bytes of one record that is not plain `Data`.
 pub const RECORD_BYTES_MAX: usize = LENGTH_BYTES + SEALED_CLEAR_MAX + TAG_BYTES;
 
-/// Bytes of a small frame's record at most, on either kind of channel.
+/// Bytes of a small frame's record at most, as this program sends it, on either kind of channel.
 pub const SMALL_RECORD_BYTES_MAX: usize = LENGTH_BYTES + SMALL_FRAME_BYTES_MAX + TAG_BYTES;
 
 /// Bytes that `payload` bytes of `Data` take on the wire at most, on either kind of channel.
@@ -42,14 +49,6 @@ pub const fn payload_fitting(room: usize) -> usize {
     let whole = SEALED_DATA_MAX + HEADROOM + TAG_BYTES;
     let rest = (room % whole).saturating_sub(HEADROOM + TAG_BYTES);
     room / whole * SEALED_DATA_MAX + rest
-}
-
-/// Length and head of a plain `Data` record with `payload` bytes (at most [`PLAIN_DATA_MAX`]) to follow.
-pub fn plain_data_header(sid: Sid, payload: usize) -> [u8; HEADROOM] {
-    let mut header = [0; HEADROOM];
-    header[..LENGTH_BYTES].copy_from_slice(&((payload + HEAD_BYTES) as u32).to_be_bytes());
-    header[LENGTH_BYTES..].copy_from_slice(&encode_data_head(sid));
-    header
 }
 
 /// A record whose length is out of bounds, whose seal does not open, or whose frame means nothing.
@@ -74,34 +73,69 @@ pub struct Opened<'a> {
 const NEED_MORE: Opened<'static> = Opened { consumed: 0, frame: None };
 
 /// Both directions of a proved connection.
-pub enum Channel {
+pub struct Channel(Kind);
+
+/// What is larger than a few bytes is boxed, so that a connection's slot stays small.
+enum Kind {
     /// Every record is sealed.
-    Sealed(Box<TransportState>),
-    /// Records travel as they are. `remaining` bytes of the `Data` frame of session `sid` are still to come.
+    Sealed(Box<Sealed>),
+    /// `Data` travels as it is, every other frame with a tag.
     Plain {
-        /// Session of the unfinished `Data` frame.
-        sid: Sid,
-        /// Its bytes that have not arrived.
+        /// What it counts.
+        counts: Box<Plain>,
+        /// Who this end is.
+        end: Sender,
+        /// Bytes of the unfinished `Data` frame that have not arrived.
         remaining: u32,
     },
 }
 
+/// The ciphers of a sealed channel.
+struct Sealed {
+    transport: TransportState,
+    /// A direction gets its next key when these bits of its nonce are 0.
+    rekey_mask: u64,
+}
+
+/// What a plain channel counts, and the key of its tags.
+struct Plain {
+    key: TagKey,
+    sent: Progress,
+    received: Progress,
+    /// Session of the unfinished `Data` frame.
+    sid: Sid,
+}
+
 impl Channel {
     /// The channel behind a finished handshake.
-    pub fn new(transport: TransportState, plain: bool) -> Channel {
-        if plain { Channel::Plain { sid: 0, remaining: 0 } } else { Channel::Sealed(Box::new(transport)) }
+    pub fn new(proved: Proved, plain: bool) -> Channel {
+        if !plain {
+            return Channel::sealed(proved, REKEY_STEP);
+        }
+        let end = if proved.transport.is_initiator() { Sender::Initiator } else { Sender::Responder };
+        let (sent, received) = (Progress::default(), Progress::default());
+        let counts = Plain { key: proved.tag_key(), sent, received, sid: 0 };
+        Channel(Kind::Plain { counts: Box::new(counts), end, remaining: 0 })
     }
 
-    /// Writes one record with `clear` as its plaintext to the front of `out`; returns its length. `clear` is at
-    /// most [`SEALED_CLEAR_MAX`] bytes and `out` at least [`LENGTH_BYTES`] and a tag longer.
+    /// `rekey_step` is a power of two.
+    fn sealed(proved: Proved, rekey_step: u64) -> Channel {
+        let rekey_mask = rekey_step - 1;
+        Channel(Kind::Sealed(Box::new(Sealed { transport: proved.transport, rekey_mask })))
+    }
+
+    /// Whether payload travels as it is.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.0, Kind::Plain { .. })
+    }
+
+    /// Writes one record with `clear` as its plaintext to the front of `out`; returns its length. `clear` is a frame
+    /// other than `Data` of at most [`SEALED_CLEAR_MAX`] bytes, and `out` at least [`LENGTH_BYTES`] and a tag longer.
     pub fn seal(&mut self, clear: &[u8], out: &mut [u8]) -> Result<usize, BadRecord> {
         let (length, body) = out.split_first_chunk_mut::<LENGTH_BYTES>().ok_or(BadRecord)?;
-        let body_bytes = match self {
-            Channel::Sealed(transport) => transport.write_message(clear, body).map_err(|_| BadRecord)?,
-            Channel::Plain { .. } => {
-                body.get_mut(..clear.len()).ok_or(BadRecord)?.copy_from_slice(clear);
-                clear.len()
-            }
+        let body_bytes = match &mut self.0 {
+            Kind::Sealed(sealed) => sealed.seal(clear, body)?,
+            Kind::Plain { counts, end, .. } => counts.seal(*end, clear, body)?,
         };
         *length = (body_bytes as u32).to_be_bytes();
         Ok(LENGTH_BYTES + body_bytes)
@@ -119,13 +153,11 @@ impl Channel {
         if buffer.len() <= HEADROOM {
             return Ok(&[]);
         }
-        let head = encode_data_head(sid);
-        if let Channel::Plain { .. } = self {
-            let body_bytes = (buffer.len() - LENGTH_BYTES) as u32;
-            buffer[..LENGTH_BYTES].copy_from_slice(&body_bytes.to_be_bytes());
-            buffer[LENGTH_BYTES..HEADROOM].copy_from_slice(&head);
+        if let Some(header) = self.plain_data_header(sid, buffer.len() - HEADROOM) {
+            buffer[..HEADROOM].copy_from_slice(&header);
             return Ok(buffer);
         }
+        let head = encode_data_head(sid);
         let mut written = 0;
         let mut from = HEADROOM;
         while from < buffer.len() {
@@ -138,18 +170,46 @@ impl Channel {
         Ok(&sealed[..written])
     }
 
+    /// Length and head of a plain `Data` record, whose `payload` bytes (from 1 to [`PLAIN_DATA_MAX`]) the caller sends
+    /// behind them; `None` on a sealed channel. Nothing else may be sealed in between.
+    pub fn plain_data_header(&mut self, sid: Sid, payload: usize) -> Option<[u8; HEADROOM]> {
+        let Kind::Plain { counts, .. } = &mut self.0 else { return None };
+        counts.sent.note_data(HEADROOM + payload);
+        let mut header = [0; HEADROOM];
+        header[..LENGTH_BYTES].copy_from_slice(&((payload + HEAD_BYTES) as u32).to_be_bytes());
+        header[LENGTH_BYTES..].copy_from_slice(&encode_data_head(sid));
+        Some(header)
+    }
+
+    /// Bytes of the plain `Data` record whose head was opened that have not arrived; 0 on a sealed channel.
+    pub fn plain_left(&self) -> usize {
+        match &self.0 {
+            Kind::Sealed(_) => 0,
+            Kind::Plain { remaining, .. } => *remaining as usize,
+        }
+    }
+
+    /// Notes that so many of [`Channel::plain_left`] were taken from the socket by other means than
+    /// [`Channel::open`].
+    pub fn take_plain(&mut self, count: usize) {
+        debug_assert!(count <= self.plain_left(), "no byte of the next record");
+        if let Kind::Plain { remaining, .. } = &mut self.0 {
+            *remaining = remaining.saturating_sub(count as u32);
+        }
+    }
+
     /// Opens the first frame of `input`. Plaintext goes to the front of `clear`, which is at least as long as
     /// `input` and is cut down to what is left of it, so that several frames can be held at once.
     pub fn open<'a>(&mut self, input: &'a [u8], clear: &mut &'a mut [u8]) -> Result<Opened<'a>, BadRecord> {
-        match self {
-            Channel::Sealed(_) => match self.open_sealed(input, clear)? {
+        match &mut self.0 {
+            Kind::Sealed(sealed) => match sealed.open(input, clear)? {
                 None => Ok(NEED_MORE),
                 Some((consumed, clear)) => {
                     let frame = Frame::decode(clear).map_err(|_| BadRecord)?;
                     Ok(Opened { consumed, frame: Some(frame) })
                 }
             },
-            Channel::Plain { sid, remaining } => open_plain(sid, remaining, input),
+            Kind::Plain { counts, end, remaining } => counts.open(*end, remaining, input),
         }
     }
 
@@ -159,7 +219,27 @@ impl Channel {
         input: &[u8],
         clear: &mut &'a mut [u8],
     ) -> Result<Option<(usize, &'a [u8])>, BadRecord> {
-        let Channel::Sealed(transport) = self else { return Err(BadRecord) };
+        match &mut self.0 {
+            Kind::Sealed(sealed) => sealed.open(input, clear),
+            Kind::Plain { .. } => Err(BadRecord),
+        }
+    }
+}
+
+impl Sealed {
+    fn seal(&mut self, clear: &[u8], body: &mut [u8]) -> Result<usize, BadRecord> {
+        let body_bytes = self.transport.write_message(clear, body).map_err(|_| BadRecord)?;
+        if self.transport.sending_nonce() & self.rekey_mask == 0 {
+            self.transport.rekey_outgoing();
+        }
+        Ok(body_bytes)
+    }
+
+    fn open<'a>(
+        &mut self,
+        input: &[u8],
+        clear: &mut &'a mut [u8],
+    ) -> Result<Option<(usize, &'a [u8])>, BadRecord> {
         let Some((length, rest)) = input.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let body_bytes = u32::from_be_bytes(*length) as usize;
         if body_bytes <= TAG_BYTES || body_bytes > SEALED_CLEAR_MAX + TAG_BYTES {
@@ -168,38 +248,74 @@ impl Channel {
         let Some(body) = rest.get(..body_bytes) else { return Ok(None) };
         let (out, rest) = std::mem::take(clear).split_at_mut_checked(body_bytes).ok_or(BadRecord)?;
         *clear = rest;
-        let clear_bytes = transport.read_message(body, out).map_err(|_| BadRecord)?;
+        let clear_bytes = self.transport.read_message(body, out).map_err(|_| BadRecord)?;
+        if self.transport.receiving_nonce() & self.rekey_mask == 0 {
+            self.transport.rekey_incoming();
+        }
         Ok(Some((LENGTH_BYTES + body_bytes, &out[..clear_bytes])))
     }
 }
 
-fn open_plain<'a>(sid: &mut Sid, remaining: &mut u32, input: &'a [u8]) -> Result<Opened<'a>, BadRecord> {
-    let mut consumed = 0;
-    if *remaining == 0 {
-        let Some((length, rest)) = input.split_first_chunk::<LENGTH_BYTES>() else { return Ok(NEED_MORE) };
-        let body_bytes = u32::from_be_bytes(*length) as usize;
-        if !(HEAD_BYTES..=PLAIN_BODY_MAX).contains(&body_bytes) {
-            return Err(BadRecord);
-        }
-        let Some(head) = rest.first_chunk::<HEAD_BYTES>() else { return Ok(NEED_MORE) };
-        let Some(data_sid) = decode_data_head(head) else {
-            if body_bytes > TAKEN_FRAME_BYTES_MAX {
+impl Plain {
+    fn seal(&mut self, end: Sender, frame: &[u8], body: &mut [u8]) -> Result<usize, BadRecord> {
+        let body_bytes = frame.len() + TAG_BYTES;
+        let body = body.get_mut(..body_bytes).ok_or(BadRecord)?;
+        body[..frame.len()].copy_from_slice(frame);
+        body[frame.len()..].copy_from_slice(&tag(&self.key, end, &self.sent, frame));
+        self.sent.note_tagged();
+        Ok(body_bytes)
+    }
+
+    fn open<'a>(
+        &mut self,
+        end: Sender,
+        remaining: &mut u32,
+        input: &'a [u8],
+    ) -> Result<Opened<'a>, BadRecord> {
+        let mut consumed = 0;
+        if *remaining == 0 {
+            let Some((length, rest)) = input.split_first_chunk::<LENGTH_BYTES>() else {
+                return Ok(NEED_MORE);
+            };
+            let body_bytes = u32::from_be_bytes(*length) as usize;
+            if !(HEAD_BYTES..=PLAIN_BODY_MAX).contains(&body_bytes) {
                 return Err(BadRecord);
             }
-            let Some(body) = rest.get(..body_bytes) else { return Ok(NEED_MORE) };
-            let frame = Frame::decode(body).map_err(|_| BadRecord)?;
-            return Ok(Opened { consumed: LENGTH_BYTES + body_bytes, frame: Some(frame) });
-        };
-        if data_sid == 0 || body_bytes == HEAD_BYTES {
+            let Some(head) = rest.first_chunk::<HEAD_BYTES>() else { return Ok(NEED_MORE) };
+            let Some(sid) = decode_data_head(head) else { return self.open_tagged(end, rest, body_bytes) };
+            if sid == 0 || body_bytes == HEAD_BYTES {
+                return Err(BadRecord);
+            }
+            self.received.note_data(LENGTH_BYTES + body_bytes);
+            (self.sid, *remaining) = (sid, (body_bytes - HEAD_BYTES) as u32);
+            consumed = HEADROOM;
+        }
+        let available = &input[consumed..input.len().min(consumed + *remaining as usize)];
+        *remaining -= available.len() as u32;
+        let frame = (!available.is_empty()).then_some(Frame::Data(self.sid, available));
+        Ok(Opened { consumed: consumed + available.len(), frame })
+    }
+
+    /// Opens a record other than `Data`, whose length has been read.
+    fn open_tagged<'a>(
+        &mut self,
+        end: Sender,
+        rest: &'a [u8],
+        body_bytes: usize,
+    ) -> Result<Opened<'a>, BadRecord> {
+        let frame_bytes = body_bytes.checked_sub(TAG_BYTES).ok_or(BadRecord)?;
+        if !(HEAD_BYTES..=RECEIVED_FRAME_BYTES_MAX).contains(&frame_bytes) {
             return Err(BadRecord);
         }
-        (*sid, *remaining) = (data_sid, (body_bytes - HEAD_BYTES) as u32);
-        consumed = HEADROOM;
+        let Some(body) = rest.get(..body_bytes) else { return Ok(NEED_MORE) };
+        let (frame, tag) = body.split_at(frame_bytes);
+        if !is_tag(&self.key, end.other(), &self.received, frame, tag) {
+            return Err(BadRecord);
+        }
+        self.received.note_tagged();
+        let frame = Frame::decode(frame).map_err(|_| BadRecord)?;
+        Ok(Opened { consumed: LENGTH_BYTES + body_bytes, frame: Some(frame) })
     }
-    let available = &input[consumed..input.len().min(consumed + *remaining as usize)];
-    *remaining -= available.len() as u32;
-    let frame = (!available.is_empty()).then_some(Frame::Data(*sid, available));
-    Ok(Opened { consumed: consumed + available.len(), frame })
 }
 
 #[cfg(test)]
@@ -214,17 +330,28 @@ mod tests {
     /// What one turn of the relay reads at most: a ring, less the headroom in front of it.
     const RELAYED_MAX: usize = 64 * 1024 - HEADROOM;
 
-    /// Both ends of a proved connection. Suites take turns, so that both are used.
-    fn pair(plain: bool) -> (Channel, Channel) {
+    /// Both ends of a finished handshake. Suites take turns, so that both are used.
+    fn proved() -> [Proved; 2] {
         static TURN: AtomicU8 = AtomicU8::new(0);
         let suite = [Suite::AesGcm, Suite::ChaChaPoly][usize::from(TURN.fetch_add(1, Ordering::Relaxed) % 2)];
-        let hello = ClearHello { suite, purpose: Purpose::Message, key_id: key_id(&Secret::new([7; 32])) };
         let psk = Secret::new([7; 32]);
+        let hello = ClearHello { suite, purpose: Purpose::Message, key_id: key_id(&psk) };
         let (initiator, flight) = Initiator::begin(hello, &psk, 1).expect("begins");
         let (responder, _) = Responder::verify(hello, &psk, &flight).expect("proved");
         let (answer, server) = responder.answer().expect("answers");
-        let client = initiator.finish(&answer).expect("finishes");
-        (Channel::new(client, plain), Channel::new(server, plain))
+        [initiator.finish(&answer).expect("finishes"), server]
+    }
+
+    /// Both ends of a proved connection.
+    fn pair(plain: bool) -> (Channel, Channel) {
+        let [client, server] = proved().map(|end| Channel::new(end, plain));
+        (client, server)
+    }
+
+    /// Both ends of a sealed connection that gets new keys as often.
+    fn rekeyed_pair(step: u64) -> (Channel, Channel) {
+        let [client, server] = proved().map(|end| Channel::sealed(end, step));
+        (client, server)
     }
 
     /// What was sent or has arrived. Where one `Data` ends and the next begins is no part of it.
@@ -316,23 +443,22 @@ mod tests {
         (0..len).map(|at| (at % 251) as u8).collect()
     }
 
+    fn start() -> Start {
+        let user = "[2001:db8::1]:443".parse().expect("an address");
+        let asked = "192.0.2.1:80".parse().expect("an address");
+        let publication = 1;
+        Start { sid: 7, first_sid: 3, publication, port_offset: 2, user, asked, number: 9 }
+    }
+
     /// A whole session, short enough to be cut everywhere.
     fn session() -> Vec<Said> {
-        let user = "[2001:db8::1]:443".parse().expect("an address");
         vec![
             Said::Small(Frame::Ping),
-            Said::Small(Frame::Start(Start {
-                sid: 7,
-                first_sid: 3,
-                publication: 1,
-                port_offset: 2,
-                user,
-                asked: user,
-                number: 9,
-            })),
+            Said::Small(Frame::Start(start())),
             Said::Data(7, b"hello".to_vec()),
             Said::Small(Frame::Accepted(7)),
             Said::Small(Frame::Started(7)),
+            Said::Small(Frame::Alive(7)),
             Said::Data(7, payload(40)),
             Said::Small(Frame::Fin(7)),
             Said::Small(Frame::Abort(7, AbortReason::Reset)),
@@ -597,17 +723,218 @@ mod tests {
         assert_eq!(pair(true).0.open(&announced(HEAD_BYTES + 5, 7), &mut &mut [][..]), Ok(opened));
     }
 
+    /// The record of a frame that this program does not send.
+    fn sealed_bytes(channel: &mut Channel, frame: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; LENGTH_BYTES + frame.len() + TAG_BYTES];
+        let len = channel.seal(frame, &mut out).expect("seals");
+        assert_eq!(len, out.len());
+        out
+    }
+
     #[test]
-    fn an_unknown_plain_kind_is_refused_and_a_long_one_at_its_head() {
+    fn an_unknown_plain_kind_is_refused_though_its_tag_is_good() {
         for kind in [0, 11, 127] {
-            let mut body = encode_data_head(7);
-            body[0] = kind;
-            let wire = [&(HEAD_BYTES as u32).to_be_bytes()[..], &body].concat();
-            assert!(refuses(&mut pair(true).0, &wire), "kind {kind}");
+            let (mut client, mut server) = pair(true);
+            let mut frame = encode_data_head(7);
+            frame[0] = kind;
+            assert!(refuses(&mut server, &sealed_bytes(&mut client, &frame)), "kind {kind}");
         }
-        let mut fin = [&(TAKEN_FRAME_BYTES_MAX as u32 + 1).to_be_bytes()[..], &encode_data_head(7)].concat();
-        fin[LENGTH_BYTES] = 5;
-        assert!(refuses(&mut pair(true).0, &fin), "only Data is longer than a small frame");
+    }
+
+    #[test]
+    fn what_a_newer_version_adds_is_skipped() {
+        for plain in [false, true] {
+            let (mut client, mut server) = pair(plain);
+            let mut newer = Frame::Start(start()).encode().to_vec();
+            let extension = RECEIVED_FRAME_BYTES_MAX - newer.len() - 4;
+            newer.extend([0xab, 0xcd]);
+            newer.extend((extension as u16).to_be_bytes());
+            newer.resize(RECEIVED_FRAME_BYTES_MAX, 1);
+            let unknown = [&[200], &encode_data_head(7)[1..], b"more"].concat();
+            for (frame, expected) in [(newer, Frame::Start(start())), (unknown, Frame::Skipped)] {
+                let record = sealed_bytes(&mut client, &frame);
+                let mut clear = vec![0; record.len()];
+                let opened = server.open(&record, &mut &mut clear[..]).map(|opened| opened.frame);
+                assert_eq!(opened, Ok(Some(expected)), "plain: {plain}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_plain_frame_that_is_too_short_for_a_tag_or_too_long_is_refused_at_its_head() {
+        let least = HEAD_BYTES + TAG_BYTES;
+        let most = RECEIVED_FRAME_BYTES_MAX + TAG_BYTES;
+        let announced = |length: usize| {
+            let mut fin = [&(length as u32).to_be_bytes()[..], &encode_data_head(7)].concat();
+            fin[LENGTH_BYTES] = 5;
+            fin
+        };
+        for length in [HEAD_BYTES, least - 1, most + 1] {
+            assert!(refuses(&mut pair(true).0, &announced(length)), "{length}");
+        }
+        for length in [least, most] {
+            assert!(opens_nothing(&mut pair(true).0, &announced(length)), "{length}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_tagged_frame_is_refused() {
+        let (mut client, mut server) = pair(true);
+        let record = sealed_small(&mut client, Frame::Fin(7));
+        for bit in LENGTH_BYTES * 8..record.len() * 8 {
+            let mut flipped = record.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            if decode_data_head(flipped[LENGTH_BYTES..].first_chunk().expect("a head")).is_some() {
+                // It has become `Data`, which has no tag: the next frame that has one tells.
+                let (mut client, mut server) = pair(true);
+                let _ = sealed_small(&mut client, Frame::Fin(7));
+                assert!(opens_all(&mut server, &flipped));
+                assert!(refuses(&mut server, &sealed_small(&mut client, Frame::Ping)), "bit {bit}");
+                continue;
+            }
+            assert!(refuses(&mut server, &flipped), "bit {bit}");
+        }
+        let opened = server.open(&record, &mut &mut [][..]).map(|opened| opened.frame);
+        assert_eq!(opened, Ok(Some(Frame::Fin(7))), "what was refused has not moved the channel");
+    }
+
+    #[test]
+    fn a_flipped_length_of_a_tagged_frame_is_refused_once_all_of_it_is_there() {
+        let record = sealed_small(&mut pair(true).0, Frame::Fin(7));
+        for bit in 0..LENGTH_BYTES * 8 {
+            let mut flipped = record.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            flipped.resize(RECEIVED_FRAME_BYTES_MAX + LENGTH_BYTES + TAG_BYTES, 0);
+            assert!(refuses(&mut pair(true).1, &flipped), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_tagged_frame_opens_once_in_its_order_and_at_the_other_end_only() {
+        let (mut client, mut server) = pair(true);
+        let first = sealed_small(&mut client, Frame::Accepted(7));
+        let second = sealed_small(&mut client, Frame::Started(7));
+        assert!(refuses(&mut server, &second), "one is missing before it");
+        assert!(refuses(&mut client, &first), "reflected to its sender");
+        assert!(refuses(&mut pair(true).1, &first), "of another connection");
+        let untagged = [&(HEAD_BYTES as u32).to_be_bytes()[..], &Frame::Accepted(7).encode()].concat();
+        assert!(refuses(&mut server, &untagged), "of somebody without the key");
+        assert!(server.open(&first, &mut &mut [][..]).is_ok());
+        assert!(refuses(&mut server, &first), "a duplicate");
+        assert!(server.open(&second, &mut &mut [][..]).is_ok());
+    }
+
+    /// Opens all of `wire`; true if every record was good.
+    fn opens_all(channel: &mut Channel, mut wire: &[u8]) -> bool {
+        while !wire.is_empty() {
+            match channel.open(wire, &mut &mut [][..]) {
+                Ok(opened) if opened.consumed > 0 => wire = &wire[opened.consumed..],
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    #[test]
+    fn a_data_record_forged_dropped_cut_or_lengthened_is_refused_with_the_next_tagged_frame() {
+        let wires = || {
+            let (mut client, server) = pair(true);
+            let data = [sealed_data(&mut client, 7, &payload(60)), sealed_data(&mut client, 7, b"world")];
+            (data, sealed_small(&mut client, Frame::Fin(7)), server)
+        };
+        let (forged, ..) = wires();
+        type Change<'a> = &'a dyn Fn([Vec<u8>; 2]) -> Vec<Vec<u8>>;
+        let changes: [(&str, Change); 8] = [
+            ("whole", &|[one, two]| vec![one, two]),
+            ("one is dropped", &|[one, _]| vec![one]),
+            ("all are dropped", &|_| vec![]),
+            ("one is doubled", &|[one, two]| vec![one.clone(), one, two]),
+            ("one is forged", &|[one, two]| vec![one, two, forged[1].clone()]),
+            ("one is a byte longer", &|[one, mut two]| {
+                two.push(0);
+                two[LENGTH_BYTES - 1] += 1;
+                vec![one, two]
+            }),
+            ("one is a byte shorter", &|[one, mut two]| {
+                two.pop();
+                two[LENGTH_BYTES - 1] -= 1;
+                vec![one, two]
+            }),
+            // As many bytes as before, but fewer of them payload.
+            ("one is two", &|[mut one, two]| {
+                one[LENGTH_BYTES - 1] = HEAD_BYTES as u8 + 30;
+                let second = [&[0, 0, 0, HEAD_BYTES as u8 + 17][..], &one[LENGTH_BYTES..HEADROOM]].concat();
+                one.splice(HEADROOM + 30..HEADROOM + 43, second);
+                vec![one, two]
+            }),
+        ];
+        for (case, change) in changes {
+            let (data, fin, mut server) = wires();
+            assert!(opens_all(&mut server, &change(data).concat()), "{case}: Data has no tag");
+            assert_eq!(opens_all(&mut server, &fin), case == "whole", "{case}");
+        }
+    }
+
+    #[test]
+    fn data_that_passes_by_the_channel_is_counted() {
+        let (mut client, mut server) = pair(true);
+        for round in 0..3 {
+            let header = client.plain_data_header(7, 100).expect("plain");
+            let before = Opened { consumed: HEADROOM, frame: None };
+            assert_eq!(server.open(&header, &mut &mut [][..]), Ok(before));
+            server.take_plain(60);
+            assert_eq!(server.plain_left(), 40, "{round}");
+            let rest = Opened { consumed: 40, frame: Some(Frame::Data(7, &[1; 40])) };
+            assert_eq!(server.open(&[1; 50], &mut &mut [][..]), Ok(rest));
+            let ping = sealed_small(&mut client, Frame::Ping);
+            assert!(opens_all(&mut server, &ping), "{round}");
+        }
+        assert_eq!(pair(false).0.plain_data_header(7, 100), None);
+    }
+
+    #[test]
+    fn each_direction_gets_its_own_new_keys_and_thousands_of_records_pass() {
+        let (mut client, mut server) = rekeyed_pair(8);
+        for number in 0..3_000u64 {
+            let mut clear = [0; SMALL_RECORD_BYTES_MAX];
+            let record = sealed_small(&mut client, Frame::Fin(number + 1));
+            let opened = server.open(&record, &mut &mut clear[..]).map(|opened| opened.frame);
+            assert_eq!(opened, Ok(Some(Frame::Fin(number + 1))));
+            // The other direction is slower.
+            if number % 3 == 0 {
+                let record = sealed_small(&mut server, Frame::Accepted(number + 1));
+                let opened = client.open(&record, &mut &mut clear[..]).map(|opened| opened.frame);
+                assert_eq!(opened, Ok(Some(Frame::Accepted(number + 1))));
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_the_old_key_does_not_open_after_the_step() {
+        for step in [1, 8] {
+            // The sender never changes its key; the receiver does.
+            let [client, server] = proved();
+            let mut client = Channel::sealed(client, 1 << 63);
+            let mut server = Channel::sealed(server, step);
+            for number in 0..step {
+                let record = sealed_small(&mut client, Frame::Ping);
+                let opened = server.open(&record, &mut &mut [0; 64][..]).map(|opened| opened.consumed);
+                assert_eq!(opened, Ok(record.len()), "{number} of {step}");
+            }
+            assert!(refuses(&mut server, &sealed_small(&mut client, Frame::Ping)), "{step}");
+        }
+    }
+
+    #[test]
+    fn the_key_changes_before_record_2_to_the_20() {
+        let (client, _) = pair(false);
+        let Kind::Sealed(sealed) = client.0 else { panic!("sealed") };
+        assert_eq!(sealed.rekey_mask, 0xf_ffff);
+    }
+
+    #[test]
+    fn a_plain_channel_is_small() {
+        assert!(size_of::<Channel>() <= 16 && size_of::<Plain>() <= 72, "{}", size_of::<Plain>());
     }
 
     #[test]
@@ -634,7 +961,7 @@ mod tests {
         for plain in [false, true] {
             let (mut client, _) = pair(plain);
             let clear = Frame::Fin(7).encode();
-            let needed = LENGTH_BYTES + clear.len() + if plain { 0 } else { TAG_BYTES };
+            let needed = LENGTH_BYTES + clear.len() + TAG_BYTES;
             for room in 0..needed {
                 assert_eq!(client.seal(&clear, &mut vec![0; room]), Err(BadRecord), "plain: {plain}, {room}");
             }

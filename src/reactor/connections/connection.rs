@@ -85,7 +85,7 @@ pub(in crate::reactor) enum Life {
     /// A stranger that failed: it is read and not answered until its deadline.
     Discarding {
         reason: CloseReason,
-        left_bytes: usize,
+        left_bytes: u32,
     },
     /// Nothing more is said: flush, shut down writing, read to the end, close.
     Leaving {

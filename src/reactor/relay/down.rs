@@ -11,7 +11,7 @@ use crate::reactor::connections::{Kind, Writing};
 use crate::reactor::world::network::Socket;
 use crate::session::Step;
 use crate::wire::frame::Frame;
-use crate::wire::record::{Channel, HEADROOM};
+use crate::wire::record::HEADROOM;
 
 /// What a frame asks of the relay, and what is answered.
 type Asked = (Step, Option<Frame<'static>>);
@@ -221,9 +221,8 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             return Spliced::Unavailable;
         };
         let Kind::Message(half) = &mut message.kind else { return Spliced::Unavailable };
-        let Channel::Plain { remaining, .. } = &mut half.channel else { return Spliced::Unavailable };
         let takes = matches!(&local.kind, Kind::Local(to) if to.writing == Writing::Open);
-        let left = *remaining as usize;
+        let left = half.channel.plain_left();
         let wanted = left >= SPARSE_BYTES && half.input.is_none() && half.session.delivers();
         if !wanted || !takes || !message.ready.readable || !local.is_flushed() {
             return Spliced::Unavailable;
@@ -238,8 +237,8 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                 return unspliced(self.relay.all, id, result);
             }
         };
-        *remaining -= held as u32;
-        half.expects_head = *remaining == 0;
+        half.channel.take_plain(held);
+        half.expects_head = left == held;
         self.budget = self.budget.saturating_sub(held);
         (piped.held, piped.header_left) = (held, 0);
         local.piped = Some(piped);

@@ -11,7 +11,6 @@ use crate::machine::CloseReason;
 use crate::reactor::connections::{Connections, Message};
 use crate::reactor::world::network::Socket;
 use crate::session::Stage;
-use crate::wire::record::Channel;
 
 /// Most bytes of one splice, and of one spliced record: what a pipe holds.
 pub(super) const SPLICE_BYTES_MAX: usize = 256 * 1024;
@@ -30,7 +29,7 @@ pub(super) enum Spliced {
 
 /// Whether a message connection's payload may go out as it is, and need not be kept for sending it again.
 pub(super) fn splices(message: &Message) -> bool {
-    matches!(message.channel, Channel::Plain { .. }) && message.session.stage() == Some(Stage::Started)
+    message.channel.is_plain() && message.session.stage() == Some(Stage::Started)
 }
 
 /// What to do when nothing was spliced out of a socket. At an urgent mark splice(2) says that there is nothing to

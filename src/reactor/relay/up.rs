@@ -11,7 +11,7 @@ use crate::reactor::buffers::stash;
 use crate::reactor::connections::Kind;
 use crate::reactor::world::network::Socket;
 use crate::session::Stage;
-use crate::wire::record::{HEADROOM, payload_fitting, plain_data_header};
+use crate::wire::record::{HEADROOM, payload_fitting};
 
 /// A read of this many bytes, in a session that has had [`BULK_SESSION_BYTES`], makes a flow bulk: it is spliced from
 /// then on.
@@ -139,7 +139,13 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
         other.carried_bytes = other.carried_bytes.saturating_add(held as u32);
         half.is_bulk = held >= SPARSE_BYTES;
         (piped.held, piped.header_left) = (held, HEADROOM);
-        piped.header = plain_data_header(other.session.sid(), held);
+        let Some(header) = other.channel.plain_data_header(other.session.sid(), held) else {
+            self.relay.buffers.pipes.give_back(piped);
+            let message = message.id;
+            self.relay.all.reset(message, CloseReason::BadRecord);
+            return Spliced::Stopped;
+        };
+        piped.header = header;
         message.piped = Some(piped);
         let message = message.id;
         if !self.relay.buffers.flush(self.relay.all, message) {
