@@ -199,6 +199,7 @@ fn the_top_level_holds_no_more_than_it_should() {
         "rustfmt.toml",
         "LICENSE",
         ".ci",
+        ".github",
         ".gitignore",
         ".git",
         "target",

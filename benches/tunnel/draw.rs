@@ -13,6 +13,10 @@ const SIZE: (u32, u32) = (900, 480);
 const BAR_HEIGHT: u32 = 26;
 const TITLE: (&str, u32) = ("sans-serif", 20);
 const LABEL: (&str, u32) = ("sans-serif", 14);
+/// Between the names at the ends of curves.
+const NAME_HEIGHT: i32 = 16;
+/// Dash and gap of curves that may lie upon each other; no gap is a solid line.
+const DASHES: [(i32, i32); 3] = [(1, 0), (14, 6), (3, 6)];
 /// Where the latency curves are sampled.
 const PERCENTILES: [f64; 12] = [1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99];
 /// Readable beside each other on white, and for most eyes.
@@ -43,9 +47,12 @@ pub fn all(results: &Results, folder: &Path) -> Result<(), Failure> {
     memory(results, folder)
 }
 
+fn place(results: &Results, contender: &str) -> usize {
+    results.contenders().iter().position(|&name| name == contender).unwrap_or(0)
+}
+
 fn colour(results: &Results, contender: &str) -> RGBColor {
-    let place = results.contenders().iter().position(|&name| name == contender).unwrap_or(0);
-    COLOURS[place % COLOURS.len()]
+    COLOURS[place(results, contender) % COLOURS.len()]
 }
 
 /// One picture per case: a panel per figure, a bar per contender, a line from the least to the most.
@@ -130,35 +137,61 @@ fn short_percent(percent: f64) -> String {
     format!("{percent:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Memory over sessions that are held.
+/// Memory over sessions that are held. The scale is logarithmic: the most may be a thousand times the least. Curves
+/// lie upon each other where two contenders need the same, so their dashes differ and each is named at its end.
 fn memory(results: &Results, folder: &Path) -> Result<(), Failure> {
     let curves = results.memory_curves();
     let points = curves.values().flatten();
-    let (sessions, kib) =
-        points.fold((0, 0.0), |most, &(sessions, kib)| (sessions.max(most.0), kib.max(most.1)));
+    let sessions = points.clone().map(|&(sessions, _)| sessions).max().unwrap_or(0);
     if sessions == 0 {
         return Ok(());
     }
+    let mib = |kib: f64| (kib / 1024.0).max(1e-3);
+    let least = points.clone().map(|&(_, kib)| mib(kib)).fold(f64::MAX, f64::min);
+    let most = points.map(|&(_, kib)| mib(kib)).fold(least * 10.0, f64::max);
     let path = folder.join("memory-over-sessions.svg");
     let root = SVGBackend::new(&path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .caption("memory of both processes over idle sessions", TITLE)
         .margin(12)
+        .margin_right(160)
         .x_label_area_size(40)
         .y_label_area_size(64)
-        .build_cartesian_2d(0..sessions, 0.0..kib / 1024.0)?;
-    chart.configure_mesh().x_desc("sessions").y_desc("MiB").draw()?;
-    for (contender, curve) in curves {
-        let line = colour(results, contender).stroke_width(2);
-        let points = curve.into_iter().map(|(sessions, kib)| (sessions, kib / 1024.0));
-        chart
-            .draw_series(LineSeries::new(points, line))?
-            .label(contender)
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], line));
+        .build_cartesian_2d(0..sessions, (least..most).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("sessions")
+        .y_desc("MiB, logarithmic")
+        .y_label_formatter(&|&value| short(value))
+        .draw()?;
+    let mut ends = Vec::new();
+    // Solid ones first, so that the gaps of the others show what lies below.
+    for (dashes, &(dash, gap)) in DASHES.iter().enumerate() {
+        for (contender, curve) in &curves {
+            // *direct* comes first and has no curve: the first solid one is skyorg's.
+            if (place(results, contender) + DASHES.len() - 1) % DASHES.len() != dashes {
+                continue;
+            }
+            let line = colour(results, contender).stroke_width(2);
+            let points: Vec<_> = curve.iter().map(|&(sessions, kib)| (sessions, mib(kib))).collect();
+            ends.extend(points.last().map(|end| (chart.backend_coord(end), *contender, line)));
+            if gap == 0 {
+                chart.draw_series(LineSeries::new(points, line))?;
+            } else {
+                chart.draw_series(DashedLineSeries::new(points, dash, gap, line))?;
+            }
+        }
     }
-    let position = SeriesLabelPosition::UpperLeft;
-    chart.configure_series_labels().position(position).background_style(WHITE.mix(0.8)).draw()?;
+    // From the top downwards, each name at its curve's end or below the name before.
+    ends.sort_by_key(|&((_, y), ..)| y);
+    let mut free = 0;
+    for ((x, y), contender, line) in ends {
+        let middle = y.max(free);
+        free = middle + NAME_HEIGHT;
+        root.draw(&PathElement::new(vec![(x, y), (x + 20, middle)], line))?;
+        root.draw(&Text::new(contender, (x + 26, middle - NAME_HEIGHT / 2), LABEL))?;
+    }
     root.present()?;
     Ok(())
 }
