@@ -1,5 +1,5 @@
-//! How long an interactive user waits, alone and beside four bulk users whose streams pour both ways; and what an
-//! answer in two small writes costs. Direct and through the tunnel, in turns, on the real program.
+//! How long an interactive user waits: alone, beside four bulk users that pour both ways, and for an answer in two
+//! small writes. It asks directly and through the tunnel, in turns, and the tunnel is the real program.
 
 #[path = "../tests/pair/mod.rs"]
 mod pair;
@@ -15,7 +15,7 @@ const BULK_USERS: usize = 4;
 /// Questions per round.
 const QUESTIONS: u64 = 500;
 const ROUNDS: usize = 6;
-/// Pause between two questions, as a person or a poller makes it.
+/// Pause between two questions, as people and pollers make it.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// How long each of the answers took.

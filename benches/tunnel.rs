@@ -6,8 +6,8 @@
 //!  users (this process) ──▶ contender's processes ──▶ its origin (a helper process of this program)
 //! ```
 //!
-//! Within a case the contenders take turns, round by round (A B C A B C …), so that whatever else the machine does
-//! meets all of them alike; figures of different runs are not compared.
+//! Within a case the contenders take turns, round by round (A B C A B C …), so that other work of the machine meets
+//! all of them alike. Figures of different runs are not compared.
 
 #[path = "tunnel/cases.rs"]
 mod cases;
@@ -15,6 +15,8 @@ mod cases;
 mod contenders;
 #[path = "tunnel/draw.rs"]
 mod draw;
+#[path = "tunnel/growth.rs"]
+mod growth;
 #[path = "tunnel/link.rs"]
 mod link;
 #[path = "tunnel/load.rs"]
@@ -37,7 +39,7 @@ use mio::net::TcpListener;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use cases::{CASES, Case, Kind, Setting};
-use contenders::{Contender, NAMES, Running, Surroundings};
+use contenders::{Contender, NAMES, Running, Size, Surroundings};
 use process::Folder;
 use results::Results;
 
@@ -56,7 +58,7 @@ struct Arguments {
     /// seconds of one round of a timed case [default: 3]
     #[argh(option, default = "3.0")]
     seconds: f64,
-    /// sessions that the case of memory holds [default: 8000]
+    /// most idle sessions in the cases of memory and growth [default: 8000]
     #[argh(option, default = "8000")]
     sessions: usize,
     /// seconds that memory may take to go back after they ended [default: 150]
@@ -115,7 +117,7 @@ fn run_link(to: &str, round_trip: &str) -> Result<(), Box<dyn Error>> {
     Ok(link::run(announced_listener()?, to.parse()?, round_trip)?)
 }
 
-/// A listener whose address was told to whoever started this helper.
+/// A new listener. Its address goes to the benchmark that started this helper.
 fn announced_listener() -> std::io::Result<TcpListener> {
     let listener = process::listen()?;
     println!("listening {}", listener.local_addr()?);
@@ -127,7 +129,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let folder = Folder::new(arguments.logs.as_deref())?;
     let contenders = contenders::find(&chosen(&arguments.contenders, &NAMES)?, arguments.before.as_deref())?;
     let names = chosen(&arguments.cases, &CASES.map(|case| case.name))?;
-    let around = Surroundings { folder: &folder, round_trip: None };
+    let around = Surroundings { folder: &folder, round_trip: None, size: Size::USUAL };
     let results = Results::default();
     for case in CASES.iter().filter(|case| names.contains(&case.name)) {
         eprintln!("{}", case.title);
@@ -169,32 +171,36 @@ fn run_case(
                     let rested = running.calm_down().map(|busy| {
                         if let Some(busy) = busy {
                             let (case, contender) = (case.name, contender.name);
-                            eprintln!("  {case:<12} {contender:<18} was busy {busy:.1?} behind its turn");
+                            eprintln!("  {case:<12} {contender:<18} was busy for {busy:.1?} after its turn");
                         }
                     });
                     survive(case, contender, rested);
                 }
             }
         }
-        Kind::AloneOnce(_) => {
+        Kind::AloneOnce(run) => {
             for contender in contenders.iter().filter(|contender| !contender.is_direct()) {
-                survive(case, contender, case.run_alone(&setting(contender), around));
+                let outcome = contender.start(around).and_then(|running| run(&setting(contender), &running));
+                survive(case, contender, outcome);
             }
         }
-        Kind::OverLink(_) => {
+        Kind::OverLink(run) => {
             let round_trip = Some(Duration::from_millis(arguments.round_trip));
             let around = Surroundings { round_trip, ..*around };
             for _ in 0..arguments.rounds {
                 for contender in contenders {
-                    survive(case, contender, case.run_alone(&setting(contender), &around));
+                    let outcome =
+                        contender.start(&around).and_then(|running| run(&setting(contender), &running));
+                    survive(case, contender, outcome);
                 }
             }
         }
+        Kind::Growth => growth::run(contenders, around, setting),
     }
     Ok(())
 }
 
-/// A contender that fails a round is told of, and has a figure less; the others go on.
+/// Says that a contender has failed a round. It has a figure less, and the others go on.
 fn survive(case: &Case, contender: &Contender, outcome: std::io::Result<()>) {
     if let Err(error) = outcome {
         eprintln!("  {:<12} {:<18} FAILED: {error}", case.name, contender.name);

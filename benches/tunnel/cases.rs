@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::contenders::{Contender, Running, Surroundings};
+use super::contenders::{Contender, Running};
 use super::load::{self, Bulk, Outcome, Plan};
 use super::process::Process;
 use super::results::{Note, Results};
@@ -11,25 +11,25 @@ use super::results::{Note, Results};
 /// Users at once in the case of requests.
 const REQUESTING: usize = 64;
 /// Users at once in the case of new connections.
-const CONNECTING: usize = 50;
+pub const CONNECTING: usize = 50;
 /// Users of the burst.
 const BURST: usize = 500;
 /// Users of a burst over the slow link, and lone users before it.
 const LINK_BURST: usize = 100;
 const LINK_LONE: usize = 20;
-/// After a lone user, so that the next one is alone as well and finds the pool filled.
+/// Pause after a lone user, so that the next one is alone as well and finds the pool filled.
 const LINK_PAUSE_ROUND_TRIPS: u32 = 5;
 const BETWEEN_BURSTS: Duration = Duration::from_secs(1);
 /// Points of the curve of memory over sessions.
 const MEMORY_STEPS: usize = 8;
-/// A process that has just started or has just been left needs a moment to be at rest.
+/// A process needs a moment to come to rest after its start, and after its users have left.
 const CALM: Duration = Duration::from_millis(500);
 
 /// One case.
 pub struct Case {
     /// Its name for `--cases` and in tables.
     pub name: &'static str,
-    /// What it is about, for pictures.
+    /// Its title in pictures.
     pub title: &'static str,
     /// How it is run.
     pub kind: Kind,
@@ -38,12 +38,14 @@ pub struct Case {
 /// How a case is run.
 #[derive(Clone, Copy)]
 pub enum Kind {
-    /// All contenders stand beside each other; only one is used at a time.
+    /// All contenders run at once, and one at a time is used.
     Beside(fn(&Setting, &Running) -> io::Result<()>),
     /// Each contender is started afresh and alone, in the first round only: memory and sizes do not vary.
     AloneOnce(fn(&Setting, &Running) -> io::Result<()>),
     /// Each contender is started afresh for each round, with the slow link between its halves.
     OverLink(fn(&Setting, &Running) -> io::Result<()>),
+    /// Each contender is started afresh for each point, see [`super::growth`].
+    Growth,
 }
 
 /// What a run needs to know.
@@ -52,20 +54,20 @@ pub struct Setting<'a> {
     pub results: &'a Results,
     /// Which case.
     pub case: &'static str,
-    /// Whose turn it is.
+    /// Which contender has its turn.
     pub contender: &'a Contender,
     /// How long a timed case takes.
     pub time: Duration,
-    /// Sessions held in the case of memory.
+    /// Most idle sessions, in the cases of memory and growth.
     pub sessions: usize,
-    /// How long memory may take to go back.
+    /// How long memory may take to go back to the system.
     pub settle: Duration,
     /// The slow link's round trip.
     pub round_trip: Duration,
 }
 
 /// All of them, in the order of the table.
-pub const CASES: [Case; 13] = [
+pub const CASES: [Case; 14] = [
     Case { name: "up-1", title: "bulk to the origin, 1 stream", kind: Kind::Beside(up_1) },
     Case { name: "up-8", title: "bulk to the origin, 8 streams", kind: Kind::Beside(up_8) },
     Case { name: "down-1", title: "bulk to the user, 1 stream", kind: Kind::Beside(down_1) },
@@ -83,21 +85,16 @@ pub const CASES: [Case; 13] = [
     Case { name: "rest", title: "at rest", kind: Kind::AloneOnce(rest) },
     Case { name: "size", title: "size of the executable", kind: Kind::AloneOnce(size) },
     Case { name: "link", title: "first byte over a slow link", kind: Kind::OverLink(link) },
+    Case {
+        name: "growth",
+        title: "CPU time beside many clients, services and idle sessions",
+        kind: Kind::Growth,
+    },
 ];
 
-impl Case {
-    /// Runs one round of one contender that is started for it alone.
-    pub fn run_alone(&self, setting: &Setting, around: &Surroundings) -> io::Result<()> {
-        match self.kind {
-            Kind::Beside(run) | Kind::AloneOnce(run) | Kind::OverLink(run) => {
-                run(setting, &setting.contender.start(around)?)
-            }
-        }
-    }
-}
-
 impl Setting<'_> {
-    fn note(&self, metric: &'static str, value: f64) {
+    /// Notes a figure of this contender in this case.
+    pub fn note(&self, metric: &'static str, value: f64) {
         let (case, contender) = (self.case, self.contender.name);
         self.results.note(Note { case, metric, contender, value });
     }
@@ -183,7 +180,7 @@ fn first_byte(setting: &Setting, running: &Running) -> io::Result<()> {
     Ok(())
 }
 
-/// Users who come all at once, ask once and leave.
+/// Users that come all at once, ask once and leave.
 fn at_once(running: &Running, users: usize) -> io::Result<Outcome> {
     let time = Duration::from_secs(10);
     load::run(&Plan { address: running.address, users, fresh: true, time, requests: users as u64 })
@@ -255,7 +252,7 @@ fn size(setting: &Setting, running: &Running) -> io::Result<()> {
 fn link(setting: &Setting, running: &Running) -> io::Result<()> {
     let round_trips = |seconds: f64| seconds / setting.round_trip.as_secs_f64();
     let pause = setting.round_trip * LINK_PAUSE_ROUND_TRIPS;
-    // The pool is on its way, and the request that showed that all is well has left a place in it.
+    // The pool is not filled yet, and the request that showed that the contender works has used one of it.
     std::thread::sleep(pause.max(CALM));
     let mut lone = load::latencies();
     let mut failures = 0;

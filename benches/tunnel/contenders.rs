@@ -1,5 +1,5 @@
-//! Who is compared, and how each is started: a way from a user's address to the origin, through processes that
-//! can be looked at.
+//! The contenders, and how each is started. A contender is a way from the address that users connect to, through
+//! processes that can be looked at, to the origin.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,14 +11,21 @@ use std::time::{Duration, Instant};
 use skyorg::config::keys;
 
 use super::load;
-use super::process::{Folder, Process, free_port, installed, loopback, output_of};
+use super::process::{CpuTime, Folder, Process, free_port, installed, loopback, output_of};
 
 /// How long a contender may take until a request goes through it.
 const READY: Duration = Duration::from_secs(15);
-/// How long it may be busy behind its turn, and how long it must have done nothing to be at rest.
+/// Pause between two requests that ask whether it is ready.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// A crowd of clients comes one by one: the server bounds the handshakes that run at once.
+const BETWEEN_CLIENTS: Duration = Duration::from_millis(5);
+const CLIENTS_READY: Duration = Duration::from_secs(120);
+/// A client's control connection, and one message connection.
+const CONNECTIONS_PER_CLIENT: usize = 2;
+/// How long it may be busy after its turn, and how long it must have done nothing to be at rest.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_millis(50);
-/// Who takes less than this part of a core does nothing.
+/// A contender that takes less than this part of a core is at rest.
 const REST_LOAD: f64 = 0.02;
 
 /// A program that can carry a user to the origin.
@@ -43,6 +50,8 @@ pub struct Running {
     pub processes: Vec<Process>,
     /// The origin and the slow link, which do not count as its own.
     around: Vec<Process>,
+    /// Descriptors of the product's server before the first connection.
+    server_alone: usize,
 }
 
 impl Running {
@@ -51,8 +60,30 @@ impl Running {
         self.processes.iter().map(of).sum()
     }
 
-    /// Waits until it is at rest, so that the next one has the machine to itself; says how long that took if it was
-    /// busy still.
+    /// How many connections the product's server has, those of users included.
+    pub fn connections(&self) -> io::Result<usize> {
+        let open = self.processes.first().map_or(Ok(0), Process::descriptors)?;
+        Ok(open.saturating_sub(self.server_alone))
+    }
+
+    /// CPU time of the users, which are this process, and of the origin.
+    pub fn ends_cpu_time(&self) -> io::Result<CpuTime> {
+        let users = CpuTime::of(std::process::id())?;
+        self.around.iter().map(Process::cpu_time).try_fold(users, |sum, time| Ok(sum + time?))
+    }
+
+    /// What the first process that has ended wrote last, if one has.
+    fn last_words(&mut self) -> io::Result<Option<String>> {
+        for process in &mut self.processes {
+            if let Some(words) = process.last_words()? {
+                return Ok(Some(words));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until it is at rest, so that the next one has the machine to itself. Returns how long it went on being
+    /// busy, if it did.
     pub fn calm_down(&self) -> io::Result<Option<Duration>> {
         let began = Instant::now();
         let cpu_seconds = || -> io::Result<f64> {
@@ -77,6 +108,26 @@ pub struct Surroundings<'a> {
     pub folder: &'a Folder,
     /// The round trip between the two halves, if they are not on one host.
     pub round_trip: Option<Duration>,
+    /// How many clients and services the product gets.
+    pub size: Size,
+}
+
+/// How large a tunnel is.
+#[derive(Clone, Copy)]
+pub struct Size {
+    /// Client processes that publish every service.
+    pub clients: usize,
+    /// Client processes that publish a service of their own, which has no users.
+    pub bystanders: usize,
+    /// Services. Users connect to the last one, which a walk over all of them would find last.
+    pub services: usize,
+    /// Idle message connections per client; `None` is the product's default.
+    pub pool: Option<usize>,
+}
+
+impl Size {
+    /// What every case but that of growth uses.
+    pub const USUAL: Size = Size { clients: 1, bystanders: 0, services: 1, pool: None };
 }
 
 /// Every name that `--contenders` knows, in the order of the table.
@@ -96,8 +147,8 @@ pub const NAMES: [&str; 13] = [
     "rathole-noise",
 ];
 
-/// The contenders of these names that are installed; says which are not. `before` is another build of the product, if
-/// there is one to be compared with.
+/// The contenders of these names that are installed; says which are not. `before` is another build of the product to be
+/// compared with.
 pub fn find(names: &[&'static str], before: Option<&Path>) -> io::Result<Vec<Contender>> {
     let mut tokio = None;
     let mut found = Vec::new();
@@ -145,7 +196,7 @@ fn build_tokio() -> io::Result<PathBuf> {
     let arguments = ["build", "--release", "--example", "tokio_tunnel", "--manifest-path", manifest];
     let mut build = Command::new(cargo);
     build.args(arguments);
-    // What cargo tells this benchmark of itself would have dependencies built again that look at it.
+    // Cargo sets these for the benchmark. Dependencies that look at them would be built again.
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_package(&name.to_string_lossy())) {
         build.env_remove(name);
     }
@@ -168,6 +219,11 @@ impl Contender {
         matches!(self.kind, Kind::Direct)
     }
 
+    /// Whether it is a build of the product.
+    pub fn is_product(&self) -> bool {
+        matches!(self.kind, Kind::Skyorg { threads: None, .. })
+    }
+
     /// Starts it, and waits until a request went through.
     pub fn start(&self, around: &Surroundings) -> io::Result<Running> {
         let mut origin = Process::helper(&["origin"], around.folder.file("origin.log"))?;
@@ -175,17 +231,23 @@ impl Contender {
         let mut running = match &self.kind {
             Kind::Direct => {
                 let (address, links) = link(around, to)?;
-                Ok(Running { address, processes: Vec::new(), around: links })
+                Ok(Running { address, processes: Vec::new(), around: links, server_alone: 0 })
             }
             Kind::Skyorg { program, plain, threads } => start_skyorg(around, to, program, *plain, *threads),
             Kind::Haproxy { program, splice } => start_haproxy(around, to, program, *splice),
             Kind::Rathole { program, noise } => start_rathole(around, to, program, *noise),
         }?;
         running.around.push(origin);
-        load::wait_until_ready(running.address, READY).map_err(|error| {
-            running.processes.clear();
-            io::Error::new(error.kind(), format!("{} does not work: {error}", self.name))
-        })?;
+        let deadline = Instant::now() + READY;
+        while let Err(error) = load::ask_once(running.address) {
+            if let Some(words) = running.last_words()? {
+                return Err(io::Error::other(format!("{} has ended: {words}", self.name)));
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::new(error.kind(), format!("{} does not work: {error}", self.name)));
+            }
+            thread::sleep(ASK_AGAIN);
+        }
         Ok(running)
     }
 }
@@ -216,24 +278,69 @@ fn start_skyorg(
     common.extend(threads.into_iter().flat_map(|threads| ["--threads", threads]));
 
     let (any, here) = ("0.0.0.0:0", "127.0.0.1:0");
+    let size = around.size;
+    let (pool, others, last) = (size.pool.map(|pool| pool.to_string()), 1..size.services, size.services - 1);
     let mut arguments =
         vec!["server", "--request", any, "--message", here, "--control", here, "--keys", &keys];
+    arguments.extend(pool.iter().flat_map(|pool| ["--pool", pool.as_str()]));
+    let place = |number| format!("s{number}={}", if number == last { any } else { here });
+    let services: Vec<String> = others.clone().map(place).collect();
+    arguments.extend(services.iter().flat_map(|service| ["--service", service.as_str()]));
+    let unused = format!("unused={here}");
+    arguments.extend((size.bystanders > 0).then_some(["--service", &unused]).into_iter().flatten());
     arguments.extend(&common);
     let mut server = Process::start(program, &arguments, folder.file("server.log"))?;
-    let address = server.address_after("users connect to ")?;
+    let name = if last == 0 { String::new() } else { format!("s{last}: ") };
+    let address = server.address_after(&format!("{name}users connect to "))?;
     let (message, mut links) = link(around, server.address_after("message connections: ")?)?;
     let (control, more) = link(around, server.address_after("control connections: ")?)?;
     links.extend(more);
 
     let (control, message, origin) = (control.to_string(), message.to_string(), origin.to_string());
-    let mut arguments = vec!["client", "--server", &control, "--message", &message];
-    arguments.extend(["--local", &origin, "--key", &keys]);
-    arguments.extend(&common);
-    let client = Process::start(program, &arguments, folder.file("client.log"))?;
-    Ok(Running { address, processes: vec![server, client], around: links })
+    let mut base = vec!["client", "--server", &control, "--message", &message, "--key", &keys];
+    base.extend(&common);
+    let services: Vec<String> = others.map(|number| format!("s{number}={origin}")).collect();
+    let mut serves = [&base[..], &["--local", &origin]].concat();
+    serves.extend(services.iter().flat_map(|service| ["--publish", service.as_str()]));
+    let unused = format!("unused={origin}");
+    let stands_by = [&base[..], &["--publish", &unused]].concat();
+
+    let server_alone = server.descriptors()?;
+    let mut running = Running { address, processes: vec![server], around: links, server_alone };
+    let clients = size.clients + size.bystanders;
+    for number in 0..clients {
+        let arguments = if number < size.clients { &serves } else { &stands_by };
+        running.processes.push(Process::start(program, arguments, folder.file("client.log"))?);
+        if clients > 1 {
+            thread::sleep(BETWEEN_CLIENTS);
+        }
+    }
+    if clients > 1 {
+        wait_for_clients(&mut running, CONNECTIONS_PER_CLIENT * clients)?;
+    }
+    Ok(running)
 }
 
-/// Two chained TCP hops: what a proxy in C does over the same way, on one thread each.
+/// Waits until the server has so many connections: each client has brought its control connection and a message
+/// connection.
+fn wait_for_clients(running: &mut Running, wanted: usize) -> io::Result<()> {
+    let deadline = Instant::now() + CLIENTS_READY;
+    loop {
+        let open = running.connections()?;
+        if open >= wanted {
+            return Ok(());
+        }
+        if let Some(words) = running.last_words()? {
+            return Err(io::Error::other(words));
+        }
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!("the server has {open} connections instead of {wanted}")));
+        }
+        thread::sleep(REST);
+    }
+}
+
+/// Two chained TCP hops, one thread each: a proxy in C on the same way.
 fn start_haproxy(
     around: &Surroundings,
     origin: SocketAddr,
@@ -259,7 +366,7 @@ fn start_haproxy(
     let (inner, second) = hop(origin)?;
     let (inner, links) = link(around, inner)?;
     let (address, first) = hop(inner)?;
-    Ok(Running { address, processes: vec![first, second], around: links })
+    Ok(Running { address, processes: vec![first, second], around: links, server_alone: 0 })
 }
 
 fn start_rathole(
@@ -298,5 +405,5 @@ fn start_rathole(
     );
     let config = folder.write("client.toml", &text)?.display().to_string();
     let client = Process::start(program, &["--client", &config], folder.file("rathole.log"))?;
-    Ok(Running { address, processes: vec![server, client], around: links })
+    Ok(Running { address, processes: vec![server, client], around: links, server_alone: 0 })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::cases::{CASES, Case};
+use super::cases::{CASES, Case, Kind};
 use super::results::{Results, short};
 
 const SIZE: (u32, u32) = (900, 480);
@@ -19,7 +19,7 @@ const NAME_HEIGHT: i32 = 16;
 const DASHES: [(i32, i32); 3] = [(1, 0), (14, 6), (3, 6)];
 /// Where the latency curves are sampled.
 const PERCENTILES: [f64; 12] = [1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99];
-/// Readable beside each other on white, and for most eyes.
+/// Colours that most people can tell apart on white.
 const COLOURS: [RGBColor; 11] = [
     RGBColor(90, 90, 90),
     RGBColor(0, 114, 178),
@@ -40,7 +40,8 @@ type Failure = Box<dyn Error>;
 /// Draws everything that the results hold into a folder.
 pub fn all(results: &Results, folder: &Path) -> Result<(), Failure> {
     fs::create_dir_all(folder)?;
-    for case in &CASES {
+    // Growth has a figure for each point: too many bars for a picture.
+    for case in CASES.iter().filter(|case| !matches!(case.kind, Kind::Growth)) {
         bars(results, case, folder)?;
         latencies(results, case, folder)?;
     }
@@ -73,7 +74,7 @@ fn bars(results: &Results, case: &Case, folder: &Path) -> Result<(), Failure> {
             .filter_map(|&name| Some((name, results.summary(case.name, metric, name)?)))
             .collect();
         let most = summaries.iter().map(|(_, summary)| summary.max).fold(0.0, f64::max);
-        // Everything zero is a good answer, too, and must not be divided by.
+        // All figures may be zero.
         let scale = 600.0 / if most > 0.0 { most } else { 1.0 };
         let text = |text: String, x: i32, y: i32| Text::new(text, (x, y), LABEL);
         area.draw(&text(metric.to_owned(), 12, 6))?;
@@ -92,7 +93,7 @@ fn bars(results: &Results, case: &Case, folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Latency at each percentile, both axes bent so that the rare and the slow can be seen.
+/// Latency at each percentile. Both axes are logarithmic, so that rare and slow requests can be seen.
 fn latencies(results: &Results, case: &Case, folder: &Path) -> Result<(), Failure> {
     let curves = results.latency_curves(case.name, &PERCENTILES);
     if curves.is_empty() {

@@ -1,6 +1,5 @@
-//! A slow link, in a process of its own: a relay that delivers every chunk half a round trip after it came, in
-//! order, and a new connection's first chunk one more round trip later, because that is what a TCP handshake
-//! costs on a real link.
+//! A slow link, in a process of its own. It is a relay that delivers every chunk in order, half a round trip after it
+//! came. A new connection's first chunk comes one more round trip later: on a real link the TCP handshake costs that.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -33,7 +32,7 @@ struct Direction {
 }
 
 struct Pair {
-    /// Who dialled the link, and whom the link dialled, which exists half a round trip later.
+    /// The connection that came in, and the one that the link dials for it half a round trip later.
     ends: [Option<TcpStream>; 2],
     dial_at: Instant,
     opens_at: Instant,
@@ -93,7 +92,8 @@ pub fn run(mut listener: TcpListener, to: SocketAddr, round_trip: Duration) -> i
     }
 }
 
-/// When which pair has something to do, and a timer for the first of them: epoll itself counts whole milliseconds.
+/// The times at which pairs have something to do, and a timer for the first of them. The wait of epoll itself counts
+/// whole milliseconds.
 struct Alarm {
     due: BinaryHeap<Reverse<(Instant, usize)>>,
     timer: OwnedFd,
@@ -138,7 +138,7 @@ impl Pair {
         }
     }
 
-    /// Takes what has come; returns when it is to be delivered.
+    /// Reads what has come; returns when it is to be delivered.
     fn take_in(
         &mut self,
         from: usize,
@@ -150,7 +150,7 @@ impl Pair {
             return Ok(None);
         };
         let mut due = None;
-        // Whoever dialled cannot speak before the handshake is over.
+        // The end that dialled cannot speak before its handshake is over.
         let sent_at = if from == 0 { now.max(self.opens_at) } else { now };
         while direction.readable && !direction.ended && direction.chunks.len() < CHUNKS_MAX {
             match stream.read(buffer) {

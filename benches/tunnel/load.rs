@@ -1,9 +1,8 @@
-//! The users: one thread, mio, and as little work per request as a user can have, so that the load generator is
-//! never what is measured.
+//! The users: one thread, on mio, with as little work per request as possible, so that the load generator is never what
+//! is measured.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as BlockingStream};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -21,27 +20,27 @@ const HELD_AT_ONCE: usize = 100;
 /// Largest latency that a histogram holds, in nanoseconds.
 const LATENCY_MAX_NS: u64 = 60_000_000_000;
 
-/// Addresses of loopback to which users connect in turn. Between two addresses there are some 28,000 ports, each of
-/// which stays taken for a second or more when its connection has ended (TIME_WAIT).
+/// Addresses of loopback to which users connect in turn. Between two addresses there are some 28,000 ports. Each stays
+/// taken for a second or more after its connection has ended (TIME_WAIT).
 const ADDRESSES: u64 = 16;
 
 const REQUEST: [u8; REQUEST_BYTES] = [ECHO; REQUEST_BYTES];
 
-/// Users who each send a request, wait for the answer and send the next.
+/// Users that each send a request, wait for the answer and send the next.
 pub struct Plan {
     /// Where they connect: at this port, at this address and those that follow.
     pub address: SocketAddr,
     /// How many at once.
     pub users: usize,
-    /// Whether every request has a connection of its own, whose making counts as part of it.
+    /// Whether every request has a connection of its own. The time to connect is then part of the request's.
     pub fresh: bool,
-    /// No request begins after this time.
+    /// No request begins later than this.
     pub time: Duration,
     /// No more requests than this.
     pub requests: u64,
 }
 
-/// What they met.
+/// What the users of a plan have met.
 pub struct Outcome {
     /// Latencies in nanoseconds.
     pub latencies: Histogram<u64>,
@@ -240,19 +239,8 @@ pub fn hold(address: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
     Ok(open)
 }
 
-/// Asks until an answer comes.
-pub fn wait_until_ready(address: SocketAddr, time: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + time;
-    loop {
-        let Err(error) = ask_once(address) else { return Ok(()) };
-        if Instant::now() > deadline {
-            return Err(error);
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn ask_once(address: SocketAddr) -> io::Result<()> {
+/// Asks once on a connection of its own; fails if no answer comes.
+pub fn ask_once(address: SocketAddr) -> io::Result<()> {
     let mut stream = BlockingStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&REQUEST)?;

@@ -1,5 +1,5 @@
-//! The local server behind a contender, in a process of its own. Each contender has another: it is there that the
-//! ports of ended connections stay taken for a while (TIME_WAIT), and nobody shall meet those of somebody else.
+//! The local server behind a contender, in a process of its own. Each contender has its own origin: the ports of ended
+//! connections stay taken there for a while (TIME_WAIT), and no contender must find those of another one taken.
 //!
 //! The first byte of a connection says what it is for: [`ECHO`] sends everything back, [`SINK`] reads to the end
 //! and answers with the count of bytes, [`SOURCE`] pours until it is closed.
@@ -10,18 +10,19 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-/// Everything comes back.
+/// All bytes are sent back.
 pub const ECHO: u8 = b'E';
 /// The count of bytes comes back, after the end.
 pub const SINK: u8 = b'U';
 /// Bytes come without end.
 pub const SOURCE: u8 = b'D';
 
-/// Bytes moved by one system call; not a multiple of a page. The kernel puts what is sent behind what was sent before: by
-/// whole pages, every copy would lie to its source as the one before did, and where that is 1 to 16 bytes behind it
-/// within a page, copies are many times slower on some EPYC (see [`skyorg::base::buffer`]). Like this such places come and go.
+/// Bytes moved by one system call; not a multiple of a page. The kernel appends what is sent to what was sent before.
+/// With whole pages, every copy would lie to its source as the copy before it did. A copy whose target is 1 to 31 bytes
+/// behind its source within a page is many times slower on some EPYC (see [`skyorg::base::buffer`]). With this size such
+/// places come and go.
 pub const CHUNK_BYTES: usize = 256 * 1024 + 1_037;
-/// Chunks that one connection moves before others get their turn.
+/// Chunks that one connection moves before the next one has its turn.
 const TURN_CHUNKS: usize = 4;
 const LISTENER: Token = Token(usize::MAX);
 

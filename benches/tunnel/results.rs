@@ -1,4 +1,4 @@
-//! The figures, and what is made of them: a table of medians, and JSON.
+//! The figures, a table of their medians, and all of them as JSON.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ pub struct Note {
     pub case: &'static str,
     /// Which of its figures, with the unit.
     pub metric: &'static str,
-    /// Whose.
+    /// Which contender.
     pub contender: &'static str,
     /// How much.
     pub value: f64,
@@ -30,12 +30,13 @@ pub struct Results {
     notes: RefCell<Vec<Note>>,
     latencies: RefCell<BTreeMap<Subject, Histogram<u64>>>,
     memory: RefCell<BTreeMap<&'static str, Vec<(usize, f64)>>>,
+    remarks: RefCell<Vec<String>>,
 }
 
 /// A case and a contender.
 type Subject = (&'static str, &'static str);
 
-/// What the rounds of one contender come to.
+/// A figure of one contender over all rounds.
 #[derive(Clone, Copy)]
 pub struct Summary {
     /// The middle round, or the mean of the middle two.
@@ -47,11 +48,17 @@ pub struct Summary {
 }
 
 impl Results {
-    /// Notes a figure, and shows it at once to whoever is waiting.
+    /// Notes a figure, and shows it at once.
     pub fn note(&self, note: Note) {
         let Note { case, metric, contender, value } = note;
-        eprintln!("  {case:<12} {contender:<18} {metric:<24} {}", short(value));
+        eprintln!("  {case:<12} {contender:<18} {metric:<40} {}", short(value));
         self.notes.borrow_mut().push(note);
+    }
+
+    /// Keeps what stands below the table, such as why a figure is missing, and shows it at once.
+    pub fn remark(&self, text: String) {
+        eprintln!("  {text}");
+        self.remarks.borrow_mut().push(text);
     }
 
     /// Adds a round's latencies to the curve of a case.
@@ -105,7 +112,7 @@ impl Results {
         notes.iter().filter(wanted).map(|note| note.value).collect()
     }
 
-    /// What the rounds come to; `None` if there are none.
+    /// A figure of one contender over all rounds; `None` if no round has it.
     pub fn summary(&self, case: &str, metric: &str, contender: &str) -> Option<Summary> {
         let mut values = self.values(case, metric, contender);
         values.sort_by(f64::total_cmp);
@@ -114,7 +121,7 @@ impl Results {
         Some(Summary { median, min, max })
     }
 
-    /// The table: median, least to most, and the ratio to the direct way in the same run.
+    /// The table: median, least to most, and the ratio to the direct way in the same run. Remarks stand below it.
     pub fn table(&self, cases: &[&'static str]) -> String {
         let mut text = String::new();
         text.push_str("| case | figure | contender | median | min–max | of direct |\n");
@@ -135,6 +142,9 @@ impl Results {
                     );
                 }
             }
+        }
+        for remark in self.remarks.borrow().iter() {
+            let _ = writeln!(text, "\n{remark}");
         }
         text
     }
