@@ -142,6 +142,69 @@ fn imports_point_downwards() {
 }
 
 #[test]
+fn machines_and_reactor_say_facts_and_write_no_line() {
+    let told = files("src", ".rs")
+        .into_iter()
+        .filter(|path| !path.to_string_lossy().contains("/src/app/") && !path.ends_with("config/keys.rs"));
+    let told: Vec<PathBuf> = told.collect();
+    let words = ["log::", "info!(", "warn!(", "error!(", "debug!(", "println!("];
+    let found = lines_with(&told, |line| {
+        !is_comment(line) && !line.contains("use log::Level;") && words.iter().any(|word| line.contains(word))
+    });
+    expect_none("say a Fact; src/app writes the line", found);
+}
+
+#[test]
+fn random_bytes_are_handed_in() {
+    let found = lines_with(&files("src", ".rs"), |line| !is_comment(line) && line.contains("getrandom::"));
+    let allowed = ["world/mio_network.rs", "app/run.rs", "config/keys.rs"];
+    let found = found.into_iter().filter(|place| !allowed.iter().any(|name| place.contains(name)));
+    expect_none("take random bytes as an argument", found.collect());
+}
+
+#[test]
+fn everything_is_named_that_is_imported() {
+    let found = lines_with(&files("src", ".rs"), |line| !is_comment(line) && line.contains("use super::*"));
+    expect_none("import names; `use super::*` is for tests", found);
+}
+
+/// The names after a keyword at the beginning of a line.
+fn names_after(text: &str, keywords: &[&str]) -> Vec<String> {
+    let mut names = Vec::new();
+    for line in text.lines().filter(|line| !line.starts_with(' ')) {
+        let line = ["pub(super) ", "pub(crate) ", "pub(in crate::reactor) ", "pub "]
+            .iter()
+            .fold(line, |line, prefix| line.strip_prefix(prefix).unwrap_or(line));
+        for keyword in keywords {
+            if let Some(rest) = line.strip_prefix(keyword) {
+                let name = rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next();
+                names.extend(name.map(str::to_owned));
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn a_file_is_a_thing_and_not_a_chapter_of_another_files_type() {
+    let chapters = files("src", ".rs").into_iter().filter(|path| {
+        let text = code(path);
+        let own = names_after(&text, &["struct ", "enum ", "trait ", "fn ", "const ", "static ", "mod "]);
+        let foreign = text.lines().any(|line| line.starts_with("impl"));
+        foreign && own.is_empty()
+    });
+    expect_none("give the file a type of its own", chapters.map(|path| path.display().to_string()).collect());
+}
+
+#[test]
+fn no_shift_needs_64_bits_of_usize() {
+    let found = lines_with(&files("src", ".rs"), |line| {
+        !is_comment(line) && line.contains("as usize") && line.contains("<< 32")
+    });
+    expect_none("an index has 32 bits on some machines", found);
+}
+
+#[test]
 fn words_are_those_of_the_design() {
     let found = lines_with(&files("src", ".rs"), |line| {
         !line.contains("fn get_mut") && FORBIDDEN_WORDS.iter().any(|word| line.contains(word))

@@ -2,4 +2,5 @@
 
 pub mod cli;
 pub mod demo;
+mod report;
 pub mod run;

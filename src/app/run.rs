@@ -10,6 +10,7 @@ use std::time::Instant;
 use log::{info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::report::Report;
 use crate::base::address::{Listen, any_addresses};
 use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
@@ -169,10 +170,12 @@ impl Client {
 }
 
 fn run<M: Machine>(mut reactor: Reactor<M, MioNetwork>) -> io::Result<()> {
+    let mut report = Report::default();
     let result = loop {
         let turned = reactor.turn();
+        let now = reactor.now();
         for fact in reactor.facts() {
-            log::log!(fact.level(), "{fact}");
+            report.take(&fact, now);
         }
         match turned {
             Ok(true) => {}

@@ -99,6 +99,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         Ok(!self.sockets.exit)
     }
 
+    /// The time of the last turn.
+    pub fn now(&self) -> Instant {
+        self.sockets.all.now
+    }
+
     /// What has happened since the last call, for people.
     pub fn facts(&mut self) -> impl Iterator<Item = Fact> {
         self.sockets.facts.drain(..)
