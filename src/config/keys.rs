@@ -249,8 +249,8 @@ fn read_file(path: &Path) -> Result<Vec<Key>, KeyError> {
     parse(&text, &Origin::File(path.to_owned()))
 }
 
-/// Reads lines; there is at least one key if it succeeds.
-fn parse(text: &[u8], origin: &Origin) -> Result<Vec<Key>, KeyError> {
+/// Reads lines; there is at least one key if it succeeds. `origin` is named in errors.
+pub fn parse(text: &[u8], origin: &Origin) -> Result<Vec<Key>, KeyError> {
     let mut keys = Vec::new();
     let mut names = std::collections::HashSet::new();
     let mut ids = std::collections::HashSet::new();
