@@ -162,7 +162,7 @@ struct Load {
 }
 
 impl Load {
-    /// A user who has just connected and spoken. Users come from many addresses, so that no port is used again
+    /// A user that has just connected and spoken. Users come from many addresses, so that no port is used again
     /// while the kernel still remembers it.
     fn come(&mut self) -> (TcpStream, Ending) {
         self.users += 1;

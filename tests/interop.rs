@@ -195,7 +195,7 @@ impl Tunnel {
         (user, self.arrival())
     }
 
-    /// One short session, from a user who may find that there is no client yet.
+    /// One short session, from a user that may find that there is no client yet.
     fn echo(&self) -> io::Result<()> {
         let mut user = self.user();
         let mut local = self.arrivals.recv_timeout(Duration::from_secs(1)).map_err(io::Error::other)?;

@@ -60,7 +60,7 @@ fn a_thousand_users_in_a_row_open_no_message_connection_after_the_first_pool() {
     }
 }
 
-/// A user who comes, is answered, and is gone when this returns.
+/// A user that comes, is answered, and is gone when this returns.
 fn visit(tunnel: &Tunnel, text: &[u8]) {
     let mut user = tunnel.user();
     converse(&mut user, text);
@@ -92,7 +92,7 @@ fn a_burst_that_comes_again_finds_its_connections_waiting() {
     assert_eq!(last - first, 501);
 }
 
-/// The number of a user who comes now.
+/// The number of a user that comes now.
 fn newest_connection(tunnel: &Tunnel) -> u64 {
     let before = tunnel.server.lines().iter().filter(|line| line.contains(" 3 bytes in")).count();
     converse(&mut tunnel.user(), b"num");
@@ -120,7 +120,7 @@ fn a_pool_that_was_black_holed_loses_no_user_and_none_waits_two_seconds() {
     }
 }
 
-/// Users who come at once, each with a request: how long each waited for what.
+/// Users that come at once, each with a request: how long each waited for what.
 fn ask_at_once(tunnel: &Tunnel, ids: std::ops::Range<u64>) -> Vec<(u64, Duration, std::io::Result<()>)> {
     let users: Vec<(u64, TcpStream)> = ids.map(|id| (id, tunnel.user())).collect();
     let since = Instant::now();
@@ -241,7 +241,7 @@ fn a_lost_heartbeat_makes_the_client_abort_and_dial_anew() {
     serves_again(&tunnel);
 }
 
-/// Waits until a user is served; users who come too early may be reset.
+/// Waits until a user is served; users that come too early may be reset.
 fn serves_again(tunnel: &Tunnel) {
     let deadline = Instant::now() + PATIENCE;
     while try_converse(&mut tunnel.user(), b"again").is_err() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Ending, MODES, Mode, Setup, converse, echo_server, measure, read_out, serve, try_converse};
 
 const USERS: usize = 200;
-/// Users who fit beside the pool, strangers, listeners and a reserve, with some room for other divisions.
+/// Users that fit beside the pool, strangers, listeners and a reserve, with some room for other divisions.
 const FIT: usize = 20;
 
 /// How many of these users have been answered by now.

@@ -19,7 +19,7 @@ const MIB: usize = 1024 * KIB;
 
 /// Sessions that have spoken once and are idle.
 const IDLE_SESSIONS: usize = 2_000;
-/// Users who do not read.
+/// Users that do not read.
 const STALLED_USERS: usize = 100;
 /// Nothing has moved for this long: it stands.
 const STANDSTILL: Duration = Duration::from_millis(500);
@@ -52,7 +52,7 @@ fn start_echo(listener: TcpListener) -> Receiver<Arc<TcpStream>> {
     sessions
 }
 
-/// A user who has spoken once and was answered. On a machine that is starved a session may be accepted too late,
+/// A user that has spoken once and was answered. On a machine that is starved a session may be accepted too late,
 /// and the user is reset: then he comes again.
 fn speak(request: SocketAddr) -> TcpStream {
     for _ in 0..10 {

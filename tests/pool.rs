@@ -184,7 +184,7 @@ fn what_a_crowd_left_is_retired_from_the_top() {
         story.user();
         story.settle();
     }
-    assert_eq!(story.started.len(), CROWD, "users who were served");
+    assert_eq!(story.started.len(), CROWD, "users that were served");
     while let Some((message, user)) = story.started.pop_front() {
         let (reason, traffic) = (CloseReason::Finished, Traffic::default());
         story.tell(Input::Closed { id: user, reason, traffic });

@@ -47,7 +47,7 @@ fn pipes(process: &Process) -> usize {
     ends.windows(2).filter(|two| two[0] == two[1]).count()
 }
 
-/// A user who has asked for a pattern, and reads it piece by piece.
+/// A user that has asked for a pattern, and reads it piece by piece.
 struct Reader {
     stream: TcpStream,
     pattern: Pattern,

@@ -4,7 +4,7 @@
 //! ```text
 //!  accept loops ─┐            ┌─▶ control task   (a control connection, or a stranger)
 //!  names        ─┼─▶  hub  ───┼─▶ relay task     (a message connection, and the local side of its session)
-//!  every task   ─┘  (machine) └─▶ users who wait stay here
+//!  every task   ─┘  (machine) └─▶ users that wait stay here
 //! ```
 
 use std::collections::{HashMap, VecDeque};
@@ -51,7 +51,7 @@ pub enum Event {
     Accepted(Door, TcpStream, SocketAddr),
     /// Something that the machine wants to know as it is.
     Input(Input),
-    /// A user who lost his message connection before his session was accepted, or was refused.
+    /// A user that lost his message connection before his session was accepted, or was refused.
     Returned(Box<Local>, bool),
 }
 
@@ -105,7 +105,7 @@ impl Shared {
 /// Who has a connection.
 enum Owner {
     Task(UnboundedSender<Command>),
-    /// A user who waits.
+    /// A user that waits.
     Hub(Box<Local>),
     /// The local side of a session, with the relay of its message connection.
     Relay,

@@ -55,7 +55,7 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// A user who asks, and waits for the answer.
+/// A user that asks, and waits for the answer.
 pub struct Interactive(TcpStream);
 
 impl Interactive {

@@ -141,7 +141,7 @@ impl Shadow {
                 assert_eq!(source.sent, received, "{side:?} {number} saw an end before all that {from} sent");
             }
             (Ended::Whole, None) => {
-                // A user who says nothing but FIN may be offered to a second local server, or late to the first:
+                // A user that says nothing but FIN may be offered to a second local server, or late to the first:
                 // there is no byte of his that could reach anyone twice.
                 let mut others = self.parties(side.other()).iter();
                 let made = others.any(|it| it.service == service && it.finished && it.sent == 0);

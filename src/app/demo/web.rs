@@ -36,7 +36,7 @@ fn accept(listener: &TcpListener) {
         if Arc::strong_count(&taken) <= CONNECTIONS_MAX + 1 {
             let serve = move || {
                 let _taken = taken;
-                // A visitor who leaves early is no news.
+                // A visitor that leaves early is no news.
                 let _ = serve(stream, peer);
             };
             let _ = Builder::new().spawn(serve);
