@@ -11,7 +11,7 @@ pub struct Limits {
     pub clients_max: usize,
     /// Users waiting for a message connection, in all; the next one is reset at once.
     pub waiting_max: usize,
-    /// How long a user may wait for a message connection, or in a full listener's queue, before he is reset.
+    /// How long a user may wait for a message connection, or in a full listener's queue, before it is reset.
     pub wait: Duration,
     /// The server's count of idle message connections per client.
     pub pool: usize,

@@ -89,7 +89,7 @@ pub trait Network {
     fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
     /// Reports the socket's readiness, edge-triggered and in both directions, under this id's slot.
     fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
-    /// Fills `bytes` with random bytes that nobody can guess.
+    /// Fills `bytes` with random bytes that cannot be guessed.
     fn random(&mut self, bytes: &mut [u8]) -> io::Result<()>;
     /// Begins to resolve a name; the answer is an event.
     fn resolve(&mut self, name: NameId, host: HostPort);
