@@ -189,7 +189,7 @@ impl Tunnel {
         prepared(self.arrivals.recv_timeout(DEADLINE).expect("the user reaches the local server"))
     }
 
-    /// A user and his connection at the local server.
+    /// A user and its connection at the local server.
     fn both(&self) -> (TcpStream, TcpStream) {
         let user = self.user();
         (user, self.arrival())

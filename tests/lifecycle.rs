@@ -17,7 +17,7 @@ use common::{
 use rustix::process::Signal;
 
 const POOL: usize = 10;
-/// A request of a user is as long as this, and tells who he is.
+/// The length of a user's request, which tells the user's number.
 const ID_BYTES: usize = 8;
 
 /// A local server that answers each request with itself, and records it.
@@ -150,7 +150,7 @@ fn no_byte_reaches_the_local_server_twice_when_half_of_the_pool_is_late_towards_
 
 #[test]
 fn no_byte_reaches_the_local_server_twice_when_half_of_the_pool_is_late_towards_the_server() {
-    // What was accepted and not heard of may be done already: those users are reset rather than served twice.
+    // A request that was accepted and not answered may be done already, so its user is reset and not served twice.
     half_of_the_pool_is_late([LATE, Duration::ZERO], false);
 }
 
@@ -255,7 +255,7 @@ fn a_client_that_was_killed_is_back_when_it_is_started_again() {
     for _ in 0..3 {
         converse(&mut tunnel.user(), b"before");
         tunnel.client().kill();
-        // He comes while nobody serves, and is served by the next client.
+        // The user comes while no client serves, and is served by the next one.
         let mut early = tunnel.user();
         tunnel.start_client();
         converse(&mut early, b"early");
@@ -335,7 +335,7 @@ fn another_client_with_the_same_key_is_a_second_one() {
         converse(&mut tunnel.user(), b"either");
     }
     converse(&mut user, b"still there");
-    // Each in turn: the second one had its share.
+    // Clients take turns, so the second one had its share.
     drop(user);
     second.wait_for_count(" user ", 2);
 }

@@ -101,7 +101,7 @@ impl Script {
             read_pause: millis(rng, 40),
             patience: Duration::from_millis(rng.u64(4_000..12_000)),
         };
-        // Nobody talks for minutes.
+        // No party talks for minutes.
         if script.chunk < 500 {
             script.pause = Duration::ZERO;
         }

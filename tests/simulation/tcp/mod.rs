@@ -22,7 +22,7 @@ pub type Time = Duration;
 /// One end of a connection; the other is `end ^ 1`. Even ones dialled.
 pub type EndId = usize;
 
-/// Who owns an end.
+/// What owns an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
     Server,
@@ -73,7 +73,7 @@ enum Segment {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nobody has heard of it yet.
+    /// Its SYN has not arrived yet.
     Embryo,
     Connecting,
     Open,
@@ -171,7 +171,7 @@ pub struct Net {
     pub kernels: [Kernel; HOSTS],
     /// Counts whatever moves: a host that turns without moving anything is spinning.
     pub progress: u64,
-    /// Until then, nobody gets another descriptor.
+    /// Until then, no process gets another descriptor.
     pub exhausted_until: Time,
     /// Splices that moved bytes, and those that were refused.
     pub spliced: [usize; 2],
