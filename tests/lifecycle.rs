@@ -113,7 +113,7 @@ fn a_pool_that_was_black_holed_loses_no_user_and_none_waits_two_seconds() {
             assert!(result.is_ok(), "{mode:?}: user {id} was lost after {waited:?}: {result:?}");
             assert!(waited < Duration::from_secs(2), "{mode:?}: user {id} waited {waited:?}");
         }
-        // What was held comes late, and finds that everything has been done.
+        // The held bytes come late, when every request has been served.
         tunnel.relay().with(|links| links.links.iter_mut().for_each(|link| link.rules.hold = [false, false]));
         converse(&mut tunnel.user(), &999u64.to_be_bytes());
         assert_eq!(repeated(&records), [], "{mode:?}");
@@ -176,7 +176,7 @@ fn half_of_the_pool_is_late(late: [Duration; 2], all_are_served: bool) {
             }
         }
         assert!(served >= 15, "{mode:?}: only {served} were served");
-        // Let what is late arrive.
+        // Late requests get time to arrive.
         measure(LATE + Duration::from_millis(200));
         assert_eq!(repeated(&records), [], "{mode:?}");
     }
@@ -230,7 +230,7 @@ fn a_lost_heartbeat_makes_the_client_abort_and_dial_anew() {
     let local = echo_server();
     let mut tunnel = Setup::new(Mode::Sealed).client(&["--heartbeat", "2"]).relayed().start(local);
     converse(&mut tunnel.user(), b"hello");
-    // The network goes dark and keeps every connection up; a way round it is found by dialling anew.
+    // The network delivers nothing more and keeps every connection up. A new dial gets through.
     let dark = |links: &mut common::relay::Links| {
         links.links.iter_mut().for_each(|link| link.rules.hold = [true, true]);
     };
@@ -356,7 +356,7 @@ fn a_replayed_control_connection_neither_gets_in_nor_evicts() {
     for replay in &mut replays {
         let mut answer = Vec::new();
         let _ = replay.read_to_end(&mut answer);
-        // Proof of the key earns the server's 48 bytes of the handshake, and these tell nothing.
+        // A flight that proves the key gets the server's 48 bytes of the handshake, and these tell nothing.
         assert!(answer.len() <= 48, "{} bytes", answer.len());
     }
     assert!(since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
@@ -396,7 +396,7 @@ fn at_rest_nothing_happens() {
         let (client_ticks, client_wake_ups) = (client.ticks(), client.wake_ups());
         [client_ticks, client_wake_ups, tunnel.server.ticks(), tunnel.server.wake_ups()]
     };
-    // The first window may see the end of the beginning, and any window a heartbeat.
+    // The first window may see the last work of the start, and any window may see a heartbeat.
     let quiet = (0..4).any(|_| {
         let before = counts(&mut tunnel);
         measure(Duration::from_secs(3));

@@ -147,7 +147,7 @@ fn stalled_users_hold_less_than(limit_bytes: usize, arguments: &[&str]) {
     );
     assert!(held < limit_bytes, "{held} bytes");
 
-    // And when they read after all, every byte comes.
+    // When the users read at last, every byte comes.
     sessions.iter().for_each(|session| session.shutdown(Shutdown::Write).expect("connected"));
     let mut read = 0;
     for mut user in users {

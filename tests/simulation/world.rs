@@ -269,7 +269,7 @@ impl World {
         self.shadow.check_empty_ends();
     }
 
-    /// A user that comes when all is over is served as on the first day.
+    /// A user that comes after all faults is served like the first one.
     fn serve_fresh_users(&mut self) {
         (self.shadow.strict, self.fresh) = (true, true);
         for (service, name) in SERVICES.iter().enumerate() {

@@ -24,7 +24,7 @@ use crate::base::id::{ConnId, ListenerId, NameId, SLOTS_MAX};
 const BACKLOG: i32 = 4096;
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
-/// A user that vanished without a word is noticed after about three minutes.
+/// With this, a user that vanished without a FIN or RST is noticed after about three minutes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_PROBES: u32 = 3;

@@ -169,7 +169,7 @@ pub struct Net {
     pub ends: Vec<End>,
     pub listeners: BTreeMap<SocketAddr, Listener>,
     pub kernels: [Kernel; HOSTS],
-    /// Counts whatever moves: a host that turns without moving anything is spinning.
+    /// Counts everything that moves. A host that turns and moves nothing is spinning.
     pub progress: u64,
     /// Until then, no process gets another descriptor.
     pub exhausted_until: Time,
@@ -435,7 +435,7 @@ impl Net {
         marked
     }
 
-    /// The process on this host dies. Loudly: its connections are reset. Else the host itself is gone without a word.
+    /// The process on this host dies. If it is loud, its connections are reset. Else the host itself vanishes silently.
     pub fn crash(&mut self, host: Host, loudly: bool) {
         self.kernels[host.index()] = Kernel { up: loudly, ..Kernel::default() };
         self.listeners.retain(|_, listener| listener.host != host);
