@@ -1,6 +1,6 @@
 //! The life of sessions on one message connection, seen from one of its ends.
 //!
-//! [`Session`] is the table of design.md section 4 and nothing else: it takes frames and local events, and
+//! [`Session`] is the table of session states and nothing else: it takes frames and local events, and
 //! says what to do and what to send. It moves no bytes, knows no clock and holds no flag beside its state, so
 //! the exhaustive search in `tests/session_search.rs` drives this very code.
 //!
@@ -462,7 +462,7 @@ mod tests {
         session
     }
 
-    /// No local event does anything but those whose answers are named.
+    /// A local event does nothing unless its answer is named here.
     fn sends_only(session: Session, frames: &[Frame<'static>]) {
         let abort = |session: &mut Session| session.abort(RESET);
         let start = |session: &mut Session| session.start(start(NEXT));
@@ -557,7 +557,7 @@ mod tests {
         }
 
         #[test]
-        fn a_user_may_be_sent_elsewhere_until_accepted_though_he_has_ended() {
+        fn a_user_may_be_sent_elsewhere_until_accepted_though_it_has_ended() {
             let mut ended = assigned(Server);
             assert!(ended.is_unaccepted() && ended.finish().is_some() && ended.is_unaccepted());
             assert!(ended.abort(RESET).is_some());
@@ -840,7 +840,7 @@ mod tests {
     }
 
     fn events() -> impl Strategy<Value = Event> {
-        // Numbers from few, so that sequences get far into sessions.
+        // Few different numbers, so that sequences get far into sessions.
         let frames = (1..4 as Sid, 0..10).prop_map(|(sid, kind)| match kind {
             0 => Frame::Start(start(sid)),
             1 => Frame::Accepted(sid),
@@ -873,7 +873,7 @@ mod tests {
             events in proptest::collection::vec(events(), 0..60),
         ) {
             let mut session = Session::new(if server { Server } else { Client });
-            // Judged by what passes the session alone.
+            // Only what passes the session counts.
             let (mut sending, mut receiving) = (false, false);
             for event in events {
                 let sid_before = session.sid();

@@ -25,8 +25,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 /// Sessions that are counted; `SKYORG_TEST_SESSIONS` asks for another number.
 const SESSIONS: usize = 20_000;
-/// Users at once in the bursts that are counted, and in those of the warm-up: more, so that no queue that one of
-/// the counted bursts needs is longer than ever before.
+/// Users at once in the bursts that are counted, and in those of the warm-up. The warm-up has more, so that no counted
+/// burst needs a longer queue than any before it.
 const BURST: usize = 8;
 const WARM_BURST: usize = 40;
 /// Sessions between two bursts, one after the other.
@@ -114,7 +114,7 @@ impl Log for Sink {
     fn flush(&self) {}
 }
 
-/// Who ends a session, and how. A user says it by his first byte.
+/// Which side ends a session, and how. A user says it by its first byte.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 enum Ending {
@@ -138,7 +138,7 @@ fn start_local_server() -> SocketAddr {
                 let mut message = [0; MESSAGE_BYTES];
                 let heard = stream.read_exact(&mut message).and_then(|()| stream.write_all(&message));
                 if heard.is_ok() && message[0] != Ending::LocalServerFirst as u8 {
-                    // His end, or his abort.
+                    // The user's end, or its abort.
                     let _ = stream.read(&mut message);
                 }
             }
@@ -162,7 +162,7 @@ struct Load {
 }
 
 impl Load {
-    /// A user who has just connected and spoken. Users come from many addresses, so that no port is used again
+    /// A user that has just connected and spoken. Users come from many addresses, so that no port is used again
     /// while the kernel still remembers it.
     fn come(&mut self) -> (TcpStream, Ending) {
         self.users += 1;
@@ -228,7 +228,7 @@ fn count_allocations(plain: bool, counts: &'static [Count; 2]) {
 
     let name: Name = "default".parse().expect("a name");
     let key = Key { name: name.clone(), secret: Secret::new([7; 32]) };
-    // A message connection that was retired and is needed again would be an allocation, and a right one.
+    // A message connection that was retired and is needed again would rightly allocate.
     let limits = || Limits { retire: Duration::from_secs(3600), ..Limits::default() };
     let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
     let host_port =

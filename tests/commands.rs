@@ -25,7 +25,7 @@ fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
     command.envs(variables.iter().copied());
     let mut child = command.spawn().expect("the program starts");
     let (mut stdout, mut stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
-    // Whoever hangs instead of failing is killed by the deadline of the test's whole.
+    // A command that hangs instead of failing is killed by the deadline of the whole test.
     let status = wait(&mut child, arguments);
     let mut outcome = Outcome { status, stdout: String::new(), stderr: String::new() };
     stdout.read_to_string(&mut outcome.stdout).expect("text");

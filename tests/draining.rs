@@ -1,4 +1,5 @@
-//! SIGTERM: running sessions finish, nobody new comes; a second signal ends at once, and never looks like a good end.
+//! SIGTERM: running sessions finish and no new one begins. A second signal ends the process at once, and its sessions
+//! never look whole.
 
 mod common;
 
@@ -21,7 +22,7 @@ fn a_server_lets_running_sessions_finish_and_ends_well() {
             converse(&mut user, b"before");
             tunnel.server.signal(signal);
             tunnel.server.wait_for("draining: 1 running sessions have up to 30 s to finish");
-            tunnel.server.wait_until("nobody new is taken", || TcpStream::connect(tunnel.users).is_err());
+            tunnel.server.wait_until("no new user is taken", || TcpStream::connect(tunnel.users).is_err());
             converse(&mut user, b"after");
             finish_writing(&user);
             assert_eq!(read_out(&mut user), (Vec::new(), Ending::Clean), "{mode:?}");
@@ -46,7 +47,7 @@ fn a_client_lets_running_sessions_finish_and_ends_well() {
         converse(&mut user, b"before");
         tunnel.client().signal(Signal::TERM);
         tunnel.server.wait_for("is leaving");
-        // Who comes now waits for another client.
+        // A user that comes now waits for another client.
         let mut next = tunnel.user();
         converse(&mut user, b"after");
         finish_writing(&user);

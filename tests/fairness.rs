@@ -29,7 +29,7 @@ fn everybody_makes_progress(arguments: &[&str]) {
     let mut number = QUESTIONS;
     while bulk.iter().zip(&before).any(|(user, before)| (0..2).any(|way| user.moved()[way] <= before[way])) {
         let moved: Vec<_> = bulk.iter().map(Bulk::moved).collect();
-        assert!(Instant::now() < deadline, "somebody stands still: {before:?}, {moved:?}");
+        assert!(Instant::now() < deadline, "a bulk user stands still: {before:?}, {moved:?}");
         number += 1;
         interactive.ask(number);
     }

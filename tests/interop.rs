@@ -189,13 +189,13 @@ impl Tunnel {
         prepared(self.arrivals.recv_timeout(DEADLINE).expect("the user reaches the local server"))
     }
 
-    /// A user and his connection at the local server.
+    /// A user and its connection at the local server.
     fn both(&self) -> (TcpStream, TcpStream) {
         let user = self.user();
         (user, self.arrival())
     }
 
-    /// One short session, from a user who may find that there is no client yet.
+    /// One short session, from a user that may find that there is no client yet.
     fn echo(&self) -> io::Result<()> {
         let mut user = self.user();
         let mut local = self.arrivals.recv_timeout(Duration::from_secs(1)).map_err(io::Error::other)?;

@@ -17,7 +17,7 @@ use common::{
 use rustix::process::Signal;
 
 const POOL: usize = 10;
-/// A request of a user is as long as this, and tells who he is.
+/// The length of a user's request, which tells the user's number.
 const ID_BYTES: usize = 8;
 
 /// A local server that answers each request with itself, and records it.
@@ -60,7 +60,7 @@ fn a_thousand_users_in_a_row_open_no_message_connection_after_the_first_pool() {
     }
 }
 
-/// A user who comes, is answered, and is gone when this returns.
+/// A user that comes, is answered, and is gone when this returns.
 fn visit(tunnel: &Tunnel, text: &[u8]) {
     let mut user = tunnel.user();
     converse(&mut user, text);
@@ -92,7 +92,7 @@ fn a_burst_that_comes_again_finds_its_connections_waiting() {
     assert_eq!(last - first, 501);
 }
 
-/// The number of a user who comes now.
+/// The number of a user that comes now.
 fn newest_connection(tunnel: &Tunnel) -> u64 {
     let before = tunnel.server.lines().iter().filter(|line| line.contains(" 3 bytes in")).count();
     converse(&mut tunnel.user(), b"num");
@@ -113,14 +113,14 @@ fn a_pool_that_was_black_holed_loses_no_user_and_none_waits_two_seconds() {
             assert!(result.is_ok(), "{mode:?}: user {id} was lost after {waited:?}: {result:?}");
             assert!(waited < Duration::from_secs(2), "{mode:?}: user {id} waited {waited:?}");
         }
-        // What was held comes late, and finds that everything has been done.
+        // The held bytes come late, when every request has been served.
         tunnel.relay().with(|links| links.links.iter_mut().for_each(|link| link.rules.hold = [false, false]));
         converse(&mut tunnel.user(), &999u64.to_be_bytes());
         assert_eq!(repeated(&records), [], "{mode:?}");
     }
 }
 
-/// Users who come at once, each with a request: how long each waited for what.
+/// Users that come at once, each with a request: how long each waited for what.
 fn ask_at_once(tunnel: &Tunnel, ids: std::ops::Range<u64>) -> Vec<(u64, Duration, std::io::Result<()>)> {
     let users: Vec<(u64, TcpStream)> = ids.map(|id| (id, tunnel.user())).collect();
     let since = Instant::now();
@@ -150,7 +150,7 @@ fn no_byte_reaches_the_local_server_twice_when_half_of_the_pool_is_late_towards_
 
 #[test]
 fn no_byte_reaches_the_local_server_twice_when_half_of_the_pool_is_late_towards_the_server() {
-    // What was accepted and not heard of may be done already: those users are reset rather than served twice.
+    // A request that was accepted and not answered may be done already, so its user is reset and not served twice.
     half_of_the_pool_is_late([LATE, Duration::ZERO], false);
 }
 
@@ -176,7 +176,7 @@ fn half_of_the_pool_is_late(late: [Duration; 2], all_are_served: bool) {
             }
         }
         assert!(served >= 15, "{mode:?}: only {served} were served");
-        // Let what is late arrive.
+        // Late requests get time to arrive.
         measure(LATE + Duration::from_millis(200));
         assert_eq!(repeated(&records), [], "{mode:?}");
     }
@@ -230,7 +230,7 @@ fn a_lost_heartbeat_makes_the_client_abort_and_dial_anew() {
     let local = echo_server();
     let mut tunnel = Setup::new(Mode::Sealed).client(&["--heartbeat", "2"]).relayed().start(local);
     converse(&mut tunnel.user(), b"hello");
-    // The network goes dark and keeps every connection up; a way round it is found by dialling anew.
+    // The network delivers nothing more and keeps every connection up. A new dial gets through.
     let dark = |links: &mut common::relay::Links| {
         links.links.iter_mut().for_each(|link| link.rules.hold = [true, true]);
     };
@@ -241,7 +241,7 @@ fn a_lost_heartbeat_makes_the_client_abort_and_dial_anew() {
     serves_again(&tunnel);
 }
 
-/// Waits until a user is served; users who come too early may be reset.
+/// Waits until a user is served; users that come too early may be reset.
 fn serves_again(tunnel: &Tunnel) {
     let deadline = Instant::now() + PATIENCE;
     while try_converse(&mut tunnel.user(), b"again").is_err() {
@@ -255,7 +255,7 @@ fn a_client_that_was_killed_is_back_when_it_is_started_again() {
     for _ in 0..3 {
         converse(&mut tunnel.user(), b"before");
         tunnel.client().kill();
-        // He comes while nobody serves, and is served by the next client.
+        // The user comes while no client serves, and is served by the next one.
         let mut early = tunnel.user();
         tunnel.start_client();
         converse(&mut early, b"early");
@@ -335,7 +335,7 @@ fn another_client_with_the_same_key_is_a_second_one() {
         converse(&mut tunnel.user(), b"either");
     }
     converse(&mut user, b"still there");
-    // Each in turn: the second one had its share.
+    // Clients take turns, so the second one had its share.
     drop(user);
     second.wait_for_count(" user ", 2);
 }
@@ -356,7 +356,7 @@ fn a_replayed_control_connection_neither_gets_in_nor_evicts() {
     for replay in &mut replays {
         let mut answer = Vec::new();
         let _ = replay.read_to_end(&mut answer);
-        // Proof of the key earns the server's 48 bytes of the handshake, and these tell nothing.
+        // A flight that proves the key gets the server's 48 bytes of the handshake, and these tell nothing.
         assert!(answer.len() <= 48, "{} bytes", answer.len());
     }
     assert!(since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
@@ -396,7 +396,7 @@ fn at_rest_nothing_happens() {
         let (client_ticks, client_wake_ups) = (client.ticks(), client.wake_ups());
         [client_ticks, client_wake_ups, tunnel.server.ticks(), tunnel.server.wake_ups()]
     };
-    // The first window may see the end of the beginning, and any window a heartbeat.
+    // The first window may see the last work of the start, and any window may see a heartbeat.
     let quiet = (0..4).any(|_| {
         let before = counts(&mut tunnel);
         measure(Duration::from_secs(3));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Ending, MODES, Mode, Setup, converse, echo_server, measure, read_out, serve, try_converse};
 
 const USERS: usize = 200;
-/// Users who fit beside the pool, strangers, listeners and a reserve, with some room for other divisions.
+/// Users that fit beside the pool, strangers, listeners and a reserve, with some room for other divisions.
 const FIT: usize = 20;
 
 /// How many of these users have been answered by now.
@@ -37,7 +37,7 @@ fn a_hundred_descriptors_and_two_hundred_users() {
         for (before, after) in before.iter().zip(after) {
             assert!(after - before <= 20, "{mode:?}: {} ticks in two seconds", after - before);
         }
-        // Nobody is answered and then forgotten, and nobody is turned away by a clean end.
+        // No user is answered and then forgotten, and none is turned away by a clean end.
         for user in &mut users {
             match user.read(&mut [0; 2]) {
                 Ok(1) => {}
@@ -61,7 +61,7 @@ fn the_bytes_of_a_stuck_crowd_arrive_when_it_is_their_turn() {
     for (number, user) in users.iter_mut().enumerate() {
         user.write_all(&[number as u8]).expect("writes");
     }
-    // Whoever is served leaves, and makes room for the next.
+    // Each user that is served leaves, and makes room for the next.
     for (number, mut user) in users.into_iter().enumerate() {
         let mut answer = [0];
         user.read_exact(&mut answer).expect("an answer");
@@ -90,7 +90,7 @@ fn users_beyond_the_most_allowed_are_reset_when_they_have_waited() {
 #[test]
 fn users_who_do_not_read_keep_nobody_else_waiting() {
     for mode in MODES {
-        // Who says "pour" gets more than any buffer holds.
+        // A user that says "pour" gets more than any buffer holds.
         let local = serve(|mut stream| {
             let mut word = [0; 4];
             while stream.read_exact(&mut word).is_ok() {
@@ -109,7 +109,7 @@ fn users_who_do_not_read_keep_nobody_else_waiting() {
         for _ in 0..50 {
             converse(&mut tunnel.user(), b"word");
         }
-        // And what was poured is there for who reads at last.
+        // The bytes that were poured are there for a user that reads at last.
         let mut user = pouring.pop().expect("one of twenty");
         let mut poured = vec![0; 32 * 1024 * 1024];
         user.read_exact(&mut poured).expect("all of it");

@@ -19,9 +19,9 @@ const MIB: usize = 1024 * KIB;
 
 /// Sessions that have spoken once and are idle.
 const IDLE_SESSIONS: usize = 2_000;
-/// Users who do not read.
+/// Users that do not read.
 const STALLED_USERS: usize = 100;
-/// Nothing has moved for this long: it stands.
+/// A session stalls when nothing has moved for this long.
 const STANDSTILL: Duration = Duration::from_millis(500);
 const MESSAGE: &[u8; 64] = &[b'm'; 64];
 
@@ -42,7 +42,7 @@ fn start_echo(listener: TcpListener) -> Receiver<Arc<TcpStream>> {
             if (&*stream).read_exact(&mut message).is_err() {
                 continue;
             }
-            // Before the answer: whoever was answered can have his session ended.
+            // Before the answer: a user that was answered may end its session.
             if sender.send(stream.clone()).is_err() {
                 return;
             }
@@ -52,8 +52,8 @@ fn start_echo(listener: TcpListener) -> Receiver<Arc<TcpStream>> {
     sessions
 }
 
-/// A user who has spoken once and was answered. On a machine that is starved a session may be accepted too late,
-/// and the user is reset: then he comes again.
+/// A user that has spoken once and was answered. On a machine that is starved a session may be accepted too late,
+/// and the user is reset. It then comes again.
 fn speak(request: SocketAddr) -> TcpStream {
     for _ in 0..10 {
         let mut user = TcpStream::connect(request).expect("the server listens");
@@ -132,7 +132,7 @@ fn stalled_users_hold_less_than(limit_bytes: usize, arguments: &[&str]) {
     let pair = Pair::start(local, arguments);
     let accept = |_| {
         let user = TcpStream::connect(pair.request).expect("the server listens");
-        let (session, _) = listener.accept().expect("his session");
+        let (session, _) = listener.accept().expect("its session");
         session.set_nonblocking(true).expect("a socket");
         (user, session)
     };
@@ -147,7 +147,7 @@ fn stalled_users_hold_less_than(limit_bytes: usize, arguments: &[&str]) {
     );
     assert!(held < limit_bytes, "{held} bytes");
 
-    // And when they read after all, every byte comes.
+    // When the users read at last, every byte comes.
     sessions.iter().for_each(|session| session.shutdown(Shutdown::Write).expect("connected"));
     let mut read = 0;
     for mut user in users {

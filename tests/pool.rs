@@ -1,4 +1,5 @@
-//! The server's pool, by its machine alone: what a crowd needed is retired from the top, so that tables shrink.
+//! The server's pool, by its machine alone: the connections that a burst needed are retired from the top, so that
+//! tables shrink.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ const CROWD: usize = 40;
 /// Slots above those of message connections.
 const USERS_FROM: u32 = 1_000;
 
-/// A server and its one client, whose every wish is fulfilled at once.
+/// A server and its one client. Whatever the server asks for happens at once.
 struct Story {
     server: Server,
     now: Instant,
@@ -184,7 +185,7 @@ fn what_a_crowd_left_is_retired_from_the_top() {
         story.user();
         story.settle();
     }
-    assert_eq!(story.started.len(), CROWD, "users who were served");
+    assert_eq!(story.started.len(), CROWD, "users that were served");
     while let Some((message, user)) = story.started.pop_front() {
         let (reason, traffic) = (CloseReason::Finished, Traffic::default());
         story.tell(Input::Closed { id: user, reason, traffic });

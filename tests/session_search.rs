@@ -13,7 +13,7 @@ use End::{Client, Server};
 use skyorg::session::{End, Session, Stage, Step, Violation};
 use skyorg::wire::frame::{AbortReason, Frame, Sid, Start};
 
-/// What a frame says, less its number.
+/// What a frame says, without its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Word {
     Start,
@@ -73,7 +73,7 @@ fn start(sid: Sid) -> Start {
     Start { sid, first_sid: 0, publication: 1, port_offset: 0, user: address, asked: address, number: sid }
 }
 
-/// How one direction of a session has ended so far, as whoever watches the wire sees it.
+/// How one direction of a session has ended so far, as an observer of the wire sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Ending {
     None,

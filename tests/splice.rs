@@ -1,6 +1,6 @@
 //! Bulk flows of plain sessions, which cross both processes through pipes (splice(2)): nothing is lost in a pipe, none
-//! is left over, and there are no more of them than allowed. Short splices, pipes that cannot be had and kernels that
-//! refuse to splice are the simulation's.
+//! is left over, and there are no more of them than allowed. The simulation tests short splices, missing pipes
+//! and kernels that refuse to splice.
 
 mod common;
 
@@ -16,8 +16,8 @@ use common::{
 use skyorg::config::limits::Limits;
 use socket2::SockRef;
 
-/// Enough for a flow to become bulk and to stay it for a while. The sockets on the way may hold all of it: how much a
-/// kernel keeps for who does not read differs from host to host (tcp(7), `tcp_rmem`).
+/// Enough for a flow to become bulk and to stay bulk for a while. The sockets on the way may hold all of it: how much a
+/// kernel keeps for a peer that does not read differs from host to host (tcp(7), `tcp_rmem`).
 const BYTES: u64 = 8 * 1024 * 1024;
 /// Numbers from here on ask for a pattern without end.
 const ENDLESS: u8 = 128;
@@ -37,7 +37,7 @@ fn pouring_server() -> (SocketAddr, Arc<Records<u8>>) {
     (local, broken)
 }
 
-/// Pipes that a process made for itself: it has both ends open. Others, such as its log, it was given one end of.
+/// Pipes that a process made for itself: it has both ends open. Of other pipes, such as its log, it has one end.
 fn pipes(process: &Process) -> usize {
     let folder = format!("/proc/{}/fd", process.pid().as_raw_nonzero());
     let links =
@@ -47,7 +47,7 @@ fn pipes(process: &Process) -> usize {
     ends.windows(2).filter(|two| two[0] == two[1]).count()
 }
 
-/// A user who has asked for a pattern, and reads it piece by piece.
+/// A user that has asked for a pattern, and reads it piece by piece.
 struct Reader {
     stream: TcpStream,
     pattern: Pattern,
@@ -79,7 +79,7 @@ impl Reader {
 /// Reads until both processes splice: a flow that stopped early has not proved to be bulk.
 fn read_until_spliced(tunnel: &mut Tunnel, reader: &mut Reader) {
     while pipes(&tunnel.server) == 0 || pipes(tunnel.client()) == 0 {
-        assert!(reader.read_on(), "nobody splices");
+        assert!(reader.read_on(), "neither process splices");
     }
 }
 
@@ -116,7 +116,7 @@ fn a_user_who_resets_takes_the_bytes_in_the_pipes_with_him() {
         read_until_spliced(&mut tunnel, &mut leaving);
         reset(leaving.stream);
         broken.wait(usize::from(seed) + 1);
-        // Whoever is next, perhaps on the same connection and through the same pipe, gets his own bytes.
+        // The next user, perhaps on the same connection and through the same pipe, gets its own bytes.
         Reader::new(&tunnel, seed).read_to_the_end(BYTES);
     }
     assert!(pipes(&tunnel.server) <= 2, "{} pipes are left", pipes(&tunnel.server));
@@ -124,7 +124,7 @@ fn a_user_who_resets_takes_the_bytes_in_the_pipes_with_him() {
 
 #[test]
 fn a_local_server_that_breaks_is_a_reset_behind_the_bytes_in_the_pipes() {
-    // It pours for the first user until he does not read and the second one has come; then it breaks.
+    // It pours for the first user until that stops reading and the second one has come. Then it breaks.
     let words = Records::new();
     let heard = words.clone();
     let local = serve(move |mut stream| {

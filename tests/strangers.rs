@@ -1,4 +1,4 @@
-//! Whoever has proved no key gets no byte, is closed in time, and keeps nobody else out.
+//! A stranger that has proved no key gets no byte, is closed in time, and keeps no other connection out.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{Ending, Mode, Process, Setup, Tunnel, connect, converse, echo_server, read_out};
 
-/// What the issue allows, and a second for a machine that is busy.
+/// The time that a stranger may have, and a second for a machine that is busy.
 const GONE_AFTER: Duration = Duration::from_secs(6);
 const COUNT: usize = 400;
 
@@ -75,7 +75,7 @@ fn a_stranger_who_speaks_the_protocol_gets_nothing() {
         })
         .collect();
     flights.extend([1, 24, 79].map(|count| (tunnel.control, flight[..count].to_vec())));
-    // And the right flight at the wrong door is a recording.
+    // The right flight at the wrong port counts as a recording.
     flights.push((tunnel.control, flight[..40].to_vec()));
     let since = Instant::now();
     let mut strangers: Vec<TcpStream> = flights
@@ -108,7 +108,7 @@ fn a_client_with_another_key_is_a_stranger_and_says_so() {
 }
 
 #[test]
-fn a_user_who_speaks_to_nobodys_service_is_reset_in_time() {
+fn a_user_of_a_service_without_a_client_is_reset_in_time() {
     // No client at all.
     let mut tunnel = Tunnel::start(Mode::Sealed, echo_server());
     tunnel.client().kill();

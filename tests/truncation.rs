@@ -106,7 +106,7 @@ fn upload_is_cut(mode: Mode, at: u64, how: Cut) {
     let tunnel = Setup::new(mode).relayed().start(local);
     let mut user = user_in_session(&tunnel);
     cut_after(&tunnel, DOWN, at, how);
-    // It fails where the cut is noticed; how far it came does not matter.
+    // The write fails where the cut is noticed. How many bytes went through does not matter.
     let _ = write_pattern(&mut user, 5, 200_000);
     assert_eq!(read_out_late(&mut user), Ending::Reset, "{mode:?} {at} {how:?}");
     let (bytes, ending) = endings.wait(1).remove(0);
@@ -158,7 +158,7 @@ fn one_flipped_bit_is_a_reset_at_both_ends() {
         if way == DOWN {
             user.write_all(b"these bytes do not arrive as they were sent").expect("writes");
         } else {
-            // What travels up next is how the local server ended, and no one may believe it.
+            // The next record up tells how the local server ended, and the user must not take it for true.
             user.write_all(HANG_UP).expect("writes");
         }
         assert_eq!(read_out(&mut user).1, Ending::Reset, "the user");

@@ -25,7 +25,7 @@ use super::sockets;
 
 type Commands = UnboundedReceiver<Command>;
 
-/// Server: somebody at the message or control port, until he ends.
+/// Server: a connection at the message or control port, until it ends.
 pub async fn stranger(id: ConnId, stream: TcpStream, mut commands: Commands, shared: Shared) {
     // Boxed, so that an idle message connection does not keep room for a handshake.
     let handshake = Box::pin(timeout(shared.limits.handshake, admit(id, &stream, &mut commands, &shared)));
@@ -37,7 +37,7 @@ pub async fn stranger(id: ConnId, stream: TcpStream, mut commands: Commands, sha
             Box::pin(Control { id, stream, channel, commands, shared }.run()).await;
         }
         Err(reason) => {
-            // It is told nothing, and not when either.
+            // A stranger learns nothing from an answer, nor from the time of its closing.
             let (least, most) = (shared.limits.stranger_min, shared.limits.handshake);
             sleep(least + most.saturating_sub(least).mul_f64(fastrand::f64())).await;
             end(stream, Manner::Discard);
@@ -208,7 +208,7 @@ pub async fn linger(stream: &TcpStream, shared: &Shared) {
     }
     let mut rest = [0; 1024];
     let drained = async { while let Ok(()) = read_exact(stream, &mut rest).await {} };
-    // Whoever does not end in time is left.
+    // A peer that does not end in time is left.
     let _ = timeout(shared.limits.linger, drained).await;
 }
 

@@ -4,7 +4,7 @@
 //! ```text
 //!  accept loops ─┐            ┌─▶ control task   (a control connection, or a stranger)
 //!  names        ─┼─▶  hub  ───┼─▶ relay task     (a message connection, and the local side of its session)
-//!  every task   ─┘  (machine) └─▶ users who wait stay here
+//!  every task   ─┘  (machine) └─▶ users that wait stay here
 //! ```
 
 use std::collections::{HashMap, VecDeque};
@@ -42,16 +42,16 @@ use super::sockets;
 
 /// Pause after an accept that failed for want of something.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-/// A time that never comes: without a deadline the hub sleeps until then, or until an event.
+/// A time that never comes. Without a deadline the hub sleeps until then, or until an event.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What tasks tell the hub.
 pub enum Event {
-    /// Somebody has connected.
+    /// A listener took a connection.
     Accepted(Door, TcpStream, SocketAddr),
     /// Something that the machine wants to know as it is.
     Input(Input),
-    /// A user who lost his message connection before his session was accepted, or was refused.
+    /// A user that lost its message connection before its session was accepted, or was refused.
     Returned(Box<Local>, bool),
 }
 
@@ -86,7 +86,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Tells the hub. It fails only when the hub is gone, and then nobody wants to know.
+    /// Tells the hub. It fails only when the hub is gone, and then the event is not needed.
     pub fn tell(&self, event: Event) {
         let _ = self.events.send(event);
     }
@@ -102,10 +102,10 @@ impl Shared {
     }
 }
 
-/// Who has a connection.
+/// What has a connection.
 enum Owner {
     Task(UnboundedSender<Command>),
-    /// A user who waits.
+    /// A user that waits.
     Hub(Box<Local>),
     /// The local side of a session, with the relay of its message connection.
     Relay,
@@ -326,7 +326,7 @@ impl Tasks {
 
     fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
         let Some(owner) = self.slots.get_mut(user) else {
-            // It has just gone; the connection is still free.
+            // The user has just gone; the connection is still free.
             let event = SessionEvent::Idle { settled: true };
             return self.inbox.push_back(Input::Session { id: message, event });
         };

@@ -1,7 +1,8 @@
 //! `tokio_tunnel`: skyorg's server and client on tokio, for the benchmark.
 //!
-//! The same wire, the same sessions and the same machines as the product, which decide everything; what is
-//! different is who moves the bytes. It takes the flags that the benchmark needs, and logs what `skyorg` logs.
+//! It has the same wire, the same sessions and the same machines as the product, and the machines decide
+//! everything. Only the code that moves the bytes is different. It takes the flags that the benchmark needs, and logs
+//! what `skyorg` logs.
 
 use std::io;
 use std::net::SocketAddr;
@@ -91,7 +92,7 @@ struct ClientArguments {
 fn main() -> ExitCode {
     let mut config = ConfigBuilder::new();
     config.set_thread_level(LevelFilter::Off).set_location_level(LevelFilter::Off).set_time_format_rfc3339();
-    // It fails only where a logger has been set before, which is then as good.
+    // It fails only if a logger is set already, and that one serves as well.
     let _ = WriteLogger::init(LevelFilter::Info, config.build(), io::LineWriter::new(io::stderr()));
     let arguments: Arguments = argh::from_env();
     let outcome = match arguments.command {

@@ -127,7 +127,7 @@ impl Relay {
         Ok(false)
     }
 
-    /// Whether what arrives may be opened now: there is nobody to deliver it to, or he takes it.
+    /// Whether what arrives may be opened now: no local side gets it, or the local side takes it.
     pub(super) fn may_open(&self) -> bool {
         !self.session.delivers() || self.local.as_ref().is_some_and(|local| local.out.is_none())
     }

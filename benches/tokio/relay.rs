@@ -101,7 +101,7 @@ impl Relay {
         let (reason, manner) = loop {
             match with_scratch(|scratch| self.advance(scratch)) {
                 Err(reason) => break (reason, Manner::Reset),
-                // Others have their turn.
+                // Other tasks have their turn.
                 Ok(true) => yield_now().await,
                 Ok(false) => {
                     let wake = poll_fn(|context| self.poll_wake(context)).await;

@@ -20,12 +20,12 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Connects. Tokio's own connect calls whoever was reset by now an error; what he has said until then is still here.
+/// Connects. Tokio's own connect fails if the peer has reset by now, though what the peer said before is still here.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     set_options(&SockRef::from(&socket), address, &dialled_keepalive())?;
     match socket.connect(&address.into()) {
-        // It is on its way (connect(2)).
+        // The connection is being made (connect(2)).
         Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
         _ => {}
     }

@@ -1,7 +1,7 @@
 //! The command line: what was typed becomes a validated configuration, and that runs.
 //!
 //! Exit status: 0 for a good end, 2 for bad usage or configuration, 1 for everything that fails later.
-//! Whatever goes wrong is one sentence on standard error.
+//! Every failure is one sentence on standard error.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Where the log is a file, its reader wants to know as well; elsewhere this would say it twice.
+            // A log file gets the failure as well. On standard error it would appear twice.
             if LOG_IS_FILE.load(Ordering::Relaxed) {
                 log::error!("{failure}");
             }
@@ -96,7 +96,7 @@ fn split_option(word: &str) -> impl Iterator<Item = &str> {
     std::iter::once(option).chain(value)
 }
 
-/// Whose help explains the words.
+/// The command whose help explains the words.
 fn named_command(words: &[&str]) -> &'static str {
     match words.first() {
         Some(&"server") => "skyorg server",
@@ -123,7 +123,7 @@ fn run(asked: Asked) -> Result<(), Failure> {
     }
 }
 
-/// Prints to standard output. A reader who has left is not a failure; a disk that is full is.
+/// Prints to standard output. A closed pipe is not a failure, but a full disk is.
 fn print(text: &str) -> Result<(), Failure> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -137,7 +137,7 @@ fn serve(arguments: ServerArguments) -> Result<(), Failure> {
     start_log(arguments.log_level, arguments.log_file.as_deref())?;
     let (config, made) = server_config(arguments)?;
     if let Some(path) = made {
-        // Not a matter of the log level: without these lines nobody would know how to go on.
+        // Printed at every log level: the operator needs these lines to go on.
         let mut stderr = io::stderr();
         let _ = writeln!(stderr, "There was no key file, so one was made: {}", path.display());
         let _ = writeln!(
@@ -260,12 +260,12 @@ fn start_log(level: LevelFilter, file: Option<&Path>) -> Result<(), Failure> {
             WriteLogger::init(level, config.build(), LineWriter::new(file))
         }
     };
-    // It fails only where a logger has been set before, which is then as good.
+    // It fails only if a logger is set already, and that one serves as well.
     let _ = started;
     Ok(())
 }
 
-/// Why the program ends other than well.
+/// Why the program fails.
 #[derive(Debug)]
 enum Failure {
     /// An argument that the command does not take, or a value that it cannot use.
@@ -370,7 +370,7 @@ mod tests {
     }
 
     fn server(words: &[&str]) -> Result<ServerConfig, Failure> {
-        // Each call has a file of its own, so that no test reads the file of whoever runs it.
+        // Each call has a file of its own, so that no test reads the key file of the person that runs it.
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("skyorg-cli-{}-{count}", std::process::id()));

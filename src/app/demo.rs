@@ -60,7 +60,7 @@ impl fmt::Display for DemoError {
     }
 }
 
-/// Why an answer is none.
+/// Why an answer is not a good one.
 #[derive(Debug)]
 pub enum BadAnswer {
     /// The connection failed.
@@ -81,7 +81,7 @@ impl fmt::Display for BadAnswer {
     }
 }
 
-/// Where everything stands.
+/// The addresses of the demo's ports.
 #[derive(Clone, Copy)]
 struct Places {
     request: SocketAddr,
@@ -90,7 +90,7 @@ struct Places {
     local: SocketAddr,
 }
 
-/// Who ended, and how.
+/// Which side ended, and how.
 type End = (&'static str, io::Result<()>);
 
 /// Runs the demo until its request was answered (`once`), or until the process is asked to end.
@@ -156,7 +156,7 @@ fn spawn(
     ended: Sender<End>,
     run: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> Result<(), DemoError> {
-    // Nobody listens any more once the demo has its answer.
+    // Sending fails once the demo has its answer, because the receiver is gone.
     let started = Builder::new().name(who.to_owned()).spawn(move || drop(ended.send((who, run()))));
     started.map(drop).map_err(|error| DemoError::Io("a thread cannot start", error))
 }
@@ -226,7 +226,7 @@ fn read_answer(bytes: &[u8]) -> Result<(&str, &str), BadAnswer> {
     if status.starts_with("200 ") { Ok((status, body)) } else { Err(BadAnswer::Status(status.to_owned())) }
 }
 
-/// The way of a request, for a reader.
+/// Describes the path of a request to people.
 fn story(places: &Places, answer: &Answer) -> String {
     let Places { request, message, control, local } = places;
     let Answer { user, status, first_line, took } = answer;
@@ -247,7 +247,7 @@ fn story(places: &Places, answer: &Answer) -> String {
     )
 }
 
-/// A reader who has left is no reason to stop.
+/// Prints a text. A closed standard output is no reason to stop.
 fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_server_that_ended_is_the_reason_and_one_that_was_asked_to_end_is_none() {
-        // Bound but not listening: the port refuses, and nobody else can have it.
+        // Bound but not listening: the port refuses, and no other process can take it.
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("binds");
         let nobody = socket.local_addr().expect("bound").as_socket().expect("an IP address");

@@ -1,5 +1,5 @@
-//! From a configuration to a running loop: binds what must be bound, bounds what must be bounded, and hands the
-//! machine to the reactor.
+//! From a configuration to a running loop: binds the ports, lowers the limits to what the system allows, and hands
+//! the machine to the reactor.
 
 use std::fmt;
 use std::io;
@@ -33,7 +33,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Where a server's listeners are, if all could be had.
+    /// Where a server's listeners are, if it could listen at all of them.
     fn of(machine: &ServerMachine) -> Result<Bound, BindError> {
         let nowhere = any_addresses(0)[0];
         let mut bound = Bound { services: Vec::new(), message: nowhere, control: nowhere };
@@ -73,7 +73,7 @@ fn random_instance() -> io::Result<[u8; 16]> {
     Ok(instance)
 }
 
-/// A port that could not be had.
+/// A port that the server cannot listen on.
 #[derive(Debug)]
 pub struct BindError {
     what: String,

@@ -47,7 +47,7 @@ impl FromStr for Listen {
     }
 }
 
-/// A host and a port that someone dials: `db.lan:5432`, `[::1]:80`.
+/// A host and a port to dial: `db.lan:5432`, `[::1]:80`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
     /// A name or a numeric address, without brackets. A clone shares the text.

@@ -1,8 +1,8 @@
 //! A bounded byte ring, and the free list that rings are leased from.
 //!
 //! A connection leases a ring only while it holds bytes that could not be passed on, and gives it back empty;
-//! an idle connection owns none. Small rings hold what most need them for, a few frames or a short request; who has
-//! more to hold changes to a large one.
+//! an idle connection owns none. A small ring holds a few frames or a short request, which is enough for most
+//! connections. A connection that must hold more changes to a large ring.
 //!
 //! ```text
 //!        head            head + len            capacity
@@ -16,7 +16,7 @@ pub const RING_BYTES: usize = 64 * 1024;
 /// Bytes of a small ring.
 const SMALL_RING_BYTES: usize = 1024;
 
-/// A FIFO of bounded size. It is one pointer in size, for those who own none.
+/// A FIFO of bounded size. It is one pointer in size, because most connections own none.
 pub struct Ring(Box<Storage>);
 
 struct Storage {
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn who_outgrows_a_small_ring_keeps_his_bytes_in_a_large_one() {
+    fn bytes_that_outgrow_a_small_ring_are_kept_in_a_large_one() {
         let (mut rings, mut slot) = (Rings::new(2), None);
         let bytes = pattern(0, RING_BYTES + 1_000);
         assert_eq!(rings.push(&mut slot, &bytes[..700]), 700);

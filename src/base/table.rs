@@ -1,4 +1,5 @@
-//! Entries found by an id that somebody else gives: what a machine knows of each connection. A stale id finds nothing.
+//! Entries found by an id that another table has given: what a machine knows of each connection. A stale id finds
+//! nothing.
 
 use super::id::Id;
 
@@ -76,7 +77,7 @@ impl<K, T> Default for Table<K, T> {
 }
 
 impl<K, T> Table<K, T> {
-    /// Puts an entry in, in place of whatever had its slot.
+    /// Puts an entry in, in place of the one that had its slot.
     pub fn insert(&mut self, id: Id<K>, entry: T) {
         match self.places.get(id.index()) {
             Some(place) => self.entries[place] = (id, entry),
@@ -124,7 +125,7 @@ impl<K, T> Table<K, T> {
         self.entries.get(self.places.get(slot as usize)?).map(|entry| entry.0)
     }
 
-    /// All entries, in an order that follows from what was done alone.
+    /// All entries, in an order that depends only on the calls made before.
     pub fn iter(&self) -> impl Iterator<Item = (Id<K>, &T)> {
         self.entries.iter().map(|(id, entry)| (*id, entry))
     }
@@ -160,7 +161,7 @@ pub fn make_room<T>(entries: &mut Vec<T>, wanted: usize) {
     entries.reserve(room_for(wanted, entries.capacity()) - entries.len());
 }
 
-/// Gives up what a vector no longer uses since a crowd has left.
+/// Frees the room that a vector no longer needs after a burst.
 pub fn shrink_after_a_crowd<T>(entries: &mut Vec<T>) {
     let (len, capacity) = (entries.len(), entries.capacity());
     if capacity > SLOTS_KEPT && len < SLOTS_KEPT / 2 {

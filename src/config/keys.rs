@@ -56,9 +56,9 @@ pub enum BadLine {
     Name,
     /// The second word is no secret.
     Secret,
-    /// The name stands on an earlier line, too.
+    /// An earlier line has the same name.
     Duplicate,
-    /// The secret stands on an earlier line, too.
+    /// An earlier line has the same secret.
     SameSecret,
 }
 
@@ -214,7 +214,7 @@ fn chosen_path(path: Option<&Path>) -> Result<PathBuf, KeyError> {
     let Some(path) = path else {
         return default_path(std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME"));
     };
-    // Someone who gives the key itself would find it in the error that no such file exists.
+    // If the key itself stands here, the error that no such file exists would show it.
     let last_word = path.to_str().and_then(|text| text.split_ascii_whitespace().next_back());
     if last_word.is_some_and(|word| read_secret(word).is_some()) {
         Err(KeyError::NotAFile)

@@ -11,7 +11,7 @@ pub struct Limits {
     pub clients_max: usize,
     /// Users waiting for a message connection, in all; the next one is reset at once.
     pub waiting_max: usize,
-    /// How long a user may wait for a message connection, or in a full listener's queue, before he is reset.
+    /// How long a user may wait for a message connection, or in a full listener's queue, before it is reset.
     pub wait: Duration,
     /// The server's count of idle message connections per client.
     pub pool: usize,
@@ -67,8 +67,8 @@ pub struct Limits {
     pub finish: Duration,
     /// How long running sessions get after the operator asked the process to end.
     pub drain: Duration,
-    /// Bytes after which a socket lets others have their turn. A read is not cut short for it: a full ring and a few
-    /// bytes would be two.
+    /// Bytes after which a socket lets others have their turn. A read is not cut short at this count, because a full
+    /// ring and a few bytes more would then take two reads.
     pub turn_bytes: usize,
     /// Connections that one listener takes before others get their turn.
     pub turn_accepts: usize,

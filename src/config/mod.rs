@@ -8,7 +8,7 @@ use crate::base::name::Name;
 use crate::wire::handshake::Secret;
 use limits::Limits;
 
-/// A key: whoever holds the secret may be this client.
+/// A key: a client that proves the secret is admitted under the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Its name, in logs and the key file.
@@ -26,7 +26,7 @@ pub struct ServerConfig {
     pub message: Listen,
     /// Where clients bring control connections.
     pub control: Listen,
-    /// Who may be a client.
+    /// The keys of the clients that may connect.
     pub keys: Vec<Key>,
     /// Whether message connections carry plain data.
     pub plain: bool,

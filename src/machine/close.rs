@@ -32,7 +32,7 @@ pub enum CloseReason {
     Aborted(AbortReason),
     /// The message connection under the session broke.
     Truncated,
-    /// The peer did what the session table does not know.
+    /// The peer did what the session table does not allow.
     ProtocolError,
     /// A seal did not open, or a length was out of bounds.
     BadRecord,

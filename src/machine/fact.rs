@@ -380,8 +380,8 @@ impl fmt::Display for Fact {
             Fact::ServerUnreachable { server, reason } => write!(f, "{server}: {reason}; trying again"),
             Fact::ServerUnproved { server, key, reason } => write!(
                 f,
-                "{server} did not answer the handshake ({reason}): it does not know key {key}, its secret there is \
-                 another, or the port is not skyorg's control port; compare the key lines on both sides"
+                "{server} did not answer the handshake ({reason}): it does not know key {key}, its secret there \
+                 differs, or the port is not skyorg's control port; compare the key lines on both sides"
             ),
             Fact::NotWelcomed { server, reason } => {
                 write!(f, "{server} ended the connection before it admitted this client: {reason}")

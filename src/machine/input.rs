@@ -41,7 +41,7 @@ pub enum Input {
         /// Its address; the port is the real one if 0 was asked for.
         address: SocketAddr,
     },
-    /// A listener could not be had.
+    /// A listener could not be opened.
     ListenFailed {
         /// The listener.
         id: ListenerId,
@@ -93,7 +93,7 @@ pub enum Input {
     Returned {
         /// The user.
         id: ConnId,
-        /// Whether a client refused it, so that no byte of it was delivered, or silence did.
+        /// True: a client refused it, so no byte of it was delivered. False: its message connection was lost.
         refused: bool,
         /// Whether any `Data` of it was sent.
         spoken: bool,
@@ -157,8 +157,8 @@ pub enum SessionEvent {
     Started,
     /// Both directions have ended and everything is flushed: the connection is free.
     Idle {
-        /// Server: so little was sent to the client that it has certainly been read. More than that may still stand
-        /// in front of a slow local server, behind which nobody else should wait.
+        /// Server: so little was sent to the client that all of it has certainly been read. More than that may still
+        /// wait for a slow local server, and no other user should wait behind it.
         settled: bool,
     },
     /// Server: the client answered a ping.

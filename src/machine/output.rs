@@ -64,7 +64,7 @@ pub enum Output {
         id: ListenerId,
         /// Where.
         at: Listen,
-        /// Who connects to it.
+        /// What connects to it.
         door: Door,
     },
     /// Close a listener; connections that wait in its queue are reset.

@@ -95,7 +95,7 @@ pub(super) struct Pipes<P> {
 }
 
 impl<P> Pipes<P> {
-    /// An empty pipe, if one may be had.
+    /// An empty pipe, if the limit and the kernel allow one.
     pub fn lease<S: Socket<Pipe = P>>(&mut self, socket: &S) -> Option<Box<Piped<P>>> {
         if self.leased == self.max {
             return None;
@@ -166,7 +166,7 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// Whether it is a local side that can still be written to; what comes for another is thrown away.
+    /// Whether it is a local side that can still be written to. Bytes for any other are thrown away.
     pub fn takes_bytes(&self) -> bool {
         matches!(&self.kind, Kind::Local(local) if local.writing == Writing::Open)
     }

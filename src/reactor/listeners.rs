@@ -144,7 +144,7 @@ impl<L> Listeners<L> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 (entry.ready, entry.full_since) = (false, None);
-                // There is room that another one may use.
+                // Another connection may use this room.
                 self.resume_one();
                 Tried::Nothing
             }

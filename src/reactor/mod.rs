@@ -41,7 +41,7 @@ use world::trim;
 
 /// At or above this count memory is given back when half of the connections have left.
 const CROWD: usize = 16;
-/// Memory is given back no more often: it walks the whole heap.
+/// Least time between two times that memory is given back, because each walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The loop: a machine that decides, and the sockets that it decides about.
@@ -156,7 +156,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                     connection.ready.ended |= ended;
                     connection.ready.error |= error;
                     self.sockets.all.queue(id);
-                    // What waits to be written to it waits at its peer.
+                    // The bytes that wait to be written to it wait at its peer.
                     if freed && let Some(peer) = self.sockets.all.peer(id) {
                         self.sockets.all.queue(peer);
                     }
@@ -185,8 +185,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         while let Some(id) = self.sockets.all.next_of_turn() {
             let was_stranger = self.sockets.serve(id);
             self.settle();
-            // The answer leaves before the next stranger is judged, with the first session if a user waits: of a
-            // burst of strangers none waits for the handshakes of the others.
+            // The answer leaves before the next stranger is judged, together with the first session if a user
+            // waits. So no stranger of a burst waits for the handshakes of the others.
             if was_stranger && self.sockets.all.message(id).is_some() {
                 self.sockets.serve(id);
                 self.settle();
@@ -217,7 +217,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
     }
 
-    /// When a crowd has left, what it needed goes back to the system.
+    /// Gives memory back to the system when half of many connections have left.
     fn give_memory_back(&mut self) {
         let (count, now) = (self.sockets.all.count(), self.sockets.all.now);
         let crowd = &mut self.crowd;

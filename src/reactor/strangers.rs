@@ -1,7 +1,7 @@
 //! Connections at the control and message ports that have proved nothing yet: how many there may be, what they are
 //! read, and how they are answered or not.
 //!
-//! Nothing here decides who is welcome: the machine is asked, with what was read and proved so far.
+//! Nothing here decides which stranger is admitted: the machine is asked, with what was read and proved so far.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -41,7 +41,7 @@ impl Stranger {
     }
 }
 
-/// An address as strangers are counted by. An IPv6 host owns a /64 at least, so that is what an address means there.
+/// An address by which strangers are counted. An IPv6 host owns at least a /64, so a /64 counts as one address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Origin(u128);
 
@@ -56,8 +56,8 @@ impl Origin {
 
 /// The strangers, oldest first: how many there may be, in all and per address.
 ///
-/// A queue may hold ids that have left; they are dropped when they come to its front, or when they are as many as
-/// those that stay. So that counting one in or out costs the same however many there are.
+/// A queue may hold ids of strangers that have left. They are dropped when they come to its front, or when they
+/// outnumber those that stay. So the cost of counting one in or out does not depend on how many there are.
 pub(super) struct Strangers {
     counted: HashMap<ConnId, Origin>,
     queue: VecDeque<ConnId>,
@@ -133,7 +133,7 @@ impl Strangers {
             _ => None,
         };
         match (progress, hello) {
-            // What cannot become a hello is not waited for.
+            // Bytes that cannot become a hello are rejected at once.
             (_, Some(Err(error))) => self.discard(all, id, CloseReason::Stranger(error)),
             (Progress::Over(reason), _) => self.discard(all, id, reason),
             (Progress::Whole, Some(Ok(hello))) => {

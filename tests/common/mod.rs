@@ -24,7 +24,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 pub use streams::*;
 
-/// The longest that anything is waited for which must come.
+/// Longest wait for anything that must come.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The program under test.
@@ -37,7 +37,7 @@ pub enum Mode {
     Plain,
 }
 
-/// What is true on the wire must be true on both wires.
+/// Both modes: a rule of the tunnel must hold in each.
 pub const MODES: [Mode; 2] = [Mode::Sealed, Mode::Plain];
 
 /// Which program both ends of a tunnel run.
@@ -49,7 +49,7 @@ pub enum Program {
 }
 
 impl Program {
-    /// Its path, and what it is told beside what skyorg is told.
+    /// Its path, and the arguments that it gets beside those of skyorg.
     fn command(self) -> (PathBuf, Vec<&'static str>) {
         match self {
             Program::Skyorg => (SKYORG.into(), Vec::new()),
@@ -214,7 +214,7 @@ impl Process {
         address.unwrap_or_else(|| panic!("no address in '{line}'"))
     }
 
-    /// Waits for what no line tells.
+    /// Waits for something that no log line tells.
     pub fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_so() {
@@ -270,7 +270,7 @@ impl Drop for Process {
             let mut text = format!("--- {}\n", self.what);
             let mut lines = self.log.all();
             if lines.len() > 60 {
-                // Good ends tell least.
+                // Lines of sessions that ended well help least.
                 lines.retain(|line| !line.ends_with(", finished"));
             }
             for line in lines.iter().skip(lines.len().saturating_sub(60)) {
@@ -281,7 +281,7 @@ impl Drop for Process {
     }
 }
 
-/// Lets a window of measurement pass. Not for waiting: what comes is waited for by its deadline.
+/// Lets a window of measurement pass. A test that waits for something uses a deadline instead.
 pub fn measure(window: Duration) {
     thread::sleep(window); // paces: the window itself is what is measured
 }

@@ -11,9 +11,9 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::PATIENCE;
 
 /// A TCP connection that never waits longer than [`PATIENCE`]. Connecting itself does not wait on loopback, and
-/// `connect_timeout` would ask for an error that a reset soon after leaves, which is the reader's to see.
+/// `connect_timeout` would take the error of a reset that follows soon, which the reader must see.
 pub fn connect(address: SocketAddr) -> TcpStream {
-    patient(TcpStream::connect(address).expect("somebody listens"))
+    patient(TcpStream::connect(address).expect("a listener"))
 }
 
 fn patient(stream: TcpStream) -> TcpStream {
@@ -50,7 +50,7 @@ fn listen_deep(address: &str) -> TcpListener {
     socket.into()
 }
 
-/// A port at which nobody listens, and nobody else will: it is bound.
+/// A port that is bound and not listening, so that no other program can listen at it.
 pub fn closed_port() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");

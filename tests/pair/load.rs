@@ -55,16 +55,16 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// A user who asks, and waits for the answer.
+/// A user that asks, and waits for the answer.
 pub struct Interactive(TcpStream);
 
 impl Interactive {
-    /// His answers come in one write.
+    /// Its answers come in one write.
     pub fn echo(to: SocketAddr) -> Interactive {
         Interactive::connect(to, ECHO)
     }
 
-    /// His answers come in two small writes.
+    /// Its answers come in two small writes.
     pub fn two_writes(to: SocketAddr) -> Interactive {
         Interactive::connect(to, TWO_WRITES)
     }
@@ -92,7 +92,7 @@ impl Interactive {
 pub struct Bulk {
     stream: TcpStream,
     ended: Arc<AtomicBool>,
-    /// Bytes that he sent and received.
+    /// Bytes that it sent and received.
     moved: Arc<[AtomicU64; 2]>,
 }
 

@@ -69,7 +69,7 @@ fn draw(rng: &mut Rng, kind: u8, clients: usize) -> Fault {
                 1 => rng.usize(..100_000),
                 _ => rng.usize(..3_000),
             };
-            // An end that somebody forges on a user's own connection cannot be told from his.
+            // An end that is forged on a user's own connection cannot be told from the user's end.
             let mine = matches!(any, Kind::Message | Kind::Control);
             let cut = match rng.u8(..3) {
                 0 if mine => Cut::Fin,

@@ -123,7 +123,7 @@ fn users_who_wait_for_one_slow_name_need_no_stack() {
         World::tell(1, Tale::SlowName).live();
     };
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(waiting).expect("a thread");
-    thread.join().expect("everybody was served");
+    thread.join().expect("every user was served");
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn where_the_kernel_refuses_to_splice_bulk_flows_are_as_whole() {
         assert_eq!(moved, 0, "splices that moved bytes");
         refused += asked;
     }
-    assert!(refused > 0, "nobody tried");
+    assert!(refused > 0, "no process tried to splice");
 }
 
 #[test]

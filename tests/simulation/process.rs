@@ -166,7 +166,7 @@ impl Process {
         self.wake_at = match asked {
             Some(timeout) if !had_events && !timeout.is_zero() => Some(now + timeout),
             None if !had_events => None,
-            // It did something: what it waits for now is known after another turn.
+            // It did something, so only another turn tells what it waits for now.
             _ => Some(now + Duration::from_micros(rng.u64(1..20))),
         };
         false

@@ -1,8 +1,8 @@
-//! The shadow model: whose byte is whose, and which ends are true.
+//! The shadow model: which party said each byte, and which ends are true.
 //!
 //! Every stream, a user's and a local server's, has bytes that only it can have said: the first is its number, the
-//! others follow from side, number and offset. So whoever receives a byte can tell at once who must have sent it,
-//! and the model holds the pairs together: one user, one proxy connection, both ways, for ever.
+//! others follow from side, number and offset. So the receiver of a byte can tell at once which party must have sent
+//! it, and the model holds the pairs together: one user, one proxy connection, both ways, for ever.
 
 use std::collections::BTreeSet;
 
@@ -54,7 +54,7 @@ pub struct Party {
     pub aborted: bool,
     pub received: u64,
     pub ended: Option<Ended>,
-    /// Whose bytes it received, or who received its bytes.
+    /// The party whose bytes it received, or that received its bytes.
     pub bound: Option<usize>,
 }
 
@@ -62,7 +62,7 @@ pub struct Party {
 pub struct Shadow {
     users: Vec<Party>,
     locals: Vec<Party>,
-    /// Connections of ours, and the network itself, were left alone so far: nobody may be broken without cause.
+    /// Connections of ours, and the network itself, were left alone so far: no stream may be broken without cause.
     pub strict: bool,
     /// Empty streams that ended whole, by side and service.
     empty: BTreeSet<(Side, usize)>,
@@ -120,7 +120,7 @@ impl Shadow {
     fn bind(&mut self, side: Side, number: usize, from: usize) {
         assert!(
             from < self.parties(side.other()).len(),
-            "{side:?} {number}: a first byte that nobody sent ({from})"
+            "{side:?} {number}: a first byte that no party sent ({from})"
         );
         for (side, number, other) in [(side, number, from), (side.other(), from, number)] {
             let bound = *self.party(side, number).bound.get_or_insert(other);
@@ -141,11 +141,11 @@ impl Shadow {
                 assert_eq!(source.sent, received, "{side:?} {number} saw an end before all that {from} sent");
             }
             (Ended::Whole, None) => {
-                // A user who says nothing but FIN may be offered to a second local server, or late to the first:
-                // there is no byte of his that could reach anyone twice.
+                // A user that says nothing but FIN may be offered to a second local server, or late to the first,
+                // because it has no byte that could arrive twice.
                 let mut others = self.parties(side.other()).iter();
                 let made = others.any(|it| it.service == service && it.finished && it.sent == 0);
-                assert!(made, "{side:?} {number} saw an end of a stream that nobody ended empty");
+                assert!(made, "{side:?} {number} saw an end of a stream that no party ended empty");
                 self.empty.insert((side, number));
             }
             (Ended::Broken, Some(from)) if self.strict => {
@@ -155,7 +155,7 @@ impl Shadow {
             (Ended::Broken, None) if self.strict => {
                 let mut others = self.parties(side.other()).iter();
                 let cause = others.any(|it| it.service == service && it.bound.is_none() && it.aborted);
-                assert!(cause, "{side:?} {number} was broken off, and nobody had done it");
+                assert!(cause, "{side:?} {number} was broken off, and no party had done it");
             }
             (Ended::Broken, _) => {}
         }

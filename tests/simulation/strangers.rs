@@ -24,16 +24,16 @@ pub struct Stranger {
     pub end: EndId,
     kind: Kind,
     says: Vec<u8>,
-    /// Most bytes that he may be answered.
+    /// Most bytes that it may be answered.
     allowed: usize,
     answered: usize,
     came: Time,
-    /// When the server took him, if it was there.
+    /// When the server took it, if the server was there.
     leaves: Time,
     gone: bool,
 }
 
-/// A stranger is closed by the server in five seconds; he is not waited for longer than this.
+/// A stranger is closed by the server in five seconds; the world waits no longer than this for it.
 const STAY: Duration = Duration::from_secs(30);
 
 impl Stranger {
@@ -60,8 +60,8 @@ impl Stranger {
                 flipped
             }
             Approach::Replay => {
-                // A control handshake can be replayed, and its answer says nothing to whoever lacks the secret;
-                // a message handshake is good once.
+                // A control handshake can be replayed, and its answer tells nothing without the secret. A
+                // message handshake is good once.
                 if kind == Kind::Control && !flight.is_empty() {
                     allowed = ANSWER_BYTES;
                 }
@@ -110,7 +110,7 @@ impl Stranger {
                     self.answered += count;
                     assert!(
                         self.answered <= self.allowed,
-                        "a stranger on the {:?} port who came at {:?} was answered {} bytes",
+                        "a stranger on the {:?} port that came at {:?} was answered {} bytes",
                         self.kind,
                         self.came,
                         self.answered

@@ -20,7 +20,7 @@ pub enum Ending {
     FinAfterEnd,
     /// FIN after so many bytes received, whatever is still to say.
     FinAfter(u64),
-    /// Leaves without looking back, after so many bytes received: by FIN, or RST if something was unread.
+    /// Closes after so many bytes received: by FIN, or by RST if something was unread.
     CloseAfter(u64),
     /// RST after so many bytes sent.
     ResetSent(u64),
@@ -43,7 +43,7 @@ pub struct Script {
     pub pause: Duration,
     pub read_chunk: usize,
     pub read_pause: Duration,
-    /// Silence after which a party ends what it says, come what may.
+    /// Silence after which a party ends what it says in any case.
     pub patience: Duration,
 }
 
@@ -101,7 +101,7 @@ impl Script {
             read_pause: millis(rng, 40),
             patience: Duration::from_millis(rng.u64(4_000..12_000)),
         };
-        // Nobody talks for minutes.
+        // No party talks for minutes.
         if script.chunk < 500 {
             script.pause = Duration::ZERO;
         }
@@ -141,7 +141,7 @@ impl Talker {
         self.life == Life::Gone
     }
 
-    /// Goes on with the script as far as possible now; when to be called again, whatever happens.
+    /// Goes on with the script as far as possible now. Returns when to be called again at the latest.
     pub fn step(&mut self, net: &mut Net, shadow: &mut Shadow) -> Option<Time> {
         if self.life == Life::Connecting {
             match net.is_connected(self.end) {

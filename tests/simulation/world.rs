@@ -26,7 +26,7 @@ pub const CONTROL_PORT: u16 = 33335;
 pub const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 pub const SERVICES: [&str; 2] = ["default", "other"];
 
-/// When faults are over, everybody must have been served or told so in this time.
+/// After the faults are over, every user must be served or refused in this time.
 const PATIENCE: Duration = Duration::from_secs(400);
 /// In this time the pool is as it was: what a burst left over is retired.
 const RECOVERY: Duration = Duration::from_secs(260);
@@ -122,9 +122,9 @@ pub struct World {
     shadow: Shadow,
     bytes_max: u64,
     tale: Tale,
-    /// The longest time from a user's coming to his leaving.
+    /// The longest time from a user's coming to its leaving.
     pub longest_stay: Duration,
-    /// Everybody has left; only fresh users come.
+    /// All users have left; only fresh ones come.
     fresh: bool,
 }
 
@@ -260,7 +260,7 @@ impl World {
         self.shadow.check_empty_ends();
         let end = self.now() + RECOVERY;
         self.advance(end, |_| false);
-        self.check_whole("after everybody left", 0);
+        self.check_whole("after all users left", 0);
         if self.shadow.strict && self.tale == Tale::Anything {
             let clients = self.processes.len() - 1;
             assert_eq!(self.net.borrow().controls, clients, "control connections, and nothing went wrong");
@@ -269,7 +269,7 @@ impl World {
         self.shadow.check_empty_ends();
     }
 
-    /// A user who comes when all is over is served as on the first day.
+    /// A user that comes after all faults is served like the first one.
     fn serve_fresh_users(&mut self) {
         (self.shadow.strict, self.fresh) = (true, true);
         for (service, name) in SERVICES.iter().enumerate() {
@@ -346,7 +346,7 @@ impl World {
         }
     }
 
-    // Who comes.
+    // Users and strangers come.
 
     fn come(&mut self) {
         let now = self.now();

@@ -42,7 +42,7 @@ pub(super) enum Command {
     Demo(DemoArguments),
 }
 
-/// Run on the public host: take users in, and clients that serve them.
+/// Run on the public host: accept users, and clients that serve them.
 #[derive(FromArgs, Debug)]
 #[argh(
     subcommand,

@@ -1,4 +1,4 @@
-//! The demo's local server: it shows each visitor what he asked for. HTTP/1.1 (RFC 9112) as far as that
+//! The demo's local server: it shows each visitor what it asked for. HTTP/1.1 (RFC 9112) as far as that
 //! needs: one request per connection, GET and HEAD.
 
 use std::io::{self, Read, Write};
@@ -36,7 +36,7 @@ fn accept(listener: &TcpListener) {
         if Arc::strong_count(&taken) <= CONNECTIONS_MAX + 1 {
             let serve = move || {
                 let _taken = taken;
-                // A visitor who leaves early is no news.
+                // A visitor that leaves early is not worth a report.
                 let _ = serve(stream, peer);
             };
             let _ = Builder::new().spawn(serve);

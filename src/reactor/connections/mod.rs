@@ -85,7 +85,7 @@ impl<S: Socket> Connections<S> {
         self.doom(id, reason, true);
     }
 
-    /// Marks a connection for closing in peace: nothing is left to say, or there is nobody to hear it.
+    /// Marks a connection for closing in peace: nothing is left to say, or no peer is left to read it.
     pub fn end(&mut self, id: ConnId, reason: CloseReason) {
         self.doom(id, reason, false);
     }

@@ -40,7 +40,7 @@ impl<S: Socket> Relay<'_, S> {
     /// Pairs a user with an idle message connection and begins a session.
     pub fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
         if self.all.local(user).is_none() {
-            // It has just gone, as the machine is about to hear; the connection is still free.
+            // The user has just gone, and the machine is about to hear of it. The connection is still free.
             let event = SessionEvent::Idle { settled: true };
             return self.all.tell(Input::Session { id: message, event });
         }
@@ -54,7 +54,7 @@ impl<S: Socket> Relay<'_, S> {
             self.send_frame(message, &frame);
             self.send_retained(user);
         }
-        // The user first: its first bytes then leave in one write with `Start`.
+        // The user is queued first, so that its first bytes leave in one write with `Start`.
         self.all.queue(user);
         self.all.queue(message);
     }
@@ -73,11 +73,11 @@ impl<S: Socket> Relay<'_, S> {
         let broken = match connection.socket.is_connected() {
             Ok(false) => return,
             Ok(true) => None,
-            // It stood already: a refusal is another error. What the local server said before it broke counts.
+            // The connection stood, since a refusal is another error. What the local server said before still counts.
             Err(error) if is_end_of_connection(error.kind()) => Some(error.kind()),
             Err(error) => return self.all.reset(id, CloseReason::DialFailed(error.kind())),
         };
-        // What the event said of an end or an error stays.
+        // An end or an error that the event told of stays noted.
         (connection.ready.readable, connection.ready.writable) = (true, true);
         connection.ready.ended |= broken.is_some();
         connection.life = Life::Open;
@@ -211,7 +211,7 @@ impl<S: Socket> Relay<'_, S> {
         local.reading = Reading::Ended;
         if let Some(peer) = self.all.peer(id) {
             self.with_session(peer, |session| session.finish());
-            // Nothing that could share its write will follow, and a crowd that leaves would need a ring each.
+            // No later bytes could share its write, and many sessions that end at once would need a ring each.
             self.buffers.flush(self.all, peer);
         }
     }

@@ -24,12 +24,12 @@ use crate::base::id::{ConnId, ListenerId, NameId, SLOTS_MAX};
 const BACKLOG: i32 = 4096;
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
-/// A user that vanished without a word is noticed after about three minutes.
+/// With this, a user that vanished without a FIN or RST is noticed after about three minutes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Everything. Urgent data counts, because a read stops short at its mark though more bytes follow (tcp(7)).
+/// All kinds of readiness. Urgent data counts: a read stops short at its mark though more bytes follow (tcp(7)).
 const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
 /// Bytes that a pipe holds.
@@ -38,13 +38,13 @@ const PIPE_BYTES: usize = 256 * 1024;
 /// stream whose reader has stopped. Measured where `tcp_wmem` ends at 4 MiB and `tcp_rmem` at 32 MiB: a session that
 /// was stalled from its beginning pinned 9 to 11 MiB in our four sockets and pins 1 to 4 MiB now; one that was fast
 /// before pinned 35 to 65 MiB and pins 17 to 21 MiB. It costs no throughput over loopback: a gigabyte takes 1.5 s of
-/// both processes' time, and took 1.7 s. What is left was received and not read, and is the kernel's to bound
+/// both processes' time, and took 1.7 s. What is left was received and not read. Only the kernel can bound it
 /// (`net.ipv4.tcp_rmem`): a smaller receive buffer would slow down long paths.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
 /// Congestion control of connections within this host (tcp(7), `TCP_CONGESTION`), which no router can congest. Where
 /// the system's choice is BBR, they would be paced by a timer per packet: a gigabyte of spliced bulk then takes 1.6 s
-/// of both processes' time, and 0.6 s like this. Everyone may choose this one, and every kernel has it.
+/// of both processes' time, and 0.6 s like this. Every process may choose this one, and every kernel has it.
 const UNPACED: &[u8] = b"reno";
 
 const WAKER: Token = Token(usize::MAX);
@@ -194,7 +194,7 @@ impl Network for MioNetwork {
         let socket = new_socket(address)?;
         set_options(&SockRef::from(&socket), address, &dialled_keepalive())?;
         match socket.connect(&address.into()) {
-            // It is on its way (connect(2)).
+            // The connection is being made (connect(2)).
             Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
             _ => Ok(MioSocket(TcpStream::from_std(socket.into()))),
         }
@@ -228,7 +228,7 @@ pub fn set_options(socket: &SockRef, address: SocketAddr, keepalive: &TcpKeepali
 }
 
 /// The options of an accepted connection. Linux hands on the listener's own (tcp(7)); others may not. But a listener on
-/// all interfaces does not know who will come.
+/// all interfaces does not know which peers will connect.
 pub fn set_accepted_options(socket: &SockRef, peer: SocketAddr) -> io::Result<()> {
     if cfg!(target_os = "linux") {
         unpace(socket, peer);
@@ -237,10 +237,10 @@ pub fn set_accepted_options(socket: &SockRef, peer: SocketAddr) -> io::Result<()
     set_options(socket, peer, &accepted_keepalive())
 }
 
-/// Takes the pacing from a connection within this host.
+/// Turns off pacing for a connection within this host.
 fn unpace(socket: &SockRef, address: SocketAddr) {
     if cfg!(target_os = "linux") && address.ip().to_canonical().is_loopback() {
-        // Where it cannot be had, the system's own will do.
+        // If this fails, the system's own choice stays.
         let _ = socket.set_tcp_congestion(UNPACED);
     }
 }

@@ -14,7 +14,8 @@ use crate::base::id::{ConnId, ListenerId, NameId};
 pub enum Event {
     /// Readiness of a connection: hints that only set bits; `read`, `write` and `take_error` decide.
     Ready {
-        /// The connection's slot. Slots are freed after a batch of events, so that no event is for the one before.
+        /// The connection's slot. Slots are freed after a batch of events, so that no event is for an earlier
+        /// connection in the slot.
         slot: u32,
         /// It may be read.
         readable: bool,
@@ -49,7 +50,7 @@ pub trait Socket {
     fn splice_in(&mut self, pipe: &mut Self::Pipe, limit: usize) -> io::Result<usize>;
     /// Moves at most `held` bytes, all that the pipe holds, to the socket.
     fn splice_out(&mut self, pipe: &mut Self::Pipe, held: usize) -> io::Result<usize>;
-    /// A new pipe; `None` if there is none to be had.
+    /// A new pipe; `None` if the system gives none.
     fn pipe(&self) -> Option<Self::Pipe>;
     /// Ends the outgoing direction (FIN).
     fn shutdown_write(&mut self) -> io::Result<()>;
@@ -89,7 +90,7 @@ pub trait Network {
     fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
     /// Reports the socket's readiness, edge-triggered and in both directions, under this id's slot.
     fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
-    /// Fills `bytes` with random bytes that nobody can guess.
+    /// Fills `bytes` with random bytes that cannot be guessed.
     fn random(&mut self, bytes: &mut [u8]) -> io::Result<()>;
     /// Begins to resolve a name; the answer is an event.
     fn resolve(&mut self, name: NameId, host: HostPort);

@@ -1,5 +1,5 @@
 //! Names to addresses, off the loop: getaddrinfo(3) blocks, so each name that is asked for has a short-lived
-//! thread, and a slow one holds up nobody else. The machine asks for a name again only after its answer.
+//! thread, and a slow lookup delays no other. The machine asks for a name again only after its answer.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Resolver {
         let (answer, wake) = (self.answer.clone(), self.wake.clone());
         let resolve = move || {
             let found = (&*name.host, name.port).to_socket_addrs();
-            // The reactor may be gone; then nobody waits.
+            // If the reactor is gone, the answer is not needed.
             let _ = answer.send((id, found.map_or(Vec::new(), |found| found.take(ADDRESSES_MAX).collect())));
             wake();
         };

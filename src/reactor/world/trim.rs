@@ -1,5 +1,5 @@
 //! Gives freed memory back to the system. The allocator of glibc keeps what lies below anything that is still in use,
-//! so that a process would stay as large as its largest crowd; other allocators do it by themselves.
+//! so that a process would stay as large as its largest burst made it. Other allocators give memory back by themselves.
 #![allow(unsafe_code)]
 
 /// Gives back all pages that hold nothing (malloc_trim(3)).
@@ -15,8 +15,8 @@ pub(in crate::reactor) fn trim() {
 }
 
 /// glibc keeps some freed blocks of each small size for the thread (ld.so(8), `glibc.malloc.tcache_count`). They lie
-/// wherever the crowd had them, and each holds a page. So all of them are taken out and freed by a thread that ends:
-/// what is kept for it goes back with it.
+/// wherever the burst had put them, and each keeps a page in use. So all of them are taken out and freed by a thread
+/// that ends: what is kept for that thread is given back when it ends.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn return_kept_blocks() {
     const KEPT_PER_SIZE: usize = 7;
@@ -28,13 +28,13 @@ fn return_kept_blocks() {
         blocks.extend(sizes().map(|bytes| std::hint::black_box(Vec::with_capacity(bytes))));
     }
     let thread = std::thread::Builder::new().stack_size(THREAD_STACK_BYTES);
-    // Without a thread they are kept again, and that is all.
+    // Without a thread the blocks are kept again, which does no harm.
     if let Ok(thread) = thread.spawn(move || drop(blocks)) {
         let _ = thread.join();
     }
 }
 
-/// More than freeing takes.
+/// More stack than freeing needs.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const THREAD_STACK_BYTES: usize = 64 * 1024;
 

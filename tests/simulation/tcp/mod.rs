@@ -22,7 +22,7 @@ pub type Time = Duration;
 /// One end of a connection; the other is `end ^ 1`. Even ones dialled.
 pub type EndId = usize;
 
-/// Who owns an end.
+/// What owns an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
     Server,
@@ -73,7 +73,7 @@ enum Segment {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nobody has heard of it yet.
+    /// Its SYN has not arrived yet.
     Embryo,
     Connecting,
     Open,
@@ -169,9 +169,9 @@ pub struct Net {
     pub ends: Vec<End>,
     pub listeners: BTreeMap<SocketAddr, Listener>,
     pub kernels: [Kernel; HOSTS],
-    /// Counts whatever moves: a host that turns without moving anything is spinning.
+    /// Counts everything that moves. A host that turns and moves nothing is spinning.
     pub progress: u64,
-    /// Until then, nobody gets another descriptor.
+    /// Until then, no process gets another descriptor.
     pub exhausted_until: Time,
     /// Splices that moved bytes, and those that were refused.
     pub spliced: [usize; 2],
@@ -435,7 +435,7 @@ impl Net {
         marked
     }
 
-    /// The process on this host dies. Loudly: its connections are reset. Else the host itself is gone without a word.
+    /// The process on this host dies. If it is loud, its connections are reset. Else the host itself vanishes silently.
     pub fn crash(&mut self, host: Host, loudly: bool) {
         self.kernels[host.index()] = Kernel { up: loudly, ..Kernel::default() };
         self.listeners.retain(|_, listener| listener.host != host);
