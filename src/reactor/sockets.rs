@@ -250,8 +250,14 @@ impl<N: Network> Sockets<N> {
                 if let Dialled::Proxy(message) = purpose {
                     self.all.pair(message, id);
                 }
-                // A local server on this host has answered by now.
+                // A local server on this host has answered by now. What came with the session goes to it at once: its
+                // answer may then leave in one write with `Started`.
                 self.serve(id);
+                if let Dialled::Proxy(message) = purpose
+                    && self.all.local(id).is_some()
+                {
+                    self.relay().deliver(message);
+                }
             }
             failed => {
                 // It never had a slot; the machine hears of it like of any other failure.

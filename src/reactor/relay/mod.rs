@@ -243,6 +243,11 @@ impl<S: Socket> Relay<'_, S> {
 
     // The message connection.
 
+    /// Gives the local side what has arrived on a message connection.
+    pub fn deliver(&mut self, id: ConnId) {
+        Down::new(self, id).pump();
+    }
+
     /// Serves a message connection.
     pub fn serve_message(&mut self, id: ConnId) {
         let Some(connection) = self.all.open(id) else { return };
