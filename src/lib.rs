@@ -9,15 +9,17 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | user | whoever connects to a request port; knows nothing of skyorg |
-//! | service | a name; the server gives it a request port, a client gives it a local address |
-//! | control connection | client → control port; one per client; carries commands and heartbeats |
+//! | user | a program that connects to a request port; it knows nothing of skyorg |
+//! | service | a name; the server gives it a request port, clients give it local servers |
+//! | control connection | client → control port; carries commands and heartbeats |
+//! | link | a control connection and all that hangs on it, from Welcome to its end |
+//! | publication | one client's offer to serve a service over one link |
 //! | message connection | client → message port; pooled; carries one session at a time, many in its life |
 //! | proxy connection | client → local server; one per session |
 //! | local side | of a session at one end: the user's connection at the server, the proxy connection at the client |
 //! | session | one user's bytes, from accept to the end of both directions |
-//! | pool | a client's idle message connections at the server |
-//! | key | 32 random bytes and a name; whoever holds it may be that client |
+//! | pool | a link's idle message connections at the server |
+//! | key | 32 random bytes and a name; the holder may be that client |
 //!
 //! # Invariants
 //!

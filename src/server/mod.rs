@@ -461,7 +461,7 @@ impl Machine for Server {
             }
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
-            // A server dials nobody.
+            // A server dials nothing.
             Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
         }
     }

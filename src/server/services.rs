@@ -1,4 +1,4 @@
-//! Services, the publications by which links serve them, and the users who wait: who may be served by whom.
+//! Services, the publications by which links serve them, and the users who wait: which link may serve which user.
 //!
 //! A user needs a link that publishes its service and has an idle message connection; an idle message connection
 //! needs a user of a service that its link publishes. Neither side walks over the other. A service lists the
@@ -46,7 +46,7 @@ pub(super) struct Publication {
     pub dial_ms: u32,
 }
 
-/// What a link publishes, and which users may have nobody else.
+/// What a link publishes, and which users wait for it alone.
 #[derive(Default)]
 struct Offers {
     publications: HashMap<ServiceId, PublicationId>,
@@ -446,7 +446,7 @@ mod tests {
     #[test]
     fn ready_links_are_used_in_turn_and_others_not_at_all() {
         let (mut services, [a, _]) = two_services(3);
-        assert!(services.next_ready(a, |_| true).is_none(), "nobody has said that it is ready");
+        assert!(services.next_ready(a, |_| true).is_none(), "no link has said that it is ready");
         (0..3).for_each(|slot| services.became_ready(link(slot)));
         let found: Vec<_> = (0..4).map(|_| services.next_ready(a, |it| it != link(1))).collect();
         assert_eq!(links(&services, &found), [0, 2, 0, 2]);
@@ -472,7 +472,7 @@ mod tests {
         let next: Vec<_> = std::iter::from_fn(|| services.next_user(link(0))).collect();
         assert_eq!(next, [user(4), user(2), user(3)]);
         assert_eq!(services.waiting_count(), 0);
-        // Services that had nobody left are listed again when somebody comes.
+        // A service without waiting users is listed again when one comes.
         services.wait(user(5), a, false);
         assert_eq!(services.next_user(link(0)), Some(user(5)));
     }

@@ -72,7 +72,7 @@ pub enum Denial {
     UnknownService,
     /// The key may not.
     Policy,
-    /// The port belongs to somebody else.
+    /// The port belongs to another program or client.
     PortTaken,
     /// There are as many as may be.
     Limit,
