@@ -312,3 +312,22 @@ fn the_demo_shows_a_request_and_ends_well() {
     assert_eq!(wait(&mut child, &["demo", "--once"]), 0, "{lines:?}");
     assert!(lines.len() > 3, "{lines:?}");
 }
+
+/// More is published, and answered, than a control connection's ring holds.
+#[test]
+fn a_client_may_publish_a_thousand_services() {
+    const OTHERS: usize = 1_023;
+    let local = echo_server();
+    let name = |number: usize| format!("service-with-a-name-that-takes-some-room-{number}");
+    let services: Vec<String> =
+        (0..OTHERS).map(|number| format!("--service={}=127.0.0.1:0", name(number))).collect();
+    let publish: Vec<String> =
+        (0..OTHERS).map(|number| format!("--publish={}={local}", name(number))).collect();
+    let words = |words: &[String]| words.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+    assert!(words(&publish).len() > 64 * 1024);
+    let services: Vec<&str> = services.iter().map(String::as_str).collect();
+    let publish: Vec<&str> = publish.iter().map(String::as_str).collect();
+    let mut tunnel = Setup::new(Mode::Sealed).server(&services).client(&publish).start(local);
+    tunnel.client().wait_for_count("users of port", OTHERS + 1);
+    converse(&mut tunnel.user(), b"one of many");
+}

@@ -1,5 +1,6 @@
 //! A control connection: its channel, the record that has not arrived whole, and its frames both ways.
 
+use std::collections::VecDeque;
 use std::io;
 
 use crate::wire::handshake::Proved;
@@ -8,20 +9,27 @@ use super::buffers::{Buffers, Scratch, stash};
 use super::connections::{Connections, Kind};
 use super::world::network::Socket;
 use crate::base::id::ConnId;
-use crate::base::ring::Ring;
+use crate::base::ring::{RING_BYTES, Ring};
 use crate::machine::{CloseReason, Input};
 use crate::wire::control::ControlFrame;
-use crate::wire::record::{Channel, RECORD_BYTES_MAX};
+use crate::wire::record::{Channel, LENGTH_BYTES, RECORD_BYTES_MAX};
+
+/// Frames that may wait for room: what a peer asked for with as many publications as it may have, and as much again.
+const WAITING_MAX: usize = 2_560;
+/// Bytes that sealing adds to a frame: a length and a tag.
+const SEAL_BYTES: usize = LENGTH_BYTES + 16;
 
 /// A control connection's own state.
 pub(super) struct Control {
     channel: Channel,
     input: Option<Ring>,
+    /// Frames for which the out ring has no room yet.
+    waiting: VecDeque<ControlFrame>,
 }
 
 impl Control {
     pub fn new(proved: Proved) -> Control {
-        Control { channel: Channel::new(proved, false), input: None }
+        Control { channel: Channel::new(proved, false), input: None, waiting: VecDeque::new() }
     }
 
     pub fn take_input(&mut self) -> Option<Ring> {
@@ -29,27 +37,48 @@ impl Control {
     }
 }
 
-/// Seals a control frame and sends it.
+/// Sends a control frame, at once or when the out ring has room for it.
 pub(super) fn send<S: Socket>(
     all: &mut Connections<S>,
     buffers: &mut Buffers<S>,
     id: ConnId,
-    frame: &ControlFrame,
+    frame: ControlFrame,
 ) {
-    let clear = &mut buffers.scratch.control;
-    clear.clear();
-    frame.encode(clear);
-    let mut record = [0; RECORD_BYTES_MAX];
-    let sealed = match all.open(id).map(|connection| &mut connection.kind) {
-        Some(Kind::Control(control)) => control.channel.seal(clear, &mut record),
-        _ => Ok(0),
-    };
-    match sealed {
-        Ok(count) => {
-            buffers.send_bytes(all, id, &record[..count]);
-            all.queue(id);
+    let Some(Kind::Control(control)) = all.open(id).map(|connection| &mut connection.kind) else { return };
+    if control.waiting.len() >= WAITING_MAX {
+        return all.reset(id, CloseReason::Overflow);
+    }
+    control.waiting.push_back(frame);
+    send_waiting(all, buffers, id);
+    all.queue(id);
+}
+
+/// Seals the frames that wait, as far as the out ring has room for them.
+fn send_waiting<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S>, id: ConnId) {
+    let mut flushed = false;
+    loop {
+        let Some(connection) = all.open(id) else { return };
+        let held = connection.out.as_ref().map_or(0, Ring::len);
+        let Kind::Control(control) = &mut connection.kind else { return };
+        let Some(frame) = control.waiting.front() else { return };
+        let clear = &mut buffers.scratch.control;
+        clear.clear();
+        frame.encode(clear);
+        if held + clear.len() + SEAL_BYTES > RING_BYTES {
+            // The socket takes more than the ring holds: it is written to once, and then waited for.
+            if std::mem::replace(&mut flushed, true) || !buffers.flush(all, id) {
+                return;
+            }
+            continue;
         }
-        Err(_) => all.reset(id, CloseReason::BadRecord),
+        let mut record = [0; RECORD_BYTES_MAX];
+        let sealed = control.channel.seal(clear, &mut record);
+        control.waiting.pop_front();
+        match sealed {
+            Ok(count) => buffers.send_bytes(all, id, &record[..count]),
+            Err(_) => return all.reset(id, CloseReason::BadRecord),
+        }
+        flushed = false;
     }
 }
 
@@ -62,6 +91,8 @@ pub(super) fn serve<S: Socket>(
     id: ConnId,
     budget: usize,
 ) -> bool {
+    buffers.flush(all, id);
+    send_waiting(all, buffers, id);
     buffers.flush(all, id);
     let mut heard = false;
     for _ in 0..budget {

@@ -48,7 +48,7 @@ impl<N: Network> Surroundings for Sockets<N> {
             Output::Dial { dial, address, deadline } => {
                 self.errands.push(Errand::Dial { dial, address, deadline });
             }
-            Output::Send { id, frame } => control::send(&mut self.all, &mut self.buffers, id, &frame),
+            Output::Send { id, frame } => control::send(&mut self.all, &mut self.buffers, id, frame),
             Output::Start { message, user, start } => self.relay().start(message, user, start),
             Output::Accept(id) => self.relay().with_session(id, |session| session.accept()),
             Output::Abort { message, reason } => self.relay().abort(message, reason),
