@@ -1,5 +1,5 @@
-//! Facts become log lines. Facts whose pace a peer sets are throttled, each cause and key by itself: no peer fills a log,
-//! and no cause hides another.
+//! Facts become log lines. Facts whose pace a peer sets are throttled, each cause and key by itself: no peer fills a
+//! log, and no cause hides another.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -2,8 +2,8 @@
 //!
 //! Every record but `Data` ends with a tag: keyed BLAKE2s (RFC 7693) over the direction, the number of records and of
 //! `Data` bytes before it in that direction, and the frame. `Data` records carry none: the next tag proves how many
-//! there were and how long they were together, heads included. So only a holder of the key can begin or end a session, and
-//! no frame can be forged, changed, repeated, moved or left out.
+//! there were and how long they were together, heads included. So only a holder of the key can begin or end a session,
+//! and no frame can be forged, changed, repeated, moved or left out.
 
 use blake2::Blake2sMac;
 use blake2::digest::consts::{U16, U32};
