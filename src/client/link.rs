@@ -156,6 +156,7 @@ impl Link {
         let Stage::Dialling(index) = self.stage else { return };
         let Some(&address) = names.found(self.settings.name).get(index) else { return };
         self.stage = Stage::Greeted(id, address);
+        self.due = Some(agenda.now + agenda.limits.handshake);
         let hello = Hello {
             versions: VERSIONS,
             capabilities: Capabilities::new(self.settings.plain),
@@ -333,6 +334,11 @@ impl Link {
                 self.due = None;
                 agenda.fact(Fact::ServerSilent { silence: up.heartbeat });
                 agenda.reset(up.control, CloseReason::HeartbeatLost);
+            }
+            // It may have said something, but not what was asked.
+            &Stage::Greeted(id, _) => {
+                self.due = None;
+                agenda.reset(id, CloseReason::HandshakeTimedOut);
             }
             // The server pings more often than that: it is asked only when it is late.
             Stage::Up(up) => {

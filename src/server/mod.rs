@@ -195,7 +195,8 @@ impl Server {
     fn control(&mut self, id: ConnId, frame: ControlFrame) {
         let Some(control) = self.controls.get(id) else { return };
         match (&control.stage, frame) {
-            (Stage::Closing, _) | (_, ControlFrame::Skipped) => {}
+            (Stage::Closing, _) | (Stage::Linked(_), ControlFrame::Skipped) => {}
+            // The first frame is a Hello in every version.
             (Stage::Proved(random), ControlFrame::Hello(hello)) => {
                 let random = *random;
                 self.hello(id, random, &hello);

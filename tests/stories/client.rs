@@ -195,6 +195,18 @@ fn a_refusal_is_told_and_followed_by_a_long_pause() {
 }
 
 #[test]
+fn a_server_that_does_not_welcome_in_time_is_given_up() {
+    let mut story = client();
+    story.wait(Duration::ZERO);
+    let (id, _) = story.greeted();
+    assert!(story.says(id, ControlFrame::Skipped).is_empty(), "a later version may say something first");
+    assert_eq!(
+        closes(&story.wait(Limits::default().handshake)),
+        [(id, "Reset: no handshake in time".into())]
+    );
+}
+
+#[test]
 fn as_many_message_connections_are_dialled_as_tickets_were_given() {
     let mut story = client();
     let control = story.linked();

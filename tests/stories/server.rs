@@ -396,6 +396,16 @@ fn nothing_is_heard_after_a_protocol_error() {
 }
 
 #[test]
+fn a_client_that_begins_with_anything_but_hello_is_closed() {
+    for frame in [ControlFrame::Skipped, ControlFrame::Ping, publish(1, "web")] {
+        let mut story = server();
+        let control = story.control();
+        let outputs = story.says(control, frame);
+        assert_eq!(closes(&outputs), [(control, "Reset: protocol error".into())]);
+    }
+}
+
+#[test]
 fn a_frame_of_a_later_version_is_skipped() {
     let mut story = server();
     let client = story.client(1);
