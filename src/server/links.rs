@@ -115,9 +115,10 @@ impl Link {
         self.tickets.outstanding()
     }
 
-    /// When the link wants attention next: to be pinged, or because a ticket expires.
+    /// When the link wants attention next: to be pinged, because a ticket expires, or because it was silent too long.
     pub fn next_due(&self) -> Instant {
-        self.tickets.next_expiry().map_or(self.ping_at, |expiry| expiry.min(self.ping_at))
+        let due = self.ping_at.min(self.heard + self.heartbeat);
+        self.tickets.next_expiry().map_or(due, |expiry| expiry.min(due))
     }
 }
 

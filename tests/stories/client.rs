@@ -1,366 +1,705 @@
 //! The client's rules.
 
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::story::{Outputs, Story, millis, name, secs};
 use skyorg::base::address::HostPort;
 use skyorg::base::id::{ConnId, NameId};
 use skyorg::client::Client;
 use skyorg::config::limits::Limits;
 use skyorg::config::{ClientConfig, Key};
-use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Input, Output, SessionEvent, Traffic};
+use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Input, Manner, Output, SessionEvent};
 use skyorg::wire::control::{
-    Capabilities, ControlFrame, Denial, Publish, Refusal, Transports, VERSIONS, Want, Welcome,
+    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
+    Want, Welcome,
 };
 use skyorg::wire::frame::{AbortReason, Start};
-use skyorg::wire::handshake::Secret;
+use skyorg::wire::handshake::{Purpose, Secret, key_id};
 
-use super::{Story, closes, frames};
+const HEARTBEAT: Duration = Duration::from_secs(30);
+const REFUSED: CloseReason = CloseReason::DialFailed(std::io::ErrorKind::ConnectionRefused);
 
-const SERVER: &str = "192.0.2.2:33335";
+/// A client whose names and dials are answered by the test.
+struct Stage(Story<Client>);
+
+impl Deref for Stage {
+    type Target = Story<Client>;
+
+    fn deref(&self) -> &Story<Client> {
+        &self.0
+    }
+}
+
+impl DerefMut for Stage {
+    fn deref_mut(&mut self) -> &mut Story<Client> {
+        &mut self.0
+    }
+}
 
 fn host(text: &str) -> HostPort {
     HostPort::parse(text, None, None).expect("a host and a port")
 }
 
-/// A client of `server` that publishes `web` at `local`.
-fn client_of(server: &str, local: &str) -> Story<Client> {
-    let config = ClientConfig {
-        server: host(server),
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+fn config() -> ClientConfig {
+    ClientConfig {
+        server: host("192.0.2.1:33335"),
         message: None,
-        services: vec![("web".parse().expect("a name"), host(local))],
-        key: Key { name: "office".parse().expect("a name"), secret: Secret::new([7; 32]) },
+        services: vec![(name("web"), host("127.0.0.1:80")), (name("ssh"), host("127.0.0.1:22"))],
+        key: Key { name: name("office"), secret: Secret::new([7; 32]) },
         plain: false,
         limits: Limits::default(),
-    };
-    let now = Instant::now();
-    let limits = Arc::new(Limits::default());
-    Story::of(Client::new(config, limits, [1; 16], fastrand::Rng::with_seed(1), now), now)
+    }
 }
 
-fn client() -> Story<Client> {
-    client_of(SERVER, "127.0.0.1:8080")
+/// `web` is served at this place.
+fn config_with_local(local: &str) -> ClientConfig {
+    ClientConfig { services: vec![(name("web"), host(local))], ..config() }
 }
 
-fn welcome() -> ControlFrame {
-    ControlFrame::Welcome(Welcome {
+fn welcome() -> Welcome {
+    Welcome {
         version: VERSIONS.most,
         capabilities: Capabilities::default(),
-        heartbeat: Duration::from_secs(10),
+        heartbeat: HEARTBEAT,
         instance: [2; 16],
-        link: [3; 16],
-        pool_key: Secret::new([4; 32]),
+        link: [4; 16],
+        pool_key: Secret::new([5; 32]),
         message_port: 33334,
-    })
+    }
 }
 
-/// The addresses that are dialled.
-fn dials(outputs: &[Output]) -> Vec<SocketAddr> {
-    let dial = |output: &Output| match output {
-        Output::Dial { address, .. } => Some(*address),
-        _ => None,
-    };
-    outputs.iter().filter_map(dial).collect()
+fn start(sid: u64, first_sid: u64) -> Start {
+    let (user, asked) = (address("198.51.100.1:1024"), address("192.0.2.1:33333"));
+    Start { sid, first_sid, publication: 1, port_offset: 0, user, asked, number: 9 }
 }
 
-/// The names that are asked for.
-fn questions(outputs: &[Output]) -> Vec<(NameId, String)> {
-    let question = |output: &Output| match output {
-        Output::Resolve { name, host } => Some((*name, host.to_string())),
-        _ => None,
-    };
-    outputs.iter().filter_map(question).collect()
+fn begin(config: ClientConfig) -> (Stage, Outputs) {
+    let (now, limits) = (Instant::now(), Arc::new(config.limits.clone()));
+    let client = Client::new(config, limits, [1; 16], fastrand::Rng::with_seed(1), now);
+    let mut story = Story::new(client, now);
+    let outputs = story.wait(Duration::ZERO);
+    (Stage(story), outputs)
 }
 
-fn aborts(outputs: &[Output]) -> Vec<(ConnId, AbortReason)> {
-    let abort = |output: &Output| match output {
-        Output::Abort { message, reason } => Some((*message, *reason)),
-        _ => None,
-    };
-    outputs.iter().filter_map(abort).collect()
+/// A client that is welcome; its control connection.
+fn linked(config: ClientConfig) -> (Stage, ConnId) {
+    let (mut stage, outputs) = begin(config);
+    outputs.resolves().iter().for_each(|name| drop(stage.resolved(*name, &["192.0.2.1:33335"])));
+    let control = stage.link();
+    (stage, control)
 }
 
-fn start(sid: u64) -> Start {
-    let user = ([198, 51, 100, 1], 1024).into();
-    let asked = ([192, 0, 2, 2], 80).into();
-    Start { sid, first_sid: 0, publication: 1, port_offset: 0, user, asked, number: 70 + sid }
+/// A client that is welcome and has one message connection; both.
+fn ready(config: ClientConfig) -> (Stage, ConnId, ConnId) {
+    let (mut stage, control) = linked(config);
+    let message = stage.message(control, 1);
+    (stage, control, message)
 }
 
-impl Story<Client> {
-    fn dialled(&mut self, purpose: Dialled) -> ConnId {
+impl Stage {
+    fn dialling(&mut self, purpose: Dialled) -> ConnId {
         let id = self.id();
         self.tell(Input::Dialling { id, purpose });
         id
     }
 
-    /// A control connection that has been answered; what is said on it.
-    fn greeted(&mut self) -> (ConnId, Vec<ControlFrame>) {
-        let id = self.dialled(Dialled::Control);
-        let outputs = self.tell(Input::Connected { id });
-        (id, frames(&outputs))
+    fn connected(&mut self, id: ConnId) -> Outputs {
+        self.tell(Input::Connected { id })
     }
 
-    fn says(&mut self, id: ConnId, frame: ControlFrame) -> Vec<Output> {
-        self.tell(Input::Control { id, frame })
+    fn resolved(&mut self, name: NameId, addresses: &[&str]) -> Outputs {
+        let addresses = addresses.iter().map(|text| address(text)).collect();
+        self.tell(Input::Resolved { name, addresses })
     }
 
-    /// A link that stands.
-    fn linked(&mut self) -> ConnId {
-        self.wait(Duration::ZERO);
-        let (id, _) = self.greeted();
-        self.says(id, welcome());
+    /// The server that was dialled takes the client.
+    fn link(&mut self) -> ConnId {
+        let control = self.dialling(Dialled::Control);
+        self.connected(control);
+        self.hear(control, ControlFrame::Welcome(welcome()));
+        control
+    }
+
+    /// The server that was dialled cannot be reached; how long the client pauses.
+    fn fail(&mut self) -> Duration {
+        let control = self.dialling(Dialled::Control);
+        self.gone(control, REFUSED).pause()
+    }
+
+    /// The server asks for a message connection, and it stands.
+    fn message(&mut self, control: ConnId, ticket: u64) -> ConnId {
+        let outputs = self.hear(control, ControlFrame::Open { first_ticket: ticket, count: 1 });
+        assert_eq!(outputs.dials().len(), 1);
+        let id = self.dialling(Dialled::Message);
+        self.connected(id);
         id
     }
 
-    /// A message connection that stands.
-    fn message(&mut self) -> ConnId {
-        let id = self.dialled(Dialled::Message);
-        self.tell(Input::Connected { id });
-        id
-    }
-
-    fn begins(&mut self, message: ConnId, start: Start) -> Vec<Output> {
-        self.tell(Input::Session { id: message, event: SessionEvent::Start(start) })
-    }
-
-    fn is_gone(&mut self, id: ConnId, reason: CloseReason) -> Vec<Output> {
-        self.tell(Input::Closed { id, reason, traffic: Traffic::default() })
+    fn start(&mut self, message: ConnId, start: Start) -> Outputs {
+        self.session(message, SessionEvent::Start(start))
     }
 }
 
-const REFUSED: CloseReason = CloseReason::DialFailed(std::io::ErrorKind::ConnectionRefused);
+impl Outputs {
+    /// Addresses that were dialled, and what for.
+    fn dials(&self) -> Vec<(&Dial, SocketAddr)> {
+        let dial = |output| match output {
+            &Output::Dial { ref dial, address, .. } => Some((dial, address)),
+            _ => None,
+        };
+        self.0.iter().filter_map(dial).collect()
+    }
 
-#[test]
-fn a_numeric_server_is_dialled_at_once_and_a_name_is_asked_for_with_each_attempt() {
-    assert_eq!(dials(&client().wait(Duration::ZERO)), [SERVER.parse().expect("an address")]);
-    let mut story = client_of("gw.example:33335", "127.0.0.1:8080");
-    for _ in 0..2 {
-        let outputs = story.wait(Duration::from_secs(1));
-        let [(name, host)] = &questions(&outputs)[..] else { panic!("{outputs:?}") };
-        assert_eq!((host.as_str(), dials(&outputs).len()), ("gw.example:33335", 0));
-        let addresses = vec![SERVER.parse().expect("an address")];
-        assert_eq!(dials(&story.tell(Input::Resolved { name: *name, addresses })).len(), 1);
-        let id = story.dialled(Dialled::Control);
-        story.is_gone(id, REFUSED);
+    /// Local servers that were dialled, and for which message connections.
+    fn proxies(&self) -> Vec<(ConnId, SocketAddr)> {
+        let proxy = |(dial, address)| match dial {
+            &Dial::Proxy(message) => Some((message, address)),
+            _ => None,
+        };
+        self.dials().into_iter().filter_map(proxy).collect()
+    }
+
+    /// Addresses at which a control connection was dialled.
+    fn controls(&self) -> Vec<SocketAddr> {
+        let control = |(dial, address): (&Dial, _)| matches!(dial, Dial::Control(_)).then_some(address);
+        self.dials().into_iter().filter_map(control).collect()
+    }
+
+    fn resolves(&self) -> Vec<NameId> {
+        let resolve = |output: &Output| match output {
+            Output::Resolve { name, .. } => Some(*name),
+            _ => None,
+        };
+        self.0.iter().filter_map(resolve).collect()
+    }
+
+    fn accepts(&self) -> Vec<ConnId> {
+        let accept = |output: &Output| match output {
+            Output::Accept(id) => Some(*id),
+            _ => None,
+        };
+        self.0.iter().filter_map(accept).collect()
+    }
+
+    /// The pause before the next attempt.
+    fn pause(&self) -> Duration {
+        let pause = |fact: &&Fact| match fact {
+            Fact::NextAttempt { pause } => Some(*pause),
+            _ => None,
+        };
+        self.facts().iter().find_map(pause).expect("an attempt follows")
     }
 }
 
+// The way to the server.
+
 #[test]
-fn pauses_grow_with_each_failure() {
-    let mut story = client();
-    story.wait(Duration::ZERO);
+fn the_server_is_dialled_at_once_and_a_numeric_name_is_not_resolved() {
+    let (_, outputs) = begin(config());
+    assert_eq!(outputs.resolves(), []);
+    let [(Dial::Control(greeting), to)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+    assert_eq!(to, address("192.0.2.1:33335"));
+    assert_eq!((greeting.hello.purpose, greeting.ticket), (Purpose::Control, 0));
+    assert_eq!(greeting.hello.key_id, key_id(&Secret::new([7; 32])));
+    assert_eq!(outputs.facts(), [&Fact::Connecting { server: host("192.0.2.1:33335") }]);
+}
+
+#[test]
+fn another_name_is_resolved_anew_with_each_attempt() {
+    let (mut stage, outputs) = begin(ClientConfig { server: host("sky.example:33335"), ..config() });
+    assert_eq!(outputs.dials().len(), 0);
+    let [server] = outputs.resolves()[..] else { panic!("{outputs:?}") };
+    assert_eq!(stage.resolved(server, &["192.0.2.7:33335"]).controls(), [address("192.0.2.7:33335")]);
+    let pause = stage.fail();
+    let outputs = stage.wait(pause);
+    assert_eq!((outputs.resolves(), outputs.dials().len()), (vec![server], 0));
+    assert_eq!(stage.resolved(server, &["192.0.2.8:33335"]).controls(), [address("192.0.2.8:33335")]);
+}
+
+#[test]
+fn a_server_name_that_is_not_found_is_told_of_and_tried_again() {
+    let (mut stage, outputs) = begin(ClientConfig { server: host("sky.example:33335"), ..config() });
+    let outputs = stage.resolved(outputs.resolves()[0], &[]);
+    let unresolved = Fact::Unresolved { host: host("sky.example:33335"), purpose: "the server" };
+    assert_eq!(outputs.facts()[0], &unresolved);
+    assert_eq!(stage.wait(outputs.pause()).resolves().len(), 1);
+}
+
+#[test]
+fn addresses_of_the_server_are_tried_one_after_the_other_before_a_pause() {
+    let (mut stage, outputs) = begin(ClientConfig { server: host("sky.example:33335"), ..config() });
+    stage.resolved(outputs.resolves()[0], &["192.0.2.7:33335", "192.0.2.8:33335"]);
+    let control = stage.dialling(Dialled::Control);
+    assert_eq!(stage.gone(control, REFUSED).controls(), [address("192.0.2.8:33335")]);
+    stage.fail();
+}
+
+#[test]
+fn pauses_grow_with_failures_up_to_the_most() {
+    let (mut stage, _) = begin(config());
+    let (least, most) = Limits::default().reconnect;
     let mut pauses = Vec::new();
-    for _ in 0..12 {
-        let id = story.dialled(Dialled::Control);
-        story.is_gone(id, REFUSED);
-        let pause = story.facts().into_iter().find_map(|fact| match fact {
-            Fact::NextAttempt { pause } => Some(pause),
-            _ => None,
-        });
-        pauses.push(pause.expect("it pauses"));
-        assert_eq!(dials(&story.wait(Limits::default().reconnect.1)).len(), 1, "it tries again");
+    for failures in 0..30 {
+        let pause = stage.fail();
+        let cap = least.saturating_mul(2u32.pow(failures.min(16))).min(most);
+        assert!(least <= pause && pause <= cap, "{pause:?} after {failures} failures");
+        assert_eq!(stage.wait(pause - Duration::from_nanos(1)).dials().len(), 0);
+        assert_eq!(stage.wait(Duration::from_nanos(1)).dials().len(), 1);
+        pauses.push(pause);
     }
-    assert!(pauses.iter().all(|&pause| pause >= Limits::default().reconnect.0));
-    assert!(pauses[..3].iter().max() < pauses[9..].iter().max(), "{pauses:?}");
+    assert!(pauses.into_iter().max() > Some(most / 2));
 }
 
 #[test]
-fn hello_is_followed_by_what_is_published_with_its_dial_time() {
-    let mut story = client();
-    story.wait(Duration::ZERO);
-    let (_, said) = story.greeted();
-    assert!(matches!(&said[0], ControlFrame::Hello(hello) if hello.versions == VERSIONS));
-    let publish = Publish {
-        number: 1,
-        name: "web".parse().expect("a name"),
-        want: Want::Service,
-        transports: Transports::Tcp,
-        dial_time: Limits::default().local_dial,
-    };
-    assert_eq!(said[1..], [ControlFrame::Publish(publish)]);
+fn a_welcome_makes_pauses_short_again() {
+    let (mut stage, _) = begin(config());
+    for _ in 0..10 {
+        let pause = stage.fail();
+        stage.wait(pause);
+    }
+    let control = stage.link();
+    let pause = stage.gone(control, CloseReason::PeerClosed).pause();
+    assert_eq!(pause, Limits::default().reconnect.0);
 }
 
 #[test]
-fn a_refusal_is_told_and_followed_by_a_long_pause() {
-    let mut story = client();
-    story.wait(Duration::ZERO);
-    let (id, _) = story.greeted();
-    let refusal = Refusal::Plain(true);
-    let outputs = story.says(id, ControlFrame::Refused(refusal));
-    assert_eq!(closes(&outputs), [(id, "Whole: drained".into())]);
-    assert!(story.facts().contains(&Fact::Refused { refusal }));
-    story.is_gone(id, CloseReason::Drained);
-    assert!(story.facts().iter().any(|fact| matches!(fact, Fact::NextAttempt { .. })));
+fn a_refusal_is_told_of_and_makes_long_pauses() {
+    let (mut stage, _) = begin(config());
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let control = stage.dialling(Dialled::Control);
+        stage.connected(control);
+        let refusal = Refusal::Plain(true);
+        let outputs = stage.hear(control, ControlFrame::Refused(refusal));
+        assert_eq!(outputs.facts(), [&Fact::Refused { refusal }]);
+        assert_eq!(outputs.closes(), [(control, CloseReason::Drained, Manner::Whole)]);
+        let pause = stage.gone(control, CloseReason::Drained).pause();
+        stage.wait(pause);
+        pauses.push(pause);
+    }
+    assert!(pauses.iter().sum::<Duration>() > secs(40), "{pauses:?}");
 }
 
 #[test]
-fn a_server_that_does_not_welcome_in_time_is_given_up() {
-    let mut story = client();
-    story.wait(Duration::ZERO);
-    let (id, _) = story.greeted();
-    assert!(story.says(id, ControlFrame::Skipped).is_empty(), "a later version may say something first");
-    assert_eq!(
-        closes(&story.wait(Limits::default().handshake)),
-        [(id, "Reset: no handshake in time".into())]
-    );
+fn a_server_that_does_not_prove_itself_is_told_of() {
+    let (mut stage, _) = begin(config());
+    let control = stage.dialling(Dialled::Control);
+    let reason = CloseReason::PeerClosed;
+    let outputs = stage.gone(control, reason);
+    let unproved = Fact::ServerUnproved { server: host("192.0.2.1:33335"), key: name("office"), reason };
+    assert_eq!(outputs.facts()[0], &unproved);
 }
 
 #[test]
-fn as_many_message_connections_are_dialled_as_tickets_were_given() {
-    let mut story = client();
-    let control = story.linked();
-    let outputs = story.says(control, ControlFrame::Open { first_ticket: 5, count: 3 });
-    let tickets: Vec<u64> = outputs
-        .iter()
-        .filter_map(|output| match output {
-            Output::Dial { dial: Dial::Message(greeting), .. } => Some(greeting.ticket),
-            _ => None,
+fn hello_is_followed_by_one_publish_per_service_with_the_dial_time() {
+    let (mut stage, _) = begin(config());
+    let control = stage.dialling(Dialled::Control);
+    let hello = ControlFrame::Hello(Hello {
+        versions: VERSIONS,
+        capabilities: Capabilities::default(),
+        heartbeat: HEARTBEAT,
+        instance: [1; 16],
+    });
+    let publish = |number, service| {
+        ControlFrame::Publish(Publish {
+            number,
+            name: name(service),
+            want: Want::Service,
+            transports: Transports::Tcp,
+            dial_time: Limits::default().local_dial,
         })
-        .collect();
-    assert_eq!(tickets, [5, 6, 7]);
-    assert!(dials(&outputs).iter().all(|address| address.port() == 33334));
+    };
+    assert_eq!(stage.connected(control).said(control), [hello, publish(1, "web"), publish(2, "ssh")]);
 }
 
 #[test]
-fn a_denied_service_is_told_of_and_the_link_stands() {
-    let mut story = client();
-    let control = story.linked();
+fn a_granted_service_is_told_of_with_its_port() {
+    let (mut stage, control) = linked(config());
+    let ports = Ports { first: 33340, last: 33340 };
+    let addresses = vec![GrantedAddress { ip: [192, 0, 2, 1].into(), ports }];
+    let outputs = stage.hear(control, ControlFrame::Granted { number: 2, addresses });
+    let granted = Fact::Granted { service: name("ssh"), port: 33340, local: host("127.0.0.1:22") };
+    assert_eq!(outputs.facts(), [&granted]);
+}
+
+#[test]
+fn a_denied_service_is_told_of_and_the_rest_goes_on() {
+    let (mut stage, control) = linked(config());
     let reason = Denial::UnknownService;
-    assert!(story.says(control, ControlFrame::Denied { number: 1, reason }).is_empty());
-    let service = "web".parse().expect("a name");
-    assert!(story.facts().contains(&Fact::Denied { service, reason }));
-    assert_eq!(frames(&story.says(control, ControlFrame::Ping)), [ControlFrame::Pong]);
-    assert!(story.says(control, ControlFrame::Skipped).is_empty(), "a later version may say more");
+    let outputs = stage.hear(control, ControlFrame::Denied { number: 1, reason });
+    assert_eq!(outputs.facts(), [&Fact::Denied { service: name("web"), reason }]);
+    assert_eq!(outputs.closes(), []);
+    let message = stage.message(control, 1);
+    let outputs = stage.start(message, Start { publication: 2, ..start(1, 0) });
+    assert_eq!(outputs.proxies(), [(message, address("127.0.0.1:22"))]);
 }
 
 #[test]
-fn a_silent_server_is_asked_and_then_given_up() {
-    let mut story = client();
-    let control = story.linked();
-    assert_eq!(frames(&story.wait(Duration::from_secs(5))), [ControlFrame::Ping]);
-    let outputs = story.wait(Duration::from_secs(5));
-    assert_eq!(closes(&outputs), [(control, "Reset: heartbeat lost".into())], "the smaller heartbeat holds");
+fn unknown_frames_of_a_later_server_are_skipped() {
+    let (mut stage, _) = begin(config());
+    let control = stage.dialling(Dialled::Control);
+    stage.connected(control);
+    assert!(stage.hear(control, ControlFrame::Skipped).is_silent());
+    stage.hear(control, ControlFrame::Welcome(welcome()));
+    assert!(stage.hear(control, ControlFrame::Skipped).is_silent());
 }
 
 #[test]
-fn a_session_is_accepted_and_its_local_server_dialled() {
-    let mut story = client();
-    story.linked();
-    let message = story.message();
-    let outputs = story.begins(message, start(1));
-    assert!(matches!(outputs[0], Output::Accept(id) if id == message));
-    assert_eq!(dials(&outputs), [SocketAddr::from(([127, 0, 0, 1], 8080))]);
+fn a_frame_that_only_clients_send_is_a_protocol_error() {
+    let (mut stage, control) = linked(config());
+    let outputs = stage.hear(control, ControlFrame::Unpublish(1));
+    assert_eq!(outputs.closes(), [(control, CloseReason::ProtocolError, Manner::Reset)]);
 }
 
 #[test]
-fn a_session_that_comes_again_is_aborted_on_both_connections_and_not_dialled() {
-    let mut story = client();
-    story.linked();
-    let (first, second) = (story.message(), story.message());
-    story.begins(first, start(1));
-    let again = Start { first_sid: 1, ..start(2) };
-    let outputs = story.begins(second, again);
-    assert_eq!(aborts(&outputs), [(first, AbortReason::Duplicate), (second, AbortReason::Duplicate)]);
-    assert!(dials(&outputs).is_empty());
+fn a_ping_gets_a_pong() {
+    let (mut stage, control) = linked(config());
+    assert_eq!(stage.hear(control, ControlFrame::Ping).said(control), [ControlFrame::Pong]);
 }
 
 #[test]
-fn a_session_of_an_unknown_publication_is_refused_without_a_dial() {
-    let mut story = client();
-    story.linked();
-    let message = story.message();
-    let outputs = story.begins(message, Start { publication: 9, ..start(1) });
-    assert_eq!(aborts(&outputs), [(message, AbortReason::Refused)]);
-    assert!(dials(&outputs).is_empty());
+fn a_silent_server_is_pinged_and_then_given_up() {
+    let (mut stage, control) = linked(config());
+    assert!(stage.wait(HEARTBEAT / 2 - millis(1)).is_silent());
+    assert_eq!(stage.wait(millis(1)).said(control), [ControlFrame::Ping]);
+    assert!(stage.wait(HEARTBEAT / 2 - millis(1)).is_silent());
+    let outputs = stage.wait(millis(1));
+    assert_eq!(outputs.closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
+    assert_eq!(outputs.facts(), [&Fact::ServerSilent { silence: HEARTBEAT }]);
 }
 
 #[test]
-fn a_local_server_that_does_not_take_the_connection_refuses_the_session() {
-    let mut story = client();
-    story.linked();
-    let message = story.message();
-    story.begins(message, start(1));
-    let proxy = story.dialled(Dialled::Proxy(message));
-    let outputs = story.is_gone(proxy, REFUSED);
-    assert_eq!(aborts(&outputs), [(message, AbortReason::Refused)]);
-    let told = story.facts();
-    assert!(told.iter().any(|fact| matches!(fact, Fact::LocalFailed { number: 71, .. })), "{told:?}");
+fn a_server_that_answers_is_not_given_up() {
+    let (mut stage, control) = linked(config());
+    for _ in 0..10 {
+        assert_eq!(stage.wait(HEARTBEAT / 2).said(control), [ControlFrame::Ping]);
+        assert!(stage.hear(control, ControlFrame::Pong).is_silent());
+    }
 }
 
 #[test]
-fn a_name_is_asked_for_once_and_all_sessions_that_wait_for_it_go_on() {
-    let mut story = client_of(SERVER, "db.lan:5432");
-    story.linked();
-    let messages = [(); 3].map(|()| story.message());
-    let outputs: Vec<Output> =
-        (1..).zip(messages).flat_map(|(sid, message)| story.begins(message, start(sid))).collect();
-    let [(name, _)] = questions(&outputs)[..] else { panic!("asked once: {outputs:?}") };
-    let addresses: Vec<SocketAddr> = [1, 2].map(|last| ([10, 0, 0, last], 5432).into()).into();
-    let outputs = story.tell(Input::Resolved { name, addresses: addresses.clone() });
-    assert_eq!(dials(&outputs), [addresses[0]; 3]);
-    let proxy = story.dialled(Dialled::Proxy(messages[0]));
-    assert_eq!(dials(&story.is_gone(proxy, REFUSED)), [addresses[1]], "then the next address");
+fn the_smaller_heartbeat_holds() {
+    for (client, server) in [(30, 4), (4, 30)] {
+        let limits = Limits { heartbeat: secs(client), ..Limits::default() };
+        let (mut stage, _) = begin(ClientConfig { limits, ..config() });
+        let control = stage.dialling(Dialled::Control);
+        stage.connected(control);
+        let welcome = Welcome { heartbeat: secs(server), ..welcome() };
+        stage.hear(control, ControlFrame::Welcome(welcome));
+        assert_eq!(stage.wait(millis(3_999)).closes(), []);
+        assert_eq!(stage.wait(millis(1)).closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
+    }
 }
 
 #[test]
-fn a_name_that_leads_nowhere_refuses_the_sessions_that_wait_for_it() {
-    let mut story = client_of(SERVER, "db.lan:5432");
-    story.linked();
-    let message = story.message();
-    let outputs = story.begins(message, start(1));
-    let name = questions(&outputs)[0].0;
-    let outputs = story.tell(Input::Resolved { name, addresses: Vec::new() });
-    assert_eq!(aborts(&outputs), [(message, AbortReason::Refused)]);
+fn a_lost_link_closes_all_message_connections_and_a_new_attempt_follows() {
+    let (mut stage, control, one) = ready(config());
+    let two = stage.message(control, 2);
+    stage.start(two, start(1, 0));
+    let reason = CloseReason::PeerClosed;
+    let outputs = stage.gone(control, reason);
+    assert_eq!(
+        outputs.closes(),
+        [(one, CloseReason::LinkLost, Manner::Reset), (two, CloseReason::LinkLost, Manner::Reset)]
+    );
+    assert!(outputs.facts().contains(&&Fact::LinkLost { server: host("192.0.2.1:33335"), reason }));
+    assert_eq!(stage.wait(outputs.pause()).controls(), [address("192.0.2.1:33335")]);
+}
+
+// Message connections.
+
+#[test]
+fn open_dials_as_many_as_asked_with_consecutive_tickets() {
+    let (mut stage, control) = linked(config());
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 5, count: 3 });
+    let mut tickets = Vec::new();
+    for (dial, to) in outputs.dials() {
+        let Dial::Message(greeting) = dial else { panic!("{dial:?}") };
+        assert_eq!(to, address("192.0.2.1:33334"), "the port is the one of the welcome");
+        assert_eq!((greeting.hello.purpose, greeting.hello.key_id), (Purpose::Message, [4; 16]));
+        assert_eq!(greeting.secret.bytes(), &[5; 32]);
+        tickets.push(greeting.ticket);
+    }
+    assert_eq!(tickets, [5, 6, 7]);
+}
+
+#[test]
+fn open_dials_no_more_than_may_be() {
+    let limits = Limits { messages_per_client_max: 2, ..Limits::default() };
+    let (mut stage, control) = linked(ClientConfig { limits, ..config() });
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: u32::MAX });
+    assert_eq!(outputs.dials().len(), 2);
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 9, count: 1 });
+    assert_eq!(outputs.dials().len(), 0);
+}
+
+#[test]
+fn another_address_for_message_connections_is_used_and_the_next_one_after_a_failure() {
+    let message = Some(host("pool.example:1"));
+    let (mut stage, outputs) = begin(ClientConfig { message, ..config() });
+    assert_eq!(outputs.dials().len(), 0, "the name is resolved first");
+    stage.resolved(outputs.resolves()[0], &["192.0.2.7:1", "192.0.2.8:1"]);
+    let control = stage.link();
+    let open = |first_ticket| ControlFrame::Open { first_ticket, count: 1 };
+    assert_eq!(stage.hear(control, open(1)).dials()[0].1, address("192.0.2.7:1"));
+    let id = stage.dialling(Dialled::Message);
+    let outputs = stage.gone(id, REFUSED);
+    let failed = Fact::MessageFailed { address: address("192.0.2.7:1"), reason: REFUSED };
+    assert_eq!(outputs.facts(), [&failed]);
+    assert_eq!(stage.hear(control, open(2)).dials()[0].1, address("192.0.2.8:1"));
+}
+
+#[test]
+fn a_message_connection_that_is_dialled_for_a_lost_link_is_reset() {
+    let (mut stage, control) = linked(config());
+    stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
+    stage.gone(control, CloseReason::PeerClosed);
+    let (id, purpose) = (stage.id(), Dialled::Message);
+    let outputs = stage.tell(Input::Dialling { id, purpose });
+    assert_eq!(outputs.closes(), [(id, CloseReason::LinkLost, Manner::Reset)]);
+}
+
+// Sessions.
+
+#[test]
+fn a_session_is_accepted_and_its_local_server_dialled_once() {
+    let (mut stage, _, message) = ready(config());
+    let outputs = stage.start(message, start(1, 0));
+    assert_eq!(outputs.accepts(), [message]);
+    assert_eq!(outputs.proxies(), [(message, address("127.0.0.1:80"))]);
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    assert!(stage.connected(proxy).is_silent());
+}
+
+#[test]
+fn a_message_connection_serves_one_session_after_the_other() {
+    let (mut stage, _, message) = ready(config());
+    for sid in 1..4 {
+        assert_eq!(stage.start(message, start(sid, 0)).proxies().len(), 1);
+        stage.dialling(Dialled::Proxy(message));
+        stage.idle(message);
+    }
+}
+
+#[test]
+fn the_same_session_again_is_a_duplicate_and_is_not_dialled_twice() {
+    let (mut stage, control, one) = ready(config());
+    let two = stage.message(control, 2);
+    stage.start(one, start(1, 0));
+    let outputs = stage.start(two, start(1, 0));
+    assert_eq!(outputs.aborts(), [(two, AbortReason::Duplicate)]);
+    assert_eq!(outputs.facts(), [&Fact::Duplicate { number: 9 }]);
+    assert!(outputs.dials().is_empty() && outputs.accepts().is_empty());
+}
+
+#[test]
+fn a_session_that_is_offered_again_while_it_runs_is_aborted_in_both_copies() {
+    let (mut stage, control, one) = ready(config());
+    let two = stage.message(control, 2);
+    stage.start(one, start(1, 0));
+    let outputs = stage.start(two, start(2, 1));
+    assert_eq!(outputs.aborts(), [(one, AbortReason::Duplicate), (two, AbortReason::Duplicate)]);
+    assert!(outputs.dials().is_empty() && outputs.accepts().is_empty());
+}
+
+#[test]
+fn a_session_that_is_offered_again_and_was_never_seen_is_served_and_its_first_copy_is_late() {
+    let (mut stage, control, one) = ready(config());
+    let two = stage.message(control, 2);
+    assert_eq!(stage.start(two, start(2, 1)).proxies().len(), 1);
+    let outputs = stage.start(one, start(1, 0));
+    assert_eq!(outputs.aborts(), [(one, AbortReason::Duplicate)]);
+    assert!(outputs.dials().is_empty());
+}
+
+#[test]
+fn numbers_of_sessions_begin_anew_with_a_link() {
+    let (mut stage, control, message) = ready(config());
+    stage.start(message, start(1, 0));
+    let pause = stage.gone(control, CloseReason::PeerClosed).pause();
+    stage.gone(message, CloseReason::LinkLost);
+    stage.wait(pause);
+    let control = stage.link();
+    let message = stage.message(control, 1);
+    assert_eq!(stage.start(message, start(1, 0)).proxies().len(), 1);
+}
+
+#[test]
+fn an_unknown_publication_is_refused_without_a_dial() {
+    let (mut stage, _, message) = ready(config());
+    let outputs = stage.start(message, Start { publication: 7, ..start(1, 0) });
+    assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
+    assert!(outputs.dials().is_empty() && outputs.accepts().is_empty());
+}
+
+#[test]
+fn a_local_server_that_refuses_gives_an_abort_and_a_fact() {
+    let (mut stage, _, message) = ready(config());
+    stage.start(message, start(1, 0));
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    let outputs = stage.gone(proxy, REFUSED);
+    assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
+    let failed = Fact::LocalFailed {
+        number: 9,
+        user: start(1, 0).user,
+        service: name("web"),
+        local: host("127.0.0.1:80"),
+        reason: REFUSED,
+    };
+    assert_eq!(outputs.facts(), [&failed]);
+}
+
+#[test]
+fn addresses_of_a_local_server_are_tried_one_after_the_other() {
+    let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
+    let outputs = stage.start(message, start(1, 0));
+    let outputs = stage.resolved(outputs.resolves()[0], &["10.0.0.1:80", "10.0.0.2:80"]);
+    assert_eq!(outputs.proxies(), [(message, address("10.0.0.1:80"))]);
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    let outputs = stage.gone(proxy, REFUSED);
+    assert_eq!(outputs.proxies(), [(message, address("10.0.0.2:80"))]);
+    assert_eq!(outputs.aborts(), []);
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    assert_eq!(stage.gone(proxy, REFUSED).aborts(), [(message, AbortReason::Refused)]);
+}
+
+#[test]
+fn each_address_gets_its_share_of_the_dial_time() {
+    let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
+    let outputs = stage.start(message, start(1, 0));
+    let outputs = stage.resolved(outputs.resolves()[0], &["10.0.0.1:80", "10.0.0.2:80"]);
+    let [Output::Dial { deadline, .. }] = outputs.0[..] else { panic!("{outputs:?}") };
+    assert_eq!(deadline - stage.now, Limits::default().local_dial / 2);
+}
+
+#[test]
+fn a_name_that_is_resolved_late_serves_the_sessions_that_waited() {
+    let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
+    let two = stage.message(control, 2);
+    let outputs = stage.start(one, start(1, 0));
+    let [db] = outputs.resolves()[..] else { panic!("{outputs:?}") };
+    assert_eq!((outputs.accepts(), outputs.dials().len()), (vec![one], 0));
+    assert_eq!(stage.start(two, start(2, 0)).resolves(), [], "it is asked for already");
+    let to = address("10.0.0.1:80");
+    assert_eq!(stage.resolved(db, &["10.0.0.1:80"]).proxies(), [(one, to), (two, to)]);
+}
+
+#[test]
+fn a_name_that_is_not_found_refuses_the_sessions_that_waited() {
+    let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
+    let outputs = stage.start(message, start(1, 0));
+    let outputs = stage.resolved(outputs.resolves()[0], &[]);
+    assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
 }
 
 #[test]
 fn a_session_waits_for_a_name_no_longer_than_for_a_local_server() {
-    let mut story = client_of(SERVER, "db.lan:5432");
-    let control = story.linked();
-    let message = story.message();
-    story.begins(message, start(1));
-    let mut aborted = Vec::new();
-    for _ in 0..5 {
-        story.says(control, ControlFrame::Ping);
-        aborted.extend(aborts(&story.wait(Duration::from_secs(1))));
-    }
-    assert_eq!(aborted, [(message, AbortReason::Refused)]);
+    let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
+    stage.start(message, start(1, 0));
+    assert_eq!(stage.wait(Limits::default().local_dial - millis(1)).aborts(), []);
+    assert_eq!(stage.wait(millis(1)).aborts(), [(message, AbortReason::Refused)]);
 }
 
 #[test]
-fn message_connections_end_with_their_link_and_a_new_attempt_follows() {
-    let mut story = client();
-    let control = story.linked();
-    let message = story.message();
-    let outputs = story.is_gone(control, CloseReason::PeerClosed);
-    assert_eq!(closes(&outputs), [(message, "Reset: link lost".into())]);
-    assert_eq!(dials(&story.wait(Duration::from_secs(1))).len(), 1);
+fn what_is_known_of_a_name_is_used_while_it_is_resolved_anew() {
+    let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
+    let outputs = stage.start(one, start(1, 0));
+    stage.resolved(outputs.resolves()[0], &["10.0.0.1:80"]);
+    let (two, three) = (stage.message(control, 2), stage.message(control, 3));
+    let outputs = stage.start(two, start(2, 0));
+    assert_eq!((outputs.resolves().len(), outputs.proxies().len()), (0, 1));
+    stage.wait(Limits::default().resolved);
+    let outputs = stage.start(three, start(3, 0));
+    assert_eq!((outputs.resolves().len(), outputs.proxies().len()), (1, 1));
 }
 
 #[test]
-fn a_message_connection_that_fails_is_told_of() {
-    let mut story = client();
-    let control = story.linked();
-    story.says(control, ControlFrame::Open { first_ticket: 1, count: 1 });
-    let id = story.dialled(Dialled::Message);
-    story.is_gone(id, REFUSED);
-    assert!(story.facts().iter().any(|fact| matches!(fact, Fact::MessageFailed { .. })));
+fn a_session_that_has_ended_is_told_of() {
+    let (mut stage, _, message) = ready(config());
+    stage.start(message, start(1, 0));
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    stage.wait(secs(2));
+    let outputs = stage.gone(proxy, CloseReason::Finished);
+    let [Fact::SessionEnded { number: 9, lasted, reason: CloseReason::Finished, .. }] = outputs.facts()[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(*lasted, secs(2));
 }
 
 #[test]
-fn a_client_that_is_asked_to_end_says_so_and_ends_with_its_link() {
-    let mut story = client();
-    let control = story.linked();
-    assert_eq!(frames(&story.tell(Input::Drain)), [ControlFrame::Drain]);
-    let outputs = story.is_gone(control, CloseReason::PeerClosed);
-    assert!(outputs.iter().any(|output| matches!(output, Output::Exit)));
-    assert!(dials(&story.wait(Duration::from_secs(60))).is_empty());
+fn a_proxy_connection_whose_message_connection_is_gone_is_reset() {
+    let (mut stage, _, message) = ready(config());
+    stage.start(message, start(1, 0));
+    stage.gone(message, CloseReason::PeerClosed);
+    let (id, purpose) = (stage.id(), Dialled::Proxy(message));
+    let outputs = stage.tell(Input::Dialling { id, purpose });
+    assert_eq!(outputs.closes(), [(id, CloseReason::LinkLost, Manner::Reset)]);
+}
+
+// The end.
+
+#[test]
+fn a_client_that_leaves_says_drain_and_exits_when_the_link_has_ended() {
+    let (mut stage, control) = linked(config());
+    let outputs = stage.tell(Input::Drain);
+    assert_eq!(outputs.said(control), [ControlFrame::Drain]);
+    assert!(!outputs.exits());
+    let outputs = stage.gone(control, CloseReason::PeerClosed);
+    assert!(outputs.exits());
+    assert!(!outputs.facts().iter().any(|fact| matches!(fact, Fact::NextAttempt { .. })));
 }
 
 #[test]
-fn a_client_without_a_link_ends_at_once() {
-    let mut story = client();
-    let outputs = story.tell(Input::Drain);
-    assert!(outputs.iter().any(|output| matches!(output, Output::Exit)));
+fn a_client_that_leaves_waits_for_its_last_proxy_connection() {
+    let (mut stage, control, message) = ready(config());
+    stage.start(message, start(1, 0));
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    stage.tell(Input::Drain);
+    assert!(!stage.gone(control, CloseReason::PeerClosed).exits());
+    assert!(stage.gone(proxy, CloseReason::Finished).exits());
+}
+
+#[test]
+fn a_client_that_leaves_during_a_pause_exits_at_once() {
+    let (mut stage, _) = begin(config());
+    stage.fail();
+    assert!(stage.tell(Input::Drain).exits());
+}
+
+#[test]
+fn a_client_that_leaves_before_its_welcome_says_so_after_it() {
+    let (mut stage, _) = begin(config());
+    let control = stage.dialling(Dialled::Control);
+    stage.connected(control);
+    assert!(!stage.tell(Input::Drain).exits());
+    let outputs = stage.hear(control, ControlFrame::Welcome(welcome()));
+    assert_eq!(outputs.said(control), [ControlFrame::Drain]);
+}
+
+#[test]
+fn a_client_that_leaves_exits_at_the_limit() {
+    let limits = Limits { drain: secs(5), ..Limits::default() };
+    let (mut stage, _, message) = ready(ClientConfig { limits, ..config() });
+    stage.start(message, start(1, 0));
+    stage.tell(Input::Drain);
+    assert!(!stage.wait(millis(4_999)).exits());
+    let outputs = stage.wait(millis(1));
+    assert!(outputs.facts().contains(&&Fact::DrainOver { sessions: 1 }) && outputs.exits());
+}
+
+#[test]
+fn a_server_that_drains_is_told_of_and_its_sessions_go_on() {
+    let (mut stage, control, message) = ready(config());
+    stage.start(message, start(1, 0));
+    let outputs = stage.hear(control, ControlFrame::Drain);
+    assert_eq!(outputs.facts(), [&Fact::ServerDrains { server: host("192.0.2.1:33335") }]);
+    assert_eq!(outputs.closes(), []);
 }

@@ -1,463 +1,992 @@
 //! The server's rules.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::story::{Outputs, Story, millis, name, secs};
 use skyorg::base::address::Listen;
-use skyorg::base::id::{ConnId, ServiceId};
+use skyorg::base::id::{ConnId, ListenerId};
 use skyorg::config::limits::Limits;
 use skyorg::config::{Key, ServerConfig};
-use skyorg::machine::{CloseReason, Door, Input, LINK_RANDOM_BYTES, Output, Proof, SessionEvent, Traffic};
+use skyorg::machine::{
+    CloseReason, Door, Fact, Input, LINK_RANDOM_BYTES, Manner, Output, Proof, SessionEvent,
+};
 use skyorg::server::Server;
 use skyorg::wire::control::{
-    Capabilities, ControlFrame, Denial, Hello, Publish, Refusal, Transports, VERSIONS, Versions, Want,
+    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
+    Versions, Want, Welcome,
 };
-use skyorg::wire::frame::Start;
+use skyorg::wire::frame::{AbortReason, Start};
 use skyorg::wire::handshake::{ClearHello, KeyId, Purpose, Secret, Suite, key_id};
 
-use super::{Story, closes, frames};
-
 const POOL: usize = 2;
+const WEB: u16 = 33333;
+const SSH: u16 = 33340;
+const MESSAGE: u16 = 33334;
+const CONTROL: u16 = 33335;
+/// The client's time to dial its local server.
 const DIAL: Duration = Duration::from_secs(5);
 
-fn secret() -> Secret {
-    Secret::new([7; 32])
+/// A server whose listeners listen.
+struct Stage {
+    story: Story<Server>,
+    listeners: Vec<(ListenerId, u16, Door)>,
+    links: u8,
 }
 
-fn limits() -> Limits {
-    Limits { pool: POOL, waiting_max: 2, ..Limits::default() }
-}
+impl Deref for Stage {
+    type Target = Story<Server>;
 
-/// A server with the services `web` and `db` that listens.
-fn server() -> Story<Server> {
-    let config = ServerConfig {
-        services: vec![
-            ("web".parse().expect("a name"), Listen::Any(80)),
-            ("db".parse().expect("a name"), Listen::Any(5432)),
-        ],
-        message: Listen::Any(33334),
-        control: Listen::Any(33335),
-        keys: vec![Key { name: "office".parse().expect("a name"), secret: secret() }],
-        plain: false,
-        limits: limits(),
-    };
-    let (now, limits) = (Instant::now(), Arc::new(limits()));
-    let machine = Server::new(config, limits, [2; 16], fastrand::Rng::with_seed(1), now);
-    let mut story = Story::of(machine, now);
-    for output in story.wait(Duration::ZERO) {
-        if let Output::Listen { id, at: Listen::Any(port), .. } = output {
-            story.tell(Input::Listening { id, address: ([192, 0, 2, 2], port).into() });
-        }
+    fn deref(&self) -> &Story<Server> {
+        &self.story
     }
-    story
 }
 
-/// A client that is connected.
+impl DerefMut for Stage {
+    fn deref_mut(&mut self) -> &mut Story<Server> {
+        &mut self.story
+    }
+}
+
+/// A client as the server knows it, and the tickets that it may bring.
 struct Client {
     control: ConnId,
     link: KeyId,
-    /// Tickets of message connections that it was asked for.
-    tickets: Vec<u64>,
+    tickets: VecDeque<u64>,
+}
+
+fn limits() -> Limits {
+    Limits { pool: POOL, ..Limits::default() }
+}
+
+fn office() -> KeyId {
+    key_id(&Secret::new([7; 32]))
+}
+
+fn user_address(id: ConnId) -> SocketAddr {
+    ([198, 51, 100, 1], 1024 + id.slot() as u16).into()
+}
+
+fn peer() -> SocketAddr {
+    ([192, 0, 2, 9], 1024).into()
+}
+
+fn at(port: u16) -> SocketAddr {
+    ([192, 0, 2, 1], port).into()
 }
 
 fn hello(instance: u8) -> Hello {
     Hello {
         versions: VERSIONS,
         capabilities: Capabilities::default(),
-        heartbeat: Duration::from_secs(30),
+        heartbeat: secs(30),
         instance: [instance; 16],
     }
 }
 
-fn publish(number: u32, name: &str) -> ControlFrame {
-    let name = name.parse().expect("a name");
-    let (want, transports) = (Want::Service, Transports::Tcp);
-    ControlFrame::Publish(Publish { number, name, want, transports, dial_time: DIAL })
+fn publish(number: u32, service: &str) -> ControlFrame {
+    ControlFrame::Publish(Publish {
+        number,
+        name: name(service),
+        want: Want::Service,
+        transports: Transports::Tcp,
+        dial_time: DIAL,
+    })
 }
 
-/// A service's id: the server numbers its services in their order.
-fn service(place: u32) -> ServiceId {
-    ServiceId::new(place, u64::from(place) + 1).expect("it can be named")
+fn new_server(limits: Limits) -> Story<Server> {
+    let config = ServerConfig {
+        services: vec![(name("web"), Listen::Any(WEB)), (name("ssh"), Listen::Any(SSH))],
+        message: Listen::Any(MESSAGE),
+        control: Listen::Any(CONTROL),
+        keys: vec![Key { name: name("office"), secret: Secret::new([7; 32]) }],
+        plain: false,
+        limits: limits.clone(),
+    };
+    let now = Instant::now();
+    Story::new(Server::new(config, Arc::new(limits), [2; 16], fastrand::Rng::with_seed(1), now), now)
 }
 
-fn peer() -> SocketAddr {
-    ([198, 51, 100, 1], 1024).into()
+fn begin() -> Stage {
+    begin_with(limits())
 }
 
-fn asked() -> SocketAddr {
-    ([192, 0, 2, 2], 80).into()
-}
-
-impl Story<Server> {
-    fn comes(&mut self, door: Door) -> (ConnId, Vec<Output>) {
-        let id = self.id();
-        let outputs = self.tell(Input::Accepted { id, door, peer: peer(), asked: asked() });
-        (id, outputs)
+fn begin_with(limits: Limits) -> Stage {
+    let mut story = new_server(limits);
+    let mut listeners = Vec::new();
+    for output in story.wait(Duration::ZERO).0 {
+        if let Output::Listen { id, at: listen, door } = output {
+            listeners.push((id, listen.port(), door));
+            story.tell(Input::Listening { id, address: at(listen.port()) });
+        }
     }
+    Stage { story, listeners, links: 0 }
+}
 
-    fn greets(&mut self, purpose: Purpose, key_id: KeyId) -> (ConnId, Vec<Output>) {
-        let (id, _) = self.comes(Door::Clients);
+impl Stage {
+    fn stranger(&mut self, purpose: Purpose, key_id: KeyId) -> (ConnId, Outputs) {
+        let id = self.id();
+        self.tell(Input::Accepted { id, door: Door::Clients, peer: peer(), asked: peer() });
         let hello = ClearHello { suite: Suite::AesGcm, purpose, key_id };
         (id, self.tell(Input::Greeted { id, hello }))
     }
 
-    /// A control connection that has proved its key.
-    fn control(&mut self) -> ConnId {
-        let (id, _) = self.greets(Purpose::Control, key_id(&secret()));
-        self.tell(Input::Proved {
-            id,
-            proof: Proof::Control { random: [id.slot() as u8; LINK_RANDOM_BYTES] },
-        });
-        id
+    /// A connection at the control port has proved the key.
+    fn control(&mut self) -> (ConnId, Outputs) {
+        self.links += 1;
+        let (id, _) = self.stranger(Purpose::Control, office());
+        let proof = Proof::Control { random: [self.links; LINK_RANDOM_BYTES] };
+        (id, self.tell(Input::Proved { id, proof }))
     }
 
-    fn says(&mut self, id: ConnId, frame: ControlFrame) -> Vec<Output> {
-        self.tell(Input::Control { id, frame })
-    }
-
-    /// A client that publishes `web`.
-    fn client(&mut self, instance: u8) -> Client {
-        let control = self.control();
-        let mut outputs = self.says(control, ControlFrame::Hello(hello(instance)));
-        outputs.extend(self.says(control, publish(1, "web")));
-        let (mut link, mut tickets) = ([0; 16], Vec::new());
-        for frame in frames(&outputs) {
-            match frame {
-                ControlFrame::Welcome(welcome) => link = welcome.link,
-                ControlFrame::Open { first_ticket, count } => {
-                    tickets.extend(first_ticket..first_ticket + u64::from(count));
-                }
-                _ => {}
-            }
-        }
-        Client { control, link, tickets }
-    }
-
-    fn brings(&mut self, client: &Client, ticket: u64) -> (ConnId, Vec<Output>) {
-        let (id, _) = self.greets(Purpose::Message, client.link);
+    /// A connection at the message port has proved a link's key and shown this ticket.
+    fn message(&mut self, link: KeyId, ticket: u64) -> (ConnId, Outputs) {
+        let (id, _) = self.stranger(Purpose::Message, link);
         (id, self.tell(Input::Proved { id, proof: Proof::Message { ticket } }))
     }
 
-    /// A client with a whole pool.
-    fn client_with_pool(&mut self, instance: u8) -> (Client, Vec<ConnId>) {
-        let client = self.client(instance);
-        let messages =
-            client.tickets.clone().into_iter().map(|ticket| self.brings(&client, ticket).0).collect();
-        (client, messages)
+    /// A client says this and is welcome.
+    fn greet(&mut self, hello: Hello) -> (Client, Outputs) {
+        let (control, _) = self.control();
+        let outputs = self.hear(control, ControlFrame::Hello(hello));
+        let mut client = Client { control, link: [self.links; 16], tickets: VecDeque::new() };
+        client.note(&outputs);
+        (client, outputs)
     }
 
-    fn session(&mut self, id: ConnId, event: SessionEvent) -> Vec<Output> {
-        self.tell(Input::Session { id, event })
+    /// A client that publishes `web` and has answered the first ping.
+    fn client(&mut self, instance: u8) -> Client {
+        let (client, _) = self.greet(hello(instance));
+        self.hear(client.control, publish(1, "web"));
+        self.hear(client.control, ControlFrame::Pong);
+        client
     }
 
-    fn is_gone(&mut self, id: ConnId, reason: CloseReason) -> Vec<Output> {
-        self.tell(Input::Closed { id, reason, traffic: Traffic::default() })
+    /// A client brings a message connection.
+    fn bring(&mut self, client: &mut Client) -> (ConnId, Outputs) {
+        let ticket = client.tickets.pop_front().expect("a ticket is left");
+        let (id, outputs) = self.message(client.link, ticket);
+        client.note(&outputs);
+        (id, outputs)
     }
-}
 
-/// The sessions that begin: message connection, user, and what the client is told.
-fn starts(outputs: &[Output]) -> Vec<(ConnId, ConnId, Start)> {
-    let start = |output: &Output| match output {
-        Output::Start { message, user, start } => Some((*message, *user, *start)),
-        _ => None,
-    };
-    outputs.iter().filter_map(start).collect()
-}
-
-fn opened(outputs: &[Output]) -> u32 {
-    let count = |frame: &ControlFrame| match frame {
-        ControlFrame::Open { count, .. } => *count,
-        _ => 0,
-    };
-    frames(outputs).iter().map(count).sum()
-}
-
-#[test]
-fn an_unknown_key_is_told_nothing() {
-    let mut story = server();
-    let (id, outputs) = story.greets(Purpose::Control, [9; 16]);
-    assert_eq!(closes(&outputs), [(id, "Discard: stranger: unknown key, link or ticket".into())]);
-    assert!(frames(&outputs).is_empty());
-}
-
-#[test]
-fn a_ticket_admits_one_message_connection_once() {
-    let mut story = server();
-    let client = story.client(1);
-    assert_eq!(client.tickets.len(), POOL);
-    let (first, outputs) = story.brings(&client, client.tickets[0]);
-    assert!(matches!(outputs[0], Output::Admit { id, plain: false } if id == first));
-    for ticket in [client.tickets[0], 0, 999] {
-        let (id, outputs) = story.brings(&client, ticket);
-        assert_eq!(closes(&outputs)[0].0, id, "ticket {ticket}");
+    fn user(&mut self) -> (ConnId, Outputs) {
+        self.user_at(WEB)
     }
-}
 
-#[test]
-fn a_known_service_is_granted_with_its_address_once() {
-    let mut story = server();
-    let client = story.client(1);
-    let answer = |story: &mut Story<Server>, frame| frames(&story.says(client.control, frame)).remove(0);
-    let granted = answer(&mut story, publish(2, "db"));
-    assert!(
-        matches!(granted, ControlFrame::Granted { number: 2, addresses } if addresses[0].ports.first == 5432)
-    );
-    let denied = |number, reason| ControlFrame::Denied { number, reason };
-    assert_eq!(answer(&mut story, publish(3, "mail")), denied(3, Denial::UnknownService));
-    assert_eq!(answer(&mut story, publish(4, "db")), denied(4, Denial::AlreadyPublished));
-}
+    fn user_at(&mut self, port: u16) -> (ConnId, Outputs) {
+        let door = self.listeners.iter().find(|it| it.1 == port).expect("it listens").2;
+        let id = self.id();
+        (id, self.tell(Input::Accepted { id, door, peer: user_address(id), asked: at(port) }))
+    }
 
-#[test]
-fn a_client_without_a_common_version_is_told_the_servers_and_closed() {
-    let mut story = server();
-    let control = story.control();
-    let versions = Versions { least: 90, most: 91 };
-    let outputs = story.says(control, ControlFrame::Hello(Hello { versions, ..hello(1) }));
-    assert_eq!(frames(&outputs), [ControlFrame::Refused(Refusal::Versions(VERSIONS))]);
-    assert_eq!(closes(&outputs), [(control, "Whole: drained".into())]);
-    assert!(story.says(control, ControlFrame::Hello(hello(1))).is_empty(), "it is not heard any more");
-}
+    fn accepted_and_started(&mut self, message: ConnId) {
+        self.session(message, SessionEvent::Accepted);
+        self.session(message, SessionEvent::Started);
+    }
 
-#[test]
-fn a_user_is_started_at_once_on_the_connection_used_last() {
-    let mut story = server();
-    let (_, messages) = story.client_with_pool(1);
-    let (user, outputs) = story.comes(Door::Users(service(0)));
-    let [(message, started, start)] = starts(&outputs)[..] else { panic!("{outputs:?}") };
-    assert_eq!((message, started), (messages[1], user));
-    assert_eq!((start.publication, start.user, start.asked, start.number), (1, peer(), asked(), 1));
-    assert_eq!(opened(&outputs), 1, "the pool is filled again");
-}
-
-#[test]
-fn a_user_without_a_connection_waits_and_one_more_is_asked_for() {
-    let mut story = server();
-    let client = story.client(1);
-    let (user, outputs) = story.comes(Door::Users(service(0)));
-    assert_eq!((starts(&outputs).len(), opened(&outputs)), (0, 1));
-    let (message, outputs) = story.brings(&client, client.tickets[0]);
-    assert_eq!(starts(&outputs)[0].0, message);
-    assert_eq!(starts(&outputs)[0].1, user);
-}
-
-#[test]
-fn a_user_whom_nobody_serves_in_time_is_reset() {
-    let mut story = server();
-    let (user, _) = story.comes(Door::Users(service(1)));
-    assert_eq!(closes(&story.wait(limits().wait - Duration::from_millis(1))), []);
-    let closed = closes(&story.wait(Duration::from_millis(1)));
-    assert_eq!(closed, [(user, "Reset: no client took the user in time".into())]);
-}
-
-#[test]
-fn only_a_user_who_must_wait_is_turned_away_when_too_many_wait() {
-    let mut story = server();
-    story.client_with_pool(1);
-    (0..2).for_each(|_| assert!(closes(&story.comes(Door::Users(service(1))).1).is_empty()));
-    let (user, outputs) = story.comes(Door::Users(service(1)));
-    assert_eq!(closes(&outputs), [(user, "Reset: the limit is reached".into())]);
-    assert_eq!(starts(&story.comes(Door::Users(service(0))).1).len(), 1, "it need not wait");
-}
-
-#[test]
-fn a_refused_user_goes_once_to_each_other_client() {
-    let mut story = server();
-    let clients = [1, 2, 3].map(|instance| story.client_with_pool(instance));
-    let (user, outputs) = story.comes(Door::Users(service(0)));
-    let mut message = starts(&outputs)[0].0;
-    let mut served_by = Vec::new();
-    loop {
-        served_by.push(clients.iter().position(|client| client.1.contains(&message)).expect("a pool's"));
-        let outputs = story.tell(Input::Returned { id: user, refused: true, spoken: true });
-        match starts(&outputs)[..] {
-            [(next, _, start)] => {
-                assert_eq!(start.first_sid, 0, "no byte of it was delivered");
-                message = next;
-            }
-            _ => {
-                let refused = "Reset: aborted: the local server did not take the connection";
-                assert_eq!(closes(&outputs), [(user, refused.into())]);
-                break;
+    /// Time passes, second by second; each ping is answered, and what is closed is gone. Returns what was closed.
+    fn live(&mut self, seconds: u64) -> Vec<(ConnId, CloseReason, Manner)> {
+        let mut closed = Vec::new();
+        for _ in 0..seconds {
+            for output in self.wait(secs(1)).0 {
+                match output {
+                    Output::Ping(id) => drop(self.session(id, SessionEvent::Pong)),
+                    Output::Send { id, frame: ControlFrame::Ping } => {
+                        self.hear(id, ControlFrame::Pong);
+                    }
+                    Output::Close { id, reason, manner } => {
+                        closed.push((id, reason, manner));
+                        self.gone(id, reason);
+                    }
+                    _ => {}
+                }
             }
         }
+        closed
     }
-    served_by.sort();
-    assert_eq!(served_by, [0, 1, 2]);
+}
+
+impl Client {
+    fn note(&mut self, outputs: &Outputs) {
+        for (first, count) in outputs.asked(self.control) {
+            self.tickets.extend(first..first + u64::from(count));
+        }
+    }
+}
+
+fn returned(id: ConnId, refused: bool, spoken: bool) -> Input {
+    Input::Returned { id, refused, spoken }
+}
+
+// Listeners and strangers.
+
+#[test]
+fn a_listener_is_asked_for_per_service_and_for_messages_and_controls() {
+    let outputs = new_server(limits()).wait(Duration::ZERO);
+    let listen = outputs.0.iter().map(|output| match output {
+        Output::Listen { at, door, .. } => (at.port(), *door == Door::Clients),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(listen.collect::<Vec<_>>(), [(WEB, false), (SSH, false), (MESSAGE, true), (CONTROL, true)]);
+}
+
+#[test]
+fn a_stranger_with_an_unknown_key_or_link_is_discarded_and_told_nothing() {
+    let mut stage = begin();
+    for purpose in [Purpose::Control, Purpose::Message] {
+        let (id, outputs) = stage.stranger(purpose, [0; 16]);
+        assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)]);
+        assert_eq!(outputs.0.len(), 1, "{outputs:?}");
+    }
+}
+
+#[test]
+fn a_key_is_no_link_and_a_link_is_no_key() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    for (purpose, key_id) in [(Purpose::Control, client.link), (Purpose::Message, office())] {
+        let (id, outputs) = stage.stranger(purpose, key_id);
+        assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)]);
+    }
+}
+
+#[test]
+fn a_stranger_that_names_a_key_is_verified_against_its_secret() {
+    let (id, outputs) = begin().stranger(Purpose::Control, office());
+    let [Output::Verify { id: verified, secret }] = &outputs.0[..] else { panic!("{outputs:?}") };
+    assert_eq!((*verified, secret.bytes()), (id, &[7; 32]));
+}
+
+#[test]
+fn a_stranger_that_leaves_is_told_of() {
+    let mut stage = begin();
+    let (id, _) = stage.stranger(Purpose::Control, office());
+    let reason = CloseReason::HandshakeTimedOut;
+    assert_eq!(stage.gone(id, reason).facts(), [&Fact::NotAdmitted { peer: peer(), reason }]);
+}
+
+#[test]
+fn a_good_ticket_admits_once_and_a_used_or_unknown_one_is_discarded() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let (id, outputs) = stage.message(client.link, 1);
+    assert_eq!(outputs.admitted(), [id]);
+    for ticket in [1, 0, 99] {
+        let (id, outputs) = stage.message(client.link, ticket);
+        assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)]);
+        assert_eq!(outputs.admitted(), []);
+    }
+}
+
+#[test]
+fn a_ticket_expires_and_another_is_issued_in_its_place() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let outputs = stage.wait(limits().ticket);
+    let expired = Fact::TicketsExpired { key: name("office"), count: POOL };
+    assert!(outputs.facts().contains(&&expired), "{outputs:?}");
+    assert_eq!(outputs.asked(client.control), [(3, POOL as u32)]);
+    let (id, outputs) = stage.message(client.link, 1);
+    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)]);
+}
+
+// Clients.
+
+#[test]
+fn hello_gets_welcome_with_the_message_port_and_open_for_the_whole_pool() {
+    let (client, outputs) = begin().greet(hello(1));
+    let said = outputs.said(client.control);
+    let ControlFrame::Welcome(Welcome { version, message_port, heartbeat, instance, link, .. }) = said[0]
+    else {
+        panic!("{said:?}")
+    };
+    assert_eq!((version, message_port, heartbeat), (VERSIONS.most, MESSAGE, secs(30)));
+    assert_eq!((instance, link), ([2; 16], client.link));
+    assert_eq!(outputs.asked(client.control), [(1, POOL as u32)]);
+}
+
+#[test]
+fn the_smaller_heartbeat_holds() {
+    for (server, client) in [(30, 3), (3, 30)] {
+        let mut stage = begin_with(Limits { heartbeat: secs(server), ..limits() });
+        let (it, _) = stage.greet(Hello { heartbeat: secs(client), ..hello(1) });
+        assert_eq!(stage.wait(millis(2_999)).closes(), []);
+        assert_eq!(stage.wait(millis(1)).closes(), [(it.control, CloseReason::HeartbeatLost, Manner::Reset)]);
+    }
+}
+
+#[test]
+fn a_heartbeat_is_never_shorter_than_the_least() {
+    let mut stage = begin();
+    let (it, _) = stage.greet(Hello { heartbeat: millis(1), ..hello(1) });
+    assert_eq!(stage.wait(limits().heartbeat_min - millis(1)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(it.control, CloseReason::HeartbeatLost, Manner::Reset)]);
+}
+
+#[test]
+fn a_client_without_a_common_version_is_refused_with_the_servers_range() {
+    let mut stage = begin();
+    let versions = Versions { least: VERSIONS.most + 1, most: VERSIONS.most + 1 };
+    let (client, outputs) = stage.greet(Hello { versions, ..hello(1) });
+    let refusal = Refusal::Versions(VERSIONS);
+    assert_eq!(outputs.said(client.control), [ControlFrame::Refused(refusal)]);
+    assert_eq!(outputs.closes(), [(client.control, CloseReason::Drained, Manner::Whole)]);
+    assert_eq!(outputs.facts(), [&Fact::ClientRefused { key: name("office"), peer: peer(), refusal }]);
+}
+
+#[test]
+fn a_client_that_is_plain_beside_a_sealed_server_is_refused() {
+    let (client, outputs) = begin().greet(Hello { capabilities: Capabilities::PLAIN, ..hello(1) });
+    assert_eq!(outputs.said(client.control), [ControlFrame::Refused(Refusal::Plain(false))]);
+    assert_eq!(outputs.closes(), [(client.control, CloseReason::Drained, Manner::Whole)]);
+}
+
+#[test]
+fn a_refused_client_is_not_heard_again() {
+    let mut stage = begin();
+    let (client, _) = stage.greet(Hello { capabilities: Capabilities::PLAIN, ..hello(1) });
+    assert!(stage.hear(client.control, ControlFrame::Hello(hello(1))).is_silent());
+}
+
+#[test]
+fn one_client_too_many_is_reset() {
+    let mut stage = begin_with(Limits { clients_max: 1, ..limits() });
+    stage.client(1);
+    let (other, outputs) = stage.greet(hello(2));
+    assert_eq!(outputs.closes(), [(other.control, CloseReason::Full, Manner::Reset)]);
+    assert_eq!(outputs.said(other.control), []);
+}
+
+#[test]
+fn the_same_instance_replaces_its_old_self() {
+    let mut stage = begin();
+    let mut old = stage.client(1);
+    let (message, _) = stage.bring(&mut old);
+    let (new, outputs) = stage.greet(hello(1));
+    assert_eq!(
+        outputs.closes(),
+        [
+            (old.control, CloseReason::Replaced, Manner::Reset),
+            (message, CloseReason::LinkLost, Manner::Reset)
+        ]
+    );
+    assert!(matches!(outputs.said(new.control)[0], ControlFrame::Welcome(_)));
+    assert_eq!(stage.hear(new.control, publish(1, "web")).said(new.control).len(), 1);
+}
+
+#[test]
+fn another_instance_with_the_same_key_is_a_second_client() {
+    let mut stage = begin();
+    let old = stage.client(1);
+    let (new, outputs) = stage.greet(hello(2));
+    assert_eq!(outputs.closes(), []);
+    assert!(matches!(outputs.said(new.control)[0], ControlFrame::Welcome(_)));
+    let outputs = stage.hear(old.control, ControlFrame::Ping);
+    assert_eq!(outputs.said(old.control), [ControlFrame::Pong]);
+}
+
+#[test]
+fn a_lost_heartbeat_closes_the_link_and_its_message_connections() {
+    let mut stage = begin();
+    let (mut client, _) = stage.greet(Hello { heartbeat: secs(3), ..hello(1) });
+    let (message, _) = stage.bring(&mut client);
+    let outputs = stage.wait(secs(3));
+    assert_eq!(
+        outputs.closes(),
+        [
+            (client.control, CloseReason::HeartbeatLost, Manner::Reset),
+            (message, CloseReason::LinkLost, Manner::Reset)
+        ]
+    );
+    let reason = CloseReason::HeartbeatLost;
+    let gone = Fact::ClientGone { link: client.control, key: name("office"), peer: peer(), reason };
+    assert!(outputs.facts().contains(&&gone));
+    let (_, outputs) = stage.message(client.link, 2);
+    assert_eq!(outputs.admitted(), [], "its tickets are void");
+}
+
+#[test]
+fn a_client_that_answers_pings_stays() {
+    let mut stage = begin();
+    stage.client(1);
+    assert_eq!(stage.live(300), []);
+}
+
+#[test]
+fn a_control_connection_that_breaks_takes_its_message_connections_along() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    let outputs = stage.gone(client.control, CloseReason::PeerClosed);
+    assert_eq!(outputs.closes(), [(message, CloseReason::LinkLost, Manner::Reset)]);
+}
+
+#[test]
+fn frames_after_a_protocol_error_are_not_heard() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let outputs = stage.hear(client.control, ControlFrame::Hello(hello(1)));
+    assert_eq!(outputs.closes(), [(client.control, CloseReason::ProtocolError, Manner::Reset)]);
+    for frame in [ControlFrame::Ping, publish(2, "ssh"), ControlFrame::Hello(hello(1)), ControlFrame::Drain] {
+        assert!(stage.hear(client.control, frame).is_silent());
+    }
+}
+
+#[test]
+fn a_client_that_publishes_before_its_hello_is_reset() {
+    let mut stage = begin();
+    let (control, _) = stage.control();
+    let outputs = stage.hear(control, publish(1, "web"));
+    assert_eq!(outputs.closes(), [(control, CloseReason::ProtocolError, Manner::Reset)]);
+}
+
+#[test]
+fn a_client_that_begins_with_anything_but_hello_is_reset() {
+    for frame in [ControlFrame::Skipped, ControlFrame::Ping, ControlFrame::Drain] {
+        let mut stage = begin();
+        let (control, _) = stage.control();
+        let outputs = stage.hear(control, frame);
+        assert_eq!(outputs.closes(), [(control, CloseReason::ProtocolError, Manner::Reset)]);
+    }
+}
+
+#[test]
+fn skipped_control_frames_are_ignored() {
+    let mut stage = begin();
+    let (control, _) = stage.control();
+    let outputs = stage.hear(control, ControlFrame::Hello(hello(1)));
+    assert!(matches!(outputs.said(control)[0], ControlFrame::Welcome(_)));
+    assert!(stage.hear(control, ControlFrame::Skipped).is_silent());
+    assert!(stage.hear(control, ControlFrame::Void { first_ticket: 1, count: 1 }).is_silent());
+}
+
+// Publications.
+
+#[test]
+fn publishing_a_known_service_is_granted_with_its_address() {
+    let mut stage = begin();
+    let (client, _) = stage.greet(hello(1));
+    let outputs = stage.hear(client.control, publish(9, "ssh"));
+    let addresses = vec![GrantedAddress { ip: at(SSH).ip(), ports: Ports { first: SSH, last: SSH } }];
+    assert_eq!(outputs.said(client.control), [ControlFrame::Granted { number: 9, addresses }]);
+    let published = Fact::Published { link: client.control, key: name("office"), service: name("ssh") };
+    assert_eq!(outputs.facts(), [&published]);
+}
+
+#[test]
+fn publishing_an_unknown_service_is_denied_and_the_link_stands() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let outputs = stage.hear(client.control, publish(2, "mail"));
+    let reason = Denial::UnknownService;
+    assert_eq!(outputs.said(client.control), [ControlFrame::Denied { number: 2, reason }]);
+    assert_eq!(outputs.closes(), []);
+}
+
+#[test]
+fn publishing_a_service_or_a_number_twice_is_denied() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    for (number, service) in [(2, "web"), (1, "ssh")] {
+        let outputs = stage.hear(client.control, publish(number, service));
+        let reason = Denial::AlreadyPublished;
+        assert_eq!(outputs.said(client.control), [ControlFrame::Denied { number, reason }]);
+    }
+}
+
+#[test]
+fn a_publication_beyond_the_limit_is_denied() {
+    let mut stage = begin_with(Limits { publications_per_client_max: 1, ..limits() });
+    let client = stage.client(1);
+    let outputs = stage.hear(client.control, publish(2, "ssh"));
+    assert_eq!(outputs.said(client.control), [ControlFrame::Denied { number: 2, reason: Denial::Limit }]);
+}
+
+#[test]
+fn a_publication_that_asks_for_ports_or_datagrams_is_denied() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    for (want, transports) in [(Want::AnyPort, Transports::Tcp), (Want::Service, Transports::Udp)] {
+        let asked = Publish { number: 2, name: name("ssh"), want, transports, dial_time: DIAL };
+        let outputs = stage.hear(client.control, ControlFrame::Publish(asked));
+        let reason = Denial::Policy;
+        assert_eq!(outputs.said(client.control), [ControlFrame::Denied { number: 2, reason }]);
+    }
+}
+
+#[test]
+fn unpublishing_ends_a_publication_and_users_go_elsewhere() {
+    let mut stage = begin();
+    let (mut one, mut two) = (stage.client(1), stage.client(2));
+    let (_, (elsewhere, _)) = (stage.bring(&mut one), stage.bring(&mut two));
+    assert!(stage.hear(one.control, ControlFrame::Unpublish(1)).said(one.control).is_empty());
+    let (user, outputs) = stage.user();
+    assert_eq!(outputs.pairs(), [(elsewhere, user)]);
+    let (_, outputs) = stage.user();
+    assert_eq!(outputs.pairs(), [], "the other client has no connection left");
+}
+
+#[test]
+fn a_service_may_be_published_again_after_it_was_unpublished() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    stage.hear(client.control, ControlFrame::Unpublish(1));
+    let outputs = stage.hear(client.control, publish(2, "web"));
+    assert!(matches!(outputs.said(client.control)[..], [ControlFrame::Granted { number: 2, .. }]));
+}
+
+#[test]
+fn unpublishing_what_was_not_published_is_a_protocol_error() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let outputs = stage.hear(client.control, ControlFrame::Unpublish(7));
+    assert_eq!(outputs.closes(), [(client.control, CloseReason::ProtocolError, Manner::Reset)]);
+}
+
+#[test]
+fn a_user_of_a_service_that_nobody_publishes_is_not_served_by_another() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    stage.bring(&mut client);
+    let (_, outputs) = stage.user_at(SSH);
+    assert_eq!(outputs.pairs(), []);
+}
+
+// Users.
+
+#[test]
+fn a_user_is_started_at_once_with_its_number_its_address_and_the_one_it_asked_for() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    let (user, outputs) = stage.user();
+    let start = Start {
+        sid: 1,
+        first_sid: 0,
+        publication: 1,
+        port_offset: 0,
+        user: user_address(user),
+        asked: at(WEB),
+        number: 1,
+    };
+    assert_eq!(outputs.starts(), [(message, user, start)]);
+    assert_eq!(outputs.asked(client.control), [(3, 1)], "the pool is filled up");
+}
+
+#[test]
+fn start_names_the_first_number_when_it_is_offered_again() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let ((one, _), (two, _)) = (stage.bring(&mut client), stage.bring(&mut client));
+    let (user, outputs) = stage.user();
+    assert_eq!(outputs.pairs(), [(two, user)]);
+    let outputs = stage.tell(returned(user, false, true));
+    let [(message, again, start)] = outputs.starts()[..] else { panic!("{outputs:?}") };
+    assert_eq!((message, again), (one, user));
+    assert_eq!((start.sid, start.first_sid, start.number), (2, 1, 1));
+}
+
+#[test]
+fn a_user_without_a_connection_waits_for_one_more_and_is_reset_in_the_end() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let (user, outputs) = stage.user();
+    assert_eq!(outputs.asked(client.control), [(3, 1)]);
+    assert_eq!(stage.wait(limits().wait - millis(1)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(user, CloseReason::NoClient, Manner::Reset)]);
+}
+
+#[test]
+fn a_user_that_waits_is_given_the_next_connection_that_comes() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let ((first, _), (second, _)) = (stage.user(), stage.user());
+    for user in [first, second] {
+        let (message, outputs) = stage.bring(&mut client);
+        assert_eq!(outputs.pairs(), [(message, user)]);
+    }
+}
+
+#[test]
+fn a_user_that_waits_for_a_client_is_served_by_one_that_comes_later() {
+    let mut stage = begin();
+    let (user, _) = stage.user();
+    let mut client = stage.client(1);
+    let (message, outputs) = stage.bring(&mut client);
+    assert_eq!(outputs.pairs(), [(message, user)]);
+}
+
+#[test]
+fn a_user_that_left_while_it_waited_is_not_served() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (user, _) = stage.user();
+    stage.gone(user, CloseReason::PeerClosed);
+    assert_eq!(stage.bring(&mut client).1.pairs(), []);
+}
+
+#[test]
+fn more_than_may_wait_are_reset_but_one_who_can_be_served_is_served() {
+    let mut stage = begin_with(Limits { waiting_max: 1, ..limits() });
+    assert_eq!(stage.user_at(SSH).1.closes(), []);
+    let (late, outputs) = stage.user_at(SSH);
+    assert_eq!(outputs.closes(), [(late, CloseReason::Full, Manner::Reset)]);
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    let (user, outputs) = stage.user();
+    assert_eq!(outputs.pairs(), [(message, user)]);
+}
+
+#[test]
+fn the_connection_used_last_is_used_first() {
+    for order in [[0, 1], [1, 0]] {
+        let mut stage = begin();
+        let mut client = stage.client(1);
+        let messages = [stage.bring(&mut client).0, stage.bring(&mut client).0];
+        for _ in messages {
+            stage.user();
+        }
+        messages.iter().for_each(|&id| stage.accepted_and_started(id));
+        order.iter().for_each(|&place| drop(stage.idle(messages[place])));
+        let (user, outputs) = stage.user();
+        assert_eq!(outputs.pairs(), [(messages[order[1]], user)]);
+    }
+}
+
+#[test]
+fn clients_that_publish_the_same_service_take_turns() {
+    let mut stage = begin();
+    let (mut one, mut two) = (stage.client(1), stage.client(2));
+    let of_one = [stage.bring(&mut one).0, stage.bring(&mut one).0];
+    let _ = (stage.bring(&mut two), stage.bring(&mut two));
+    let served: Vec<bool> = (0..4).map(|_| of_one.contains(&stage.user().1.pairs()[0].0)).collect();
+    assert_eq!(served, [true, false, true, false]);
+}
+
+#[test]
+fn a_refused_user_goes_once_to_each_other_client_and_is_then_reset() {
+    let mut stage = begin();
+    let mut clients = [stage.client(1), stage.client(2), stage.client(3)];
+    let messages = clients.each_mut().map(|client| stage.bring(client).0);
+    let (user, outputs) = stage.user();
+    let mut served: Vec<ConnId> = outputs.pairs().iter().map(|pair| pair.0).collect();
+    for _ in 0..2 {
+        let outputs = stage.tell(returned(user, true, false));
+        let [(message, _, Start { first_sid: 0, .. })] = outputs.starts()[..] else { panic!("{outputs:?}") };
+        served.push(message);
+    }
+    served.sort();
+    assert_eq!(served, messages);
+    let outputs = stage.tell(returned(user, true, false));
+    assert_eq!(outputs.closes(), [(user, CloseReason::Aborted(AbortReason::Refused), Manner::Reset)]);
 }
 
 #[test]
 fn a_user_whose_bytes_were_sent_goes_to_no_other_client() {
-    let mut story = server();
-    let (first, messages) = story.client_with_pool(1);
-    let (user, outputs) = story.comes(Door::Users(service(0)));
-    let sid = starts(&outputs)[0].2.sid;
-    story.client_with_pool(2);
-    let outputs = story.tell(Input::Returned { id: user, refused: false, spoken: true });
-    let (message, _, start) = starts(&outputs)[0];
-    assert!(messages.contains(&message), "the same client");
-    assert_eq!(start.first_sid, sid, "it may have been seen");
-    story.is_gone(first.control, CloseReason::PeerClosed);
-    let outputs = story.tell(Input::Returned { id: user, refused: false, spoken: true });
-    assert_eq!(closes(&outputs), [(user, "Reset: link lost".into())]);
+    let mut stage = begin();
+    let (mut one, mut two) = (stage.client(1), stage.client(2));
+    stage.bring(&mut one);
+    let (user, _) = stage.user();
+    stage.bring(&mut two);
+    let outputs = stage.tell(returned(user, false, true));
+    assert_eq!(outputs.pairs(), []);
+    assert_eq!(outputs.asked(one.control).len(), 1, "its own client is asked for one more");
+    let (message, outputs) = stage.bring(&mut one);
+    assert_eq!(outputs.pairs(), [(message, user)]);
 }
 
 #[test]
-fn a_session_that_is_late_to_be_accepted_is_given_up_once_the_client_has_answered() {
-    let mut story = server();
-    let (client, _) = story.client_with_pool(1);
-    // The first ping of a link goes out at once.
-    story.says(client.control, ControlFrame::Pong);
-    story.wait(Duration::from_millis(1));
-    let (_, outputs) = story.comes(Door::Users(service(0)));
-    let message = starts(&outputs)[0].0;
-    let outputs = story.wait(limits().accept.0 + Duration::from_millis(60));
-    assert!(frames(&outputs).contains(&ControlFrame::Ping), "the client is asked first");
-    story.says(client.control, ControlFrame::Pong);
-    let outputs = story.wait(Duration::from_millis(400));
-    let late = "Reset: the client did not accept a session in time".to_string();
-    assert!(closes(&outputs).contains(&(message, late)), "{outputs:?}");
-    assert!(outputs.iter().any(|output| matches!(output, Output::Ping(_))), "idle ones prove that they live");
+fn a_user_whose_bytes_were_sent_is_reset_with_its_client() {
+    let mut stage = begin();
+    let (mut one, mut two) = (stage.client(1), stage.client(2));
+    stage.bring(&mut one);
+    let (user, _) = stage.user();
+    stage.bring(&mut two);
+    stage.tell(returned(user, false, true));
+    let outputs = stage.gone(one.control, CloseReason::PeerClosed);
+    assert!(outputs.closes().contains(&(user, CloseReason::LinkLost, Manner::Reset)), "{outputs:?}");
+    assert_eq!(outputs.pairs(), []);
 }
 
 #[test]
-fn a_session_that_is_accepted_and_never_started_is_given_up_after_the_dial_time() {
-    let mut story = server();
-    let (client, _) = story.client_with_pool(1);
-    story.says(client.control, ControlFrame::Pong);
-    let (_, outputs) = story.comes(Door::Users(service(0)));
-    let message = starts(&outputs)[0].0;
-    story.session(message, SessionEvent::Accepted);
-    let never = (message, "Reset: the client did not start a session in time".to_string());
-    assert!(!closes(&story.wait(DIAL)).contains(&never));
-    assert!(closes(&story.wait(Duration::from_secs(2))).contains(&never));
+fn a_user_that_said_nothing_yet_goes_to_another_client() {
+    let mut stage = begin();
+    let (mut one, mut two) = (stage.client(1), stage.client(2));
+    stage.bring(&mut one);
+    let (user, _) = stage.user();
+    let (message, _) = stage.bring(&mut two);
+    let outputs = stage.tell(returned(user, false, false));
+    assert_eq!(outputs.pairs(), [(message, user)]);
 }
 
 #[test]
-fn an_idle_connection_that_answers_no_ping_is_closed() {
-    let mut story = server();
-    let (client, messages) = story.client_with_pool(1);
-    let mut closed = Vec::new();
-    for _ in 0..25 {
-        story.says(client.control, ControlFrame::Pong);
-        closed.extend(closes(&story.wait(Duration::from_secs(1))));
+fn a_user_that_left_is_told_of() {
+    let mut stage = begin();
+    let (id, _) = stage.user();
+    stage.wait(secs(1));
+    let outputs = stage.gone(id, CloseReason::PeerClosed);
+    let [Fact::UserLeft { number: 1, user, lasted, reason: CloseReason::PeerClosed, .. }] =
+        outputs.facts()[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!((*user, *lasted), (user_address(id), secs(1)));
+}
+
+// Sessions that are not served in time.
+
+#[test]
+fn silence_before_accepted_is_answered_by_a_ping_first() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    stage.bring(&mut client);
+    stage.wait(secs(1));
+    stage.user();
+    let (least, _) = limits().accept;
+    assert!(stage.wait(least - millis(1)).is_silent());
+    let outputs = stage.wait(millis(1));
+    assert_eq!(outputs.said(client.control), [ControlFrame::Ping]);
+    assert_eq!(outputs.closes(), []);
+}
+
+#[test]
+fn a_session_that_is_not_accepted_by_a_living_client_is_given_up_and_the_idle_ones_are_pinged() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let ((idle, _), (message, _)) = (stage.bring(&mut client), stage.bring(&mut client));
+    stage.wait(secs(1));
+    stage.user();
+    let (least, most) = limits().accept;
+    stage.wait(least);
+    stage.hear(client.control, ControlFrame::Pong);
+    assert_eq!(stage.wait(least - millis(50)).closes(), [], "it has its turn");
+    let outputs = stage.wait(most - least * 2);
+    assert_eq!(outputs.closes(), [(message, CloseReason::NotAccepted, Manner::Reset)]);
+    assert_eq!(outputs.pings(), [idle]);
+}
+
+#[test]
+fn a_session_is_given_up_after_the_most_time_even_if_the_client_is_silent() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let ((idle, _), (message, _)) = (stage.bring(&mut client), stage.bring(&mut client));
+    stage.wait(secs(1));
+    stage.user();
+    let (_, most) = limits().accept;
+    assert_eq!(stage.wait(most - millis(1)).closes(), []);
+    let outputs = stage.wait(millis(1));
+    assert_eq!(outputs.closes(), [(message, CloseReason::NotAccepted, Manner::Reset)]);
+    assert_eq!(outputs.pings(), [idle]);
+}
+
+#[test]
+fn a_user_that_is_offered_again_waits_for_a_connection_that_has_answered() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let ((idle, _), (message, _)) = (stage.bring(&mut client), stage.bring(&mut client));
+    let (user, _) = stage.user();
+    stage.wait(limits().accept.1);
+    stage.gone(message, CloseReason::NotAccepted);
+    assert_eq!(stage.tell(returned(user, false, true)).pairs(), []);
+    assert_eq!(stage.session(idle, SessionEvent::Pong).pairs(), [(idle, user)]);
+}
+
+#[test]
+fn a_session_that_is_accepted_and_never_started_is_reset_after_the_dial_time_and_a_margin() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    stage.user();
+    stage.session(message, SessionEvent::Accepted);
+    assert_eq!(stage.wait(DIAL + millis(999)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(message, CloseReason::NotStarted, Manner::Reset)]);
+}
+
+#[test]
+fn a_session_that_has_started_lasts() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    stage.user();
+    stage.accepted_and_started(message);
+    assert_eq!(stage.live(300), []);
+}
+
+// The pool.
+
+#[test]
+fn an_idle_connection_is_pinged_and_a_missing_pong_closes_it() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    assert_eq!(stage.wait(limits().idle_ping.mul_f64(0.75) - millis(1)).pings(), []);
+    let mut pinged = false;
+    for _ in 0..=limits().idle_ping.as_millis() / 2 {
+        let outputs = stage.wait(millis(1));
+        if outputs.pings() == [message] {
+            pinged = true;
+            break;
+        }
     }
-    closed.sort();
-    let silent = |&id: &ConnId| (id, "Reset: ping not answered".to_string());
-    assert_eq!(closed, messages.iter().map(silent).collect::<Vec<_>>());
+    assert!(pinged);
+    assert_eq!(stage.wait(limits().pong - millis(2)).closes(), []);
+    assert_eq!(stage.wait(millis(2)).closes(), [(message, CloseReason::NoPong, Manner::Reset)]);
 }
 
 #[test]
-fn the_same_instance_replaces_its_old_self_and_another_one_does_not() {
-    let mut story = server();
-    let (old, messages) = story.client_with_pool(1);
-    story.client(2);
-    let control = story.control();
-    let closed = closes(&story.says(control, ControlFrame::Hello(hello(1))));
-    assert_eq!(closed[0], (old.control, "Reset: replaced by a newer connection of the same client".into()));
-    let mut gone: Vec<ConnId> = closed[1..].iter().map(|close| close.0).collect();
-    gone.sort();
-    assert_eq!(gone, messages, "and nothing of the other client's");
+fn an_idle_connection_that_answers_stays() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    stage.bring(&mut client);
+    assert_eq!(stage.live(300), []);
 }
 
 #[test]
-fn a_client_that_is_silent_for_the_smaller_heartbeat_is_given_up() {
-    let mut story = server();
-    let control = story.control();
-    let heartbeat = Duration::from_secs(3);
-    story.says(control, ControlFrame::Hello(Hello { heartbeat, ..hello(1) }));
-    assert_eq!(closes(&story.wait(heartbeat - Duration::from_millis(1))), []);
-    assert_eq!(closes(&story.wait(Duration::from_secs(1))), [(control, "Reset: heartbeat lost".into())]);
+fn a_connection_that_broke_is_asked_for_anew() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let ((message, _), _) = (stage.bring(&mut client), stage.bring(&mut client));
+    let outputs = stage.gone(message, CloseReason::PeerClosed);
+    assert_eq!(outputs.asked(client.control), [(3, 1)]);
 }
 
 #[test]
-fn a_client_that_leaves_is_closed_when_its_last_session_has_ended() {
-    let mut story = server();
-    let (client, messages) = story.client_with_pool(1);
-    let (user, outputs) = story.comes(Door::Users(service(0)));
-    let busy = starts(&outputs)[0].0;
-    let outputs = story.says(client.control, ControlFrame::Drain);
-    let idle = messages.iter().find(|&&id| id != busy).expect("the other one");
-    assert_eq!(closes(&outputs), [(*idle, "Whole: drained".into())]);
-    assert!(starts(&story.comes(Door::Users(service(0))).1).is_empty(), "it is given no user");
-    story.is_gone(user, CloseReason::Finished);
-    let outputs = story.session(busy, SessionEvent::Idle { settled: true });
-    let closed = [(busy, "Whole: drained".to_string()), (client.control, "Whole: drained".to_string())];
-    assert_eq!(closes(&outputs), closed);
+fn a_connection_behind_which_much_may_be_unread_serves_nobody_until_it_answers() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    let (user, _) = stage.user();
+    stage.accepted_and_started(message);
+    stage.gone(user, CloseReason::Finished);
+    let outputs = stage.session(message, SessionEvent::Idle { settled: false });
+    assert_eq!(outputs.pings(), [message]);
+    let (user, outputs) = stage.user();
+    assert_eq!(outputs.pairs(), []);
+    assert_eq!(stage.session(message, SessionEvent::Pong).pairs(), [(message, user)]);
 }
 
 #[test]
-fn nothing_is_heard_after_a_protocol_error() {
-    let mut story = server();
-    let client = story.client(1);
-    let outputs = story.says(client.control, ControlFrame::Hello(hello(1)));
-    assert_eq!(closes(&outputs), [(client.control, "Reset: protocol error".into())]);
-    assert!(story.says(client.control, ControlFrame::Ping).is_empty());
-}
-
-#[test]
-fn a_client_that_begins_with_anything_but_hello_is_closed() {
-    for frame in [ControlFrame::Skipped, ControlFrame::Ping, publish(1, "web")] {
-        let mut story = server();
-        let control = story.control();
-        let outputs = story.says(control, frame);
-        assert_eq!(closes(&outputs), [(control, "Reset: protocol error".into())]);
+fn surplus_connections_are_retired_after_the_retire_time() {
+    let mut stage = begin_with(Limits { pool: 1, ..limits() });
+    let mut client = stage.client(1);
+    let mut busy = Vec::new();
+    for _ in 0..3 {
+        let (message, _) = stage.bring(&mut client);
+        let (user, outputs) = stage.user();
+        client.note(&outputs);
+        stage.accepted_and_started(message);
+        busy.push((message, user));
     }
-}
-
-#[test]
-fn a_frame_of_a_later_version_is_skipped() {
-    let mut story = server();
-    let client = story.client(1);
-    assert!(story.says(client.control, ControlFrame::Skipped).is_empty());
-}
-
-#[test]
-fn a_service_that_is_unpublished_is_given_no_user() {
-    let mut story = server();
-    let (client, _) = story.client_with_pool(1);
-    story.says(client.control, ControlFrame::Unpublish(1));
-    assert!(starts(&story.comes(Door::Users(service(0))).1).is_empty());
-    let outputs = story.says(client.control, ControlFrame::Unpublish(1));
-    assert_eq!(closes(&outputs)[0].1, "Reset: protocol error", "it is not published");
-}
-
-#[test]
-fn a_server_that_is_asked_to_end_waits_for_running_sessions_only() {
-    let mut story = server();
-    story.client_with_pool(1);
-    let (running, outputs) = story.comes(Door::Users(service(0)));
-    let message = starts(&outputs)[0].0;
-    let (waiting, _) = story.comes(Door::Users(service(1)));
-    let outputs = story.tell(Input::Drain);
-    let stopped = outputs.iter().filter(|output| matches!(output, Output::StopListening(_)));
-    assert_eq!(stopped.count(), 4);
-    assert!(closes(&outputs).contains(&(waiting, "Reset: shutting down".into())));
-    assert!(!closes(&outputs).iter().any(|close| close.0 == running));
-    story.is_gone(waiting, CloseReason::Shutdown);
-    story.is_gone(running, CloseReason::Finished);
-    let outputs = story.session(message, SessionEvent::Idle { settled: true });
-    let outputs = [outputs, story.is_gone(message, CloseReason::Drained)].concat_outputs();
-    assert!(outputs.iter().any(|output| matches!(output, Output::Exit)));
-}
-
-#[test]
-fn a_server_whose_time_to_drain_is_over_resets_the_rest_and_ends() {
-    let mut story = server();
-    story.client_with_pool(1);
-    let (user, _) = story.comes(Door::Users(service(0)));
-    story.tell(Input::Drain);
-    let outputs = story.wait(limits().drain);
-    assert!(closes(&outputs).contains(&(user, "Reset: shutting down".into())));
-    assert!(outputs.iter().any(|output| matches!(output, Output::Exit)));
-}
-
-trait Concat {
-    fn concat_outputs(self) -> Vec<Output>;
-}
-
-impl Concat for [Vec<Output>; 2] {
-    fn concat_outputs(self) -> Vec<Output> {
-        self.into_iter().flatten().collect()
+    stage.bring(&mut client);
+    for (message, user) in busy {
+        stage.gone(user, CloseReason::Finished);
+        stage.idle(message);
     }
+    let retire = limits().retire.as_secs();
+    assert_eq!(stage.live(retire - 1), []);
+    let closed = stage.live(2 * retire);
+    assert_eq!(closed.len(), 3);
+    assert!(closed.iter().all(|it| it.1 == CloseReason::Retired && it.2 == Manner::Whole), "{closed:?}");
+    assert_eq!(stage.live(retire), [], "the pool stays");
+}
+
+#[test]
+fn a_connection_that_the_client_wants_closed_is_closed() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    let outputs = stage.session(message, SessionEvent::Drain);
+    assert_eq!(outputs.closes(), [(message, CloseReason::Drained, Manner::Whole)]);
+    assert_eq!(stage.user().1.pairs(), []);
+}
+
+// The end.
+
+#[test]
+fn a_client_that_leaves_keeps_its_running_sessions_and_then_its_control_connection_closes() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let ((idle, _), (busy, _)) = (stage.bring(&mut client), stage.bring(&mut client));
+    let (user, _) = stage.user();
+    stage.accepted_and_started(busy);
+    let outputs = stage.hear(client.control, ControlFrame::Drain);
+    assert_eq!(outputs.closes(), [(idle, CloseReason::Drained, Manner::Whole)]);
+    assert_eq!(stage.user().1.pairs(), [], "it is given no user");
+    stage.gone(user, CloseReason::Finished);
+    let closes = stage.idle(busy).closes();
+    assert!(closes.contains(&(busy, CloseReason::Drained, Manner::Whole)), "{closes:?}");
+    assert!(closes.contains(&(client.control, CloseReason::Drained, Manner::Whole)), "{closes:?}");
+}
+
+#[test]
+fn a_client_that_leaves_without_sessions_is_closed_at_once() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let outputs = stage.hear(client.control, ControlFrame::Drain);
+    assert_eq!(outputs.closes(), [(client.control, CloseReason::Drained, Manner::Whole)]);
+}
+
+#[test]
+fn a_draining_server_stops_its_listeners_and_tells_users_who_wait() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    let (user, _) = stage.user_at(SSH);
+    let outputs = stage.tell(Input::Drain);
+    let stopped = outputs.0.iter().filter(|output| matches!(output, Output::StopListening(_))).count();
+    assert_eq!(stopped, stage.listeners.len());
+    let closes = outputs.closes();
+    assert!(closes.contains(&(user, CloseReason::Shutdown, Manner::Reset)), "{closes:?}");
+    assert!(closes.contains(&(message, CloseReason::Drained, Manner::Whole)), "{closes:?}");
+    assert!(!outputs.exits());
+    assert!(stage.gone(user, CloseReason::Shutdown).exits());
+}
+
+#[test]
+fn a_draining_server_exits_when_the_last_user_has_left() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    let (user, _) = stage.user();
+    stage.accepted_and_started(message);
+    let outputs = stage.tell(Input::Drain);
+    assert_eq!(outputs.closes(), []);
+    assert!(!outputs.exits());
+    assert!(!stage.idle(message).exits());
+    assert!(stage.gone(user, CloseReason::Finished).exits());
+}
+
+#[test]
+fn a_draining_server_without_users_exits_at_once() {
+    assert!(begin().tell(Input::Drain).exits());
+}
+
+#[test]
+fn a_draining_server_resets_the_rest_at_the_limit() {
+    let mut stage = begin_with(Limits { drain: secs(5), ..limits() });
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    let (user, _) = stage.user();
+    stage.accepted_and_started(message);
+    stage.tell(Input::Drain);
+    let outputs = stage.wait(millis(4_999));
+    assert!(outputs.closes().is_empty() && !outputs.exits());
+    let outputs = stage.wait(millis(1));
+    assert_eq!(outputs.closes(), [(user, CloseReason::Shutdown, Manner::Reset)]);
+    assert!(outputs.facts().contains(&&Fact::DrainOver { sessions: 1 }) && outputs.exits());
+}
+
+#[test]
+fn a_draining_server_resets_a_user_that_would_be_offered_again() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let _ = (stage.bring(&mut client), stage.bring(&mut client));
+    let (user, _) = stage.user();
+    stage.tell(Input::Drain);
+    let outputs = stage.tell(returned(user, true, false));
+    assert_eq!(outputs.closes(), [(user, CloseReason::Shutdown, Manner::Reset)]);
 }

@@ -1,0 +1,184 @@
+//! A machine that hears one thing after another. What it asks for is recorded, and nothing is answered by itself.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use skyorg::base::id::ConnId;
+use skyorg::base::name::Name;
+use skyorg::machine::{
+    CloseReason, Fact, Input, Machine, Manner, Output, SessionEvent, Surroundings, Traffic, drive,
+    drive_timeout,
+};
+use skyorg::wire::control::ControlFrame;
+use skyorg::wire::frame::{AbortReason, Start};
+
+/// What a machine asked for since it was told something.
+#[derive(Debug, Default)]
+pub struct Outputs(pub Vec<Output>);
+
+#[derive(Default)]
+struct Record {
+    inputs: VecDeque<Input>,
+    outputs: Outputs,
+}
+
+impl Surroundings for Record {
+    fn carry_out(&mut self, output: Output) {
+        self.outputs.0.push(output);
+    }
+
+    fn next_input(&mut self) -> Option<Input> {
+        self.inputs.pop_front()
+    }
+}
+
+/// A machine and its clock.
+pub struct Story<M> {
+    pub machine: M,
+    pub now: Instant,
+    record: Record,
+    connections: u32,
+}
+
+pub fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+pub fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+pub fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+impl<M: Machine> Story<M> {
+    /// A story of this machine, which has said nothing yet.
+    pub fn new(machine: M, now: Instant) -> Story<M> {
+        Story { machine, now, record: Record::default(), connections: 0 }
+    }
+
+    /// A new connection.
+    pub fn id(&mut self) -> ConnId {
+        self.connections += 1;
+        ConnId::new(self.connections, self.connections.into()).expect("it can be named")
+    }
+
+    /// The machine hears something and does what is due now.
+    pub fn tell(&mut self, input: Input) -> Outputs {
+        self.record.inputs.push_back(input);
+        drive(&mut self.machine, &mut self.record, self.now);
+        self.wait(Duration::ZERO)
+    }
+
+    /// Time passes; the machine is called whenever it wants to be.
+    pub fn wait(&mut self, time: Duration) -> Outputs {
+        let until = self.now + time;
+        drive(&mut self.machine, &mut self.record, self.now);
+        while let Some(at) = self.machine.poll_timeout().filter(|&at| at <= until) {
+            self.now = self.now.max(at);
+            drive_timeout(&mut self.machine, &mut self.record, self.now);
+        }
+        self.now = until;
+        std::mem::take(&mut self.record.outputs)
+    }
+
+    pub fn hear(&mut self, id: ConnId, frame: ControlFrame) -> Outputs {
+        self.tell(Input::Control { id, frame })
+    }
+
+    pub fn session(&mut self, id: ConnId, event: SessionEvent) -> Outputs {
+        self.tell(Input::Session { id, event })
+    }
+
+    pub fn idle(&mut self, id: ConnId) -> Outputs {
+        self.session(id, SessionEvent::Idle { settled: true })
+    }
+
+    pub fn gone(&mut self, id: ConnId, reason: CloseReason) -> Outputs {
+        self.tell(Input::Closed { id, reason, traffic: Traffic::default() })
+    }
+}
+
+impl Outputs {
+    fn pick<'a, T>(&'a self, what: impl Fn(&'a Output) -> Option<T>) -> Vec<T> {
+        self.0.iter().filter_map(what).collect()
+    }
+
+    /// What was said on a control connection.
+    pub fn said(&self, to: ConnId) -> Vec<ControlFrame> {
+        self.pick(|output| match output {
+            Output::Send { id, frame } if *id == to => Some(frame.clone()),
+            _ => None,
+        })
+    }
+
+    /// How many message connections were asked for on a control connection: the first ticket and the count of each.
+    pub fn asked(&self, of: ConnId) -> Vec<(u64, u32)> {
+        self.pick(|output| match output {
+            Output::Send { id, frame: ControlFrame::Open { first_ticket, count } } if *id == of => {
+                Some((*first_ticket, *count))
+            }
+            _ => None,
+        })
+    }
+
+    /// Sessions that began: the message connection, the user, and what the client is told.
+    pub fn starts(&self) -> Vec<(ConnId, ConnId, Start)> {
+        self.pick(|output| match output {
+            Output::Start { message, user, start } => Some((*message, *user, *start)),
+            _ => None,
+        })
+    }
+
+    /// The message connections and users of sessions that began.
+    pub fn pairs(&self) -> Vec<(ConnId, ConnId)> {
+        self.starts().into_iter().map(|(message, user, _)| (message, user)).collect()
+    }
+
+    pub fn closes(&self) -> Vec<(ConnId, CloseReason, Manner)> {
+        self.pick(|output| match output {
+            Output::Close { id, reason, manner } => Some((*id, *reason, *manner)),
+            _ => None,
+        })
+    }
+
+    pub fn aborts(&self) -> Vec<(ConnId, AbortReason)> {
+        self.pick(|output| match output {
+            Output::Abort { message, reason } => Some((*message, *reason)),
+            _ => None,
+        })
+    }
+
+    /// Message connections that were pinged.
+    pub fn pings(&self) -> Vec<ConnId> {
+        self.pick(|output| match output {
+            Output::Ping(id) => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// Connections that were admitted.
+    pub fn admitted(&self) -> Vec<ConnId> {
+        self.pick(|output| match output {
+            Output::Admit { id, .. } => Some(*id),
+            _ => None,
+        })
+    }
+
+    pub fn facts(&self) -> Vec<&Fact> {
+        self.pick(|output| match output {
+            Output::Fact(fact) => Some(fact),
+            _ => None,
+        })
+    }
+
+    pub fn exits(&self) -> bool {
+        self.0.iter().any(|output| matches!(output, Output::Exit))
+    }
+
+    /// Nothing was asked for, and nobody told.
+    pub fn is_silent(&self) -> bool {
+        self.0.is_empty()
+    }
+}
