@@ -49,8 +49,8 @@ enum Stage {
     Pause,
     /// Names are resolved.
     Resolving,
-    /// A control connection is on its way to the address with this index.
-    Dialling(usize),
+    /// A control connection is on its way to the address with this index; it has an id once it is dialled.
+    Dialling(usize, Option<ConnId>),
     /// Proved; waiting for `Welcome`.
     Greeted(ConnId, SocketAddr),
     /// Admitted.
@@ -128,7 +128,7 @@ impl Link {
             }
             return self.pause(agenda);
         };
-        self.stage = Stage::Dialling(index);
+        self.stage = Stage::Dialling(index, None);
         let secret = self.settings.key.secret.clone();
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Control, key_id: key_id(&secret) };
         let greeting = Greeting { hello, secret, ticket: 0, plain: false };
@@ -151,9 +151,19 @@ impl Link {
         self.due = Some(agenda.now + pause);
     }
 
+    /// A control connection is dialled.
+    pub fn dialling(&mut self, id: ConnId) {
+        if let Stage::Dialling(_, dialled) = &mut self.stage {
+            *dialled = Some(id);
+        }
+    }
+
     /// The server has proved itself: says Hello, and what is to be published.
     pub fn greeted(&mut self, id: ConnId, names: &Names, sessions: &Sessions, agenda: &mut Agenda) {
-        let Stage::Dialling(index) = self.stage else { return };
+        let Stage::Dialling(index, Some(dialled)) = self.stage else { return };
+        if dialled != id {
+            return;
+        }
         let Some(&address) = names.found(self.settings.name).get(index) else { return };
         self.stage = Stage::Greeted(id, address);
         self.due = Some(agenda.now + agenda.limits.handshake);
@@ -204,7 +214,7 @@ impl Link {
             }
             (Stage::Greeted(..), ControlFrame::Skipped) => {}
             // What a connection says that was given up.
-            (Stage::Pause | Stage::Resolving | Stage::Dialling(_), _) => {}
+            (Stage::Pause | Stage::Resolving | Stage::Dialling(..), _) => {}
             _ => agenda.reset(id, CloseReason::ProtocolError),
         }
     }
@@ -371,7 +381,7 @@ impl Link {
                 }
                 self.pause(agenda);
             }
-            &Stage::Dialling(index) => {
+            &Stage::Dialling(index, Some(dialled)) if dialled == id => {
                 agenda.fact(match reason {
                     CloseReason::DialFailed(_) => Fact::ServerUnreachable { server, reason },
                     _ => Fact::ServerUnproved { server, key: self.settings.key.name.clone(), reason },

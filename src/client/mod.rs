@@ -72,7 +72,7 @@ impl Client {
 
     fn dialling(&mut self, id: ConnId, purpose: Dialled) {
         match purpose {
-            Dialled::Control => {}
+            Dialled::Control => self.link.dialling(id),
             Dialled::Message => match self.link.message_address() {
                 Some(address) => self.sessions.dialling(id, address),
                 // The link ended meanwhile.

@@ -1,5 +1,6 @@
 //! Host names: what is known of each, since when, and which sessions wait to hear.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use crate::base::address::HostPort;
 use crate::base::id::{ConnId, NameId, kind};
 use crate::base::slots::Slots;
 use crate::machine::{Agenda, Output};
+use crate::wire::frame::Sid;
 
 /// A host name.
 struct Entry {
@@ -15,8 +17,8 @@ struct Entry {
     /// When; `None` for a numeric address, which never changes, and for a name that was never resolved.
     resolved: Option<Instant>,
     asked: bool,
-    /// Message connections whose sessions wait for the answer.
-    waiting: Vec<ConnId>,
+    /// Message connections whose sessions wait for the answer, and the sessions' numbers.
+    waiting: BTreeMap<ConnId, Sid>,
 }
 
 /// All host names of a client.
@@ -27,7 +29,7 @@ impl Names {
     /// Adds a name; `None` if there are as many as can be named.
     pub fn add(&mut self, host: &HostPort) -> Option<NameId> {
         let found = host.numeric().into_iter().collect();
-        let (host, waiting) = (host.clone(), Vec::new());
+        let (host, waiting) = (host.clone(), BTreeMap::new());
         self.0.insert(Entry { host, found, resolved: None, asked: false, waiting }).ok()
     }
 
@@ -63,16 +65,20 @@ impl Names {
     }
 
     /// A session waits for the answer.
-    pub fn wait(&mut self, id: NameId, message: ConnId) {
+    pub fn wait(&mut self, id: NameId, message: ConnId, sid: Sid) {
         if let Some(entry) = self.0.get_mut(id) {
-            entry.waiting.push(message);
+            entry.waiting.insert(message, sid);
         }
     }
 
-    /// Notes an answer; returns the message connections whose sessions waited for it.
-    pub fn answer(&mut self, id: NameId, addresses: Vec<SocketAddr>, now: Instant) -> Vec<ConnId> {
-        let Some(entry) = self.0.get_mut(id) else { return Vec::new() };
-        (entry.found, entry.resolved, entry.asked) = (addresses, Some(now), false);
+    /// Notes an answer; returns the message connections and the sessions that waited for it. An answer without addresses
+    /// replaces none that are known.
+    pub fn answer(&mut self, id: NameId, addresses: Vec<SocketAddr>, now: Instant) -> BTreeMap<ConnId, Sid> {
+        let Some(entry) = self.0.get_mut(id) else { return BTreeMap::new() };
+        (entry.resolved, entry.asked) = (Some(now), false);
+        if !addresses.is_empty() {
+            entry.found = addresses;
+        }
         std::mem::take(&mut entry.waiting)
     }
 }

@@ -169,7 +169,9 @@ impl Sessions {
             since: agenda.now,
         };
         let session = Session { user, sid: start.sid, first_sid, proxy: None, tried: 0 };
-        self.running += 1;
+        // The end of the session before may not have been told of yet.
+        let was_busy = matches!(self.messages.get(id), Some(Message::Busy(_)));
+        self.running += usize::from(!was_busy);
         self.messages.insert(id, Message::Busy(session));
         if !first_new || !new {
             return self.abort_duplicate(id, start, first_sid, agenda);
@@ -207,7 +209,7 @@ impl Sessions {
             // What is known is used meanwhile. A session that must wait for a name waits no longer than for a local
             // server.
             if names.found(published.name).is_empty() {
-                names.wait(published.name, id);
+                names.wait(published.name, id, session.sid);
                 return agenda.at(id, Some(last));
             }
         }
@@ -222,10 +224,10 @@ impl Sessions {
     }
 
     /// A name was resolved, or not: the sessions that waited for it go on.
-    pub fn resolved(&mut self, waiting: Vec<ConnId>, names: &mut Names, agenda: &mut Agenda) {
-        for id in waiting {
+    pub fn resolved(&mut self, waiting: BTreeMap<ConnId, Sid>, names: &mut Names, agenda: &mut Agenda) {
+        for (id, sid) in waiting {
             let Some(Message::Busy(session)) = self.messages.get(id) else { continue };
-            let waits = session.proxy.is_none() && session.tried == 0;
+            let waits = session.sid == sid && session.proxy.is_none() && session.tried == 0;
             let Some(published) = self.published.get(&session.user.publication).filter(|_| waits) else {
                 continue;
             };

@@ -8,14 +8,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::world::mio_network;
 use super::world::network::{Accepted, Network};
 use crate::base::deadlines::Deadlines;
 use crate::base::id::{ListenerId, kind};
 use crate::base::table::Table;
 use crate::machine::{Door, Fact};
 
-/// Pause after the operating system ran out of something, before a listener is tried again.
+/// Pause after accepting failed, before a listener is tried again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener.
@@ -148,13 +147,15 @@ impl<L> Listeners<L> {
                 self.resume_one();
                 Tried::Nothing
             }
-            Err(error) if mio_network::is_exhausted(&error) => {
+            // The connection died in the queue (accept(2), ERRORS): the next one is another.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Tried::Lost,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Tried::Lost,
+            // The system has run out of something, or forbids it: whatever it is may last.
+            Err(error) => {
                 facts.push_back(Fact::AcceptPaused { error: error.to_string() });
                 self.paused.set(id, Some(now + EXHAUSTED_PAUSE));
                 Tried::Nothing
             }
-            // accept(2), ERRORS
-            Err(_) => Tried::Lost,
         }
     }
 

@@ -56,14 +56,34 @@ impl Matching {
             agenda.at(id, None);
             agenda.reset(id, CloseReason::LinkLost);
         }
-        for user in self.services.remove_link(link) {
-            let known = self.users.get(user);
-            match known.and_then(|user| user.refused).filter(|_| known.is_some_and(|user| !user.tied)) {
-                Some(refused) => self.offer_elsewhere(user, refused, agenda),
-                None => agenda.reset(user, CloseReason::LinkLost),
+        let users = self.services.remove_link(link);
+        self.links.remove(link);
+        self.move_on(users, agenda);
+    }
+
+    /// Users who waited for one link alone cannot wait for it any more: they go elsewhere, or are told.
+    fn move_on(&mut self, users: Vec<ConnId>, agenda: &mut Agenda) {
+        for id in users {
+            let Some(user) = self.users.get(id) else { continue };
+            match user.refused.filter(|_| !user.tied) {
+                Some(refused) => self.offer_elsewhere(id, refused, agenda),
+                None => agenda.reset(id, CloseReason::LinkLost),
             }
         }
-        self.links.remove(link);
+    }
+
+    /// A link no longer serves what it published under this number; false if it did not.
+    pub fn unpublish(&mut self, link: LinkId, number: u32, agenda: &mut Agenda) -> bool {
+        let known = self.services.unpublish(link, number);
+        for id in self.services.take_waiting(link) {
+            let Some(service) = self.users.get(id).map(|user| user.service) else { continue };
+            if self.services.publication_of(link, service).is_some() {
+                self.offer_to(id, service, link, false, agenda);
+            } else {
+                self.move_on(vec![id], agenda);
+            }
+        }
+        known
     }
 
     /// The client of a link is leaving: its idle connections go, its running sessions go on.
@@ -74,6 +94,8 @@ impl Matching {
         while let Some(id) = self.pools.next_idle(link) {
             self.retire(id, CloseReason::Drained, agenda);
         }
+        let users = self.services.take_waiting(link);
+        self.move_on(users, agenda);
         self.close_if_drained(link, agenda);
     }
 
@@ -205,11 +227,11 @@ impl Matching {
     fn offer_to(&mut self, id: ConnId, service: ServiceId, link: LinkId, first: bool, agenda: &mut Agenda) {
         match self.services.publication_of(link, service) {
             Some(publication) if self.is_ready(link) => self.begin(id, publication, agenda),
-            Some(_) => {
+            Some(_) if self.may_serve(link) => {
                 self.services.wait_for_link(id, link, first);
                 self.want_one(link);
             }
-            None => agenda.reset(id, CloseReason::LinkLost),
+            _ => agenda.reset(id, CloseReason::LinkLost),
         }
     }
 
@@ -329,6 +351,19 @@ impl Matching {
         self.pools.set(id, State::Idle(since), place);
         let pause = agenda.jittered(agenda.limits.idle_ping);
         agenda.after(id, pause);
+        self.use_idle(link, agenda);
+    }
+
+    /// A link serves a service now: users may wait for it, and it may have idle connections.
+    pub fn published(&mut self, link: LinkId, agenda: &mut Agenda) {
+        self.use_idle(link, agenda);
+        if self.pools.idle(link) == 0 && self.services.is_wanted(link) {
+            self.want_one(link);
+        }
+    }
+
+    /// A link's idle connections are for users who wait, and else for the next ones.
+    fn use_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
         while self.pools.idle(link) > 0 {
             let Some(user) = self.services.next_user(link) else { break };
             let service = self.users.get(user).map(|user| user.service);

@@ -215,7 +215,7 @@ impl Server {
             ControlFrame::Pong => it.answered(now),
             ControlFrame::Publish(publish) => self.publish(id, link, &publish),
             ControlFrame::Unpublish(number) => {
-                if !self.matching.services.unpublish(link, number) {
+                if !self.matching.unpublish(link, number, &mut self.agenda) {
                     self.fail(id);
                 }
             }
@@ -339,6 +339,7 @@ impl Server {
             }
         };
         self.agenda.push(Output::Send { id, frame });
+        self.matching.published(link, &mut self.agenda);
     }
 
     fn grant(&mut self, link: LinkId, publish: &Publish) -> Result<SocketAddr, Denial> {
@@ -350,12 +351,14 @@ impl Server {
             return Err(Denial::Limit);
         }
         let dial_ms = publish.dial_time.min(limits.local_dial_max).as_millis() as u32;
-        let published = self.matching.services.publish(link, publish.number, &publish.name, dial_ms);
-        let service = published.map_err(|error| match error {
+        let services = &mut self.matching.services;
+        let address = services.id(&publish.name).and_then(|service| services.address(service));
+        let address = address.ok_or(Denial::UnknownService)?;
+        services.publish(link, publish.number, &publish.name, dial_ms).map_err(|error| match error {
             Unpublishable::UnknownService => Denial::UnknownService,
             Unpublishable::AlreadyPublished => Denial::AlreadyPublished,
         })?;
-        self.matching.services.address(service).ok_or(Denial::UnknownService)
+        Ok(address)
     }
 
     /// Sets when a link wants attention next.

@@ -122,6 +122,11 @@ impl Services {
         }
     }
 
+    /// The service of this name.
+    pub fn id(&self, name: &Name) -> Option<ServiceId> {
+        self.names.get(name).copied()
+    }
+
     pub fn address(&self, id: ServiceId) -> Option<SocketAddr> {
         self.services.get(id)?.address
     }
@@ -184,11 +189,18 @@ impl Services {
 
     /// Forgets a link and its publications; returns the users who waited for it alone.
     pub fn remove_link(&mut self, link: LinkId) -> Vec<ConnId> {
-        let Some(mut offers) = self.offers.remove(link) else { return Vec::new() };
+        let users = self.take_waiting(link);
+        let Some(offers) = self.offers.remove(link) else { return users };
         for id in offers.numbers.into_values() {
             self.withdraw(id);
         }
+        users
+    }
+
+    /// The users who wait for a link alone; they no longer do.
+    pub fn take_waiting(&mut self, link: LinkId) -> Vec<ConnId> {
         let mut users = Vec::new();
+        let Some(offers) = self.offers.get_mut(link) else { return users };
         while let Some(user) = offers.waiting.pop(&self.waiting, Place::Link(link)) {
             self.waiting.remove(user);
             users.push(user);
@@ -263,12 +275,10 @@ impl Services {
         let behind = (!wrapped).then(|| publications.range((Bound::Excluded(last), Bound::Unbounded)));
         let from = if wrapped { Bound::Excluded(last) } else { Bound::Unbounded };
         let before = publications.range((from, Bound::Excluded(first)));
-        let near = behind.into_iter().flatten().chain(before).take(LOOKED_AT_MAX);
+        let circle = behind.into_iter().flatten().chain(before);
+        let publications = circle.filter_map(|&id| Some((id, self.publications.get(id)?)));
         let mut found = None;
-        for &id in near {
-            let Some(publication) = self.publications.get(id).filter(|it| may_serve(it.link)) else {
-                continue;
-            };
+        for (id, publication) in publications.filter(|(_, it)| may_serve(it.link)).take(LOOKED_AT_MAX) {
             if is_ready(publication.link) {
                 return Some(id);
             }

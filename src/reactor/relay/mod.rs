@@ -44,11 +44,12 @@ impl<S: Socket> Relay<'_, S> {
             let event = SessionEvent::Idle { settled: true };
             return self.all.tell(Input::Session { id: message, event });
         }
-        let frame = self.all.message_even_closing(message).and_then(|it| {
-            it.announced_idle = false;
-            it.carried_bytes = 0;
-            it.session.start(start)
-        });
+        let Some(it) = self.all.message_even_closing(message) else {
+            // It never came to be a message connection.
+            return self.give_back_user(user, false);
+        };
+        (it.announced_idle, it.carried_bytes) = (false, 0);
+        let frame = it.session.start(start);
         self.all.pair(message, user);
         if let Some(frame) = frame {
             self.send_frame(message, &frame);

@@ -100,13 +100,6 @@ pub fn dialled_keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(KEEPALIVE_IDLE)
 }
 
-/// Whether an error says that the system has run out of something: trying again later may help.
-pub fn is_exhausted(error: &io::Error) -> bool {
-    // They have no stable kinds of their own.
-    let number = Errno::from_io_error(error);
-    matches!(number, Some(Errno::NOMEM | Errno::NFILE | Errno::MFILE | Errno::NOBUFS))
-}
-
 /// epoll, listeners, names and signals.
 pub struct MioNetwork {
     poll: Poll,
