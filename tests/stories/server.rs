@@ -540,6 +540,40 @@ fn a_service_may_be_published_again_after_it_was_unpublished() {
 }
 
 #[test]
+fn users_who_wait_are_served_by_a_full_pool_whose_link_publishes_late() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    let (user, outputs) = stage.user_at(SSH);
+    assert_eq!(outputs.pairs(), [], "nobody publishes it yet");
+    let outputs = stage.hear(client.control, publish(2, "ssh"));
+    assert_eq!(outputs.pairs(), [(message, user)]);
+}
+
+#[test]
+fn a_user_that_comes_after_a_late_publication_finds_the_idle_connections() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    stage.hear(client.control, publish(2, "ssh"));
+    let (user, outputs) = stage.user_at(SSH);
+    assert_eq!(outputs.pairs(), [(message, user)]);
+}
+
+#[test]
+fn a_refused_user_that_waits_for_a_client_moves_on_when_that_one_leaves() {
+    let mut stage = begin();
+    let (mut one, two, mut three) = (stage.client(1), stage.client(2), stage.client(3));
+    stage.bring(&mut one);
+    let (user, _) = stage.user();
+    // The second client has no connection: it waits there.
+    assert_eq!(stage.tell(returned(user, true, true)).pairs(), []);
+    assert_eq!(stage.hear(two.control, ControlFrame::Drain).pairs(), []);
+    let (message, outputs) = stage.bring(&mut three);
+    assert_eq!(outputs.pairs(), [(message, user)]);
+}
+
+#[test]
 fn unpublishing_what_was_not_published_is_a_protocol_error() {
     let mut stage = begin();
     let client = stage.client(1);
