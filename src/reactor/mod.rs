@@ -39,7 +39,8 @@ use sockets::Sockets;
 use world::network::{Event, Network, Socket};
 use world::trim;
 
-/// At or above this count memory is given back when half of the connections have left.
+/// At or above this count memory is given back when a quarter of the connections have left: a session is two of them, and
+/// its message connection stays.
 const CROWD: usize = 16;
 /// Least time between two times that memory is given back, because each walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
@@ -88,6 +89,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     /// One turn of the loop; false once the machine has said `Exit`, or the operator has asked a second time.
     pub fn turn(&mut self) -> io::Result<bool> {
+        self.sockets.shrink_facts();
         self.sleep()?;
         self.note_events();
         self.accept();
@@ -222,7 +224,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         let (count, now) = (self.sockets.all.count(), self.sockets.all.now);
         let crowd = &mut self.crowd;
         crowd.most = crowd.most.max(count);
-        if crowd.most >= CROWD && count <= crowd.most / 2 && now >= crowd.given_back + GIVE_BACK_INTERVAL {
+        if crowd.most >= CROWD && count <= crowd.most / 4 * 3 && now >= crowd.given_back + GIVE_BACK_INTERVAL
+        {
             *crowd = Crowd { most: count, given_back: now };
             self.sockets.all.shrink();
             self.sockets.buffers.forget_free();
