@@ -71,8 +71,9 @@ impl Names {
         }
     }
 
-    /// Notes an answer; returns the message connections and the sessions that waited for it. An answer without addresses
-    /// replaces none that are known.
+    /// Notes an answer; returns the message connections and the sessions that waited for it.
+    ///
+    /// An answer without addresses replaces none that are known.
     pub fn answer(&mut self, id: NameId, addresses: Vec<SocketAddr>, now: Instant) -> BTreeMap<ConnId, Sid> {
         let Some(entry) = self.0.get_mut(id) else { return BTreeMap::new() };
         (entry.resolved, entry.asked) = (Some(now), false);

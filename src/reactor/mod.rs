@@ -39,8 +39,8 @@ use sockets::Sockets;
 use world::network::{Event, Network, Socket};
 use world::trim;
 
-/// At or above this count memory is given back when a quarter of the connections have left: a session is two of them, and
-/// its message connection stays.
+/// At or above this count memory is given back when a quarter of the connections have left. A session is two of them,
+/// and its message connection stays.
 const CROWD: usize = 16;
 /// Least time between two times that memory is given back, because each walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);

@@ -159,6 +159,11 @@ impl Links {
         self.slots.get_mut(id)
     }
 
+    /// Whether a link may be given users.
+    pub fn may_serve(&self, id: LinkId) -> bool {
+        self.get(id).is_some_and(|link| link.life == Life::Standing)
+    }
+
     pub fn count(&self) -> usize {
         self.slots.len()
     }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::links::{Life, Links};
-use super::pool::{Place, Pools, State};
+use super::pool::{ACCEPT_RECHECK, Place, Pools, RETIRE_RECHECK, STARTED_MARGIN, State};
 use super::refill::{self, Refills};
 use super::services::{Refused, Services};
 use super::users::User;
@@ -20,13 +20,6 @@ use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Tr
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::{AbortReason, Start};
 
-/// A session that is late to be accepted is looked at so often while its client is asked for a sign of life.
-const ACCEPT_RECHECK: Duration = Duration::from_millis(50);
-/// Least margin beyond a publication's dial time in which a session must have started.
-const STARTED_MARGIN: Duration = Duration::from_secs(1);
-/// A surplus connection is looked at again after this, while one above it goes first.
-const RETIRE_RECHECK: Duration = Duration::from_secs(1);
-
 /// Users, message connections, and what joins them.
 #[derive(Default)]
 pub(super) struct Matching {
@@ -34,15 +27,13 @@ pub(super) struct Matching {
     pub links: Links,
     pools: Pools,
     users: Table<kind::Connection, User>,
-    refills: Refills,
+    pub refills: Refills,
     last_number: u64,
     /// No new session begins.
     draining: bool,
 }
 
 impl Matching {
-    // Links.
-
     /// A link was opened: its pool is filled.
     pub fn add_link(&mut self, link: LinkId) {
         self.services.add_link(link);
@@ -108,9 +99,8 @@ impl Matching {
         }
     }
 
-    /// Whether a link may be given users.
     fn may_serve(&self, link: LinkId) -> bool {
-        self.links.get(link).is_some_and(|link| link.life == Life::Standing)
+        self.links.may_serve(link)
     }
 
     fn is_ready(&self, link: LinkId) -> bool {
@@ -143,17 +133,13 @@ impl Matching {
 
     fn next_ready(&mut self, service: ServiceId) -> Option<PublicationId> {
         let Matching { services, links, pools, .. } = self;
-        services.next_ready(service, |link| {
-            let stands = links.get(link).is_some_and(|link| link.life == Life::Standing);
-            stands && pools.idle(link) > 0
-        })
+        services.next_ready(service, |link| links.may_serve(link) && pools.idle(link) > 0)
     }
 
     /// One more connection is asked for, because a user of this service waits.
     fn ask_for_one(&mut self, service: ServiceId) {
         let Matching { services, links, .. } = self;
-        let stands = |link| links.get(link).is_some_and(|link| link.life == Life::Standing);
-        if let Some(link) = services.next_to_ask(service, stands) {
+        if let Some(link) = services.next_to_ask(service, |link| links.may_serve(link)) {
             self.want_one(link);
         }
     }
@@ -206,12 +192,8 @@ impl Matching {
     /// A user that was refused goes to the next publication of its service, or is told.
     fn offer_elsewhere(&mut self, id: ConnId, refused: Refused, agenda: &mut Agenda) {
         let Some(service) = self.users.get(id).map(|user| user.service) else { return };
-        let next = self.services.next_after(
-            service,
-            refused,
-            |link| self.may_serve(link),
-            |link| self.is_ready(link),
-        );
+        let (may_serve, is_ready) = (|link| self.may_serve(link), |link| self.is_ready(link));
+        let next = self.services.next_after(service, refused, may_serve, is_ready);
         match next.and_then(|next| self.services.publication(next)).map(|it| it.link) {
             Some(link) => {
                 if let (Some(user), Some(next)) = (self.users.get_mut(id), next) {
@@ -470,14 +452,8 @@ impl Matching {
         }
     }
 
-    // Refilling.
-
     pub fn want_refill(&mut self, link: LinkId) {
         self.refills.want(link, &mut self.links);
-    }
-
-    pub fn wants_refill(&self) -> bool {
-        !self.refills.is_empty()
     }
 
     /// Asks each client that may need it for as many message connections as are missing.
@@ -488,8 +464,6 @@ impl Matching {
             }
         }
     }
-
-    // The end.
 
     /// No new session begins: users who wait are told, and idle connections go.
     pub fn drain(&mut self, agenda: &mut Agenda) {

@@ -488,7 +488,7 @@ impl Machine for Server {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if self.matching.wants_refill() {
+        if !self.matching.refills.is_empty() {
             return Some(self.agenda.now);
         }
         [self.agenda.next_deadline(), self.draining].into_iter().flatten().min()

@@ -8,6 +8,13 @@ use std::time::{Duration, Instant};
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
 
+/// A session that is late to be accepted is looked at so often while its client is asked for a sign of life.
+pub(super) const ACCEPT_RECHECK: Duration = Duration::from_millis(50);
+/// Least margin beyond a publication's dial time in which a session must have started.
+pub(super) const STARTED_MARGIN: Duration = Duration::from_secs(1);
+/// A surplus connection is looked at again after this, while one above it goes first.
+pub(super) const RETIRE_RECHECK: Duration = Duration::from_secs(1);
+
 /// Slots that are looked at for an idle connection near the top of the table.
 const LOOKED_AT_MAX: usize = 64;
 
