@@ -41,7 +41,7 @@ use world::trim;
 
 /// At or above this count memory is given back when a quarter of the connections have left. A session is two of them,
 /// and its message connection stays.
-const CROWD: usize = 16;
+const CROWD: usize = 1_024;
 /// Least time between two times that memory is given back, because each walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 
