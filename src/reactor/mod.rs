@@ -39,9 +39,11 @@ use sockets::Sockets;
 use world::network::{Event, Network, Socket};
 use world::trim;
 
-/// At or above this count memory is given back when a quarter of the connections have left. A session is two of them,
-/// and its message connection stays.
-const CROWD: usize = 1_024;
+/// At or above this count memory is given back when half of the connections have left.
+const CROWD: usize = 16;
+/// At or above this count it is given back when a quarter has left: a session is two connections, and its message
+/// connection stays.
+const LARGE_CROWD: usize = 1_024;
 /// Least time between two times that memory is given back, because each walks the whole heap.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -224,8 +226,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         let (count, now) = (self.sockets.all.count(), self.sockets.all.now);
         let crowd = &mut self.crowd;
         crowd.most = crowd.most.max(count);
-        if crowd.most >= CROWD && count <= crowd.most / 4 * 3 && now >= crowd.given_back + GIVE_BACK_INTERVAL
-        {
+        let stay_max = if crowd.most >= LARGE_CROWD { crowd.most / 4 * 3 } else { crowd.most / 2 };
+        if crowd.most >= CROWD && count <= stay_max && now >= crowd.given_back + GIVE_BACK_INTERVAL {
             *crowd = Crowd { most: count, given_back: now };
             self.sockets.all.shrink();
             self.sockets.buffers.forget_free();
