@@ -147,13 +147,16 @@ fn stalled_users_hold_less_than(limit_bytes: usize, arguments: &[&str]) {
     );
     assert!(held < limit_bytes, "{held} bytes");
 
-    // When the users read at last, every byte comes.
+    // When the users read at last, every byte comes. All read at once: a kernel short of TCP memory drops what a
+    // full receiver is sent (`TcpExtTCPRcvQDrop`), and its sender tries again after twice the time each time. A user
+    // that reads after all others would wait for as long as they took.
     sessions.iter().for_each(|session| session.shutdown(Shutdown::Write).expect("connected"));
-    let mut read = 0;
-    for mut user in users {
+    let read_all = |mut user: TcpStream| {
         user.set_read_timeout(Some(PATIENCE)).expect("a time");
-        read += io::copy(&mut user, &mut io::sink()).expect("a clean end, in time") as usize;
-    }
+        io::copy(&mut user, &mut io::sink()).expect("a clean end, in time") as usize
+    };
+    let readers: Vec<_> = users.into_iter().map(|user| thread::spawn(move || read_all(user))).collect();
+    let read: usize = readers.into_iter().map(|reader| reader.join().expect("it read to the end")).sum();
     assert_eq!(read, poured);
 }
 

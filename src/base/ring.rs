@@ -1,8 +1,9 @@
 //! A bounded byte ring, and the free list that rings are leased from.
 //!
 //! A connection leases a ring only while it holds bytes that could not be passed on, and gives it back empty;
-//! an idle connection owns none. A small ring holds a few frames or a short request, which is enough for most
-//! connections. A connection that must hold more changes to a large ring.
+//! an idle connection owns none. Rings have three sizes. A small one holds a few frames or a short request, which is
+//! enough for most connections; one of middle size holds the first part of a record whose rest has not come. A
+//! connection that must hold more changes to a larger ring.
 //!
 //! ```text
 //!        head            head + len            capacity
@@ -13,8 +14,8 @@
 
 /// Bytes that a connection's ring holds at most.
 pub const RING_BYTES: usize = 64 * 1024;
-/// Bytes of a small ring.
-const SMALL_RING_BYTES: usize = 1024;
+/// Bytes of the rings of each size. A record is shorter than 17 KiB.
+const SIZES: [usize; 3] = [1024, 17 * 1024, RING_BYTES];
 
 /// A FIFO of bounded size. It is one pointer in size, because most connections own none.
 pub struct Ring(Box<Storage>);
@@ -85,26 +86,22 @@ impl Ring {
     }
 }
 
-/// The free lists.
+/// The free lists, one per size.
 pub struct Rings {
-    small: Vec<Ring>,
-    large: Vec<Ring>,
+    free: [Vec<Ring>; SIZES.len()],
     kept: usize,
 }
 
 impl Rings {
     /// Empty lists that keep up to `kept` rings of each size for the next lease.
     pub fn new(kept: usize) -> Rings {
-        Rings { small: Vec::with_capacity(kept), large: Vec::with_capacity(kept), kept }
+        Rings { free: SIZES.map(|_| Vec::with_capacity(kept)), kept }
     }
 
     /// An empty ring for `count` bytes, or for [`RING_BYTES`] if that is less; allocates only when none is kept.
     pub fn lease(&mut self, count: usize) -> Ring {
-        let (free, capacity) = match count <= SMALL_RING_BYTES {
-            true => (&mut self.small, SMALL_RING_BYTES),
-            false => (&mut self.large, RING_BYTES),
-        };
-        free.pop().unwrap_or_else(|| Ring::new(capacity))
+        let capacity = SIZES.into_iter().find(|&size| size >= count).unwrap_or(RING_BYTES);
+        self.of_size(capacity).pop().unwrap_or_else(|| Ring::new(capacity))
     }
 
     /// Appends as many of `bytes` to `slot` as [`RING_BYTES`] have room for, leasing a ring that holds them if
@@ -133,16 +130,21 @@ impl Rings {
     /// Takes a ring back, with whatever it still holds.
     pub fn give_back(&mut self, mut ring: Ring) {
         ring.consume(ring.len());
-        let free = if ring.capacity() == RING_BYTES { &mut self.large } else { &mut self.small };
-        if free.len() < self.kept {
+        let kept = self.kept;
+        let free = self.of_size(ring.capacity());
+        if free.len() < kept {
             free.push(ring);
         }
     }
 
     /// Frees the rings that are kept for the next lease.
     pub fn forget_free(&mut self) {
-        self.small.clear();
-        self.large.clear();
+        self.free.iter_mut().for_each(Vec::clear);
+    }
+
+    /// The free rings of one of the sizes.
+    fn of_size(&mut self, capacity: usize) -> &mut Vec<Ring> {
+        &mut self.free[SIZES.partition_point(|&size| size < capacity)]
     }
 
     /// Gives back `slot`'s ring if it is empty.
@@ -246,31 +248,36 @@ mod tests {
         assert_eq!(ring.slices(), [&[0, 0][..], &[1, 2, 3][..]]);
     }
 
+    /// Free rings of each size.
+    fn free(rings: &Rings) -> [usize; SIZES.len()] {
+        rings.free.each_ref().map(Vec::len)
+    }
+
     #[test]
     fn no_more_rings_are_kept_than_asked_for() {
-        for size in [1, RING_BYTES] {
+        for size in SIZES {
             let mut rings = Rings::new(2);
             let leased: Vec<Ring> = (0..4).map(|_| rings.lease(size)).collect();
             for (given_back, mut ring) in leased.into_iter().enumerate() {
                 ring.push(b"left over");
                 rings.give_back(ring);
-                assert_eq!(rings.small.len() + rings.large.len(), 2.min(given_back + 1));
+                assert_eq!(free(&rings).iter().sum::<usize>(), 2.min(given_back + 1));
             }
             for _ in 0..3 {
                 assert!(rings.lease(size).is_empty(), "what one connection left must not reach the next");
             }
-            assert!(rings.small.is_empty() && rings.large.is_empty());
+            assert_eq!(free(&rings), [0; 3]);
         }
     }
 
     #[test]
     fn free_rings_are_forgotten() {
-        for size in [1, RING_BYTES] {
+        for size in SIZES {
             let ring = Rings::new(1).lease(size);
             let mut rings = Rings::new(1);
             rings.give_back(ring);
             rings.forget_free();
-            assert!(rings.small.is_empty() && rings.large.is_empty());
+            assert_eq!(free(&rings), [0; 3]);
         }
     }
 
@@ -282,13 +289,13 @@ mod tests {
         slot.as_mut().expect("still leased").consume(1);
         rings.tidy(&mut slot);
         assert!(slot.is_none());
-        assert_eq!(rings.small.len(), 1);
+        assert_eq!(free(&rings), [1, 0, 0]);
         rings.tidy(&mut slot);
-        assert_eq!(rings.small.len(), 1);
+        assert_eq!(free(&rings), [1, 0, 0]);
     }
 
     #[test]
-    fn bytes_that_outgrow_a_small_ring_are_kept_in_a_large_one() {
+    fn bytes_that_outgrow_a_ring_are_kept_in_a_larger_one() {
         let (mut rings, mut slot) = (Rings::new(2), None);
         let bytes = pattern(0, RING_BYTES + 1_000);
         assert_eq!(rings.push(&mut slot, &bytes[..700]), 700);
@@ -296,12 +303,10 @@ mod tests {
         // Around the end of the small one.
         assert_eq!(rings.push(&mut slot, &bytes[700..1_600]), 900);
         assert_eq!(rings.push(&mut slot, &bytes[1_600..1_700]), 100);
-        assert_eq!(rings.small.len(), 1, "the small one was given back");
-        assert_eq!(
-            rings.push(&mut slot, &bytes[1_700..]),
-            RING_BYTES - 1_100,
-            "and the large one is the largest"
-        );
+        assert_eq!(free(&rings), [1, 0, 0], "the small one was given back");
+        assert_eq!(rings.push(&mut slot, &bytes[1_700..18_100]), 16_400);
+        assert_eq!(free(&rings), [1, 1, 0], "and the middle one");
+        assert_eq!(rings.push(&mut slot, &bytes[18_100..]), RING_BYTES - 17_500, "no ring is larger");
         assert_eq!(slot.expect("leased").slices().concat(), bytes[600..RING_BYTES + 600]);
     }
 
@@ -310,7 +315,7 @@ mod tests {
         let mut rings = Rings::new(0);
         let ring = rings.lease(1);
         rings.give_back(ring);
-        assert!(rings.small.is_empty());
+        assert_eq!(free(&rings), [0; 3]);
         assert!(rings.lease(RING_BYTES).is_empty());
     }
 }
