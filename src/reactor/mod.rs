@@ -91,7 +91,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     /// One turn of the loop; false once the machine has said `Exit`, or the operator has asked a second time.
     pub fn turn(&mut self) -> io::Result<bool> {
-        self.sockets.shrink_facts();
+        self.give_memory_back();
         self.sleep()?;
         self.note_events();
         self.accept();
@@ -99,7 +99,6 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         self.fire_deadlines();
         self.run_errands();
         self.reap();
-        self.give_memory_back();
         Ok(!self.sockets.exit)
     }
 
@@ -130,6 +129,22 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     }
 
     // The steps of a turn.
+
+    /// Gives memory back to the system when half of many connections have left. Their facts are told by now.
+    fn give_memory_back(&mut self) {
+        let (count, now) = (self.sockets.all.count(), self.sockets.all.now);
+        let crowd = &mut self.crowd;
+        crowd.most = crowd.most.max(count);
+        let stay_max = if crowd.most >= LARGE_CROWD { crowd.most / 4 * 3 } else { crowd.most / 2 };
+        if crowd.most >= CROWD && count <= stay_max && now >= crowd.given_back + GIVE_BACK_INTERVAL {
+            *crowd = Crowd { most: count, given_back: now };
+            self.sockets.all.shrink();
+            self.sockets.buffers.forget_free();
+            self.sockets.facts.shrink_to(SLOTS_KEPT);
+            self.events.shrink_to(SLOTS_KEPT);
+            trim::trim();
+        }
+    }
 
     fn sleep(&mut self) -> io::Result<()> {
         let sockets = &mut self.sockets;
@@ -218,21 +233,6 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     fn reap(&mut self) {
         while self.sockets.reap_one() {
             self.settle();
-        }
-    }
-
-    /// Gives memory back to the system when half of many connections have left.
-    fn give_memory_back(&mut self) {
-        let (count, now) = (self.sockets.all.count(), self.sockets.all.now);
-        let crowd = &mut self.crowd;
-        crowd.most = crowd.most.max(count);
-        let stay_max = if crowd.most >= LARGE_CROWD { crowd.most / 4 * 3 } else { crowd.most / 2 };
-        if crowd.most >= CROWD && count <= stay_max && now >= crowd.given_back + GIVE_BACK_INTERVAL {
-            *crowd = Crowd { most: count, given_back: now };
-            self.sockets.all.shrink();
-            self.sockets.buffers.forget_free();
-            self.events.shrink_to(SLOTS_KEPT);
-            trim::trim();
         }
     }
 

@@ -17,7 +17,6 @@ use super::strangers::{Stranger, Strangers};
 use super::world::network::{Accepted, Network, Socket};
 use super::{control, greeting, leaving, strangers};
 use crate::base::id::ConnId;
-use crate::base::table::SLOTS_KEPT;
 use crate::config::limits::Limits;
 use crate::machine::{CloseReason, Dial, Dialled, Door, Fact, Input, Manner, Output, Surroundings, Traffic};
 
@@ -77,13 +76,6 @@ impl<N: Network> Sockets<N> {
             facts: VecDeque::new(),
             exit: false,
             limits,
-        }
-    }
-
-    /// Gives up the room that the facts of a burst needed, once they are told.
-    pub fn shrink_facts(&mut self) {
-        if self.facts.is_empty() && self.facts.capacity() > 8 * SLOTS_KEPT {
-            self.facts.shrink_to(SLOTS_KEPT);
         }
     }
 

@@ -23,7 +23,7 @@ use crate::base::id::{ConnId, ListenerId, NameId, SLOTS_MAX};
 /// Connections that the kernel holds until they are accepted; mio's own listeners have 128.
 const BACKLOG: i32 = 4096;
 /// Events taken from the kernel at once.
-const EVENTS_MAX: usize = 1024;
+const EVENTS_MAX: usize = 256;
 /// With this, a user that vanished without a FIN or RST is noticed after about three minutes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
