@@ -17,7 +17,7 @@ use crate::base::table::Table;
 
 /// Publications that are looked at for one with an idle connection, before one without is taken.
 const LOOKED_AT_MAX: usize = 8;
-/// Entries that a queue may hold beyond those that count.
+/// Entries that a list may hold beyond those that count.
 const STALE_MAX: usize = 8;
 
 /// A service: where its users connect, and who serves them.
@@ -29,7 +29,7 @@ struct Service {
     /// Those that may be ready, each in turn.
     ready: VecDeque<PublicationId>,
     /// Those that their links do not list as wanted.
-    unwanted: Vec<PublicationId>,
+    unwanted: VecDeque<PublicationId>,
     waiting: Queue,
     /// The publication that was last asked for one more connection.
     asked: Option<PublicationId>,
@@ -54,7 +54,7 @@ struct Offers {
     /// Publications whose services may have users who wait, each in turn.
     wanted: VecDeque<PublicationId>,
     /// Those that their services do not list as ready.
-    unready: Vec<PublicationId>,
+    unready: VecDeque<PublicationId>,
     waiting: Queue,
 }
 
@@ -106,7 +106,7 @@ impl Services {
             address: None,
             publications: BTreeSet::new(),
             ready: VecDeque::new(),
-            unwanted: Vec::new(),
+            unwanted: VecDeque::new(),
             waiting: Queue::default(),
             asked: None,
         };
@@ -165,12 +165,12 @@ impl Services {
         };
         offers.publications.insert(id, publication);
         offers.numbers.insert(number, publication);
-        offers.unready.push(publication);
+        offers.unready.push_back(publication);
         service.publications.insert(publication);
         if service.waiting.count > 0 {
             offers.wanted.push_back(publication);
         } else {
-            service.unwanted.push(publication);
+            service.unwanted.push_back(publication);
         }
         Ok(id)
     }
@@ -182,8 +182,12 @@ impl Services {
         if let Some(publication) = self.publications.get(id) {
             offers.publications.remove(&publication.service);
         }
-        forget(&mut offers.wanted, &mut offers.unready, id);
         self.withdraw(id);
+        if let Some(offers) = self.offers.get_mut(link) {
+            let (live, publications) = (offers.numbers.len(), &self.publications);
+            drop_stale(&mut offers.wanted, live, publications);
+            drop_stale(&mut offers.unready, live, publications);
+        }
         true
     }
 
@@ -212,7 +216,9 @@ impl Services {
         let Some(publication) = self.publications.remove(id) else { return };
         let Some(service) = self.services.get_mut(publication.service) else { return };
         service.publications.remove(&id);
-        forget(&mut service.ready, &mut service.unwanted, id);
+        let (live, publications) = (service.publications.len(), &self.publications);
+        drop_stale(&mut service.ready, live, publications);
+        drop_stale(&mut service.unwanted, live, publications);
     }
 
     pub fn publication(&self, id: PublicationId) -> Option<&Publication> {
@@ -241,7 +247,7 @@ impl Services {
                 return Some(id);
             }
             if let Some(offers) = self.offers.get_mut(publication.link) {
-                offers.unready.push(id);
+                offers.unready.push_back(id);
             }
         }
         None
@@ -356,8 +362,12 @@ impl Services {
     }
 
     /// Whether a link may have users to serve.
-    pub fn is_wanted(&self, link: LinkId) -> bool {
-        self.offers.get(link).is_some_and(|offers| offers.waiting.count > 0 || !offers.wanted.is_empty())
+    pub fn is_wanted(&mut self, link: LinkId) -> bool {
+        let Some(offers) = self.offers.get_mut(link) else { return false };
+        while offers.wanted.front().is_some_and(|&id| self.publications.get(id).is_none()) {
+            offers.wanted.pop_front();
+        }
+        offers.waiting.count > 0 || !offers.wanted.is_empty()
     }
 
     /// The user that a link serves next, which no longer waits: one of its own first, then one of each service in
@@ -377,7 +387,7 @@ impl Services {
                     offers.wanted.push_back(id);
                     return Some(user);
                 }
-                None => service.unwanted.push(id),
+                None => service.unwanted.push_back(id),
             }
         }
         None
@@ -410,10 +420,15 @@ impl Queue {
     }
 }
 
-/// Takes a publication out of the list that holds it.
-fn forget(turns: &mut VecDeque<PublicationId>, others: &mut Vec<PublicationId>, id: PublicationId) {
-    turns.retain(|&other| other != id);
-    others.retain(|&other| other != id);
+/// Drops publications that were withdrawn from a list, once they may outnumber the `live` ones.
+fn drop_stale(
+    list: &mut VecDeque<PublicationId>,
+    live: usize,
+    publications: &Slots<kind::Publication, Publication>,
+) {
+    if list.len() > 2 * live + STALE_MAX {
+        list.retain(|&id| publications.get(id).is_some());
+    }
 }
 
 #[cfg(test)]
