@@ -256,9 +256,10 @@ impl Machine for Matchmaker {
     fn handle(&mut self, input: Input, _: Instant) {
         let output = match (input, self.message) {
             (Input::Greeted { id, .. }, _) => Output::Verify { id, secret: secret() },
-            (Input::Proved { id, .. }, _) => {
+            (Input::Proved { id, .. }, _) => Output::Answer { id, plain: false },
+            (Input::Answered { id }, _) => {
                 self.message = Some(id);
-                Output::Admit { id, plain: false }
+                return;
             }
             (Input::Accepted { id: user, door: Door::Users(_), .. }, Some(message)) => {
                 Output::Start { message, user, start: start(1) }

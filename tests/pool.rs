@@ -102,10 +102,11 @@ impl Story {
         let hello = ClearHello { suite: Suite::AesGcm, purpose, key_id: self.session };
         self.server.handle(Input::Greeted { id, hello }, self.now);
         let proof = match purpose {
-            Purpose::Control => Proof::Control { random: [3; LINK_RANDOM_BYTES] },
+            Purpose::Control => Proof::Control { random: [3; LINK_RANDOM_BYTES], flight: 1 },
             Purpose::Message => Proof::Message { ticket },
         };
         self.tell(Input::Proved { id, proof });
+        self.tell(Input::Answered { id });
     }
 
     fn user(&mut self) -> ConnId {

@@ -160,11 +160,11 @@ impl Story {
         match output {
             Output::Verify { id, .. } if id.slot() == CONTROL => {
                 self.server.handle(
-                    Input::Proved { id, proof: Proof::Control { random: [5; LINK_RANDOM_BYTES] } },
+                    Input::Proved { id, proof: Proof::Control { random: [5; LINK_RANDOM_BYTES], flight: 1 } },
                     self.now,
                 );
             }
-            Output::Admit { id, .. } if id.slot() == CONTROL => {
+            Output::Answer { id, .. } if id.slot() == CONTROL => {
                 self.client.handle(Input::Connected { id }, self.now);
             }
             Output::Send { id, frame } => {

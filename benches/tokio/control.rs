@@ -38,7 +38,7 @@ pub async fn stranger(id: ConnId, stream: TcpStream, mut commands: Commands, sha
         }
         Err(reason) => {
             // A stranger learns nothing from an answer, nor from the time of its closing.
-            let (least, most) = (shared.limits.stranger_min, shared.limits.handshake);
+            let (least, most) = shared.limits.flight;
             sleep(least + most.saturating_sub(least).mul_f64(fastrand::f64())).await;
             end(stream, Manner::Discard);
             shared.closed(id, reason, Traffic::default());
@@ -70,17 +70,18 @@ async fn admit(
         Purpose::Control => {
             let mut random = [0; LINK_RANDOM_BYTES];
             getrandom::fill(&mut random).map_err(|_| CloseReason::Shutdown)?;
-            Proof::Control { random }
+            Proof::Control { random, flight: Responder::flight_mark(&flight) }
         }
     };
     shared.input(Input::Proved { id, proof });
     let plain = match commands.recv().await {
-        Some(Command::Admit(plain)) => plain,
+        Some(Command::Answer(plain)) => plain,
         Some(Command::Close(reason, _)) => return Err(reason),
         _ => return Err(CloseReason::Shutdown),
     };
     let (answer, transport) = responder.answer().map_err(CloseReason::Stranger)?;
     write_all(stream, &answer).await?;
+    shared.input(Input::Answered { id });
     Ok((Channel::new(transport, plain), hello.purpose))
 }
 

@@ -60,7 +60,7 @@ pub enum Command {
     /// Verify the first flight.
     Verify(Box<Secret>),
     /// Answer it.
-    Admit(bool),
+    Answer(bool),
     /// Say this on the control connection.
     Send(Box<ControlFrame>),
     /// Begin a session for this user.
@@ -196,7 +196,9 @@ impl Surroundings for Tasks {
             Output::Listen { id, at, door } => self.listen(id, at, door),
             Output::StopListening(id) => drop(self.acceptors.remove(&id).inspect(JoinHandle::abort)),
             Output::Verify { id, secret } => drop(self.command(id, Command::Verify(Box::new(secret)))),
-            Output::Admit { id, plain } => drop(self.command(id, Command::Admit(plain))),
+            Output::Answer { id, plain } => drop(self.command(id, Command::Answer(plain))),
+            // It does not count strangers.
+            Output::Admit(_) => {}
             Output::Resolve { name, host } => self.resolve(name, host),
             Output::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
             Output::Send { id, frame } => drop(self.command(id, Command::Send(Box::new(frame)))),

@@ -192,7 +192,7 @@ impl Relay {
             Command::Ping => self.act(scratch, Session::ping),
             Command::Close(reason, _) => Err(reason),
             // For connections that are not proved yet, and for control connections.
-            Command::Verify(_) | Command::Admit(_) | Command::Send(_) => Ok(()),
+            Command::Verify(_) | Command::Answer(_) | Command::Send(_) => Ok(()),
         }
     }
 

@@ -156,6 +156,7 @@ impl Machine for Client {
             Input::Accepted { .. }
             | Input::Greeted { .. }
             | Input::Proved { .. }
+            | Input::Answered { .. }
             | Input::Listening { .. }
             | Input::ListenFailed { .. }
             | Input::Returned { .. } => {}

@@ -39,14 +39,17 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// Least heartbeat that a peer can ask for.
     pub heartbeat_min: Duration,
-    /// From accept or dial to the end of the handshake.
+    /// From dial to the end of the handshake, at the client.
     pub handshake: Duration,
-    /// Least time after which a failed stranger is closed; the most is `handshake`.
-    pub stranger_min: Duration,
-    /// Strangers at once; the oldest makes room.
+    /// Least and most time that a stranger at the server has for its first flight; drawn for each. One that failed is
+    /// closed then, too. One that proved a secret has until the heartbeat for the rest.
+    pub flight: (Duration, Duration),
+    /// Silent strangers at once; the oldest makes room.
     pub strangers_max: usize,
-    /// Strangers at once per address (IPv6: per /64); the oldest of them makes room.
+    /// Silent strangers at once per address (IPv6: per /64); the oldest of them makes room.
     pub strangers_per_address_max: usize,
+    /// Strangers at once that proved the secret of one key or link and are not admitted yet; the oldest makes room.
+    pub strangers_per_key_max: usize,
     /// Time to connect to a local server, all its addresses together.
     pub local_dial: Duration,
     /// Longest time to connect to a local server that a client can ask the server to wait for.
@@ -100,9 +103,10 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(30),
             heartbeat_min: Duration::from_secs(1),
             handshake: Duration::from_secs(5),
-            stranger_min: Duration::from_secs(1),
+            flight: (Duration::from_secs(3), Duration::from_secs(5)),
             strangers_max: 1_024,
             strangers_per_address_max: 256,
+            strangers_per_key_max: 256,
             local_dial: Duration::from_secs(5),
             local_dial_max: Duration::from_secs(30),
             resolved: Duration::from_secs(10),

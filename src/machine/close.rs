@@ -40,6 +40,8 @@ pub enum CloseReason {
     Stranger(HandshakeError),
     /// The hello names no key or link that exists, or its ticket is not good.
     UnknownKey,
+    /// A recorded first flight came again.
+    Replayed,
     /// The handshake took longer than its limit.
     HandshakeTimedOut,
     /// There are too many strangers at once, and this one made room.
@@ -85,6 +87,7 @@ impl fmt::Display for CloseReason {
             Self::BadRecord => f.write_str("a record that does not open"),
             Self::Stranger(error) => write!(f, "stranger: {error}"),
             Self::UnknownKey => f.write_str("stranger: unknown key, link or ticket"),
+            Self::Replayed => f.write_str("stranger: a recorded handshake came again"),
             Self::HandshakeTimedOut => f.write_str("no handshake in time"),
             Self::Evicted => f.write_str("made room for a newer stranger"),
             Self::NotAccepted => f.write_str("the client did not accept a session in time"),
@@ -116,6 +119,7 @@ impl CloseReason {
             Self::Stranger(HandshakeError::Field) => "handshake field",
             Self::Stranger(HandshakeError::Unproved) => "wrong secret",
             Self::UnknownKey => "unknown key",
+            Self::Replayed => "replayed",
             Self::HandshakeTimedOut => "no handshake in time",
             Self::Evicted => "evicted",
             Self::ProtocolError => "protocol error",

@@ -55,12 +55,17 @@ pub enum Input {
         /// What it says of itself.
         hello: ClearHello,
     },
-    /// The stranger holds the secret. Answered by `Admit` or `Close`.
+    /// The stranger holds the secret. Answered by `Answer` or `Close`.
     Proved {
         /// The stranger.
         id: ConnId,
         /// What it brings.
         proof: Proof,
+    },
+    /// The stranger was answered: from now on it is a control or a message connection.
+    Answered {
+        /// The connection.
+        id: ConnId,
     },
     /// A dial has begun; this names the connection.
     Dialling {
@@ -125,6 +130,8 @@ pub enum Proof {
     Control {
         /// The link's id and its pool key.
         random: [u8; LINK_RANDOM_BYTES],
+        /// Tells one first flight from another: a recording that comes again has the same.
+        flight: u64,
     },
     /// At the message port.
     Message {

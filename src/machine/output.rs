@@ -76,13 +76,15 @@ pub enum Output {
         /// What it must prove.
         secret: Secret,
     },
-    /// Answer a stranger that proved its secret; from now on it is a control or a message connection.
-    Admit {
+    /// Answer a stranger that proved its secret. Answered by `Answered`.
+    Answer {
         /// The connection.
         id: ConnId,
         /// Whether its payload travels unsealed.
         plain: bool,
     },
+    /// This control connection is the head of a link: it no longer counts as a stranger.
+    Admit(ConnId),
     /// Find a name's addresses. Answered by `Resolved`.
     Resolve {
         /// Names the question.

@@ -83,21 +83,18 @@ fn send_waiting<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S>, i
 }
 
 /// Reads at most `budget` control frames, and tells the machine of them.
-///
-/// True if one came.
 pub(super) fn serve<S: Socket>(
     all: &mut Connections<S>,
     buffers: &mut Buffers<S>,
     id: ConnId,
     budget: usize,
-) -> bool {
+) {
     buffers.flush(all, id);
     send_waiting(all, buffers, id);
     buffers.flush(all, id);
-    let mut heard = false;
     for _ in 0..budget {
-        let Some(connection) = all.open(id) else { return heard };
-        let Kind::Control(control) = &mut connection.kind else { return heard };
+        let Some(connection) = all.open(id) else { return };
+        let Kind::Control(control) = &mut connection.kind else { return };
         let Buffers { rings, scratch: Scratch { raw, clear, .. }, .. } = buffers;
         let mut filled = control.input.as_mut().map_or(0, |ring| ring.drain_into(raw));
         rings.tidy(&mut control.input);
@@ -114,10 +111,7 @@ pub(super) fn serve<S: Socket>(
         let frame = match control.channel.open_sealed(&raw[..filled], &mut &mut clear[..]) {
             Ok(Some((consumed, clear))) => Some((consumed, ControlFrame::decode(clear))),
             Ok(None) => None,
-            Err(_) => {
-                all.reset(id, CloseReason::BadRecord);
-                return heard;
-            }
+            Err(_) => return all.reset(id, CloseReason::BadRecord),
         };
         let consumed = frame.as_ref().map_or(0, |frame| frame.0);
         stash(&mut control.input, rings, &raw[consumed..filled]);
@@ -125,28 +119,16 @@ pub(super) fn serve<S: Socket>(
             Some((_, Ok(frame))) => {
                 // What came before an end is heard before it.
                 connection.ready.readable |= ended.is_some();
-                heard = true;
-                all.set_deadline(id, None);
                 all.tell(Input::Control { id, frame });
             }
-            Some((_, Err(_))) => {
-                all.reset(id, CloseReason::ProtocolError);
-                return heard;
-            }
+            Some((_, Err(_))) => return all.reset(id, CloseReason::ProtocolError),
             None => match ended {
-                Some(reason @ CloseReason::PeerClosed) => {
-                    all.end(id, reason);
-                    return heard;
-                }
-                Some(reason) => {
-                    all.reset(id, reason);
-                    return heard;
-                }
-                None if !connection.ready.readable => return heard,
+                Some(reason @ CloseReason::PeerClosed) => return all.end(id, reason),
+                Some(reason) => return all.reset(id, reason),
+                None if !connection.ready.readable => return,
                 None => {}
             },
         }
     }
     all.queue(id);
-    heard
 }

@@ -71,12 +71,7 @@ pub(super) fn begin<S: Socket>(
 }
 
 /// Reads the answer. The connection is then what it was dialled for.
-pub(super) fn serve<S: Socket>(
-    all: &mut Connections<S>,
-    buffers: &mut Buffers<S>,
-    id: ConnId,
-    limit: Duration,
-) {
+pub(super) fn serve<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S>, id: ConnId) {
     buffers.flush(all, id);
     let Some(connection) = all.open(id) else { return };
     let Kind::Greeting(greeter) = &mut connection.kind else { return };
@@ -96,9 +91,8 @@ pub(super) fn serve<S: Socket>(
             Kind::Message(Message::new(End::Client, Channel::new(proved, greeter.greeting.plain)))
         }
     };
-    // Until the server's first frame a control connection's handshake is not over.
-    let deadline = (purpose == Purpose::Control).then_some(all.now + limit);
-    all.set_deadline(id, deadline);
+    // How long the server's first frame may take, the machine says.
+    all.set_deadline(id, None);
     all.tell(Input::Connected { id });
     all.queue(id);
 }

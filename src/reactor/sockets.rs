@@ -13,7 +13,7 @@ use super::errands::{Errand, Errands};
 use super::greeting::Greeter;
 use super::listeners::{Listeners, Tried};
 use super::relay::Relay;
-use super::strangers::{Stranger, Strangers};
+use super::strangers::Strangers;
 use super::world::network::{Accepted, Network, Socket};
 use super::{control, greeting, leaving, strangers};
 use crate::base::id::ConnId;
@@ -41,8 +41,10 @@ impl<N: Network> Surroundings for Sockets<N> {
             Output::Verify { id, secret } => {
                 self.strangers.verify(&mut self.network, &mut self.all, id, &secret);
             }
-            Output::Admit { id, plain } => {
-                self.strangers.admit(&mut self.all, &mut self.buffers, id, plain);
+            Output::Answer { id, plain } => self.strangers.answer(&mut self.all, id, plain),
+            Output::Admit(id) => {
+                self.strangers.count_out(id);
+                self.all.set_deadline(id, None);
             }
             Output::Resolve { name, host } => self.errands.push(Errand::Resolve { name, host }),
             Output::Dial { dial, address, deadline } => {
@@ -117,10 +119,9 @@ impl<N: Network> Sockets<N> {
 
     fn welcome(&mut self, accepted: Accepted<N::Socket>, door: Door) {
         let Accepted { socket, peer, asked } = accepted;
-        let now = self.all.now;
         let kind = match door {
             Door::Users(_) => Kind::Local(Local::new(Side::User)),
-            Door::Clients => Kind::Stranger(Box::new(Stranger::new(now))),
+            Door::Clients => Kind::Stranger(Box::default()),
         };
         // A peer that connects has often spoken already: it is read at once.
         let Some(id) = self.insert(socket, kind, Life::Open) else {
@@ -129,14 +130,11 @@ impl<N: Network> Sockets<N> {
             }
             return;
         };
-        if door == Door::Clients {
-            self.all.set_deadline(id, Some(now + self.limits.handshake));
-            if let Some(oldest) = self.strangers.count_in(id, peer) {
-                self.all.end(oldest, CloseReason::Evicted);
-            }
-        }
-        self.all.queue(id);
         self.all.tell(Input::Accepted { id, door, peer, asked });
+        match door {
+            Door::Users(_) => self.all.queue(id),
+            Door::Clients => self.strangers.came(&mut self.all, id, peer),
+        }
     }
 
     fn insert(&mut self, mut socket: N::Socket, kind: Kind, life: Life) -> Option<ConnId> {
@@ -160,18 +158,14 @@ impl<N: Network> Sockets<N> {
             (Life::Leaving { .. }, _) => leaving::serve(&mut self.all, &mut self.buffers, id),
             (Life::Connecting, Kind::Greeting(_)) => self.serve_connecting_greeting(id),
             (Life::Connecting, _) => self.relay().serve_connecting(id),
-            (Life::Open, Kind::Greeting(_)) => {
-                greeting::serve(&mut self.all, &mut self.buffers, id, self.limits.handshake);
-            }
+            (Life::Open, Kind::Greeting(_)) => greeting::serve(&mut self.all, &mut self.buffers, id),
             (Life::Open, Kind::Stranger(_)) => {
-                self.strangers.serve(&mut self.all, id);
+                self.strangers.serve(&mut self.all, &mut self.buffers, id);
                 return true;
             }
             (Life::Open, Kind::Control(_)) => {
                 let budget = self.limits.turn_accepts;
-                if control::serve(&mut self.all, &mut self.buffers, id, budget) {
-                    self.strangers.count_out(id);
-                }
+                control::serve(&mut self.all, &mut self.buffers, id, budget);
             }
             (Life::Open, Kind::Message(_)) => self.relay().serve_message(id),
             (Life::Open, Kind::Local(_)) => self.relay().serve_local(id),

@@ -1,12 +1,16 @@
-//! Connections at the control and message ports that have proved nothing yet: how many there may be, what they are
-//! read, and how they are answered or not.
+//! Connections at the control and message ports that are not admitted yet: how many there may be, what they are read,
+//! and how they are answered or not.
+//!
+//! A stranger is *silent* until its first flight is whole, and again once it has failed. It is *judged* while the
+//! machine looks for its secret, and *proved* from then on. Each kind has a line of its own: who sends nothing pushes
+//! out the silent ones only, and who holds a key pushes out only those of that key.
 //!
 //! Nothing here decides which stranger is admitted: the machine is asked, with what was read and proved so far.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::buffers::Buffers;
 use super::connections::{Connections, Kind, Life, Message};
@@ -18,7 +22,7 @@ use crate::config::limits::Limits;
 use crate::machine::{CloseReason, Input, LINK_RANDOM_BYTES, Proof};
 use crate::session::End;
 use crate::wire::handshake::{
-    ClearHello, FIRST_FLIGHT_BYTES, HELLO_BYTES, HandshakeError, Purpose, Responder, Secret,
+    ClearHello, FIRST_FLIGHT_BYTES, HELLO_BYTES, HandshakeError, KeyId, Purpose, Responder, Secret,
 };
 use crate::wire::record::Channel;
 
@@ -27,17 +31,35 @@ const DISCARDED_BYTES_MAX: u32 = 64 * 1024;
 
 /// The server's half of a handshake in progress.
 pub(super) struct Stranger {
-    since: Instant,
     flight: [u8; FIRST_FLIGHT_BYTES],
     filled: usize,
-    responder: Option<Responder>,
-    purpose: Purpose,
+    stage: Stage,
+}
+
+/// How far a stranger's handshake has come.
+enum Stage {
+    /// Its first flight is awaited.
+    Awaited,
+    /// Its hello is judged by the machine.
+    Judged(Purpose),
+    /// It holds the secret.
+    Proved(Responder, Purpose),
+    /// It is to be answered; whether its payload will travel unsealed.
+    Answering(Responder, Purpose, bool),
+    /// It proved nothing.
+    Failed,
+}
+
+impl Default for Stranger {
+    fn default() -> Stranger {
+        Stranger { flight: [0; FIRST_FLIGHT_BYTES], filled: 0, stage: Stage::Awaited }
+    }
 }
 
 impl Stranger {
-    pub fn new(since: Instant) -> Stranger {
-        let (flight, purpose) = ([0; FIRST_FLIGHT_BYTES], Purpose::Message);
-        Stranger { since, flight, filled: 0, responder: None, purpose }
+    /// Whether serving it takes as long as an answer does.
+    pub fn is_to_be_answered(&self) -> bool {
+        matches!(self.stage, Stage::Answering(..))
     }
 }
 
@@ -54,76 +76,93 @@ impl Origin {
     }
 }
 
-/// The strangers, oldest first: how many there may be, in all and per address.
-///
-/// A queue may hold ids of strangers that have left. They are dropped when they come to its front, or when they
-/// outnumber those that stay. So the cost of counting one in or out does not depend on how many there are.
-pub(super) struct Strangers {
-    counted: HashMap<ConnId, Origin>,
-    queue: VecDeque<ConnId>,
-    of_address: HashMap<Origin, Counted>,
-    max: usize,
-    per_address_max: usize,
-    discard: (Duration, Duration),
-    jitter: fastrand::Rng,
+/// Where a stranger stands, and where it came from.
+struct Standing {
+    origin: Origin,
+    line: Option<InLine>,
 }
 
+/// The line in which a stranger stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InLine {
+    Silent,
+    Proved(KeyId),
+}
+
+/// Strangers, oldest first. It may hold ids of some that have left it. They are dropped when they come to its front,
+/// or when they outnumber those that stay. So the cost of counting one in or out does not depend on how many there are.
 #[derive(Default)]
-struct Counted {
+struct Line {
     count: usize,
-    queue: VecDeque<ConnId>,
+    ids: VecDeque<ConnId>,
+}
+
+/// All strangers; see the module.
+pub(super) struct Strangers {
+    known: HashMap<ConnId, Standing>,
+    silent: Line,
+    of_address: HashMap<Origin, Line>,
+    of_key: HashMap<KeyId, Line>,
+    max: usize,
+    per_address_max: usize,
+    per_key_max: usize,
+    /// Least and most time for a first flight; a failed stranger stays until then.
+    flight: (Duration, Duration),
+    /// How long one that proved a secret may take for the rest.
+    rest: Duration,
+    jitter: fastrand::Rng,
 }
 
 impl Strangers {
     pub fn new(limits: &Limits, jitter: fastrand::Rng) -> Strangers {
         Strangers {
-            counted: HashMap::new(),
-            queue: VecDeque::new(),
+            known: HashMap::new(),
+            silent: Line::default(),
             of_address: HashMap::new(),
+            of_key: HashMap::new(),
             max: limits.strangers_max.max(1),
             per_address_max: limits.strangers_per_address_max.max(1),
-            discard: (limits.stranger_min, limits.handshake),
+            per_key_max: limits.strangers_per_key_max.max(1),
+            flight: limits.flight,
+            rest: limits.heartbeat,
             jitter,
         }
     }
 
-    /// Counts a stranger in; returns the one that must make room.
-    pub fn count_in(&mut self, id: ConnId, peer: SocketAddr) -> Option<ConnId> {
-        let origin = Origin::of(peer);
-        self.counted.insert(id, origin);
-        self.queue.push_back(id);
-        let same = self.of_address.entry(origin).or_default();
-        same.count += 1;
-        same.queue.push_back(id);
-        let oldest = if same.count > self.per_address_max {
-            oldest(&mut same.queue, &self.counted)
-        } else if self.counted.len() > self.max {
-            oldest(&mut self.queue, &self.counted)
-        } else {
-            None
-        };
-        oldest.inspect(|&id| self.count_out(id))
-    }
-
-    /// Counts a stranger out, if it is counted.
-    pub fn count_out(&mut self, id: ConnId) {
-        let Some(origin) = self.counted.remove(&id) else { return };
-        if let Some(same) = self.of_address.get_mut(&origin) {
-            same.count -= 1;
-            if same.count == 0 {
-                self.of_address.remove(&origin);
-            } else {
-                tidy(&mut same.queue, &self.counted, same.count);
+    /// A stranger has connected. It is read at once: a client's first flight is there when it is accepted, or nearly.
+    pub fn came<S: Socket>(&mut self, all: &mut Connections<S>, id: ConnId, peer: SocketAddr) {
+        let (least, most) = self.flight;
+        let stay = least + most.saturating_sub(least).mul_f64(self.jitter.f64());
+        let until = all.now + stay;
+        all.set_deadline(id, Some(until));
+        self.count_in(id, peer);
+        self.read(all, id);
+        while let Some(oldest) = self.too_many_silent(peer) {
+            // Its first flight may have arrived since it was last read.
+            self.read(all, oldest);
+            if self.is_silent(oldest) {
+                self.count_out(oldest);
+                all.end(oldest, CloseReason::Evicted);
             }
         }
-        let count = self.counted.len();
-        tidy(&mut self.queue, &self.counted, count);
+    }
+
+    /// Serves a stranger that may have sent something, or is to be answered.
+    pub fn serve<S: Socket>(&mut self, all: &mut Connections<S>, buffers: &mut Buffers<S>, id: ConnId) {
+        let Some(connection) = all.open(id) else { return };
+        match &connection.kind {
+            Kind::Stranger(stranger) if stranger.is_to_be_answered() => self.send_answer(all, buffers, id),
+            _ => self.read(all, id),
+        }
     }
 
     /// Reads a first flight, and has the machine judge it once it is whole.
-    pub fn serve<S: Socket>(&mut self, all: &mut Connections<S>, id: ConnId) {
+    fn read<S: Socket>(&mut self, all: &mut Connections<S>, id: ConnId) {
         let Some(connection) = all.open(id) else { return };
         let Kind::Stranger(stranger) = &mut connection.kind else { return };
+        if !matches!(stranger.stage, Stage::Awaited) {
+            return;
+        }
         let progress = read_exact(&mut connection.socket, &mut stranger.flight, &mut stranger.filled);
         if matches!(progress, Progress::Partly) {
             connection.ready.readable = false;
@@ -137,7 +176,8 @@ impl Strangers {
             (_, Some(Err(error))) => self.discard(all, id, CloseReason::Stranger(error)),
             (Progress::Over(reason), _) => self.discard(all, id, reason),
             (Progress::Whole, Some(Ok(hello))) => {
-                stranger.purpose = hello.purpose;
+                stranger.stage = Stage::Judged(hello.purpose);
+                self.leave_line(id);
                 all.tell(Input::Greeted { id, hello });
             }
             (Progress::Partly | Progress::Whole, _) => {}
@@ -155,43 +195,54 @@ impl Strangers {
         let Some(Kind::Stranger(stranger)) = all.open(id).map(|connection| &mut connection.kind) else {
             return;
         };
-        let proved = match stranger.flight.first_chunk::<HELLO_BYTES>() {
-            Some(clear) => {
-                ClearHello::decode(clear).and_then(|hello| Responder::verify(hello, secret, &stranger.flight))
-            }
-            None => Err(HandshakeError::NotSkyorg),
+        let Stage::Judged(purpose) = stranger.stage else { return };
+        let hello = stranger.flight.first_chunk::<HELLO_BYTES>().ok_or(HandshakeError::NotSkyorg);
+        let proved = hello.and_then(ClearHello::decode).and_then(|hello| {
+            let (responder, ticket) = Responder::verify(hello, secret, &stranger.flight)?;
+            Ok((hello.key_id, responder, ticket))
+        });
+        let (key, responder, ticket) = match proved {
+            Ok(proved) => proved,
+            Err(error) => return self.discard(all, id, CloseReason::Stranger(error)),
         };
-        match proved {
-            Ok((responder, ticket)) => {
-                stranger.responder = Some(responder);
-                let proof = match stranger.purpose {
-                    Purpose::Message => Proof::Message { ticket },
-                    Purpose::Control => {
-                        let mut random = [0; LINK_RANDOM_BYTES];
-                        if let Err(error) = network.random(&mut random) {
-                            return self.discard(all, id, CloseReason::Io(error.kind()));
-                        }
-                        Proof::Control { random }
-                    }
-                };
-                all.tell(Input::Proved { id, proof });
+        let proof = match purpose {
+            Purpose::Message => Proof::Message { ticket },
+            Purpose::Control => {
+                let (mut random, flight) = ([0; LINK_RANDOM_BYTES], Responder::flight_mark(&stranger.flight));
+                if let Err(error) = network.random(&mut random) {
+                    return self.discard(all, id, CloseReason::Io(error.kind()));
+                }
+                Proof::Control { random, flight }
             }
-            Err(error) => self.discard(all, id, CloseReason::Stranger(error)),
+        };
+        stranger.stage = Stage::Proved(responder, purpose);
+        let until = all.now + self.rest;
+        all.set_deadline(id, Some(until));
+        all.tell(Input::Proved { id, proof });
+        if let Some(oldest) = self.prove(id, key) {
+            all.end(oldest, CloseReason::Evicted);
         }
     }
 
-    /// Answers a stranger. The connection is now what it came to be.
-    pub fn admit<S: Socket>(
-        &mut self,
-        all: &mut Connections<S>,
-        buffers: &mut Buffers<S>,
-        id: ConnId,
-        plain: bool,
-    ) {
+    /// Answers a stranger when its turn comes: it takes as long as many a short task.
+    pub fn answer<S: Socket>(&mut self, all: &mut Connections<S>, id: ConnId, plain: bool) {
+        let Some(Kind::Stranger(stranger)) = all.open(id).map(|connection| &mut connection.kind) else {
+            return;
+        };
+        stranger.stage = match std::mem::replace(&mut stranger.stage, Stage::Failed) {
+            Stage::Proved(responder, purpose) => Stage::Answering(responder, purpose, plain),
+            other => other,
+        };
+        all.queue(id);
+    }
+
+    /// Sends the answer. The connection is now what it came to be.
+    fn send_answer<S: Socket>(&mut self, all: &mut Connections<S>, buffers: &mut Buffers<S>, id: ConnId) {
         let Some(connection) = all.open(id) else { return };
         let Kind::Stranger(stranger) = &mut connection.kind else { return };
-        let purpose = stranger.purpose;
-        let Some((answer, proved)) = stranger.responder.take().and_then(|it| it.answer().ok()) else {
+        let stage = std::mem::replace(&mut stranger.stage, Stage::Failed);
+        let Stage::Answering(responder, purpose, plain) = stage else { return };
+        let Ok((answer, proved)) = responder.answer() else {
             return all.end(id, CloseReason::Stranger(HandshakeError::Unproved));
         };
         connection.kind = match purpose {
@@ -199,46 +250,136 @@ impl Strangers {
             Purpose::Message => Kind::Message(Message::new(End::Server, Channel::new(proved, plain))),
         };
         buffers.send_bytes(all, id, &answer);
-        // A control connection's first flight may be a recording: it stays a stranger until its first frame.
+        // A control connection's first flight may be a recording: it stays a stranger until the machine admits it.
         if purpose == Purpose::Message {
             self.count_out(id);
             all.set_deadline(id, None);
         }
+        all.tell(Input::Answered { id });
         all.queue(id);
     }
 
-    /// Says nothing to a stranger that failed, and closes it at a time that tells nothing.
+    /// Says nothing to a stranger that failed: it is read until the time that was drawn when it came, or that it has
+    /// for the rest of its handshake, and then closed.
     pub fn discard<S: Socket>(&mut self, all: &mut Connections<S>, id: ConnId, reason: CloseReason) {
-        let since = match all.open(id).map(|connection| &connection.kind) {
-            Some(Kind::Stranger(stranger)) => stranger.since,
-            _ => return all.end(id, reason),
-        };
-        let (least, most) = self.discard;
-        let pause = least + most.saturating_sub(least).mul_f64(self.jitter.f64());
-        if let Some(connection) = all.find(id) {
-            connection.life = Life::Discarding { reason, left_bytes: DISCARDED_BYTES_MAX };
+        let Some(connection) = all.open(id) else { return all.end(id, reason) };
+        let Kind::Stranger(stranger) = &mut connection.kind else { return all.end(id, reason) };
+        let was_proved = matches!(stranger.stage, Stage::Proved(..));
+        stranger.stage = Stage::Failed;
+        connection.life = Life::Discarding { reason, left_bytes: DISCARDED_BYTES_MAX };
+        if was_proved {
+            let (least, most) = self.flight;
+            let until = all.now + least + most.saturating_sub(least).mul_f64(self.jitter.f64());
+            all.set_deadline(id, Some(until));
         }
-        let at = (since + pause).max(all.now);
-        all.set_deadline(id, Some(at));
+        self.fail(id);
         all.queue(id);
     }
-}
 
-/// Takes the oldest one that is still counted.
-fn oldest(queue: &mut VecDeque<ConnId>, counted: &HashMap<ConnId, Origin>) -> Option<ConnId> {
-    loop {
-        let id = queue.pop_front()?;
-        if counted.contains_key(&id) {
-            return Some(id);
+    // Lines.
+
+    fn count_in(&mut self, id: ConnId, peer: SocketAddr) {
+        self.known.insert(id, Standing { origin: Origin::of(peer), line: None });
+        self.join(id, InLine::Silent, false);
+    }
+
+    /// Counts a stranger out, if it is counted: it was admitted, or its descriptor is closed.
+    pub fn count_out(&mut self, id: ConnId) {
+        self.leave_line(id);
+        self.known.remove(&id);
+    }
+
+    fn is_silent(&self, id: ConnId) -> bool {
+        self.known.get(&id).is_some_and(|standing| standing.line == Some(InLine::Silent))
+    }
+
+    /// The silent stranger that goes first, if there are too many in all or from this address.
+    fn too_many_silent(&mut self, peer: SocketAddr) -> Option<ConnId> {
+        let Strangers { known, silent, of_address, .. } = self;
+        let same = of_address.get_mut(&Origin::of(peer));
+        if let Some(same) = same.filter(|same| same.count > self.per_address_max) {
+            same.oldest(known, InLine::Silent)
+        } else if silent.count > self.max {
+            silent.oldest(known, InLine::Silent)
+        } else {
+            None
+        }
+    }
+
+    /// A stranger holds the secret of this key; returns the one of that key that must make room.
+    fn prove(&mut self, id: ConnId, key: KeyId) -> Option<ConnId> {
+        self.join(id, InLine::Proved(key), false);
+        let line = self.of_key.get_mut(&key).filter(|line| line.count > self.per_key_max)?;
+        line.oldest(&self.known, InLine::Proved(key)).inspect(|&oldest| self.count_out(oldest))
+    }
+
+    /// A stranger failed: it is the first of the silent ones to go.
+    fn fail(&mut self, id: ConnId) {
+        self.leave_line(id);
+        self.join(id, InLine::Silent, true);
+    }
+
+    fn join(&mut self, id: ConnId, line: InLine, first: bool) {
+        let Some(standing) = self.known.get_mut(&id) else { return };
+        standing.line = Some(line);
+        match line {
+            InLine::Silent => {
+                self.silent.push(id, first);
+                self.of_address.entry(standing.origin).or_default().push(id, first);
+            }
+            InLine::Proved(key) => self.of_key.entry(key).or_default().push(id, first),
+        }
+    }
+
+    fn leave_line(&mut self, id: ConnId) {
+        let Some(standing) = self.known.get_mut(&id) else { return };
+        let origin = standing.origin;
+        match standing.line.take() {
+            Some(InLine::Silent) => {
+                self.silent.leave(&self.known, InLine::Silent);
+                if let Some(same) = self.of_address.get_mut(&origin)
+                    && same.leave(&self.known, InLine::Silent)
+                {
+                    self.of_address.remove(&origin);
+                }
+            }
+            Some(InLine::Proved(key)) => {
+                if let Some(line) = self.of_key.get_mut(&key)
+                    && line.leave(&self.known, InLine::Proved(key))
+                {
+                    self.of_key.remove(&key);
+                }
+            }
+            None => {}
         }
     }
 }
 
-/// Drops ids that have left, once they are more than those that stay.
-fn tidy(queue: &mut VecDeque<ConnId>, counted: &HashMap<ConnId, Origin>, count: usize) {
-    if queue.len() > 2 * count + 8 {
-        queue.retain(|id| counted.contains_key(id));
-        queue.shrink_to(2 * count + 8);
+impl Line {
+    fn push(&mut self, id: ConnId, first: bool) {
+        self.count += 1;
+        if first { self.ids.push_front(id) } else { self.ids.push_back(id) }
+    }
+
+    /// The oldest one. It stays in the line.
+    fn oldest(&mut self, known: &HashMap<ConnId, Standing>, line: InLine) -> Option<ConnId> {
+        loop {
+            let id = *self.ids.front()?;
+            if known.get(&id).is_some_and(|standing| standing.line == Some(line)) {
+                return Some(id);
+            }
+            self.ids.pop_front();
+        }
+    }
+
+    /// One has left; true if it was the last.
+    fn leave(&mut self, known: &HashMap<ConnId, Standing>, line: InLine) -> bool {
+        self.count -= 1;
+        if self.ids.len() > 2 * self.count + 8 {
+            self.ids.retain(|id| known.get(id).is_some_and(|standing| standing.line == Some(line)));
+            self.ids.shrink_to(2 * self.count + 8);
+        }
+        self.count == 0
     }
 }
 
@@ -273,40 +414,81 @@ mod tests {
     }
 
     fn strangers(strangers_max: usize, strangers_per_address_max: usize) -> Strangers {
-        let limits = Limits { strangers_max, strangers_per_address_max, ..Limits::default() };
+        let limits = Limits {
+            strangers_max,
+            strangers_per_address_max,
+            strangers_per_key_max: 2,
+            ..Limits::default()
+        };
         Strangers::new(&limits, fastrand::Rng::with_seed(1))
     }
 
+    /// Counts a stranger in; returns the one that made room.
+    fn came(strangers: &mut Strangers, serial: u64, ip: &str) -> Option<ConnId> {
+        strangers.count_in(id(serial), at(ip));
+        strangers.too_many_silent(at(ip)).inspect(|&oldest| strangers.count_out(oldest))
+    }
+
     #[test]
-    fn the_oldest_stranger_makes_room() {
+    fn the_oldest_silent_stranger_makes_room() {
         let mut strangers = strangers(2, 2);
-        assert_eq!(strangers.count_in(id(1), at("192.0.2.1")), None);
-        assert_eq!(strangers.count_in(id(2), at("192.0.2.2")), None);
-        assert_eq!(strangers.count_in(id(3), at("192.0.2.3")), Some(id(1)));
+        assert_eq!(came(&mut strangers, 1, "192.0.2.1"), None);
+        assert_eq!(came(&mut strangers, 2, "192.0.2.2"), None);
+        assert_eq!(came(&mut strangers, 3, "192.0.2.3"), Some(id(1)));
         strangers.count_out(id(2));
-        assert_eq!(strangers.count_in(id(4), at("192.0.2.4")), None);
+        assert_eq!(came(&mut strangers, 4, "192.0.2.4"), None);
     }
 
     #[test]
     fn one_address_pushes_out_only_its_own() {
         let mut strangers = strangers(100, 2);
-        assert_eq!(strangers.count_in(id(1), at("192.0.2.1")), None);
-        assert_eq!(strangers.count_in(id(2), at("2001:db8::1")), None);
-        assert_eq!(strangers.count_in(id(3), at("2001:db8::2")), None);
-        assert_eq!(strangers.count_in(id(4), at("2001:db8:0:0:1::")), Some(id(2)));
-        assert_eq!(strangers.count_in(id(5), at("2001:db8:0:1::")), None, "another /64 is another address");
+        assert_eq!(came(&mut strangers, 1, "192.0.2.1"), None);
+        assert_eq!(came(&mut strangers, 2, "2001:db8::1"), None);
+        assert_eq!(came(&mut strangers, 3, "2001:db8::2"), None);
+        assert_eq!(came(&mut strangers, 4, "2001:db8:0:0:1::"), Some(id(2)));
+        assert_eq!(came(&mut strangers, 5, "2001:db8:0:1::"), None, "another /64 is another address");
+    }
+
+    #[test]
+    fn one_that_proved_a_secret_is_pushed_out_by_its_own_key_only() {
+        let (mut strangers, [key, other]) = (strangers(2, 2), [[1; 16], [2; 16]]);
+        for serial in 1..=2 {
+            assert_eq!(came(&mut strangers, serial, "192.0.2.1"), None);
+            strangers.leave_line(id(serial));
+            assert_eq!(strangers.prove(id(serial), key), None);
+        }
+        for serial in 3..100 {
+            came(&mut strangers, serial, "192.0.2.1");
+        }
+        assert!(strangers.known.contains_key(&id(1)), "the silent do not push it out");
+        strangers.leave_line(id(99));
+        assert_eq!(strangers.prove(id(99), other), None, "nor does another key");
+        strangers.leave_line(id(98));
+        assert_eq!(strangers.prove(id(98), key), Some(id(1)));
+    }
+
+    #[test]
+    fn one_that_failed_is_the_first_to_go() {
+        let mut strangers = strangers(2, 2);
+        assert_eq!(came(&mut strangers, 1, "192.0.2.1"), None);
+        assert_eq!(came(&mut strangers, 2, "192.0.2.2"), None);
+        strangers.leave_line(id(2));
+        strangers.fail(id(2));
+        assert_eq!(came(&mut strangers, 3, "192.0.2.3"), Some(id(2)));
     }
 
     #[test]
     fn strangers_that_come_and_go_leave_nothing_behind() {
         let mut strangers = strangers(1_000, 1_000);
-        assert_eq!(strangers.count_in(id(1), at("192.0.2.1")), None);
+        assert_eq!(came(&mut strangers, 1, "192.0.2.1"), None);
         for serial in 2..10_000 {
-            assert_eq!(strangers.count_in(id(serial), at("192.0.2.1")), None);
+            assert_eq!(came(&mut strangers, serial, "192.0.2.1"), None);
+            strangers.leave_line(id(serial));
+            assert_eq!(strangers.prove(id(serial), [1; 16]), None);
             strangers.count_out(id(serial));
         }
-        assert!(strangers.queue.len() < 20 && strangers.of_address.len() == 1);
+        assert!(strangers.silent.ids.len() < 20 && strangers.of_address.len() == 1);
         strangers.count_out(id(1));
-        assert!(strangers.counted.is_empty() && strangers.of_address.is_empty());
+        assert!(strangers.known.is_empty() && strangers.of_address.is_empty() && strangers.of_key.is_empty());
     }
 }

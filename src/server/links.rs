@@ -52,6 +52,8 @@ pub(super) struct Link {
     pub refilling: bool,
     last_sid: Sid,
     tickets: Tickets,
+    /// Message connections that have used a ticket up and are not answered yet.
+    coming: usize,
 }
 
 impl Link {
@@ -81,6 +83,7 @@ impl Link {
             refilling: false,
             last_sid: 0,
             tickets: Tickets::default(),
+            coming: 0,
         }
     }
 
@@ -110,9 +113,9 @@ impl Link {
         }
     }
 
-    /// Tickets that may still be redeemed.
+    /// Tickets that may still bring a message connection.
     pub fn outstanding(&self) -> usize {
-        self.tickets.outstanding()
+        self.tickets.outstanding() + self.coming
     }
 
     /// When the link wants attention next: to be pinged, because a ticket expires, or because it was silent too long.
@@ -185,7 +188,7 @@ impl Links {
 
     // Tickets; all of them are counted.
 
-    /// Tickets of all links that may still be redeemed.
+    /// Tickets of all links that may still bring a message connection.
     pub fn outstanding(&self) -> usize {
         self.outstanding
     }
@@ -199,9 +202,18 @@ impl Links {
 
     /// Uses a ticket of a link up; false if it is not good.
     pub fn redeem(&mut self, id: LinkId, ticket: u64) -> bool {
-        let good = self.slots.get_mut(id).is_some_and(|link| link.tickets.redeem(ticket));
-        self.outstanding -= usize::from(good);
+        let Some(link) = self.slots.get_mut(id) else { return false };
+        let good = link.tickets.redeem(ticket);
+        link.coming += usize::from(good);
         good
+    }
+
+    /// What had a ticket of this link has come, or will not; false if the link is gone.
+    pub fn arrived(&mut self, id: LinkId) -> bool {
+        let Some(link) = self.slots.get_mut(id) else { return false };
+        link.coming -= 1;
+        self.outstanding -= 1;
+        true
     }
 
     /// Drops a link's tickets whose time is over; returns how many.

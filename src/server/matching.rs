@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::links::{Life, Links};
-use super::pool::{ACCEPT_RECHECK, Place, Pools, RETIRE_RECHECK, STARTED_MARGIN, State};
+use super::pool::{ACCEPT_RECHECK, Place, Pools, STARTED_MARGIN, State};
 use super::refill::{self, Refills};
 use super::services::{Refused, Services};
 use super::users::User;
@@ -83,7 +83,7 @@ impl Matching {
             link.life = Life::Draining;
         }
         while let Some(id) = self.pools.next_idle(link) {
-            self.retire(id, CloseReason::Drained, agenda);
+            self.pools.retire(id, CloseReason::Drained, agenda);
         }
         let users = self.services.take_waiting(link);
         self.move_on(users, agenda);
@@ -284,10 +284,19 @@ impl Matching {
 
     /// A message connection of this link stands.
     pub fn message_came(&mut self, id: ConnId, link: LinkId, agenda: &mut Agenda) {
+        if !self.links.arrived(link) {
+            return agenda.reset(id, CloseReason::LinkLost);
+        }
         self.pools.add(id, link, agenda.now);
         // There is room for one more on its way.
         self.want_refill(link);
         self.became_idle(id, agenda.now, Place::Front, agenda);
+    }
+
+    /// A message connection that had a good ticket will not come.
+    pub fn message_not_come(&mut self, link: LinkId) {
+        self.links.arrived(link);
+        self.want_refill(link);
     }
 
     /// Something happened to the session on a message connection.
@@ -310,14 +319,14 @@ impl Matching {
                     self.became_idle(id, agenda.now, Place::Front, agenda);
                 } else {
                     // No session stands behind what the client may not have read: it answers when it has.
-                    self.ping(id, State::Suspect(agenda.now), agenda.limits.settle, agenda);
+                    self.pools.ping(id, State::Suspect(agenda.now), agenda.limits.settle, agenda);
                 }
             }
             (SessionEvent::Pong, State::Pinged(since) | State::Suspect(since)) => {
                 self.became_idle(id, since, Place::Back, agenda);
             }
             (SessionEvent::Drain, State::Idle(_) | State::Pinged(_) | State::Suspect(_)) => {
-                self.retire(id, CloseReason::Drained, agenda);
+                self.pools.retire(id, CloseReason::Drained, agenda);
             }
             _ => {}
         }
@@ -327,7 +336,7 @@ impl Matching {
     fn became_idle(&mut self, id: ConnId, since: Instant, place: Place, agenda: &mut Agenda) {
         let Some((link, _)) = self.pools.get(id) else { return };
         if self.draining || !self.may_serve(link) {
-            self.retire(id, CloseReason::Drained, agenda);
+            self.pools.retire(id, CloseReason::Drained, agenda);
             return self.close_if_drained(link, agenda);
         }
         self.pools.set(id, State::Idle(since), place);
@@ -364,7 +373,7 @@ impl Matching {
         let Some((link, state)) = self.pools.get(id) else { return };
         match state {
             State::Offered { sent, .. } => self.late(id, link, sent, agenda),
-            State::Idle(since) => self.idle_due(id, link, since, agenda),
+            State::Idle(since) => self.pools.idle_due(id, link, since, agenda),
             State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
             State::Accepted => agenda.reset(id, CloseReason::NotStarted),
             State::Busy | State::Leaving => {}
@@ -392,45 +401,13 @@ impl Matching {
         agenda.at(id, Some(last.min(agenda.now + ACCEPT_RECHECK)));
     }
 
-    /// An idle message connection is pinged, or retired if there are more than the link needs.
-    fn idle_due(&mut self, id: ConnId, link: LinkId, since: Instant, agenda: &mut Agenda) {
-        let (now, limits) = (agenda.now, agenda.limits.clone());
-        let needed = self.pools.recent_peak(link, now, limits.retire) + limits.pool;
-        let surplus = self.pools.total_of(link) > needed;
-        if surplus && now.saturating_duration_since(since) >= limits.retire {
-            // Of the two ends of the tables the upper one goes, so that they can shrink: a lower one waits for it.
-            match self.pools.highest_idle(link, id) {
-                Some(other) => {
-                    agenda.after(id, RETIRE_RECHECK);
-                    self.retire(other, CloseReason::Retired, agenda);
-                }
-                None => self.retire(id, CloseReason::Retired, agenda),
-            }
-        } else {
-            self.ping(id, State::Pinged(since), limits.pong, agenda);
-        }
-    }
-
     /// A connection of this link has failed: its idle ones must prove that they are alive.
     fn suspect_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
         while let Some(id) = self.pools.next_idle(link) {
             let Some((_, State::Idle(since))) = self.pools.get(id) else { break };
-            self.ping(id, State::Suspect(since), agenda.limits.pong, agenda);
+            self.pools.ping(id, State::Suspect(since), agenda.limits.pong, agenda);
         }
         self.want_refill(link);
-    }
-
-    fn ping(&mut self, id: ConnId, state: State, wait: Duration, agenda: &mut Agenda) {
-        self.pools.set(id, state, Place::Back);
-        agenda.after(id, wait);
-        agenda.push(Output::Ping(id));
-    }
-
-    /// Closes an idle message connection, so that what was sent on it is read.
-    fn retire(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) {
-        self.pools.set(id, State::Leaving, Place::Back);
-        agenda.at(id, None);
-        agenda.close(id, reason, Manner::Whole);
     }
 
     /// A message connection is gone.
@@ -473,7 +450,7 @@ impl Matching {
         }
         for link in self.links.ids() {
             while let Some(id) = self.pools.next_idle(link) {
-                self.retire(id, CloseReason::Drained, agenda);
+                self.pools.retire(id, CloseReason::Drained, agenda);
             }
         }
     }

@@ -3,17 +3,20 @@
 //! | file | what it owns |
 //! |---|---|
 //! | [`listeners`] | where the server listens |
+//! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
 //! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
 //! | [`services`] | services, publications, users who wait |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
 //! | [`users`] | users |
 
+mod controls;
 mod links;
 mod listeners;
 mod matching;
 mod pool;
 mod refill;
 mod services;
+mod strangers;
 mod tickets;
 mod users;
 
@@ -23,9 +26,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::base::id::{ConnId, LinkId, ListenerId, kind};
+use crate::base::id::{ConnId, LinkId, ListenerId};
 use crate::base::name::Name;
-use crate::base::table::Table;
 use crate::config::limits::Limits;
 use crate::config::{Key, ServerConfig};
 use crate::machine::{
@@ -36,41 +38,12 @@ use crate::wire::control::{
     Want, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
+use controls::{Control, Controls, Stage};
 use links::{Identity, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
 use services::Unpublishable;
-
-/// At the control or message port, and not admitted yet.
-struct Stranger {
-    peer: SocketAddr,
-    claim: Option<Claim>,
-}
-
-/// What a stranger's hello says.
-#[derive(Clone)]
-enum Claim {
-    Key(Name),
-    Link(LinkId),
-}
-
-/// A proved control connection.
-struct Control {
-    peer: SocketAddr,
-    key: Name,
-    admitted: Instant,
-    stage: Stage,
-}
-
-/// How far a control connection has come.
-enum Stage {
-    /// Its Hello is awaited; with the random bytes of the link that may begin.
-    Proved([u8; LINK_RANDOM_BYTES]),
-    /// It is the head of a link.
-    Linked(LinkId),
-    /// It closes, and is not listened to.
-    Closing,
-}
+use strangers::{Claim, Stranger, Strangers};
 
 /// The server's machine.
 pub struct Server {
@@ -79,8 +52,8 @@ pub struct Server {
     /// Random per process.
     instance: [u8; 16],
     listeners: Listeners,
-    strangers: Table<kind::Connection, Stranger>,
-    controls: Table<kind::Connection, Control>,
+    strangers: Strangers,
+    controls: Controls,
     matching: Matching,
     agenda: Agenda,
     /// Until when running sessions may go on, once the process was asked to end.
@@ -101,8 +74,8 @@ impl Server {
             plain: config.plain,
             instance,
             listeners: Listeners::default(),
-            strangers: Table::default(),
-            controls: Table::default(),
+            strangers: Strangers::default(),
+            controls: Controls::default(),
             matching: Matching::default(),
             agenda: Agenda::new(limits, jitter, now),
             draining: None,
@@ -147,7 +120,7 @@ impl Server {
     fn accepted(&mut self, id: ConnId, door: Door, peer: SocketAddr, asked: SocketAddr) {
         match door {
             Door::Users(service) => self.matching.user_came(id, service, (peer, asked), &mut self.agenda),
-            Door::Clients => self.strangers.insert(id, Stranger { peer, claim: None }),
+            Door::Clients => self.strangers.came(id, peer),
         }
     }
 
@@ -164,7 +137,7 @@ impl Server {
         };
         match found {
             Some((claim, secret)) => {
-                stranger.claim = Some(claim);
+                stranger.claim = claim;
                 self.agenda.push(Output::Verify { id, secret });
             }
             None => self.agenda.close(id, CloseReason::UnknownKey, Manner::Discard),
@@ -172,21 +145,30 @@ impl Server {
     }
 
     fn proved(&mut self, id: ConnId, proof: Proof) {
-        let Some(Stranger { peer, claim: Some(claim) }) = self.strangers.remove(id) else { return };
-        match (claim, proof) {
-            (Claim::Key(key), Proof::Control { random }) => {
-                let (admitted, stage) = (self.agenda.now, Stage::Proved(random));
-                self.controls.insert(id, Control { peer, key, admitted, stage });
-                self.agenda.push(Output::Admit { id, plain: false });
+        let Some(stranger) = self.strangers.get_mut(id) else { return };
+        let peer = stranger.peer;
+        match (stranger.claim.clone(), proof) {
+            (Claim::Key(key), Proof::Control { random, flight }) => {
+                if !self.strangers.is_new(&key, flight) {
+                    return self.agenda.close(id, CloseReason::Replayed, Manner::Discard);
+                }
+                self.strangers.remove(id);
+                self.controls.add(id, peer, key, random, self.agenda.now);
+                self.agenda.push(Output::Answer { id, plain: false });
             }
             (Claim::Link(link), Proof::Message { ticket }) if self.matching.links.redeem(link, ticket) => {
-                self.agenda.push(Output::Admit { id, plain: self.plain });
-                self.matching.message_came(id, link, &mut self.agenda);
+                stranger.claim = Claim::Ticket(link);
+                self.agenda.push(Output::Answer { id, plain: self.plain });
             }
-            (claim, _) => {
-                self.strangers.insert(id, Stranger { peer, claim: Some(claim) });
-                self.agenda.close(id, CloseReason::UnknownKey, Manner::Discard);
-            }
+            _ => self.agenda.close(id, CloseReason::UnknownKey, Manner::Discard),
+        }
+    }
+
+    fn answered(&mut self, id: ConnId) {
+        if !self.controls.answered(id, self.agenda.now)
+            && let Some(Stranger { claim: Claim::Ticket(link), .. }) = self.strangers.remove(id)
+        {
+            self.matching.message_came(id, link, &mut self.agenda);
         }
     }
 
@@ -231,12 +213,9 @@ impl Server {
 
     /// A client's frame is none that it may send now.
     fn fail(&mut self, id: ConnId) {
-        if let Some(control) = self.controls.get_mut(id) {
-            let stage = std::mem::replace(&mut control.stage, Stage::Closing);
-            self.agenda.reset(id, CloseReason::ProtocolError);
-            if let Stage::Linked(link) = stage {
-                self.forget_link(link, CloseReason::ProtocolError);
-            }
+        self.agenda.reset(id, CloseReason::ProtocolError);
+        if let Some(link) = self.controls.closing(id) {
+            self.forget_link(link, CloseReason::ProtocolError);
         }
     }
 
@@ -276,9 +255,7 @@ impl Server {
     }
 
     fn close_control(&mut self, id: ConnId, reason: CloseReason) {
-        if let Some(control) = self.controls.get_mut(id) {
-            control.stage = Stage::Closing;
-        }
+        self.controls.closing(id);
         let manner = if reason == CloseReason::Drained { Manner::Whole } else { Manner::Reset };
         self.agenda.close(id, reason, manner);
     }
@@ -291,7 +268,7 @@ impl Server {
         version: u16,
         hello: &Hello,
     ) {
-        let Some(control) = self.controls.get_mut(id) else { return };
+        let Some(control) = self.controls.get(id) else { return };
         let (now, peer) = (self.agenda.now, control.peer);
         let (mut wire_id, mut pool_key) = ([0; 16], [0; 32]);
         wire_id.copy_from_slice(&random[..16]);
@@ -311,12 +288,13 @@ impl Server {
             self.agenda.limits.heartbeat.min(hello.heartbeat).max(self.agenda.limits.heartbeat_min);
         let key = identity.key.clone();
         let mut link = Link::new(id, identity, peer, (wire_id, pool_key), heartbeat, now);
-        link.round_trip.measured(now.saturating_duration_since(control.admitted));
+        link.round_trip.measured(now.saturating_duration_since(control.answered));
         let Some(link) = self.matching.links.add(link) else {
             return self.close_control(id, CloseReason::Full);
         };
-        control.stage = Stage::Linked(link);
+        self.controls.linked(id, link);
         self.agenda.fact(Fact::ClientCame { link: id, key, peer });
+        self.agenda.push(Output::Admit(id));
         self.agenda.push(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
         self.matching.add_link(link);
         self.schedule(id, link);
@@ -405,6 +383,9 @@ impl Server {
     fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic) {
         self.agenda.at(id, None);
         if let Some(stranger) = self.strangers.remove(id) {
+            if let Claim::Ticket(link) = stranger.claim {
+                self.matching.message_not_come(link);
+            }
             self.agenda.fact(Fact::NotAdmitted { peer: stranger.peer, reason });
         } else if let Some(control) = self.controls.remove(id) {
             match control.stage {
@@ -458,6 +439,7 @@ impl Machine for Server {
             Input::ListenFailed { id, error } => self.listening(id, Err(error)),
             Input::Greeted { id, hello } => self.greeted(id, hello),
             Input::Proved { id, proof } => self.proved(id, proof),
+            Input::Answered { id } => self.answered(id),
             Input::Control { id, frame } => self.control(id, frame),
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
             Input::Returned { id, refused, spoken } => {

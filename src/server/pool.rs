@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
+use crate::machine::{Agenda, CloseReason, Manner, Output};
 
 /// A session that is late to be accepted is looked at so often while its client is asked for a sign of life.
 pub(super) const ACCEPT_RECHECK: Duration = Duration::from_millis(50);
 /// Least margin beyond a publication's dial time in which a session must have started.
 pub(super) const STARTED_MARGIN: Duration = Duration::from_secs(1);
 /// A surplus connection is looked at again after this, while one above it goes first.
-pub(super) const RETIRE_RECHECK: Duration = Duration::from_secs(1);
+const RETIRE_RECHECK: Duration = Duration::from_secs(1);
 
 /// Slots that are looked at for an idle connection near the top of the table.
 const LOOKED_AT_MAX: usize = 64;
@@ -179,6 +180,39 @@ impl Pools {
     pub fn highest_idle(&self, link: LinkId, id: ConnId) -> Option<ConnId> {
         let above = self.messages.highest(LOOKED_AT_MAX).take_while(|other| other.slot() > id.slot());
         above.into_iter().find(|&other| matches!(self.get(other), Some((it, State::Idle(_))) if it == link))
+    }
+
+    /// An idle message connection is pinged, or retired if there are more than the link needs.
+    pub fn idle_due(&mut self, id: ConnId, link: LinkId, since: Instant, agenda: &mut Agenda) {
+        let (now, limits) = (agenda.now, agenda.limits.clone());
+        let needed = self.recent_peak(link, now, limits.retire) + limits.pool;
+        let surplus = self.total_of(link) > needed;
+        if surplus && now.saturating_duration_since(since) >= limits.retire {
+            // Of the two ends of the tables the upper one goes, so that they can shrink: a lower one waits for it.
+            match self.highest_idle(link, id) {
+                Some(other) => {
+                    agenda.after(id, RETIRE_RECHECK);
+                    self.retire(other, CloseReason::Retired, agenda);
+                }
+                None => self.retire(id, CloseReason::Retired, agenda),
+            }
+        } else {
+            self.ping(id, State::Pinged(since), limits.pong, agenda);
+        }
+    }
+
+    /// Pings a message connection, which is idle no more until it answers.
+    pub fn ping(&mut self, id: ConnId, state: State, wait: Duration, agenda: &mut Agenda) {
+        self.set(id, state, Place::Back);
+        agenda.after(id, wait);
+        agenda.push(Output::Ping(id));
+    }
+
+    /// Closes an idle message connection, so that what was sent on it is read.
+    pub fn retire(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) {
+        self.set(id, State::Leaving, Place::Back);
+        agenda.at(id, None);
+        agenda.close(id, reason, Manner::Whole);
     }
 
     /// All idle connections of a link, and all that do something else.

@@ -272,6 +272,13 @@ impl Responder {
         }
     }
 
+    /// Tells one first flight from another: the first 8 bytes of its ephemeral key, which is drawn for each.
+    pub fn flight_mark(flight: &[u8; FIRST_FLIGHT_BYTES]) -> u64 {
+        let mut mark = [0; 8];
+        mark.copy_from_slice(&flight[HELLO_BYTES..HELLO_BYTES + 8]);
+        u64::from_be_bytes(mark)
+    }
+
     /// The answer to send, and what the channel behind it is made of.
     pub fn answer(mut self) -> Result<([u8; ANSWER_BYTES], Proved), HandshakeError> {
         let mut answer = [0; ANSWER_BYTES];

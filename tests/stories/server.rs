@@ -138,14 +138,23 @@ impl Stage {
     fn control(&mut self) -> (ConnId, Outputs) {
         self.links += 1;
         let (id, _) = self.stranger(Purpose::Control, office());
-        let proof = Proof::Control { random: [self.links; LINK_RANDOM_BYTES] };
-        (id, self.tell(Input::Proved { id, proof }))
+        let (random, flight) = ([self.links; LINK_RANDOM_BYTES], self.links.into());
+        (id, self.prove(id, Proof::Control { random, flight }))
     }
 
     /// A connection at the message port has proved a link's key and shown this ticket.
     fn message(&mut self, link: KeyId, ticket: u64) -> (ConnId, Outputs) {
         let (id, _) = self.stranger(Purpose::Message, link);
-        (id, self.tell(Input::Proved { id, proof: Proof::Message { ticket } }))
+        (id, self.prove(id, Proof::Message { ticket }))
+    }
+
+    /// A stranger proves a secret, and is answered if the server wants it to be.
+    fn prove(&mut self, id: ConnId, proof: Proof) -> Outputs {
+        let mut outputs = self.tell(Input::Proved { id, proof });
+        if outputs.answered() == [id] {
+            outputs.0.extend(self.tell(Input::Answered { id }).0);
+        }
+        outputs
     }
 
     /// A client says this and is welcome.
@@ -274,12 +283,44 @@ fn a_good_ticket_admits_once_and_a_used_or_unknown_one_is_discarded() {
     let mut stage = begin();
     let client = stage.client(1);
     let (id, outputs) = stage.message(client.link, 1);
-    assert_eq!(outputs.admitted(), [id]);
+    assert_eq!(outputs.answered(), [id]);
     for ticket in [1, 0, 99] {
         let (id, outputs) = stage.message(client.link, ticket);
         assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)]);
-        assert_eq!(outputs.admitted(), []);
+        assert_eq!(outputs.answered(), []);
     }
+}
+
+#[test]
+fn a_ticket_that_was_used_counts_until_its_connection_is_answered_or_gone() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let (id, _) = stage.stranger(Purpose::Message, client.link);
+    let outputs = stage.tell(Input::Proved { id, proof: Proof::Message { ticket: 1 } });
+    assert_eq!((outputs.answered(), outputs.asked(client.control)), (vec![id], vec![]));
+    let outputs = stage.gone(id, CloseReason::PeerClosed);
+    assert_eq!(outputs.asked(client.control), [(3, 1)], "another in its place");
+}
+
+#[test]
+fn a_recorded_first_flight_is_not_answered() {
+    let mut stage = begin();
+    stage.control();
+    let (id, _) = stage.stranger(Purpose::Control, office());
+    let outputs = stage.prove(id, Proof::Control { random: [9; LINK_RANDOM_BYTES], flight: 1 });
+    assert_eq!(outputs.closes(), [(id, CloseReason::Replayed, Manner::Discard)]);
+    assert_eq!(outputs.answered(), []);
+}
+
+#[test]
+fn a_client_that_is_refused_counts_as_a_stranger_to_its_end() {
+    let mut stage = begin();
+    let (control, _) = stage.control();
+    let versions = Versions { least: VERSIONS.most + 1, most: VERSIONS.most + 1 };
+    let outputs = stage.hear(control, ControlFrame::Hello(Hello { versions, ..hello(1) }));
+    assert_eq!(outputs.admitted(), []);
+    let (client, outputs) = stage.greet(hello(1));
+    assert_eq!(outputs.admitted(), [client.control]);
 }
 
 #[test]
@@ -406,7 +447,7 @@ fn a_lost_heartbeat_closes_the_link_and_its_message_connections() {
     let gone = Fact::ClientGone { link: client.control, key: name("office"), peer: peer(), reason };
     assert!(outputs.facts().contains(&&gone));
     let (_, outputs) = stage.message(client.link, 2);
-    assert_eq!(outputs.admitted(), [], "its tickets are void");
+    assert_eq!(outputs.answered(), [], "its tickets are void");
 }
 
 #[test]

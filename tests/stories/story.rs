@@ -158,10 +158,18 @@ impl Outputs {
         })
     }
 
-    /// Connections that were admitted.
+    /// Strangers that were answered.
+    pub fn answered(&self) -> Vec<ConnId> {
+        self.pick(|output| match output {
+            Output::Answer { id, .. } => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// Control connections that became links.
     pub fn admitted(&self) -> Vec<ConnId> {
         self.pick(|output| match output {
-            Output::Admit { id, .. } => Some(*id),
+            Output::Admit(id) => Some(*id),
             _ => None,
         })
     }

@@ -1,0 +1,74 @@
+//! Control connections that have proved a key, from the answer to their end.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::base::id::{ConnId, LinkId, kind};
+use crate::base::name::Name;
+use crate::base::table::Table;
+use crate::machine::LINK_RANDOM_BYTES;
+
+/// A proved control connection.
+pub(super) struct Control {
+    pub peer: SocketAddr,
+    pub key: Name,
+    /// When its first flight was answered.
+    pub answered: Instant,
+    pub stage: Stage,
+}
+
+/// How far a control connection has come.
+pub(super) enum Stage {
+    /// Its Hello is awaited; with the random bytes of the link that may begin.
+    Proved([u8; LINK_RANDOM_BYTES]),
+    /// It is the head of a link.
+    Linked(LinkId),
+    /// It closes, and is not listened to.
+    Closing,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Controls(Table<kind::Connection, Control>);
+
+impl Controls {
+    pub fn add(
+        &mut self,
+        id: ConnId,
+        peer: SocketAddr,
+        key: Name,
+        random: [u8; LINK_RANDOM_BYTES],
+        now: Instant,
+    ) {
+        self.0.insert(id, Control { peer, key, answered: now, stage: Stage::Proved(random) });
+    }
+
+    pub fn get(&self, id: ConnId) -> Option<&Control> {
+        self.0.get(id)
+    }
+
+    /// It was answered; false if it is no control connection.
+    pub fn answered(&mut self, id: ConnId, now: Instant) -> bool {
+        let control = self.0.get_mut(id);
+        control.map(|control| control.answered = now).is_some()
+    }
+
+    /// It is the head of a link.
+    pub fn linked(&mut self, id: ConnId, link: LinkId) {
+        if let Some(control) = self.0.get_mut(id) {
+            control.stage = Stage::Linked(link);
+        }
+    }
+
+    /// It is not listened to any more; returns its link, if it was the head of one.
+    pub fn closing(&mut self, id: ConnId) -> Option<LinkId> {
+        match std::mem::replace(&mut self.0.get_mut(id)?.stage, Stage::Closing) {
+            Stage::Linked(link) => Some(link),
+            Stage::Proved(_) | Stage::Closing => None,
+        }
+    }
+
+    pub fn remove(&mut self, id: ConnId) -> Option<Control> {
+        self.0.remove(id)
+    }
+}
