@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Ending, Mode, Process, Setup, Tunnel, connect, converse, echo_server, read_out};
@@ -58,6 +61,61 @@ fn silent_slow_and_noisy_strangers_get_nothing_and_a_client_gets_in_beside_them(
         ends_without_a_byte(stranger, since + GONE_AFTER);
     }
     converse(&mut tunnel.user(), b"after strangers");
+}
+
+/// Connects silently some 3,000 times a second until it is told to stop, at most for 20 seconds, and keeps the newest.
+fn flood(ports: [SocketAddr; 2], stop: &AtomicBool) {
+    let (began, mut kept) = (Instant::now(), VecDeque::new());
+    while !stop.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(20) {
+        for port in ports.iter().cycle().take(3) {
+            kept.extend(TcpStream::connect(*port));
+        }
+        kept.drain(..kept.len().saturating_sub(600));
+        thread::sleep(Duration::from_millis(1)); // paces
+    }
+}
+
+#[test]
+fn twenty_clients_get_in_at_once_beside_a_flood_from_their_own_address() {
+    const CLIENTS: usize = 20;
+    let mut tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    tunnel.client().kill();
+    tunnel.server.wait_for("is gone");
+    let (ports, stop) = ([tunnel.control, tunnel.message], AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| flood(ports, &stop));
+        let (server, local) = (tunnel.control.to_string(), tunnel.local());
+        let arguments = ["client", "--server", &server, "--local", &local, "--key", &tunnel.key];
+        let clients: Vec<Process> = (0..CLIENTS).map(|_| Process::skyorg(&arguments, None)).collect();
+        for client in &clients {
+            client.wait_for("service default: users of port");
+        }
+        // As many users at once as there are connections in all pools.
+        let since = Instant::now();
+        let mut users: Vec<TcpStream> = (0..10 * CLIENTS).map(|_| tunnel.user()).collect();
+        users.iter_mut().for_each(|user| converse(user, b"beside a flood"));
+        let taken = since.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        assert!(taken < Duration::from_secs(4), "{taken:?}");
+        for client in &clients {
+            let lines = client.lines();
+            assert!(lines.iter().all(|line| !line.contains("WARN")), "{lines:?}");
+        }
+    });
+}
+
+#[test]
+fn a_recording_of_a_control_connection_gets_nothing() {
+    let tunnel = Setup::new(Mode::Sealed).relayed().start(echo_server());
+    let recorded = tunnel.control_relay().with(|links| links.links[0].recorded.clone());
+    let since = Instant::now();
+    let mut strangers: Vec<TcpStream> = (0..50).map(|_| connect(tunnel.control)).collect();
+    strangers.iter_mut().for_each(|stranger| stranger.write_all(&recorded[..80]).expect("writes"));
+    for stranger in &mut strangers {
+        ends_without_a_byte(stranger, since + GONE_AFTER);
+    }
+    assert!(since.elapsed() >= Duration::from_secs(2), "its end tells nothing: {:?}", since.elapsed());
+    converse(&mut tunnel.user(), b"served");
 }
 
 #[test]

@@ -442,6 +442,11 @@ impl Tunnel {
         &self.relays.as_ref().expect("started with relays").control
     }
 
+    /// Where the local server is.
+    pub fn local(&self) -> String {
+        self.local.clone()
+    }
+
     /// A user.
     pub fn user(&self) -> TcpStream {
         connect(self.users)
