@@ -71,7 +71,7 @@ fn flood(ports: [SocketAddr; 2], stop: &AtomicBool) {
             kept.extend(TcpStream::connect(*port));
         }
         kept.drain(..kept.len().saturating_sub(600));
-        thread::sleep(Duration::from_millis(1)); // paces
+        thread::sleep(Duration::from_millis(1)); // paces: a flood of so many a second
     }
 }
 

@@ -199,6 +199,7 @@ impl Surroundings for Tasks {
             Output::Answer { id, plain } => drop(self.command(id, Command::Answer(plain))),
             // It does not count strangers.
             Output::Admit(_) => {}
+            Output::LimitUsers(_) => {}
             Output::Resolve { name, host } => self.resolve(name, host),
             Output::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
             Output::Send { id, frame } => drop(self.command(id, Command::Send(Box::new(frame)))),

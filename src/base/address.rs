@@ -47,6 +47,20 @@ impl FromStr for Listen {
     }
 }
 
+/// An address by which connections are counted. An IPv6 host owns at least a /64, so a /64 counts as one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Origin(u128);
+
+impl Origin {
+    /// Where a connection from this address counts.
+    pub fn of(peer: SocketAddr) -> Origin {
+        Origin(match peer.ip().to_canonical() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
+        })
+    }
+}
+
 /// A host and a port to dial: `db.lan:5432`, `[::1]:80`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {

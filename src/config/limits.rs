@@ -7,18 +7,21 @@ use std::time::Duration;
 pub struct Limits {
     /// Users served at once; at the limit the request ports stop accepting, and shed after `wait`.
     pub users_max: usize,
-    /// Clients connected at once; the next one is closed.
-    pub clients_max: usize,
-    /// Users waiting for a message connection, in all; the next one is reset at once.
+    /// Links at once, all of them with one key if no other key exists; the next one is refused.
+    pub links_max: usize,
+    /// Places for users who wait for a message connection. When all are taken, the newest user of the service that
+    /// has most of them goes.
     pub waiting_max: usize,
+    /// Places that each service is sure of: as many as its part of all, and at least so many.
+    pub waiting_sure: usize,
     /// How long a user may wait for a message connection, or in a full listener's queue, before it is reset.
     pub wait: Duration,
     /// The server's count of idle message connections per client.
     pub pool: usize,
     /// Publications that one client may have; the next one is denied.
     pub publications_per_client_max: usize,
-    /// Message connections of all clients together, at the server; no more are asked for.
-    pub messages_max: usize,
+    /// Message connections that each link may have whatever others have.
+    pub messages_sure: usize,
     /// Message connections that one client may have, idle, busy or on their way.
     pub messages_per_client_max: usize,
     /// Least and most time a client has to accept a session; three round trips in between.
@@ -81,18 +84,21 @@ pub struct Limits {
     pub pipes_max: usize,
     /// File descriptors kept back from users and strangers.
     pub descriptor_reserve: usize,
+    /// File descriptors for users, links and message connections, at the server.
+    pub room: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
             users_max: 10_000,
-            clients_max: 1_024,
+            links_max: 1_024,
             waiting_max: 4_096,
+            waiting_sure: 8,
             wait: Duration::from_secs(5),
             pool: 10,
             publications_per_client_max: 1_024,
-            messages_max: 65_536,
+            messages_sure: 2,
             messages_per_client_max: 65_536,
             accept: (Duration::from_millis(250), Duration::from_secs(1)),
             ticket: Duration::from_secs(10),
@@ -122,6 +128,7 @@ impl Default for Limits {
             rings_kept: 64,
             pipes_max: 64,
             descriptor_reserve: 16,
+            room: usize::MAX,
         }
     }
 }
@@ -131,14 +138,48 @@ impl Limits {
     /// end: its message connection and its user or proxy connection.
     pub fn share_descriptors(&mut self, room: usize) {
         self.pipes_max = self.pipes_max.min(room / 32);
-        let room = room - 2 * self.pipes_max;
-        self.pool = self.pool.min((room / 4).max(1));
         self.strangers_max = self.strangers_max.min((room / 8).max(2));
-        self.clients_max = self.clients_max.min((room / 16).max(1));
-        let room_for_pairs = room.saturating_sub(self.pool + self.strangers_max + self.clients_max);
-        self.users_max = self.users_max.min((room_for_pairs / 2).max(1));
-        self.messages_max = self.messages_max.min(self.users_max + self.pool);
+        self.strangers_per_key_max = self.strangers_per_key_max.min(self.strangers_max);
+        let room = room - 2 * self.pipes_max;
+        self.room = room.saturating_sub(self.strangers_max);
+        self.pool = self.pool.min((room / 4).max(1));
+        self.users_max = self.users_at_most(1);
         self.messages_per_client_max = self.messages_per_client_max.min((room / 2).max(1));
+    }
+
+    /// File descriptors that one link is promised: its control connection, and its pool or what it is sure of.
+    fn promised_to_link(&self) -> usize {
+        1 + self.pool_promised()
+    }
+
+    fn pool_promised(&self) -> usize {
+        self.pool.max(self.messages_sure)
+    }
+
+    /// Links that may stand at once: they take at most half of the room from users.
+    pub fn links_at_most(&self) -> usize {
+        self.links_max.min(self.room / 2 / self.promised_to_link()).max(1)
+    }
+
+    /// Links that one of so many keys may have: all but one for each other key.
+    pub fn links_of_key_at_most(&self, keys: usize) -> usize {
+        self.links_at_most().saturating_sub(keys.saturating_sub(1)).max(1)
+    }
+
+    /// Users that may be served at once beside so many links.
+    pub fn users_at_most(&self, links: usize) -> usize {
+        let room = self.room.saturating_sub(links.saturating_mul(self.promised_to_link()));
+        self.users_max.min(room / 2).max(1)
+    }
+
+    /// Message connections of so many links together: one for each user, and the pools.
+    pub fn messages_at_most(&self, links: usize) -> usize {
+        self.users_at_most(links).saturating_add(links.saturating_mul(self.pool_promised()))
+    }
+
+    /// Places for users who wait that each of so many services is sure of.
+    pub fn waiting_sure_of(&self, services: usize) -> usize {
+        (self.waiting_max / services.max(1)).max(self.waiting_sure)
     }
 }
 
@@ -148,12 +189,29 @@ mod tests {
 
     #[test]
     fn everything_at_once_fits_into_the_descriptors() {
-        for room in 16..5_000 {
+        for room in 24..5_000 {
             let mut limits = Limits::default();
             limits.share_descriptors(room);
-            let others = limits.strangers_max + limits.clients_max + 2 * limits.pipes_max;
-            assert!(limits.users_max + limits.messages_max + others <= room, "server, {room}: {limits:?}");
+            for links in 0..=limits.links_at_most() {
+                let others = links + limits.strangers_max + 2 * limits.pipes_max;
+                let all = limits.users_at_most(links) + limits.messages_at_most(links) + others;
+                assert!(all <= room, "server, {room}, {links} links: {limits:?}");
+            }
             assert!(2 * limits.messages_per_client_max + 2 * limits.pipes_max <= room, "client, {room}");
         }
+    }
+
+    #[test]
+    fn links_leave_half_of_the_room_to_users() {
+        let mut limits = Limits::default();
+        limits.share_descriptors(1_000);
+        let (alone, most) = (limits.users_at_most(1), limits.links_at_most());
+        assert!(limits.users_at_most(most) >= alone / 2 && most >= 30, "{most} links, {alone} users");
+    }
+
+    #[test]
+    fn each_key_has_room_for_a_link_of_its_own() {
+        let limits = Limits { links_max: 10, ..Limits::default() };
+        assert_eq!([1, 2, 10, 99].map(|keys| limits.links_of_key_at_most(keys)), [10, 9, 1, 1]);
     }
 }

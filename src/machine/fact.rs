@@ -54,15 +54,6 @@ pub enum Fact {
         /// Why.
         refusal: Refusal,
     },
-    /// A client that has proved its key found no room.
-    ClientTooMany {
-        /// The key that it holds.
-        key: Name,
-        /// Where it comes from.
-        peer: SocketAddr,
-        /// Clients that are connected.
-        clients: usize,
-    },
     /// A client serves a service now.
     Published {
         /// Its control connection.
@@ -308,7 +299,6 @@ impl Fact {
             Fact::AcceptPaused { .. } => Some(("accept paused", None)),
             Fact::NotWatched { .. } => Some(("not watched", None)),
             Fact::ClientRefused { key, .. } => Some(("client refused", Some(key))),
-            Fact::ClientTooMany { key, .. } => Some(("too many clients", Some(key))),
             Fact::PublicationDenied { service, .. } => Some(("publication denied", Some(service))),
             Fact::TicketsExpired { key, .. } => Some(("tickets expired", Some(key))),
             Fact::MessageFailed { .. } => Some(("message failed", None)),
@@ -331,9 +321,6 @@ impl fmt::Display for Fact {
             }
             Fact::ClientRefused { key, peer, refusal } => {
                 write!(f, "client {key} from {peer} was refused: {refusal}")
-            }
-            Fact::ClientTooMany { key, peer, clients } => {
-                write!(f, "client {key} from {peer} is one too many: {clients} are connected")
             }
             Fact::Published { link, key, service } => write!(f, "{link} client {key} publishes {service}"),
             Fact::PublicationDenied { key, service, reason } => {

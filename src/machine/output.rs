@@ -137,6 +137,8 @@ pub enum Output {
         /// How.
         manner: Manner,
     },
+    /// Let in no more users at once than this.
+    LimitUsers(usize),
     /// Tell people.
     Fact(Fact),
     /// Everything is done: leave the loop.

@@ -159,6 +159,14 @@ impl<L> Listeners<L> {
         }
     }
 
+    /// No more users are let in at once than this.
+    pub fn limit_users(&mut self, most: usize) {
+        if most > self.users_max {
+            self.resume_one();
+        }
+        self.users_max = most;
+    }
+
     /// A user's connection is gone.
     pub fn user_left(&mut self) {
         self.users -= 1;

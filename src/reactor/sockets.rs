@@ -56,6 +56,7 @@ impl<N: Network> Surroundings for Sockets<N> {
             Output::Abort { message, reason } => self.relay().abort(message, reason),
             Output::Ping(id) => self.relay().with_session(id, |session| session.ping()),
             Output::Close { id, reason, manner } => self.close(id, reason, manner),
+            Output::LimitUsers(most) => self.listeners.limit_users(most),
             Output::Fact(fact) => self.facts.push_back(fact),
             Output::Exit => self.exit = true,
         }

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::buffers::Buffers;
@@ -17,6 +17,7 @@ use super::connections::{Connections, Kind, Life, Message};
 use super::control::Control;
 use super::greeting::{Progress, read_exact};
 use super::world::network::{Network, Socket};
+use crate::base::address::Origin;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::machine::{CloseReason, Input, LINK_RANDOM_BYTES, Proof};
@@ -60,19 +61,6 @@ impl Stranger {
     /// Whether serving it takes as long as an answer does.
     pub fn is_to_be_answered(&self) -> bool {
         matches!(self.stage, Stage::Answering(..))
-    }
-}
-
-/// An address by which strangers are counted. An IPv6 host owns at least a /64, so a /64 counts as one address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Origin(u128);
-
-impl Origin {
-    fn of(peer: SocketAddr) -> Origin {
-        Origin(match peer.ip().to_canonical() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
-        })
     }
 }
 

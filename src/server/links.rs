@@ -54,6 +54,8 @@ pub(super) struct Link {
     tickets: Tickets,
     /// Message connections that have used a ticket up and are not answered yet.
     coming: usize,
+    /// The last tickets expired, and none has brought a message connection since.
+    pub brings_none: bool,
 }
 
 impl Link {
@@ -84,6 +86,7 @@ impl Link {
             last_sid: 0,
             tickets: Tickets::default(),
             coming: 0,
+            brings_none: false,
         }
     }
 
@@ -131,6 +134,8 @@ pub(super) struct Links {
     slots: Slots<kind::Link, Link>,
     wire_ids: HashMap<KeyId, LinkId>,
     identities: HashMap<Identity, LinkId>,
+    /// How many links each key has.
+    of_key: HashMap<Name, usize>,
     outstanding: usize,
 }
 
@@ -140,6 +145,7 @@ impl Links {
         let (wire_id, identity) = (link.wire_id, link.identity.clone());
         let id = self.slots.insert(link).ok()?;
         self.wire_ids.insert(wire_id, id);
+        *self.of_key.entry(identity.key.clone()).or_default() += 1;
         self.identities.insert(identity, id);
         Some(id)
     }
@@ -148,6 +154,12 @@ impl Links {
         let link = self.slots.remove(id)?;
         self.outstanding -= link.outstanding();
         self.wire_ids.remove(&link.wire_id);
+        if let Some(count) = self.of_key.get_mut(link.key()) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_key.remove(link.key());
+            }
+        }
         if self.identities.get(&link.identity) == Some(&id) {
             self.identities.remove(&link.identity);
         }
@@ -169,6 +181,11 @@ impl Links {
 
     pub fn count(&self) -> usize {
         self.slots.len()
+    }
+
+    /// How many links a key has.
+    pub fn count_of(&self, key: &Name) -> usize {
+        self.of_key.get(key).copied().unwrap_or(0)
     }
 
     pub fn ids(&self) -> Vec<LinkId> {
@@ -218,7 +235,9 @@ impl Links {
 
     /// Drops a link's tickets whose time is over; returns how many.
     pub fn expire(&mut self, id: LinkId, now: Instant) -> usize {
-        let expired = self.slots.get_mut(id).map_or(0, |link| link.tickets.expire(now));
+        let Some(link) = self.slots.get_mut(id) else { return 0 };
+        let expired = link.tickets.expire(now);
+        link.brings_none |= expired > 0;
         self.outstanding -= expired;
         expired
     }

@@ -13,9 +13,8 @@ use super::links::{Life, Links};
 use super::pool::{ACCEPT_RECHECK, Place, Pools, STARTED_MARGIN, State};
 use super::refill::{self, Refills};
 use super::services::{Refused, Services};
-use super::users::User;
-use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
-use crate::base::table::Table;
+use super::users::{User, Users};
+use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::{AbortReason, Start};
@@ -26,7 +25,7 @@ pub(super) struct Matching {
     pub services: Services,
     pub links: Links,
     pools: Pools,
-    users: Table<kind::Connection, User>,
+    users: Users,
     pub refills: Refills,
     last_number: u64,
     /// No new session begins.
@@ -35,10 +34,16 @@ pub(super) struct Matching {
 
 impl Matching {
     /// A link was opened: its pool is filled.
-    pub fn add_link(&mut self, link: LinkId) {
+    pub fn add_link(&mut self, link: LinkId, agenda: &mut Agenda) {
         self.services.add_link(link);
         self.pools.add_link(link);
         self.want_refill(link);
+        self.limit_users(agenda);
+    }
+
+    /// Each link takes room from users.
+    pub fn limit_users(&mut self, agenda: &mut Agenda) {
+        self.users.limit(agenda.limits.users_at_most(self.links.count()), agenda);
     }
 
     /// A link is gone: its message connections close, and users who waited for it go elsewhere or are told.
@@ -49,6 +54,7 @@ impl Matching {
         }
         let users = self.services.remove_link(link);
         self.links.remove(link);
+        self.limit_users(agenda);
         self.move_on(users, agenda);
     }
 
@@ -119,12 +125,21 @@ impl Matching {
     ) {
         self.last_number += 1;
         self.users.insert(id, User::new(service, peer, asked, agenda.now, self.last_number));
+        if self.users.is_beyond_share(id) {
+            return agenda.reset(id, CloseReason::Full);
+        }
         if let Some(publication) = self.next_ready(service) {
             return self.begin(id, publication, agenda);
         }
         // Only a user who has to wait counts as waiting.
         if self.services.waiting_count() >= agenda.limits.waiting_max {
-            return agenda.reset(id, CloseReason::Full);
+            match self.services.must_make_room(service, &agenda.limits) {
+                Some(newest) => {
+                    self.services.stop_waiting(newest);
+                    agenda.reset(newest, CloseReason::Full);
+                }
+                None => return agenda.reset(id, CloseReason::Full),
+            }
         }
         agenda.after(id, agenda.limits.wait);
         self.services.wait(id, service, false);
@@ -286,6 +301,9 @@ impl Matching {
     pub fn message_came(&mut self, id: ConnId, link: LinkId, agenda: &mut Agenda) {
         if !self.links.arrived(link) {
             return agenda.reset(id, CloseReason::LinkLost);
+        }
+        if let Some(link) = self.links.get_mut(link) {
+            link.brings_none = false;
         }
         self.pools.add(id, link, agenda.now);
         // There is room for one more on its way.

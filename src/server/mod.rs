@@ -80,6 +80,7 @@ impl Server {
             agenda: Agenda::new(limits, jitter, now),
             draining: None,
         };
+        server.matching.limit_users(&mut server.agenda);
         let mut wanted = Vec::new();
         for (name, at) in &config.services {
             wanted.extend(server.matching.services.add(name).map(|id| (ListenerUse::Users(id), *at)));
@@ -230,10 +231,8 @@ impl Server {
         if let Some(older) = self.matching.links.older_self(&identity) {
             self.end_link(older, CloseReason::Replaced);
         }
-        let clients = self.matching.links.count();
-        if clients >= self.agenda.limits.clients_max {
-            self.agenda.fact(Fact::ClientTooMany { key: identity.key, peer, clients });
-            return self.close_control(id, CloseReason::Full);
+        if let Some(refusal) = self.no_room(&identity.key) {
+            return self.refuse(id, identity.key, peer, refusal);
         }
         self.open_link(id, identity, random, version, hello);
     }
@@ -245,6 +244,19 @@ impl Server {
             Ok(version)
         } else {
             Err(Refusal::Plain(self.plain))
+        }
+    }
+
+    /// Why there is no room for one more link of this key, if there is none.
+    fn no_room(&self, key: &Name) -> Option<Refusal> {
+        let (limits, links) = (&self.agenda.limits, &self.matching.links);
+        let (count, of_key) = (links.count(), links.count_of(key));
+        if count >= limits.links_at_most() {
+            Some(Refusal::Links { count: count as u32, of_key: false })
+        } else if of_key >= limits.links_of_key_at_most(self.keys.len()) {
+            Some(Refusal::Links { count: of_key as u32, of_key: true })
+        } else {
+            None
         }
     }
 
@@ -296,7 +308,7 @@ impl Server {
         self.agenda.fact(Fact::ClientCame { link: id, key, peer });
         self.agenda.push(Output::Admit(id));
         self.agenda.push(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
-        self.matching.add_link(link);
+        self.matching.add_link(link, &mut self.agenda);
         self.schedule(id, link);
     }
 

@@ -6,6 +6,9 @@ use crate::base::id::LinkId;
 use crate::machine::{Agenda, Output};
 use crate::wire::control::ControlFrame;
 
+/// Message connections that a client is asked for at once; one that brought none of the last is asked for one.
+const ASKED_MAX: usize = 128;
+
 /// Links whose pool may need more; they are looked at once per turn.
 #[derive(Default)]
 pub(super) struct Refills(Vec<LinkId>);
@@ -53,19 +56,21 @@ pub(super) fn ask(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted:
 fn missing(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted: bool, agenda: &Agenda) -> usize {
     let limits = &agenda.limits;
     let held = pools.total() + links.outstanding();
+    let most = limits.messages_at_most(links.count());
     let peak = pools.recent_peak(link, agenda.now, limits.retire);
     let (total, idle) = (pools.total_of(link), pools.idle(link) + pools.pinged(link));
+    // What other links are sure of is lent to nobody.
+    let lent = most.saturating_sub(limits.messages_sure * links.count()).saturating_sub(held);
     let Some(it) = links.get_mut(link) else { return 0 };
     if !is_wanted {
         it.wanted = 0;
     }
     let outstanding = it.outstanding();
+    let sure = limits.messages_sure.saturating_sub(total + outstanding);
     // However often connections fail and are replaced, there are no more than this.
     let own = (peak + it.wanted + 2 * limits.pool).min(limits.messages_per_client_max);
-    let most = own.saturating_sub(total + outstanding).min(limits.messages_max.saturating_sub(held));
-    // All of them are strangers at first, from one address: more at once would push each other out.
-    let strangers = limits.strangers_max.min(limits.strangers_per_address_max);
-    let at_once = (strangers / 2).max(1).saturating_sub(outstanding);
+    let room = own.saturating_sub(total + outstanding).min(lent.max(sure));
+    let at_once = if it.brings_none { 1 } else { ASKED_MAX };
     let missing = limits.pool.saturating_sub(idle + outstanding) + it.wanted;
-    missing.min(most).min(at_once)
+    missing.min(room).min(at_once.saturating_sub(outstanding))
 }

@@ -14,6 +14,7 @@ use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::slots::Slots;
 use crate::base::table::Table;
+use crate::config::limits::Limits;
 
 /// Publications that are looked at for one with an idle connection, before one without is taken.
 const LOOKED_AT_MAX: usize = 8;
@@ -94,6 +95,8 @@ pub(super) struct Services {
     publications: Slots<kind::Publication, Publication>,
     offers: Table<kind::Link, Offers>,
     waiting: Table<kind::Connection, Place>,
+    /// Services whose users wait, by how many do.
+    by_waiting: BTreeSet<(usize, ServiceId)>,
 }
 
 impl Services {
@@ -317,6 +320,7 @@ impl Services {
         let Some(service) = self.services.get_mut(id) else { return };
         self.waiting.insert(user, Place::Service(id));
         service.waiting.push(user, first);
+        note_waiting(&mut self.by_waiting, id, service.waiting.count - 1, service.waiting.count);
         for id in service.unwanted.drain(..) {
             let offers = self.publications.get(id).and_then(|it| self.offers.get_mut(it.link));
             if let Some(offers) = offers {
@@ -336,7 +340,10 @@ impl Services {
     /// A user no longer waits; false if it did not.
     pub fn stop_waiting(&mut self, user: ConnId) -> bool {
         let queue = match self.waiting.remove(user) {
-            Some(Place::Service(id)) => self.services.get_mut(id).map(|service| &mut service.waiting),
+            Some(Place::Service(id)) => self.services.get_mut(id).map(|service| {
+                note_waiting(&mut self.by_waiting, id, service.waiting.count, service.waiting.count - 1);
+                &mut service.waiting
+            }),
             Some(Place::Link(link)) => self.offers.get_mut(link).map(|offers| &mut offers.waiting),
             None => return false,
         };
@@ -344,6 +351,17 @@ impl Services {
             queue.leave(&self.waiting);
         }
         true
+    }
+
+    /// The user that makes room for one of this service when all places are taken: the newest of the service that has
+    /// most of them, if it has more than it is sure of, and more than the one that asks.
+    pub fn must_make_room(&mut self, asks: ServiceId, limits: &Limits) -> Option<ConnId> {
+        let &(most, id) = self.by_waiting.last()?;
+        let own = self.services.get(asks)?.waiting.count;
+        if id == asks || own >= most || most <= limits.waiting_sure_of(self.services.len()) {
+            return None;
+        }
+        self.services.get_mut(id)?.waiting.newest(&self.waiting, Place::Service(id))
     }
 
     /// Whether a user waits.
@@ -383,6 +401,8 @@ impl Services {
             let Some(service) = self.services.get_mut(publication.service) else { continue };
             match service.waiting.pop(&self.waiting, Place::Service(publication.service)) {
                 Some(user) => {
+                    let count = service.waiting.count;
+                    note_waiting(&mut self.by_waiting, publication.service, count + 1, count);
                     self.waiting.remove(user);
                     offers.wanted.push_back(id);
                     return Some(user);
@@ -410,6 +430,17 @@ impl Queue {
         None
     }
 
+    /// The user that came last. It stays in the queue.
+    fn newest(&mut self, waiting: &Table<kind::Connection, Place>, place: Place) -> Option<ConnId> {
+        loop {
+            let user = *self.ids.back()?;
+            if waiting.get(user) == Some(&place) {
+                return Some(user);
+            }
+            self.ids.pop_back();
+        }
+    }
+
     /// One of its users no longer waits.
     fn leave(&mut self, waiting: &Table<kind::Connection, Place>) {
         self.count -= 1;
@@ -417,6 +448,14 @@ impl Queue {
             self.ids.retain(|&user| waiting.get(user).is_some());
             self.ids.shrink_to(2 * self.count + STALE_MAX);
         }
+    }
+}
+
+/// Notes how many users of a service wait now.
+fn note_waiting(by_waiting: &mut BTreeSet<(usize, ServiceId)>, id: ServiceId, before: usize, now: usize) {
+    by_waiting.remove(&(before, id));
+    if now > 0 {
+        by_waiting.insert((now, id));
     }
 }
 

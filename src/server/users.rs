@@ -1,11 +1,14 @@
-//! What the server knows of a user.
+//! Users, and how many of them may be let in.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::services::Refused;
-use crate::base::address::PackedAddress;
-use crate::base::id::{LinkId, ServiceId};
+use crate::base::address::{Origin, PackedAddress};
+use crate::base::id::{ConnId, LinkId, ServiceId, kind};
+use crate::base::table::Table;
+use crate::machine::{Agenda, Output};
 use crate::wire::frame::Sid;
 
 /// A user.
@@ -45,5 +48,111 @@ impl User {
             Some((first, sid)) if first == link => sid,
             _ => 0,
         }
+    }
+}
+
+/// All users.
+///
+/// One address may have all places until three quarters are taken. From then on one that has more than a quarter gets
+/// no other. This host itself is exempt: what connects from it may stand for many.
+#[derive(Default)]
+pub(super) struct Users {
+    table: Table<kind::Connection, User>,
+    of_address: HashMap<Origin, usize>,
+    most: usize,
+}
+
+impl Users {
+    /// So many users may be let in at once.
+    pub fn limit(&mut self, most: usize, agenda: &mut Agenda) {
+        if std::mem::replace(&mut self.most, most) != most {
+            agenda.push(Output::LimitUsers(most));
+        }
+    }
+
+    pub fn insert(&mut self, id: ConnId, user: User) {
+        if let Some(origin) = counted(&user) {
+            *self.of_address.entry(origin).or_default() += 1;
+        }
+        self.table.insert(id, user);
+    }
+
+    pub fn remove(&mut self, id: ConnId) -> Option<User> {
+        let user = self.table.remove(id)?;
+        if let Some(origin) = counted(&user)
+            && let Some(count) = self.of_address.get_mut(&origin)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.of_address.remove(&origin);
+            }
+        }
+        Some(user)
+    }
+
+    /// Whether a user that has just come takes more than its address may have.
+    pub fn is_beyond_share(&self, id: ConnId) -> bool {
+        let Some(origin) = self.table.get(id).and_then(counted) else { return false };
+        let own = self.of_address.get(&origin).copied().unwrap_or(0);
+        self.table.len() > self.most / 4 * 3 && own > (self.most / 4).max(1)
+    }
+
+    pub fn get(&self, id: ConnId) -> Option<&User> {
+        self.table.get(id)
+    }
+
+    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut User> {
+        self.table.get_mut(id)
+    }
+
+    pub fn contains(&self, id: ConnId) -> bool {
+        self.table.contains(id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &User)> {
+        self.table.iter()
+    }
+
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+}
+
+/// The address that a user counts for.
+fn counted(user: &User) -> Option<Origin> {
+    let peer = user.peer();
+    (!peer.ip().to_canonical().is_loopback()).then(|| Origin::of(peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_leaves_a_quarter_to_others() {
+        let (now, service) = (Instant::now(), ServiceId::new(0, 1).expect("it can be named"));
+        let mut users = Users { most: 100, ..Users::default() };
+        let mut come = |serial: u64, ip: [u8; 4]| {
+            let id = ConnId::new(serial as u32, serial).expect("it can be named");
+            users.insert(id, User::new(service, (ip, 1).into(), (ip, 2).into(), now, serial));
+            let taken = !users.is_beyond_share(id);
+            if !taken {
+                users.remove(id);
+            }
+            taken
+        };
+        let hog = (1..=200).filter(|&serial| come(serial, [192, 0, 2, 1])).count();
+        assert_eq!(hog, 75);
+        let other = (201..=400).filter(|&serial| come(serial, [192, 0, 2, 2])).count();
+        assert_eq!(other, 25);
+        assert!((401..=500).all(|serial| come(serial, [127, 0, 0, 1])), "this host is exempt");
+        (1..=500).for_each(|serial| {
+            users.remove(ConnId::new(serial as u32, serial).expect("it can be named"));
+        });
+        assert!(users.of_address.is_empty());
     }
 }

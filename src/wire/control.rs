@@ -104,6 +104,13 @@ pub enum Refusal {
     Versions(Versions),
     /// One end runs with `--plain` and the other does not; this says whether the server does.
     Plain(bool),
+    /// So many links stand, which is as many as there may be: of all keys, or of this one.
+    Links {
+        /// How many stand.
+        count: u32,
+        /// Whether they are this key's; else all.
+        of_key: bool,
+    },
     /// A reason that this version does not know.
     Other(u8),
 }
@@ -122,6 +129,13 @@ impl fmt::Display for Refusal {
             Refusal::Plain(false) => {
                 f.write_str("this client runs with --plain and the server without; start both alike")
             }
+            Refusal::Links { count, of_key: false } => {
+                write!(f, "{count} clients are connected, which is as many as the server has room for")
+            }
+            Refusal::Links { count, of_key: true } => write!(
+                f,
+                "{count} clients with this key are connected, which is as many as one key may have at the server"
+            ),
             Refusal::Other(code) => {
                 write!(
                     f,
@@ -219,6 +233,10 @@ impl ControlFrame {
                         put_versions(out, versions);
                     }
                     Refusal::Plain(plain) => out.extend([2, u8::from(plain)]),
+                    Refusal::Links { count, of_key } => {
+                        out.extend([3, u8::from(of_key)]);
+                        out.extend(count.to_be_bytes());
+                    }
                     Refusal::Other(code) => out.push(code),
                 }
             }
@@ -306,11 +324,8 @@ impl ControlFrame {
             }),
             3 => ControlFrame::Refused(match fields.u8()? {
                 1 => Refusal::Versions(versions(fields)?),
-                2 => Refusal::Plain(match fields.u8()? {
-                    0 => false,
-                    1 => true,
-                    _ => return None,
-                }),
+                2 => Refusal::Plain(flag(fields)?),
+                3 => Refusal::Links { of_key: flag(fields)?, count: fields.u32()? },
                 code => Refusal::Other(code),
             }),
             4 => ControlFrame::Open { first_ticket: fields.u64()?, count: fields.u32()? },
@@ -348,6 +363,15 @@ impl ControlFrame {
 fn put_versions(out: &mut Vec<u8>, versions: Versions) {
     out.extend(versions.least.to_be_bytes());
     out.extend(versions.most.to_be_bytes());
+}
+
+/// A byte that says yes or no.
+fn flag(fields: &mut Fields) -> Option<bool> {
+    match fields.u8()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
 }
 
 fn versions(fields: &mut Fields) -> Option<Versions> {
@@ -470,6 +494,8 @@ mod tests {
             ),
             versions_of_any().prop_map(|versions| ControlFrame::Refused(Refusal::Versions(versions))),
             any::<bool>().prop_map(|plain| ControlFrame::Refused(Refusal::Plain(plain))),
+            any::<(u32, bool)>()
+                .prop_map(|(count, of_key)| ControlFrame::Refused(Refusal::Links { count, of_key })),
             any::<(u64, u32)>().prop_map(|(first_ticket, count)| ControlFrame::Open { first_ticket, count }),
             any::<(u64, u32)>().prop_map(|(first_ticket, count)| ControlFrame::Void { first_ticket, count }),
             publishes(),

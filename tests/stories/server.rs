@@ -236,7 +236,9 @@ fn returned(id: ConnId, refused: bool, spoken: bool) -> Input {
 #[test]
 fn a_listener_is_asked_for_per_service_and_for_messages_and_controls() {
     let outputs = new_server(limits()).wait(Duration::ZERO);
-    let listen = outputs.0.iter().map(|output| match output {
+    assert_eq!(outputs.users_limit(), Some(limits().users_max));
+    let listen = outputs.0.iter().filter(|output| !matches!(output, Output::LimitUsers(_)));
+    let listen = listen.map(|output| match output {
         Output::Listen { at, door, .. } => (at.port(), *door == Door::Clients),
         other => panic!("{other:?}"),
     });
@@ -330,7 +332,7 @@ fn a_ticket_expires_and_another_is_issued_in_its_place() {
     let outputs = stage.wait(limits().ticket);
     let expired = Fact::TicketsExpired { key: name("office"), count: POOL };
     assert!(outputs.facts().contains(&&expired), "{outputs:?}");
-    assert_eq!(outputs.asked(client.control), [(3, POOL as u32)]);
+    assert_eq!(outputs.asked(client.control), [(3, 1)]);
     let (id, outputs) = stage.message(client.link, 1);
     assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)]);
 }
@@ -394,12 +396,75 @@ fn a_refused_client_is_not_heard_again() {
 }
 
 #[test]
-fn one_client_too_many_is_reset() {
-    let mut stage = begin_with(Limits { clients_max: 1, ..limits() });
+fn one_client_too_many_is_refused_with_the_number() {
+    let mut stage = begin_with(Limits { links_max: 1, ..limits() });
     stage.client(1);
     let (other, outputs) = stage.greet(hello(2));
-    assert_eq!(outputs.closes(), [(other.control, CloseReason::Full, Manner::Reset)]);
-    assert_eq!(outputs.said(other.control), []);
+    let refusal = Refusal::Links { count: 1, of_key: false };
+    assert_eq!(outputs.said(other.control), [ControlFrame::Refused(refusal)]);
+    assert_eq!(outputs.closes(), [(other.control, CloseReason::Drained, Manner::Whole)]);
+    assert_eq!(outputs.facts(), [&Fact::ClientRefused { key: name("office"), peer: peer(), refusal }]);
+}
+
+#[test]
+fn each_link_takes_room_from_users_and_gives_it_back() {
+    // A link is promised its control connection and its pool.
+    let mut stage = begin_with(Limits { room: 100, users_max: 1_000, ..limits() });
+    let users = |links: usize| (100 - links * (1 + POOL)) / 2;
+    let (first, outputs) = stage.greet(hello(1));
+    assert_eq!(outputs.users_limit(), Some(users(1)));
+    let (_, outputs) = stage.greet(hello(2));
+    assert_eq!(outputs.users_limit(), Some(users(2)));
+    assert_eq!(stage.gone(first.control, CloseReason::PeerClosed).users_limit(), Some(users(1)));
+}
+
+#[test]
+fn no_link_takes_the_two_message_connections_that_another_is_sure_of() {
+    let pool = 10;
+    let mut stage = begin_with(Limits { room: 60, pool, ..limits() });
+    let mut greedy = stage.client(1);
+    // Users wait, so that it is asked for more than its pool.
+    (0..20).for_each(|_| drop(stage.user()));
+    while !greedy.tickets.is_empty() {
+        stage.bring(&mut greedy);
+    }
+    let (_, outputs) = stage.greet(hello(2));
+    let asked: u32 = outputs
+        .0
+        .iter()
+        .map(|output| match output {
+            Output::Send { frame: ControlFrame::Open { count, .. }, .. } => *count,
+            _ => 0,
+        })
+        .sum();
+    assert!(asked >= 2, "{outputs:?}");
+}
+
+#[test]
+fn a_client_that_brought_none_of_what_it_was_asked_for_is_asked_for_one() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let outputs = stage.wait(limits().ticket);
+    assert_eq!(outputs.asked(client.control), [(3, 1)]);
+    client.tickets.clear();
+    client.note(&outputs);
+    let (_, outputs) = stage.bring(&mut client);
+    assert_eq!(outputs.asked(client.control), [(4, POOL as u32 - 1)], "it brings them again");
+}
+
+#[test]
+fn a_service_whose_users_wait_leaves_their_share_of_places_to_others() {
+    let mut stage = begin_with(Limits { waiting_max: 20, waiting_sure: 2, ..limits() });
+    let hogs: Vec<ConnId> = (0..20).map(|_| stage.user_at(WEB).0).collect();
+    let (one_more, outputs) = stage.user_at(WEB);
+    assert_eq!(outputs.closes(), [(one_more, CloseReason::Full, Manner::Reset)], "its own queue is full");
+    for newest in hogs.iter().rev().take(10) {
+        let (_, outputs) = stage.user_at(SSH);
+        assert_eq!(outputs.closes(), [(*newest, CloseReason::Full, Manner::Reset)]);
+        stage.gone(*newest, CloseReason::Full);
+    }
+    let (one_more, outputs) = stage.user_at(SSH);
+    assert_eq!(outputs.closes(), [(one_more, CloseReason::Full, Manner::Reset)], "both have their share");
 }
 
 #[test]

@@ -166,6 +166,15 @@ impl Outputs {
         })
     }
 
+    /// The last limit of users that was set.
+    pub fn users_limit(&self) -> Option<usize> {
+        self.pick(|output| match output {
+            Output::LimitUsers(most) => Some(*most),
+            _ => None,
+        })
+        .pop()
+    }
+
     /// Control connections that became links.
     pub fn admitted(&self) -> Vec<ConnId> {
         self.pick(|output| match output {
