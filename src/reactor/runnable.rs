@@ -1,4 +1,4 @@
-//! Which connections may make progress, and in which order. A turn serves all control connections and all short tasks
+//! Which connections may make progress, and in which order. A turn serves some control connections, and all short tasks
 //! that stand in the queue as it begins. It serves one long task at its end, and one after every [`SHORTS_PER_LONG`]
 //! short ones, so that neither kind starves. A connection that is queued meanwhile is served in the next turn.
 
@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use crate::base::id::ConnId;
 use crate::base::table::SLOTS_KEPT;
 
+/// Control connections that go before all others in a turn.
+const CONTROLS_PER_TURN: usize = 8;
 /// One long task runs after this many short ones.
 const SHORTS_PER_LONG: usize = 4;
 
@@ -48,7 +50,7 @@ impl Runnable {
     }
 
     pub fn begin_turn(&mut self) {
-        (self.controls_left, self.shorts_left) = (self.controls.len(), self.shorts.len());
+        (self.controls_left, self.shorts_left) = (CONTROLS_PER_TURN.min(self.controls.len()), self.shorts.len());
         (self.shorts_since_long, self.long_left) = (0, true);
     }
 
@@ -112,6 +114,13 @@ mod tests {
         assert_eq!(turn(&mut runnable), [202]);
         assert!(runnable.is_empty());
         assert_eq!(turn(&mut runnable), [0; 0]);
+    }
+
+    #[test]
+    fn many_controls_leave_the_turn_to_others() {
+        let mut runnable = queued(20, 1, 0);
+        assert_eq!(turn(&mut runnable), [100, 101, 102, 103, 104, 105, 106, 107, 0]);
+        assert_eq!(turn(&mut runnable).len() + turn(&mut runnable).len(), 12);
     }
 
     #[test]

@@ -12,6 +12,13 @@ use crate::base::slots::Slots;
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
 
+/// Least time between two pings of a link.
+const PING_INTERVAL: Duration = Duration::from_millis(100);
+/// Mean time between pings that a client may keep up.
+const PINGED_INTERVAL: Duration = Duration::from_millis(50);
+/// Pings beyond that pace before the link is closed.
+const PINGS_BEYOND: u32 = 50;
+
 /// Whose link it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
@@ -43,6 +50,9 @@ pub(super) struct Link {
     pub heard: Instant,
     pub ping_at: Instant,
     ping_sent: Option<Instant>,
+    last_ping: Option<Instant>,
+    /// When all pings of the client so far were due, had it kept to its pace.
+    pinged_until: Instant,
     /// When the last ping that was answered had been sent.
     pub answered_ping_of: Instant,
     pub round_trip: RoundTrip,
@@ -79,6 +89,8 @@ impl Link {
             heard: now,
             ping_at: now,
             ping_sent: None,
+            last_ping: None,
+            pinged_until: now,
             answered_ping_of: now,
             round_trip: RoundTrip::default(),
             wanted: 0,
@@ -100,11 +112,20 @@ impl Link {
         self.last_sid
     }
 
-    /// Whether a ping may be sent: none is on its way. It is, from now on.
+    /// Whether a ping may be sent: none is on its way, and the last one was not sent just now. It is, from now on.
     pub fn may_ping(&mut self, now: Instant) -> bool {
-        let may = self.ping_sent.is_none();
-        self.ping_sent.get_or_insert(now);
+        let paced = self.last_ping.is_none_or(|last| now >= last + PING_INTERVAL);
+        let may = paced && self.ping_sent.is_none();
+        if may {
+            (self.ping_sent, self.last_ping) = (Some(now), Some(now));
+        }
         may
+    }
+
+    /// The client pings; false if it has done so more often than it may.
+    pub fn pinged(&mut self, now: Instant) -> bool {
+        self.pinged_until = self.pinged_until.max(now) + PINGED_INTERVAL;
+        self.pinged_until <= now + PINGED_INTERVAL * PINGS_BEYOND
     }
 
     /// The ping was answered.

@@ -194,7 +194,9 @@ impl Server {
         let Some(it) = self.matching.links.get_mut(link) else { return };
         it.heard = now;
         match frame {
-            ControlFrame::Ping => self.agenda.push(Output::Send { id, frame: ControlFrame::Pong }),
+            ControlFrame::Ping if it.pinged(now) => {
+                self.agenda.push(Output::Send { id, frame: ControlFrame::Pong });
+            }
             ControlFrame::Pong => it.answered(now),
             ControlFrame::Publish(publish) => self.publish(id, link, &publish),
             ControlFrame::Unpublish(number) => {

@@ -516,6 +516,19 @@ fn a_lost_heartbeat_closes_the_link_and_its_message_connections() {
 }
 
 #[test]
+fn a_client_that_pings_more_than_fifty_times_beyond_twenty_a_second_is_closed() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    for _ in 0..100 {
+        stage.wait(millis(50));
+        assert_eq!(stage.hear(client.control, ControlFrame::Ping).said(client.control), [ControlFrame::Pong]);
+    }
+    let closed = |stage: &mut Stage| !stage.hear(client.control, ControlFrame::Ping).closes().is_empty();
+    let burst = (1..100).find(|_| closed(&mut stage));
+    assert!(burst.is_some_and(|count| (49..=51).contains(&count)), "{burst:?}");
+}
+
+#[test]
 fn a_client_that_answers_pings_stays() {
     let mut stage = begin();
     stage.client(1);
