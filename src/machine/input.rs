@@ -114,8 +114,10 @@ pub enum Input {
         /// What passed it, if it was a user's or a proxy connection.
         traffic: Traffic,
     },
-    /// The operator asked the process to end, once; a second time never arrives here.
+    /// The operator asked the process to end.
     Drain,
+    /// The operator asked again: sessions that still run are given up. Answered by `Exit`.
+    GiveUp,
 }
 
 /// What comes with a proved secret.

@@ -431,6 +431,13 @@ impl Server {
         self.exit_if_drained();
     }
 
+    /// Resets the users that are left, and ends.
+    fn give_up(&mut self) {
+        let sessions = self.matching.give_up(&mut self.agenda);
+        self.agenda.fact(Fact::DrainOver { sessions });
+        self.agenda.push(Output::Exit);
+    }
+
     fn exit_if_drained(&mut self) {
         if self.draining.is_some() && self.matching.is_over() {
             self.agenda.push(Output::Exit);
@@ -465,6 +472,7 @@ impl Machine for Server {
             }
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
+            Input::GiveUp => self.give_up(),
             // A server dials nothing.
             Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
         }
@@ -476,9 +484,7 @@ impl Machine for Server {
             self.due(id);
         }
         if self.draining.take_if(|at| *at <= now).is_some() {
-            let sessions = self.matching.give_up(&mut self.agenda);
-            self.agenda.fact(Fact::DrainOver { sessions });
-            self.agenda.push(Output::Exit);
+            self.give_up();
         }
         self.matching.refill(&mut self.agenda);
     }
