@@ -1,13 +1,13 @@
 //! The log, between the threads that have something to say and the place where it is read.
 //!
-//! A line goes into a buffer of bounded size, and a thread writes it from there, because a write may wait for as long as
-//! the place likes: a pipe that nobody reads, a slow disk. What finds the buffer full is dropped and counted, and so is
-//! what cannot be written; one line says how many, as soon as lines can be written again. So a log that is not read
-//! costs lines, and never time.
+//! A line goes into a buffer of bounded size, and a thread of its own writes it from there. A write may wait for as
+//! long as the place likes: a pipe that nobody reads, a slow disk. What finds the buffer full is dropped and counted,
+//! and so is what cannot be written. One line says how many, as soon as lines can be written again. So a log that is
+//! not read costs lines, and never time.
 //!
-//! The buffer holds bytes in order. A line is in it whole or not at all. It never waits for anything but a copy.
+//! The buffer holds bytes in order. A line is in it whole or not at all. Its lock is held for no longer than a copy.
 //!
-//! What is logged, and how a line looks, is decided elsewhere: `report` says the former, `simplelog` does the latter.
+//! What is logged is decided elsewhere ([`super::report`]), and `simplelog` decides how a line looks.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -25,8 +25,8 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-/// Most bytes of lines that wait. As many again may be on their way to the log's place. The lines of some 4,000 sessions
-/// that end at once.
+/// Most bytes of lines that wait: those of some 4,000 sessions that end at once. As many again may be on their way to
+/// the log's place.
 const WAITING_BYTES_MAX: usize = 512 * 1024;
 /// Room that each of the two buffers keeps when a burst of lines is over.
 const KEPT_BYTES: usize = 8 * 1024;
@@ -391,7 +391,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, Sender};
 
-    /// An output that blocks in each write until it is let go, and then fails or takes what it may.
+    /// An output that blocks in each write until the test lets go.
     struct Gate {
         entered: Sender<()>,
         open: Receiver<()>,

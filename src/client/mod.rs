@@ -130,13 +130,6 @@ impl Client {
         self.exit_if_drained();
     }
 
-    /// Resets the sessions that are left, and ends.
-    fn give_up(&mut self) {
-        self.agenda.fact(Fact::DrainOver { sessions: self.sessions.running_count() });
-        self.sessions.give_up(&mut self.agenda);
-        self.agenda.push(Output::Exit);
-    }
-
     /// Ends a client that has left the server, once local servers have taken the last bytes of sessions that are over.
     fn exit_if_drained(&mut self) {
         if self.draining.is_some() && self.link.has_left() && !self.sessions.has_proxies() {
@@ -159,7 +152,7 @@ impl Machine for Client {
             Input::Resolved { name, addresses } => self.resolved(name, addresses),
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
-            Input::GiveUp => self.give_up(),
+            Input::GiveUp => self.draining = Some(now),
             // A client listens nowhere.
             Input::Accepted { .. }
             | Input::Greeted { .. }
@@ -179,7 +172,9 @@ impl Machine for Client {
             self.sessions.due(id, &mut self.agenda);
         }
         if self.draining.take_if(|at| *at <= now).is_some() {
-            self.give_up();
+            self.agenda.fact(Fact::DrainOver { sessions: self.sessions.running_count() });
+            self.sessions.give_up(&mut self.agenda);
+            self.agenda.push(Output::Exit);
         }
     }
 

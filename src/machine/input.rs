@@ -116,7 +116,7 @@ pub enum Input {
     },
     /// The operator asked the process to end.
     Drain,
-    /// The operator asked again: sessions that still run are given up. Answered by `Exit`.
+    /// The operator asked again: the time that running sessions have is over now.
     GiveUp,
 }
 

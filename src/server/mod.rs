@@ -431,13 +431,6 @@ impl Server {
         self.exit_if_drained();
     }
 
-    /// Resets the users that are left, and ends.
-    fn give_up(&mut self) {
-        let sessions = self.matching.give_up(&mut self.agenda);
-        self.agenda.fact(Fact::DrainOver { sessions });
-        self.agenda.push(Output::Exit);
-    }
-
     fn exit_if_drained(&mut self) {
         if self.draining.is_some() && self.matching.is_over() {
             self.agenda.push(Output::Exit);
@@ -472,7 +465,7 @@ impl Machine for Server {
             }
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
-            Input::GiveUp => self.give_up(),
+            Input::GiveUp => self.draining = Some(now),
             // A server dials nothing.
             Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
         }
@@ -484,7 +477,9 @@ impl Machine for Server {
             self.due(id);
         }
         if self.draining.take_if(|at| *at <= now).is_some() {
-            self.give_up();
+            let sessions = self.matching.give_up(&mut self.agenda);
+            self.agenda.fact(Fact::DrainOver { sessions });
+            self.agenda.push(Output::Exit);
         }
         self.matching.refill(&mut self.agenda);
     }
