@@ -40,18 +40,24 @@ impl Unread {
         Unread { child: command.spawn().expect("the program starts"), stderr }
     }
 
-    /// Reads up to the line that has this text, and not a byte further; returns what follows the text.
-    fn read_to(&mut self, text: &str) -> String {
-        let mut line = String::new();
+    /// Reads one line, and not a byte further.
+    fn read_line(&mut self) -> String {
+        let mut line = Vec::new();
         let mut byte = [0];
         loop {
             self.stderr.read_exact(&mut byte).expect("the child lives");
-            if byte[0] != b'\n' {
-                line.push(char::from(byte[0]));
-            } else if let Some((_, rest)) = line.split_once(text) {
+            match byte[0] {
+                b'\n' => return String::from_utf8(line).expect("text"),
+                letter => line.push(letter),
+            }
+        }
+    }
+
+    /// Reads up to the line that has this text; returns what follows the text.
+    fn read_to(&mut self, text: &str) -> String {
+        loop {
+            if let Some((_, rest)) = self.read_line().split_once(text) {
                 return rest.to_owned();
-            } else {
-                line.clear();
             }
         }
     }
@@ -129,6 +135,32 @@ fn a_log_that_is_read_late_has_all_lines_that_the_buffer_held() {
         let text = process.read_to_end();
         assert_eq!(text.lines().filter(|line| line.ends_with(" s, finished")).count(), VISITS);
         assert!(text.ends_with("ended\n"));
+    }
+}
+
+#[test]
+fn lines_that_find_no_room_are_counted_and_the_log_goes_on_once_it_is_read() {
+    // Their lines are some 100 bytes each, and 512 KiB wait.
+    const MANY: usize = 6_500;
+    let folder = Folder::new();
+    let (mut server, mut client, users) = unread_tunnel(&folder);
+    (0..MANY).for_each(|_| visit(users));
+    let is_session = |line: &&str| line.ends_with(" s, finished");
+    let until_gap = [&mut server, &mut client].map(|process| {
+        let (mut told, mut line) = (0, process.read_line());
+        while !line.contains("log lines were dropped: the log was not read in time") {
+            told += usize::from(is_session(&line.as_str()));
+            line = process.read_line();
+        }
+        let dropped = line.split("[WARN ] ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        told + dropped.unwrap_or(0_usize)
+    });
+    for (process, until_gap) in [server, client].into_iter().zip(until_gap) {
+        process.terminate();
+        let rest = process.read_to_end();
+        assert!(rest.contains("draining: ") && rest.ends_with("ended\n"), "{rest}");
+        // The last one may have come after the gap.
+        assert_eq!(until_gap + rest.lines().filter(is_session).count(), MANY);
     }
 }
 
