@@ -29,6 +29,7 @@
 //! - The local server gets a session's bytes at most once.
 //! - Nothing is answered to anyone who has not proved a key.
 //! - An idle session owns no buffer; nothing is allocated per session once warm.
+//! - Nothing outside stops the loop. Once it runs, its thread writes no line of the log.
 //! - Every queue, buffer, count and wait has a limit in [`config::limits::Limits`] and an answer at the limit.
 //!
 //! # Layers, from the top

@@ -1,5 +1,5 @@
 //! SIGTERM: running sessions finish and no new one begins. A second signal ends the process at once, and its sessions
-//! never look whole.
+//! never look whole; the log tells of each.
 
 mod common;
 
@@ -98,12 +98,15 @@ fn with_session(mode: Mode) -> (Tunnel, TcpStream, std::sync::Arc<Records<Ending
 fn a_second_signal_ends_a_server_at_once_and_resets_both_ends() {
     for mode in MODES {
         let (mut tunnel, mut user, ends) = with_session(mode);
+        let address = user.local_addr().expect("connected");
         tunnel.server.signal(Signal::TERM);
         tunnel.server.wait_for("draining");
         tunnel.server.signal(Signal::TERM);
         assert!(tunnel.server.ended_within(Duration::from_secs(2)).is_some(), "{mode:?}");
         assert_eq!(read_out(&mut user).1, Ending::Reset, "{mode:?}: the user");
         assert_eq!(ends.wait(1), [Ending::Reset], "{mode:?}: the local server");
+        let line = tunnel.server.wait_for(&format!("user {address} of default: "));
+        assert!(line.contains("5 bytes in, 5 bytes out") && line.ends_with("shutting down"), "{line}");
     }
 }
 
@@ -111,11 +114,14 @@ fn a_second_signal_ends_a_server_at_once_and_resets_both_ends() {
 fn a_second_signal_ends_a_client_at_once_and_resets_both_ends() {
     for mode in MODES {
         let (mut tunnel, mut user, ends) = with_session(mode);
+        let address = user.local_addr().expect("connected");
         tunnel.client().signal(Signal::TERM);
         tunnel.client().wait_for("draining");
         tunnel.client().signal(Signal::TERM);
         assert!(tunnel.client().ended_within(Duration::from_secs(2)).is_some(), "{mode:?}");
         assert_eq!(read_out(&mut user).1, Ending::Reset, "{mode:?}: the user");
         assert_eq!(ends.wait(1), [Ending::Reset], "{mode:?}: the local server");
+        let line = tunnel.client().wait_for(&format!("user {address} of default at "));
+        assert!(line.contains("5 bytes in, 5 bytes out") && line.ends_with("shutting down"), "{line}");
     }
 }

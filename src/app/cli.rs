@@ -6,18 +6,16 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, LineWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use argh::FromArgs;
 use log::LevelFilter;
-use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
 
 use crate::app::demo;
+use crate::app::journal::{self, Place};
 use crate::app::run::{BindError, Client, Server};
 use crate::base::address::{HostPort, Listen};
 use crate::base::name::Name;
@@ -39,23 +37,18 @@ pub const CONTROL_PORT: u16 = 33335;
 /// The service that `--request` and `--local` speak of.
 const DEFAULT_SERVICE: &str = "default";
 
-/// Whether the log goes elsewhere than to standard error.
-static LOG_IS_FILE: AtomicBool = AtomicBool::new(false);
-
 /// Runs the program.
 pub fn main() -> ExitCode {
     let outcome = read_arguments(std::env::args_os().skip(1)).and_then(run);
-    match outcome {
+    let status = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // A log file gets the failure as well. On standard error it would appear twice.
-            if LOG_IS_FILE.load(Ordering::Relaxed) {
-                log::error!("{failure}");
-            }
-            let _ = writeln!(io::stderr(), "skyorg: {failure}");
+            journal::tell_failure(&failure);
             ExitCode::from(failure.status())
         }
-    }
+    };
+    journal::close();
+    status
 }
 
 /// What was asked for: a text to print, or a command to run.
@@ -243,26 +236,13 @@ fn all_differ<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Sends the log to a file, or to standard error. Each line is one write, so that processes that share a log
-/// do not tear each other's lines.
+/// Sends the log to a file, or to standard error.
 fn start_log(level: LevelFilter, file: Option<&Path>) -> Result<(), Failure> {
-    let mut config = ConfigBuilder::new();
-    config.set_thread_level(LevelFilter::Off).set_location_level(LevelFilter::Off);
-    config.set_level_padding(LevelPadding::Right).set_time_format_rfc3339();
-    // The libraries below have nothing to tell an operator.
-    config.add_filter_allow_str("skyorg");
-    let started = match file {
-        None => WriteLogger::init(level, config.build(), LineWriter::new(io::stderr())),
-        Some(path) => {
-            let opened = OpenOptions::new().append(true).create(true).open(path);
-            let file = opened.map_err(|error| Failure::LogFile(path.to_owned(), error))?;
-            LOG_IS_FILE.store(true, Ordering::Relaxed);
-            WriteLogger::init(level, config.build(), LineWriter::new(file))
-        }
+    let place = match file {
+        None => Place::StandardError,
+        Some(path) => Place::file(path).map_err(|error| Failure::LogFile(path.to_owned(), error))?,
     };
-    // It fails only if a logger is set already, and that one serves as well.
-    let _ = started;
-    Ok(())
+    journal::start(level, place).map_err(|error| Failure::Io("the log cannot start", error))
 }
 
 /// Why the program fails.
@@ -354,7 +334,7 @@ impl fmt::Display for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const LINE: &str = "office AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 

@@ -2,5 +2,6 @@
 
 pub mod cli;
 pub mod demo;
+mod journal;
 mod report;
 pub mod run;

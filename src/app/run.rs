@@ -10,6 +10,7 @@ use std::time::Instant;
 use log::{info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::journal;
 use super::report::Report;
 use crate::base::address::{Listen, any_addresses};
 use crate::base::name::Name;
@@ -176,6 +177,9 @@ fn run<M: Machine>(mut reactor: Reactor<M, MioNetwork>) -> io::Result<()> {
         let now = reactor.now();
         for fact in reactor.facts() {
             report.take(&fact, now);
+        }
+        if reactor.take_hang_up() {
+            journal::open_again();
         }
         match turned {
             Ok(true) => {}

@@ -152,6 +152,7 @@ impl Machine for Client {
             Input::Resolved { name, addresses } => self.resolved(name, addresses),
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
+            Input::GiveUp => self.draining = Some(now),
             // A client listens nowhere.
             Input::Accepted { .. }
             | Input::Greeted { .. }
@@ -173,6 +174,7 @@ impl Machine for Client {
         }
         if self.draining.take_if(|at| *at <= now).is_some() {
             self.agenda.fact(Fact::DrainOver { sessions: self.sessions.running_count() });
+            self.sessions.give_up(&mut self.agenda);
             self.agenda.push(Output::Exit);
         }
     }

@@ -272,6 +272,13 @@ impl Sessions {
         }
     }
 
+    /// The time of the drain is over: local servers that are left are told, and their users are by that.
+    pub fn give_up(&mut self, agenda: &mut Agenda) {
+        let mut ids: Vec<ConnId> = self.proxies.iter().map(|(id, _)| id).collect();
+        ids.sort();
+        ids.into_iter().for_each(|id| agenda.reset(id, CloseReason::Shutdown));
+    }
+
     pub fn has_proxies(&self) -> bool {
         !self.proxies.is_empty()
     }

@@ -119,8 +119,10 @@ pub enum Input {
         /// What passed it, if it was a user's or a proxy connection.
         traffic: Traffic,
     },
-    /// The operator asked the process to end, once; a second time never arrives here.
+    /// The operator asked the process to end.
     Drain,
+    /// The operator asked again: the time that running sessions have is over now.
+    GiveUp,
 }
 
 /// What comes with a proved secret.

@@ -54,6 +54,7 @@ pub struct Reactor<M, N: Network> {
     events: Vec<Event>,
     crowd: Crowd,
     terminated: bool,
+    hung_up: bool,
 }
 
 /// The most connections since memory was last given back, and when that was.
@@ -72,6 +73,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             events: Vec::new(),
             crowd: Crowd { most: 0, given_back: now },
             terminated: false,
+            hung_up: false,
         }
     }
 
@@ -89,7 +91,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
     }
 
-    /// One turn of the loop; false once the machine has said `Exit`, or the operator has asked a second time.
+    /// One turn of the loop; false once the machine has said `Exit`.
     pub fn turn(&mut self) -> io::Result<bool> {
         self.give_memory_back();
         self.sleep()?;
@@ -110,6 +112,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     /// What has happened since the last call, for people.
     pub fn facts(&mut self) -> impl Iterator<Item = Fact> {
         self.sockets.facts.drain(..)
+    }
+
+    /// Whether the operator has asked since the last call that what may have changed is read again.
+    pub fn take_hang_up(&mut self) -> bool {
+        std::mem::take(&mut self.hung_up)
     }
 
     /// Ends: closes what is whole in peace, so that its last bytes still arrive; a session that still runs is reset.
@@ -184,11 +191,12 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 Event::Resolved(name, addresses) => {
                     self.sockets.all.tell(Input::Resolved { name, addresses });
                 }
-                Event::Terminate if self.terminated => self.sockets.exit = true,
+                Event::Terminate if self.terminated => self.sockets.all.tell(Input::GiveUp),
                 Event::Terminate => {
                     self.terminated = true;
                     self.sockets.all.tell(Input::Drain);
                 }
+                Event::HangUp => self.hung_up = true,
             }
         }
         self.settle();

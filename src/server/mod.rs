@@ -461,6 +461,7 @@ impl Machine for Server {
             }
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
+            Input::GiveUp => self.draining = Some(now),
             // A server dials nothing.
             Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
         }

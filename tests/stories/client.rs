@@ -696,6 +696,21 @@ fn a_client_that_leaves_exits_at_the_limit() {
 }
 
 #[test]
+fn a_client_that_is_asked_again_to_end_resets_its_proxy_connections_at_once_and_tells_of_each() {
+    let (mut stage, _, message) = ready(config());
+    stage.start(message, start(1, 0));
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    stage.connected(proxy);
+    stage.tell(Input::Drain);
+    let outputs = stage.tell(Input::GiveUp);
+    assert_eq!(outputs.closes(), [(proxy, CloseReason::Shutdown, Manner::Reset)]);
+    assert!(outputs.facts().contains(&&Fact::DrainOver { sessions: 1 }) && outputs.exits());
+    let outputs = stage.gone(proxy, CloseReason::Shutdown);
+    let ended = |fact: &&Fact| matches!(fact, Fact::SessionEnded { reason: CloseReason::Shutdown, .. });
+    assert!(outputs.facts().iter().any(ended));
+}
+
+#[test]
 fn a_server_that_drains_is_told_of_and_its_sessions_go_on() {
     let (mut stage, control, message) = ready(config());
     stage.start(message, start(1, 0));

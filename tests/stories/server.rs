@@ -1134,6 +1134,22 @@ fn a_draining_server_resets_the_rest_at_the_limit() {
 }
 
 #[test]
+fn a_server_that_is_asked_again_to_end_resets_the_rest_at_once_and_tells_of_each() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (message, _) = stage.bring(&mut client);
+    let (user, _) = stage.user();
+    stage.accepted_and_started(message);
+    stage.tell(Input::Drain);
+    let outputs = stage.tell(Input::GiveUp);
+    assert_eq!(outputs.closes(), [(user, CloseReason::Shutdown, Manner::Reset)]);
+    assert!(outputs.facts().contains(&&Fact::DrainOver { sessions: 1 }) && outputs.exits());
+    let outputs = stage.gone(user, CloseReason::Shutdown);
+    let left = |fact: &&Fact| matches!(fact, Fact::UserLeft { reason: CloseReason::Shutdown, .. });
+    assert!(outputs.facts().iter().any(left));
+}
+
+#[test]
 fn a_draining_server_resets_a_user_that_would_be_offered_again() {
     let mut stage = begin();
     let mut client = stage.client(1);

@@ -11,7 +11,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
@@ -109,11 +109,11 @@ pub struct MioNetwork {
 }
 
 impl MioNetwork {
-    /// Watches the signals SIGTERM and SIGINT.
+    /// Watches signals. Those that mean nothing here are watched as well: unwatched, they would end the process.
     pub fn new() -> io::Result<MioNetwork> {
         let poll = Poll::new()?;
         let registry = poll.registry();
-        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
         registry.register(&mut signals, SIGNALS, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(registry, WAKER)?);
         let resolver = Resolver::new(move || {
@@ -121,6 +121,15 @@ impl MioNetwork {
             let _ = waker.wake();
         });
         Ok(MioNetwork { poll, events: Events::with_capacity(EVENTS_MAX), resolver, signals })
+    }
+}
+
+/// What an operator asks for by a signal.
+fn asked_by(signal: i32) -> Option<Event> {
+    match signal {
+        SIGTERM | SIGINT => Some(Event::Terminate),
+        SIGHUP => Some(Event::HangUp),
+        _ => None,
     }
 }
 
@@ -147,7 +156,7 @@ impl Network for MioNetwork {
                         out.push(Event::Resolved(name, addresses));
                     }
                 }
-                SIGNALS => out.extend(self.signals.pending().map(|_| Event::Terminate)),
+                SIGNALS => out.extend(self.signals.pending().filter_map(asked_by)),
                 Token(place) => out.push(match place.checked_sub(LISTENERS) {
                     Some(slot) => Event::Acceptable(slot as u32),
                     None => Event::Ready {

@@ -32,6 +32,8 @@ pub enum Event {
     Resolved(NameId, Vec<SocketAddr>),
     /// The operator asked the process to end.
     Terminate,
+    /// The operator asked the process to read again what may have changed (SIGHUP).
+    HangUp,
 }
 
 /// One TCP connection, non-blocking and without Nagle's delay.

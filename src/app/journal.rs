@@ -1,0 +1,552 @@
+//! The log, between the threads that have something to say and the place where it is read.
+//!
+//! A line goes into a buffer of bounded size, and a thread of its own writes it from there. A write may wait for as
+//! long as the place likes: a pipe that nobody reads, a slow disk. What finds the buffer full is dropped and counted,
+//! and so is what cannot be written. One line says how many, as soon as lines can be written again. So a log that is
+//! not read costs lines, and never time.
+//!
+//! The buffer holds bytes in order. A line is in it whole or not at all. Its lock is held for no longer than a copy.
+//!
+//! What is logged is decided elsewhere ([`super::report`]), and `simplelog` decides how a line looks.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use log::{LevelFilter, error, info};
+use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+/// Most bytes of lines that wait: those of some 4,000 sessions that end at once. As many again may be on their way to
+/// the log's place.
+const WAITING_BYTES_MAX: usize = 512 * 1024;
+/// Room that each of the two buffers keeps when a burst of lines is over.
+const KEPT_BYTES: usize = 8 * 1024;
+/// Lines are written together up to this size, PIPE_BUF of pipe(7): no other process that shares the pipe tears them.
+const PIECE_BYTES: usize = 4096;
+/// How long the log has to drain when the process ends.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// The writing thread formats one number and opens a file.
+const STACK_BYTES: usize = 128 * 1024;
+
+/// UTC as RFC 3339 writes it, always with milliseconds, so that all lines align.
+const TIME_FORMAT: &[BorrowedFormatItem] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// The log of this process, once it has begun. Like the logger of `log` it is there for all threads and set once.
+static JOURNAL: OnceLock<Journal> = OnceLock::new();
+
+struct Journal {
+    buffer: Arc<Buffer>,
+    is_file: bool,
+}
+
+/// Where the log goes.
+pub enum Place {
+    /// To standard error.
+    StandardError,
+    /// To the end of a file.
+    File {
+        /// Where it was opened, and is opened again.
+        path: PathBuf,
+        /// The file.
+        file: File,
+    },
+}
+
+/// Starts the log of this process. Only the first call has an effect.
+pub fn start(level: LevelFilter, place: Place) -> io::Result<()> {
+    let mut config = ConfigBuilder::new();
+    config.set_thread_level(LevelFilter::Off).set_location_level(LevelFilter::Off);
+    config.set_level_padding(LevelPadding::Right).set_time_format_custom(TIME_FORMAT);
+    // The libraries below have nothing to tell an operator.
+    config.add_filter_allow_str("skyorg");
+    let buffer = Arc::new(Buffer::default());
+    let journal = Journal { buffer: buffer.clone(), is_file: matches!(place, Place::File { .. }) };
+    if JOURNAL.set(journal).is_err() {
+        return Ok(());
+    }
+    let (lines, scribe) = (Lines { buffer: buffer.clone(), line: Vec::new() }, Scribe::new(place));
+    let write = move || write_for_ever(&buffer, scribe, Place::open_again);
+    thread::Builder::new().name("log".into()).stack_size(STACK_BYTES).spawn(write)?;
+    // It fails only if a logger is set already, and that one serves as well.
+    let _ = WriteLogger::init(level, config.build(), lines);
+    Ok(())
+}
+
+/// Has the log file opened again, as it must be after it was renamed. It happens after the lines so far are written.
+pub fn open_again() {
+    if let Some(journal) = JOURNAL.get() {
+        journal.buffer.ask_to_open_again();
+    }
+}
+
+/// Says on standard error why the program fails, and in the log file if there is one.
+pub fn tell_failure(failure: &impl fmt::Display) {
+    let sentence = format!("skyorg: {failure}\n");
+    match JOURNAL.get() {
+        // It comes after the lines so far.
+        Some(Journal { buffer, is_file: false }) => buffer.push(sentence.as_bytes()),
+        Some(_) => {
+            error!("{failure}");
+            write_aside(sentence);
+        }
+        None => write_aside(sentence),
+    }
+}
+
+/// Lets the log drain for at most 1 s. Then the process may end.
+pub fn close() {
+    if let Some(journal) = JOURNAL.get() {
+        journal.buffer.drain(DRAIN_TIME);
+    }
+}
+
+/// Writes to standard error, and waits no longer than 1 s until it is done.
+fn write_aside(text: String) {
+    let (done, is_done) = channel();
+    let write = move || {
+        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = done.send(());
+    };
+    if thread::Builder::new().name("failure".into()).spawn(write).is_ok() {
+        let _ = is_done.recv_timeout(DRAIN_TIME);
+    }
+}
+
+impl Place {
+    /// A log file, which is made if it is missing.
+    pub fn file(path: &Path) -> io::Result<Place> {
+        Ok(Place::File { path: path.to_owned(), file: open(path)? })
+    }
+
+    /// Opens the file of its path, which may be another one by now.
+    fn open_again(&mut self) {
+        match self {
+            Place::StandardError => {
+                info!("SIGHUP: there is no log file to open again, and nothing else is read again")
+            }
+            Place::File { path, file } => match open(path) {
+                Ok(opened) => {
+                    *file = opened;
+                    info!("SIGHUP: the log file was opened again; nothing else is read again");
+                }
+                Err(error) => error!(
+                    "SIGHUP: cannot open the log file {} again: {error}; the log goes on in the file that is open",
+                    path.display()
+                ),
+            },
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+impl Write for Place {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Place::StandardError => io::stderr().write(bytes),
+            Place::File { file, .. } => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Collects what a logger writes until a line is whole.
+struct Lines {
+    buffer: Arc<Buffer>,
+    line: Vec<u8>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        if self.line.ends_with(b"\n") {
+            self.buffer.push(&self.line);
+            self.line.clear();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lines that wait to be written.
+#[derive(Default)]
+struct Buffer {
+    waiting: Mutex<Waiting>,
+    /// There is something to do.
+    filled: Condvar,
+    /// There is nothing more to do; told only while somebody waits for that.
+    drained: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// Lines after these that found no room. Until they are told of there is room for none, however short: what is
+    /// dropped is one gap.
+    dropped: u64,
+    /// The log file is to be opened again after these lines.
+    open_again: bool,
+    /// The writing thread sleeps.
+    idle: bool,
+    /// The process ends.
+    ends: bool,
+}
+
+/// What there is to do besides writing the lines.
+struct Taken {
+    dropped: u64,
+    open_again: bool,
+}
+
+impl Buffer {
+    /// Adds whole lines, or drops them if there is no room.
+    fn push(&self, line: &[u8]) {
+        let mut waiting = self.lock();
+        if waiting.dropped == 0 && waiting.make_room(line.len()) {
+            waiting.lines.extend_from_slice(line);
+        } else {
+            waiting.dropped += count_lines(line);
+        }
+        self.wake(waiting);
+    }
+
+    fn ask_to_open_again(&self) {
+        let mut waiting = self.lock();
+        waiting.open_again = true;
+        self.wake(waiting);
+    }
+
+    /// Wakes the writing thread if it sleeps and was not woken yet, which spares a system call per line.
+    fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        let idle = mem::take(&mut waiting.idle);
+        drop(waiting);
+        if idle {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Sleeps until there is something to do, and swaps the lines for an empty buffer.
+    fn take(&self, lines: &mut Vec<u8>) -> Taken {
+        lines.clear();
+        lines.shrink_to(KEPT_BYTES);
+        let mut waiting = self.lock();
+        while waiting.is_empty() {
+            waiting.idle = true;
+            if waiting.ends {
+                self.drained.notify_all();
+            }
+            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        waiting.idle = false;
+        mem::swap(&mut waiting.lines, lines);
+        Taken { dropped: mem::take(&mut waiting.dropped), open_again: mem::take(&mut waiting.open_again) }
+    }
+
+    /// Waits until everything is written, or until the time is over.
+    fn drain(&self, time: Duration) {
+        let mut waiting = self.lock();
+        waiting.ends = true;
+        let is_busy = |waiting: &mut Waiting| !(waiting.idle && waiting.is_empty());
+        let _ = self.drained.wait_timeout_while(waiting, time, is_busy);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // No holder can leave it half changed.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.dropped == 0 && !self.open_again
+    }
+
+    /// Makes room for this many bytes more; false if that would be too many.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        let (wanted, capacity) = (self.lines.len() + bytes, self.lines.capacity());
+        if wanted > WAITING_BYTES_MAX {
+            return false;
+        }
+        if wanted > capacity {
+            let room = wanted.max(2 * capacity).clamp(KEPT_BYTES, WAITING_BYTES_MAX);
+            self.lines.reserve_exact(room - self.lines.len());
+        }
+        true
+    }
+}
+
+/// The writing thread.
+fn write_for_ever<W: Write>(buffer: &Buffer, mut scribe: Scribe<W>, open_again: impl Fn(&mut W)) {
+    let mut lines = Vec::new();
+    loop {
+        let taken = buffer.take(&mut lines);
+        scribe.take_down(&lines, taken.dropped);
+        if taken.open_again {
+            open_again(&mut scribe.output);
+        }
+    }
+}
+
+/// Writes lines, and keeps count of those that were lost.
+struct Scribe<W> {
+    output: W,
+    /// Lines that were lost and not yet told of.
+    lost: u64,
+    /// The last byte that was written is in the middle of a line.
+    torn: bool,
+}
+
+impl<W: Write> Scribe<W> {
+    fn new(output: W) -> Scribe<W> {
+        Scribe { output, lost: 0, torn: false }
+    }
+
+    /// Writes these lines, after which others were dropped.
+    fn take_down(&mut self, lines: &[u8], dropped: u64) {
+        let mut rest = lines;
+        // If what was lost cannot be told, neither can these lines.
+        if self.tell_lost() {
+            while !rest.is_empty() {
+                let piece = first_lines(rest);
+                let written = self.write(piece);
+                rest = &rest[written..];
+                if written < piece.len() {
+                    break;
+                }
+            }
+        }
+        self.lost += count_lines(rest) + dropped;
+        if rest.is_empty() {
+            self.tell_lost();
+        }
+    }
+
+    /// Says how many lines were lost, if any; false if that fails.
+    fn tell_lost(&mut self) -> bool {
+        if self.lost == 0 {
+            return true;
+        }
+        let line_end = if self.torn { "\n" } else { "" };
+        let time = OffsetDateTime::now_utc().format(TIME_FORMAT).unwrap_or_default();
+        let line = format!(
+            "{line_end}{time} [WARN ] {} log lines were dropped: the log was not read in time\n",
+            self.lost
+        );
+        let told = self.write(line.as_bytes()) == line.len();
+        if told {
+            self.lost = 0;
+        }
+        told
+    }
+
+    /// Writes bytes and returns how many; fewer if the output fails.
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.output.write(&bytes[written..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => break,
+                Ok(count) => written += count,
+            }
+        }
+        if let Some(last) = written.checked_sub(1) {
+            self.torn = bytes[last] != b'\n';
+        }
+        written
+    }
+}
+
+/// As many whole lines as one write takes, and at least one.
+fn first_lines(lines: &[u8]) -> &[u8] {
+    let is_end = |&byte: &u8| byte == b'\n';
+    let within = lines.iter().take(PIECE_BYTES).rposition(is_end);
+    let end = within.or_else(|| lines.iter().position(is_end));
+    &lines[..end.map_or(lines.len(), |end| end + 1)]
+}
+
+fn count_lines(lines: &[u8]) -> u64 {
+    lines.iter().filter(|&&byte| byte == b'\n').count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, Sender};
+
+    /// An output that blocks in each write until the test lets go.
+    struct Gate {
+        entered: Sender<()>,
+        open: Receiver<()>,
+        taken: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.entered.send(());
+            let _ = self.open.recv();
+            self.taken.lock().expect("no holder panics").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// An output that has room for some bytes and then fails like a full disk.
+    #[derive(Default)]
+    struct Disk {
+        room: usize,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room);
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= count;
+            self.taken.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn text(bytes: &[u8]) -> &str {
+        str::from_utf8(bytes).expect("text")
+    }
+
+    #[test]
+    fn an_output_that_blocks_for_ever_blocks_no_sender_and_the_end_waits_only_so_long() {
+        let buffer = Arc::new(Buffer::default());
+        let ((entered, is_in), (open, may_go)) = (channel(), channel());
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let gate = Gate { entered, open: may_go, taken: taken.clone() };
+        let scribe = Scribe::new(gate);
+        let writing = buffer.clone();
+        thread::spawn(move || write_for_ever(&writing, scribe, |_| {}));
+        let mut lines = Lines { buffer: buffer.clone(), line: Vec::new() };
+        writeln!(lines, "first").expect("never fails");
+        is_in.recv().expect("the thread writes");
+        // More than there is room for, while the thread is blocked.
+        let line = "x".repeat(99);
+        let count = 2 * WAITING_BYTES_MAX / 100;
+        (0..count).for_each(|_| writeln!(lines, "{line}").expect("never fails"));
+        let kept = WAITING_BYTES_MAX / 100;
+        {
+            let waiting = buffer.lock();
+            assert_eq!((waiting.lines.len(), waiting.dropped), (kept * 100, (count - kept) as u64));
+            assert!(waiting.lines.capacity() <= WAITING_BYTES_MAX);
+        }
+        buffer.drain(Duration::from_millis(1));
+        // The output takes bytes again: everything that was kept comes, and then the count.
+        drop(open);
+        buffer.drain(Duration::from_secs(60));
+        let taken = taken.lock().expect("no holder panics");
+        let all: Vec<&str> = text(&taken).lines().collect();
+        assert_eq!((all.len(), all[0], all[1]), (kept + 2, "first", line.as_str()));
+        assert!(
+            all[kept + 1].contains(&format!("{} log lines were dropped", count - kept)),
+            "{}",
+            all[kept + 1]
+        );
+    }
+
+    #[test]
+    fn a_time_stamp_has_milliseconds_and_one_length() {
+        for (nanoseconds, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_795_600_776_880_000_000, "2026-11-25T09:59:36.880Z"),
+            (1_795_600_776_880_999_999, "2026-11-25T09:59:36.880Z"),
+        ] {
+            let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).expect("a time");
+            assert_eq!(time.format(TIME_FORMAT).expect("it can be written"), expected);
+        }
+    }
+
+    #[test]
+    fn lines_come_out_whole_and_in_order_and_room_is_given_back() {
+        let buffer = Buffer::default();
+        let mut scribe = Scribe::new(Vec::new());
+        let (mut batch, mut expected) = (Vec::new(), String::new());
+        for number in 0..5_000 {
+            let line = format!("{number} {}\n", "y".repeat(number % 200));
+            buffer.push(line.as_bytes());
+            expected += &line;
+            if number % 1_000 == 999 {
+                let taken = buffer.take(&mut batch);
+                scribe.take_down(&batch, taken.dropped);
+            }
+        }
+        assert!(text(&scribe.output) == expected);
+        for _ in 0..2 {
+            buffer.push(b"z\n");
+            buffer.take(&mut batch);
+            assert!(batch.capacity() <= KEPT_BYTES, "{}", batch.capacity());
+            batch.reserve(10 * KEPT_BYTES);
+        }
+    }
+
+    #[test]
+    fn after_a_gap_no_shorter_line_slips_in() {
+        let buffer = Buffer::default();
+        buffer.push(&[b'a'; WAITING_BYTES_MAX - 1]);
+        buffer.push(b"too long\n");
+        buffer.push(b"\n");
+        assert_eq!(buffer.take(&mut Vec::new()).dropped, 2);
+        buffer.push(b"there is room\n");
+        let mut lines = Vec::new();
+        assert_eq!((buffer.take(&mut lines).dropped, text(&lines)), (0, "there is room\n"));
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_counted_and_told_once_there_is_room() {
+        let mut scribe = Scribe::new(Disk { room: 9, ..Disk::default() });
+        scribe.take_down(b"one\ntwo\nthree\nfour\n", 0);
+        scribe.take_down(b"five\n", 0);
+        assert_eq!((text(&scribe.output.taken), scribe.lost), ("one\ntwo\nt", 3));
+        scribe.output.room = 1_000;
+        scribe.take_down(b"six\n", 0);
+        let all: Vec<&str> = text(&scribe.output.taken).lines().collect();
+        assert_eq!((all.len(), all[2], all[4]), (5, "t", "six"));
+        assert!(all[3].contains("3 log lines were dropped"), "{}", all[3]);
+    }
+
+    #[test]
+    fn no_write_has_part_of_a_line_and_small_ones_go_together() {
+        let long = "l".repeat(2 * PIECE_BYTES) + "\n";
+        let lines = "short\n".repeat(PIECE_BYTES / 4) + &long + "end\n";
+        let mut rest = lines.as_bytes();
+        let mut sizes = Vec::new();
+        while !rest.is_empty() {
+            let piece = first_lines(rest);
+            assert!(piece.ends_with(b"\n"));
+            sizes.push(piece.len());
+            rest = &rest[piece.len()..];
+        }
+        assert_eq!(sizes, [4092, 2052, long.len(), 4]);
+        assert_eq!(first_lines(b"no end"), b"no end");
+    }
+}
