@@ -159,10 +159,8 @@ impl Story {
     fn obey_server(&mut self, output: Output) {
         match output {
             Output::Verify { id, .. } if id.slot() == CONTROL => {
-                self.server.handle(
-                    Input::Proved { id, proof: Proof::Control { random: [5; LINK_RANDOM_BYTES] } },
-                    self.now,
-                );
+                self.server
+                    .handle(Input::Proved { id, proof: Proof::control(&[5; LINK_RANDOM_BYTES]) }, self.now);
             }
             Output::Admit { id, .. } if id.slot() == CONTROL => {
                 self.client.handle(Input::Connected { id }, self.now);

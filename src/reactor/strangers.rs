@@ -8,6 +8,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
 use super::buffers::Buffers;
 use super::connections::{Connections, Kind, Life, Message};
 use super::control::Control;
@@ -167,11 +169,11 @@ impl Strangers {
                 let proof = match stranger.purpose {
                     Purpose::Message => Proof::Message { ticket },
                     Purpose::Control => {
-                        let mut random = [0; LINK_RANDOM_BYTES];
-                        if let Err(error) = network.random(&mut random) {
+                        let mut random = Zeroizing::new([0; LINK_RANDOM_BYTES]);
+                        if let Err(error) = network.random(&mut *random) {
                             return self.discard(all, id, CloseReason::Io(error.kind()));
                         }
-                        Proof::Control { random }
+                        Proof::control(&random)
                     }
                 };
                 all.tell(Input::Proved { id, proof });

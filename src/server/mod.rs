@@ -28,9 +28,7 @@ use crate::base::name::Name;
 use crate::base::table::Table;
 use crate::config::limits::Limits;
 use crate::config::{Key, ServerConfig};
-use crate::machine::{
-    Agenda, CloseReason, Door, Fact, Input, LINK_RANDOM_BYTES, Machine, Manner, Output, Proof, Traffic,
-};
+use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
 use crate::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
     Want, Welcome,
@@ -64,8 +62,8 @@ struct Control {
 
 /// How far a control connection has come.
 enum Stage {
-    /// Its Hello is awaited; with the random bytes of the link that may begin.
-    Proved([u8; LINK_RANDOM_BYTES]),
+    /// Its Hello is awaited; with the id and the pool key of the link that may begin.
+    Proved(KeyId, Secret),
     /// It is the head of a link.
     Linked(LinkId),
     /// It closes, and is not listened to.
@@ -174,8 +172,8 @@ impl Server {
     fn proved(&mut self, id: ConnId, proof: Proof) {
         let Some(Stranger { peer, claim: Some(claim) }) = self.strangers.remove(id) else { return };
         match (claim, proof) {
-            (Claim::Key(key), Proof::Control { random }) => {
-                let (admitted, stage) = (self.agenda.now, Stage::Proved(random));
+            (Claim::Key(key), Proof::Control { link, pool_key }) => {
+                let (admitted, stage) = (self.agenda.now, Stage::Proved(link, pool_key));
                 self.controls.insert(id, Control { peer, key, admitted, stage });
                 self.agenda.push(Output::Admit { id, plain: false });
             }
@@ -197,9 +195,9 @@ impl Server {
         match (&control.stage, frame) {
             (Stage::Closing, _) | (Stage::Linked(_), ControlFrame::Skipped) => {}
             // The first frame is a Hello in every version.
-            (Stage::Proved(random), ControlFrame::Hello(hello)) => {
-                let random = *random;
-                self.hello(id, random, &hello);
+            (Stage::Proved(wire_id, pool_key), ControlFrame::Hello(hello)) => {
+                let names = (*wire_id, pool_key.clone());
+                self.hello(id, names, &hello);
             }
             (&Stage::Linked(link), frame) => self.linked(id, link, frame),
             _ => self.fail(id),
@@ -240,7 +238,7 @@ impl Server {
         }
     }
 
-    fn hello(&mut self, id: ConnId, random: [u8; LINK_RANDOM_BYTES], hello: &Hello) {
+    fn hello(&mut self, id: ConnId, names: (KeyId, Secret), hello: &Hello) {
         let Some(control) = self.controls.get(id) else { return };
         let (key, peer) = (control.key.clone(), control.peer);
         let version = match self.version(hello) {
@@ -256,7 +254,7 @@ impl Server {
             self.agenda.fact(Fact::ClientTooMany { key: identity.key, peer, clients });
             return self.close_control(id, CloseReason::Full);
         }
-        self.open_link(id, identity, random, version, hello);
+        self.open_link(id, identity, names, version, hello);
     }
 
     /// The version that both ends speak, unless they cannot work together.
@@ -287,16 +285,12 @@ impl Server {
         &mut self,
         id: ConnId,
         identity: Identity,
-        random: [u8; LINK_RANDOM_BYTES],
+        (wire_id, pool_key): (KeyId, Secret),
         version: u16,
         hello: &Hello,
     ) {
         let Some(control) = self.controls.get_mut(id) else { return };
         let (now, peer) = (self.agenda.now, control.peer);
-        let (mut wire_id, mut pool_key) = ([0; 16], [0; 32]);
-        wire_id.copy_from_slice(&random[..16]);
-        pool_key.copy_from_slice(&random[16..]);
-        let pool_key = Secret::new(pool_key);
         let welcome = Welcome {
             version,
             capabilities: Capabilities::new(self.plain),
@@ -409,7 +403,7 @@ impl Server {
         } else if let Some(control) = self.controls.remove(id) {
             match control.stage {
                 Stage::Linked(link) => self.forget_link(link, reason),
-                Stage::Proved(_) => {
+                Stage::Proved(..) => {
                     self.agenda.fact(Fact::NotAdmitted { peer: control.peer, reason });
                 }
                 Stage::Closing => {}

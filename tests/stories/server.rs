@@ -138,7 +138,7 @@ impl Stage {
     fn control(&mut self) -> (ConnId, Outputs) {
         self.links += 1;
         let (id, _) = self.stranger(Purpose::Control, office());
-        let proof = Proof::Control { random: [self.links; LINK_RANDOM_BYTES] };
+        let proof = Proof::control(&[self.links; LINK_RANDOM_BYTES]);
         (id, self.tell(Input::Proved { id, proof }))
     }
 
