@@ -110,6 +110,9 @@ fn a_key_file_that_is_wrong_is_named_with_its_line() {
     }
     let missing = folder.path("missing");
     fails(&[&client[..], &[&missing]].concat(), 2, &[&missing, "SKYORG_KEY"]);
+    let advice = format!("(umask 077; skyorg keygen > {missing})");
+    fails(&[&server[..], &[&missing]].concat(), 2, &["no key file at", &advice]);
+    assert!(!fs::exists(&missing).expect("the folder is ours"), "a file that was named is not made");
     let directory = folder.path("");
     fails(&[&client[..], &[&directory]].concat(), 2, &["cannot read the key file"]);
     fails(&[&server[..], &[&directory]].concat(), 2, &["cannot read the key file"]);
@@ -137,7 +140,7 @@ fn a_secret_is_never_shown() {
 #[test]
 fn a_port_that_is_taken_is_named() {
     let folder = Folder::new();
-    let key = folder.path("key");
+    let key = folder.key();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it is bound").to_string();
     for place in [1, 3, 5] {
@@ -202,8 +205,13 @@ fn a_new_key_is_one_line_that_both_sides_take() {
 #[test]
 fn a_server_makes_its_first_key_file_and_says_where() {
     let folder = Folder::new();
-    let path = folder.path("new/folder/key");
-    let mut server = Process::skyorg(&[&["server", "--keys", &path][..], &ANY_PORTS].concat(), None);
+    let path = folder.path("new/skyorg/key");
+    let start = || {
+        let mut command = Command::new(SKYORG);
+        command.arg("server").args(ANY_PORTS).env("XDG_CONFIG_HOME", folder.path("new"));
+        Process::start("skyorg server", command)
+    };
+    let mut server = start();
     server.wait_for(&path);
     server.wait_for("control connections: ");
     use std::os::unix::fs::PermissionsExt;
@@ -211,7 +219,7 @@ fn a_server_makes_its_first_key_file_and_says_where() {
     assert_eq!(mode & 0o777, 0o600);
     let before = fs::read(&path).expect("readable");
     server.kill();
-    let server = Process::skyorg(&[&["server", "--keys", &path][..], &ANY_PORTS].concat(), None);
+    let server = start();
     server.wait_for("control connections: ");
     assert!(!server.lines().iter().any(|line| line.contains("no key file")), "it is there now");
     assert_eq!(fs::read(&path).expect("readable"), before);
@@ -293,7 +301,7 @@ fn each_ended_session_is_one_line_at_each_side() {
 #[test]
 fn the_log_goes_to_its_file() {
     let folder = Folder::new();
-    let (key, log) = (folder.path("key"), folder.path("log"));
+    let (key, log) = (folder.key(), folder.path("log"));
     let arguments = [&["server", "--keys", &key, "--log-file", &log][..], &ANY_PORTS].concat();
     let server = Process::skyorg(&arguments, None);
     server.wait_until("the log is written", || {

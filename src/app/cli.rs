@@ -18,7 +18,7 @@ use log::LevelFilter;
 use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
 
 use crate::app::demo;
-use crate::app::run::{BindError, Client, Server};
+use crate::app::run::{BindError, Client, Server, forbid_core_dumps};
 use crate::base::address::{HostPort, Listen};
 use crate::base::name::Name;
 use crate::config::keys::{self, KeyError};
@@ -108,13 +108,14 @@ fn named_command(words: &[&str]) -> &'static str {
 }
 
 fn run(asked: Asked) -> Result<(), Failure> {
+    forbid_core_dumps();
     match asked {
         Asked::Text(text) => print(&text),
         Asked::Command(Command::Server(arguments)) => serve(arguments),
         Asked::Command(Command::Client(arguments)) => connect(arguments),
         Asked::Command(Command::Keygen(KeygenArguments { name })) => {
             let name = name.unwrap_or_else(default_service);
-            print(&keys::line(&keys::generate(name)?))
+            print_line(&keys::line(&keys::generate(name)?))
         }
         Asked::Command(Command::Demo(DemoArguments { once, log_level })) => {
             start_log(log_level, None)?;
@@ -123,9 +124,15 @@ fn run(asked: Asked) -> Result<(), Failure> {
     }
 }
 
-/// Prints to standard output. A closed pipe is not a failure, but a full disk is.
+/// Prints a text and the end of its last line.
 fn print(text: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout(), "{text}") {
+    print_line(&format!("{text}\n"))
+}
+
+/// Prints to standard output, whole lines in one piece: nothing of them stays in its buffer. A closed pipe is not a
+/// failure, but a full disk is.
+fn print_line(line: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(line.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::Io("cannot write to standard output", error))
         }
@@ -370,11 +377,12 @@ mod tests {
     }
 
     fn server(words: &[&str]) -> Result<ServerConfig, Failure> {
-        // Each call has a file of its own, so that no test reads the key file of the person that runs it.
+        // Each call has a file of its own, so that no test reads the key file of the one that runs it.
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("skyorg-cli-{}-{count}", std::process::id()));
         let file = path.display().to_string();
+        std::fs::write(&path, LINE).expect("writes");
         let config = match read(&[&["server", "--keys", &file], words].concat())? {
             Asked::Command(Command::Server(arguments)) => server_config(arguments).map(|(config, _)| config),
             other => panic!("{words:?} asked for {other:?}"),

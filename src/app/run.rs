@@ -188,6 +188,13 @@ fn run<M: Machine>(mut reactor: Reactor<M, MioNetwork>) -> io::Result<()> {
     result
 }
 
+/// Forbids the kernel to write this process's memory, and the secrets in it, into a file when it crashes (core(5)). It
+/// stays readable to its owner, so that its memory can be measured without root.
+pub fn forbid_core_dumps() {
+    // Lowering a limit needs no right (getrlimit(2)); where it is refused all the same, the operator's limit stays.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
+
 /// Raises the soft limit of file descriptors to the hard one (getrlimit(2)), and divides what there is: control
 /// and message connections first, then users, and a reserve.
 fn bound_by_descriptors(limits: &mut Limits, listeners: usize) {

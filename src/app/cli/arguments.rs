@@ -67,7 +67,7 @@ pub(super) struct ServerArguments {
     /// NAME=ADDR, one more service and where its users connect; may be repeated
     #[argh(option)]
     pub(super) service: Vec<Service<Listen>>,
-    /// FILE with one 'NAME SECRET' per line, made if it is missing [default: ~/.config/skyorg/key]
+    /// FILE with one 'NAME SECRET' per line [default: ~/.config/skyorg/key, made if it is missing]
     #[argh(option)]
     pub(super) keys: Option<PathBuf>,
     /// idle message connections kept ready per client, 1 to 1000 [default: 10]
