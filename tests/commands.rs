@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use common::{Folder, Mode, Process, SKYORG, Setup, Tunnel, converse, echo_server, read_out};
+use common::{Folder, MODES, Mode, Process, SKYORG, Setup, Tunnel, converse, echo_server, read_out};
 
 /// What a command that ends by itself leaves: its status, and its two outputs.
 struct Outcome {
@@ -78,6 +78,7 @@ fn what_cannot_be_read_is_bad_usage() {
     fails(&["server", "--request", "here"], 2, &["--request", "here"]);
     fails(&["server", "--request", "127.0.0.1:70000"], 2, &["--request", "127.0.0.1:70000"]);
     fails(&["server", "--service", "5432"], 2, &["NAME=ADDR"]);
+    fails(&["server", "--service", "db=here"], 2, &["behind NAME=, wanted PORT"]);
     fails(&["server", "--pool", "0"], 2, &["--pool", "from 1 to 1000"]);
     fails(&["client", "--server", "host:port", "--local", "1"], 2, &["host:port"]);
     fails(&["client", "--server", "host", "--local", "[::1"], 2, &["[::1"]);
@@ -85,6 +86,8 @@ fn what_cannot_be_read_is_bad_usage() {
     fails(&["client", "--server", "host"], 2, &["nothing to publish", "--local"]);
     fails(&["server", "--service", "a=1", "--service", "a=2"], 2, &["'a' is given twice"]);
     fails(&["server", "--request", "5000", "--control", "5000"], 2, &["5000", "a port of its own"]);
+    let one_for_all = ["server", "--request", "5000", "--message", "5000", "--control", "5000"];
+    fails(&one_for_all, 2, &["5000", "only --message and --control may share one"]);
     fails(&["keygen", "two words"], 2, &["letters, digits"]);
 }
 
@@ -308,6 +311,101 @@ fn the_log_goes_to_its_file() {
         fs::read_to_string(&log).is_ok_and(|text| text.contains("control connections: "))
     });
     assert!(!server.lines().iter().any(|line| line.contains("[INFO")));
+}
+
+/// What a message suggests behind 'such as', up to the ';' before where help is.
+fn suggestions(message: &str) -> Vec<String> {
+    let examples = message.split_once("such as ").expect("a suggestion").1;
+    let examples = examples.split(';').next().unwrap_or_default().replace(" or ", ", ");
+    examples.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn what_an_error_suggests_is_taken() {
+    let server = &["server"][..];
+    let client = &["client", "--server", "localhost"];
+    for (command, option, wrong) in [
+        (server, "--service", "a"),
+        (server, "--service", "8080"),
+        (server, "--request", "here"),
+        (server, "--message", "here"),
+        (server, "--control", "here"),
+        (client, "--publish", "a"),
+        (client, "--local", "http://localhost/"),
+        (client, "--local", "localhost"),
+        (client, "--message", "8080"),
+        (client, "--message", "localhost"),
+    ] {
+        let outcome = run(&[command, &[option, wrong]].concat(), &[]);
+        assert_eq!(outcome.status, 2, "{option} {wrong}");
+        let suggested = suggestions(outcome.stderr.trim());
+        for (number, value) in suggested.iter().enumerate() {
+            // It is taken if the complaint is of something else: here, of the key file that is not there.
+            let more = ["--local", "1", if command == server { "--keys" } else { "--key" }, "/nowhere/key"];
+            let more = if command == server || option == "--local" { &more[2..] } else { &more[..] };
+            let outcome = run(&[command, &[option, value], more].concat(), &[]);
+            let text = outcome.stderr;
+            assert!(
+                text.contains("no key file at /nowhere/key"),
+                "{option} {wrong}, {number}: {value}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_port_serves_message_and_control_connections() {
+    for mode in MODES {
+        // Another program may take the free port first.
+        let mut tries = 0;
+        let tunnel = loop {
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+            let free = free.expect("a free port").to_string();
+            let folder = Folder::new();
+            let key = folder.key();
+            let mut arguments = vec!["server", "--keys", &key, "--request", "127.0.0.1:0"];
+            arguments.extend(["--message", &free, "--control", &free]);
+            arguments.extend((mode == Mode::Plain).then_some("--plain"));
+            let server = Process::skyorg(&arguments, None);
+            if server.wait_for("").contains("cannot listen on") && tries < 10 {
+                tries += 1;
+                continue;
+            }
+            break (server, free, key, folder);
+        };
+        let (server, port, key, _folder) = tunnel;
+        assert!(server.wait_for("message connections: ").ends_with(&port));
+        assert!(server.wait_for("control connections: ").ends_with(&port));
+        let users = server.wait_for("users connect to ");
+        let users = users.rsplit(' ').next().and_then(|address| address.parse().ok()).expect("an address");
+        let local = echo_server().to_string();
+        let mut arguments = vec!["client", "--server", &port, "--local", &local, "--key", &key];
+        arguments.extend((mode == Mode::Plain).then_some("--plain"));
+        let client = Process::skyorg(&arguments, None);
+        client.wait_for("service default: users of port");
+        for _ in 0..3 {
+            converse(&mut common::connect(users), b"through one port");
+        }
+    }
+}
+
+#[test]
+fn the_demo_says_nothing_of_descriptors_and_a_server_does() {
+    let folder = Folder::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 1024; exec \"$0\" demo --once 2>&1"]).arg(SKYORG).stdin(Stdio::null());
+    let output = command.output().expect("the program runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success() && text.starts_with("A request went through the tunnel"), "{text}");
+
+    let key = folder.key();
+    let arguments = [&["server", "--keys", &key][..], &ANY_PORTS].concat();
+    let server = Process::skyorg(&arguments, Some(1024));
+    let line = server.wait_for("1024 file descriptors are enough for");
+    assert!(line.contains("not for 10000") && line.contains("--max-users"), "{line}");
+    let modest = Process::skyorg(&[&arguments[..], &["--max-users", "100"]].concat(), Some(1024));
+    modest.wait_for("control connections: ");
+    assert!(!modest.lines().iter().any(|line| line.contains("file descriptors")));
 }
 
 #[test]

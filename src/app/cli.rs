@@ -153,6 +153,9 @@ fn serve(arguments: ServerArguments) -> Result<(), Failure> {
         );
     }
     let server = Server::bind(config).map_err(Failure::Bind)?;
+    if let Some(shortage) = server.shortage() {
+        log::warn!("{shortage}");
+    }
     server.run().map_err(|error| Failure::Io("the server cannot go on", error))
 }
 
@@ -173,7 +176,10 @@ fn server_config(arguments: ServerArguments) -> Result<(ServerConfig, Option<Pat
         services.insert(0, (default_service(), Listen::Any(REQUEST_PORT)));
     }
     all_differ(services.iter().map(|(name, _)| name))?;
-    let places = services.iter().map(|&(_, place)| place).chain([arguments.message, arguments.control]);
+    let (message, control) = (arguments.message, arguments.control);
+    // These two may share a port: a client says what it comes for.
+    let for_clients = std::iter::once(message).chain((control != message).then_some(control));
+    let places = services.iter().map(|&(_, place)| place).chain(for_clients);
     let mut taken = HashSet::new();
     // Port 0 is a new port each time.
     for place in places.filter(|place| place.port() != 0) {
@@ -194,14 +200,8 @@ fn server_config(arguments: ServerArguments) -> Result<(ServerConfig, Option<Pat
     }
     // Last, because it may make a file.
     let found = keys::server_keys(arguments.keys.as_deref())?;
-    let config = ServerConfig {
-        services,
-        message: arguments.message,
-        control: arguments.control,
-        keys: found.keys,
-        plain: arguments.plain,
-        limits,
-    };
+    let config =
+        ServerConfig { services, message, control, keys: found.keys, plain: arguments.plain, limits };
     Ok((config, found.made))
 }
 
@@ -341,8 +341,8 @@ impl fmt::Display for Failure {
             ),
             Self::SamePlace(listen) => write!(
                 f,
-                "{listen} is wanted for two things; give --request, --message, --control and each --service \
-                 a port of its own"
+                "{listen} is wanted for two things; give --request and each --service a port of its own; only \
+                 --message and --control may share one"
             ),
             Self::LogFile(path, error) => write!(
                 f,
@@ -462,6 +462,13 @@ mod tests {
         for words in [&["--request", "33334"][..], &["--message=127.0.0.1:1", "--service", "a=127.0.0.1:1"]] {
             assert!(matches!(server(words), Err(Failure::SamePlace(_))), "{words:?}");
         }
+        let both = server(&["--message", "1", "--control", "1"]).expect("these two may share a port");
+        assert!(both.shares_a_port());
+        assert!(!server(&["--message", "0", "--control", "0"]).expect("reads").shares_a_port());
+        assert!(matches!(
+            server(&["--message=1", "--control=1", "--service=a=1"]),
+            Err(Failure::SamePlace(_))
+        ));
         assert!(server(&["--request=0", "--message=0", "--control=[::1]:0", "--service=a=[::1]:0"]).is_ok());
         let twice = ["--server", "host", "--local", "80", "--publish", "default=81"];
         assert!(matches!(client(&twice), Err(Failure::SameService(_))));

@@ -12,7 +12,7 @@ use super::input::Traffic;
 use crate::base::address::HostPort;
 use crate::base::id::ConnId;
 use crate::base::name::Name;
-use crate::wire::control::{Denial, Refusal};
+use crate::wire::control::{Denial, Refusal, Versions};
 
 /// Something that an operator may want to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,8 @@ pub enum Fact {
         key: Name,
         /// Where it comes from.
         peer: SocketAddr,
+        /// The protocol versions that it speaks.
+        versions: Versions,
         /// Why.
         refusal: Refusal,
     },
@@ -329,8 +331,16 @@ impl fmt::Display for Fact {
             Fact::ClientLeaves { link, key } => {
                 write!(f, "{link} client {key} is leaving; its running sessions go on")
             }
-            Fact::ClientRefused { key, peer, refusal } => {
-                write!(f, "client {key} from {peer} was refused: {refusal}")
+            Fact::ClientRefused { key, peer, versions, refusal } => {
+                write!(f, "client {key} from {peer} was refused: ")?;
+                match refusal {
+                    Refusal::Versions(server) => write!(
+                        f,
+                        "no protocol version in common: this server speaks {server}, the client {versions}; install \
+                         the same skyorg on both sides"
+                    ),
+                    refusal => write!(f, "{refusal}"),
+                }
             }
             Fact::ClientTooMany { key, peer, clients } => {
                 write!(f, "client {key} from {peer} is one too many: {clients} are connected")

@@ -31,7 +31,7 @@ use crate::config::{Key, ServerConfig};
 use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
 use crate::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
-    Want, Welcome,
+    Versions, Want, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
 use links::{Identity, Link};
@@ -94,6 +94,7 @@ impl Server {
         jitter: fastrand::Rng,
         now: Instant,
     ) -> Server {
+        let one_port = config.shares_a_port();
         let mut server = Server {
             keys: config.keys.into_iter().map(|key| (key_id(&key.secret), key)).collect(),
             plain: config.plain,
@@ -109,7 +110,11 @@ impl Server {
         for (name, at) in &config.services {
             wanted.extend(server.matching.services.add(name).map(|id| (ListenerUse::Users(id), *at)));
         }
-        wanted.extend([(ListenerUse::Message, config.message), (ListenerUse::Control, config.control)]);
+        if one_port {
+            wanted.push((ListenerUse::Clients, config.control));
+        } else {
+            wanted.extend([(ListenerUse::Message, config.message), (ListenerUse::Control, config.control)]);
+        }
         for (serves, at) in wanted {
             if let Some(id) = server.listeners.add(serves, at) {
                 server.agenda.push(Output::Listen { id, at, door: serves.door() });
@@ -127,7 +132,7 @@ impl Server {
     pub fn service_name(&self, listener: &Listener) -> Option<&Name> {
         match listener.serves {
             ListenerUse::Users(service) => self.matching.services.name(service),
-            ListenerUse::Message | ListenerUse::Control => None,
+            ListenerUse::Message | ListenerUse::Control | ListenerUse::Clients => None,
         }
     }
 
@@ -243,7 +248,7 @@ impl Server {
         let (key, peer) = (control.key.clone(), control.peer);
         let version = match self.version(hello) {
             Ok(version) => version,
-            Err(refusal) => return self.refuse(id, key, peer, refusal),
+            Err(refusal) => return self.refuse(id, key, peer, hello.versions, refusal),
         };
         let identity = Identity { key, instance: hello.instance };
         if let Some(older) = self.matching.links.older_self(&identity) {
@@ -267,8 +272,8 @@ impl Server {
         }
     }
 
-    fn refuse(&mut self, id: ConnId, key: Name, peer: SocketAddr, refusal: Refusal) {
-        self.agenda.fact(Fact::ClientRefused { key, peer, refusal });
+    fn refuse(&mut self, id: ConnId, key: Name, peer: SocketAddr, versions: Versions, refusal: Refusal) {
+        self.agenda.fact(Fact::ClientRefused { key, peer, versions, refusal });
         self.agenda.push(Output::Send { id, frame: ControlFrame::Refused(refusal) });
         self.close_control(id, CloseReason::Drained);
     }

@@ -335,7 +335,14 @@ fn a_client_without_a_common_version_is_refused_with_the_servers_range() {
     let refusal = Refusal::Versions(VERSIONS);
     assert_eq!(outputs.said(client.control), [ControlFrame::Refused(refusal)]);
     assert_eq!(outputs.closes(), [(client.control, CloseReason::Drained, Manner::Whole)]);
-    assert_eq!(outputs.facts(), [&Fact::ClientRefused { key: name("office"), peer: peer(), refusal }]);
+    let fact = Fact::ClientRefused { key: name("office"), peer: peer(), versions, refusal };
+    assert_eq!(outputs.facts(), [&fact]);
+    let expected = format!(
+        "no protocol version in common: this server speaks {}, the client {}; install the same skyorg on both sides",
+        VERSIONS.most,
+        VERSIONS.most + 1
+    );
+    assert!(fact.to_string().ends_with(&expected), "{fact}");
 }
 
 #[test]
