@@ -8,6 +8,7 @@ use std::time::Duration;
 use log::Level;
 
 use super::close::CloseReason;
+use super::ending::Ending;
 use super::input::Traffic;
 use crate::base::address::HostPort;
 use crate::base::id::ConnId;
@@ -363,8 +364,8 @@ impl fmt::Display for Fact {
                 let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
                 write!(
                     f,
-                    "#{number} user {user} of {service}: {received} bytes in, {sent} bytes out, {seconds:.3} s, \
-                     {reason}"
+                    "#{number} user {user} of {service}: {received} bytes in, {sent} bytes out, {seconds:.3} s, {}",
+                    Ending::User(*reason)
                 )
             }
             Fact::UserShed { peer, users } => {
@@ -417,7 +418,8 @@ impl fmt::Display for Fact {
                 write!(
                     f,
                     "#{number} user {user} of {service} at {local}: {sent} bytes in, {received} bytes out, \
-                     {seconds:.3} s, {reason}"
+                     {seconds:.3} s, {}",
+                    Ending::Proxy(*reason)
                 )
             }
             Fact::Duplicate { number } => write!(f, "#{number} came again and has been seen already"),
