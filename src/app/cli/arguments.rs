@@ -61,7 +61,7 @@ pub(super) struct ServerArguments {
     /// ADDR where clients bring message connections [default: 33334]
     #[argh(option, default = "Listen::Any(MESSAGE_PORT)")]
     pub(super) message: Listen,
-    /// ADDR where clients bring control connections [default: 33335]
+    /// ADDR where clients bring control connections; may equal --message [default: 33335]
     #[argh(option, default = "Listen::Any(CONTROL_PORT)")]
     pub(super) control: Listen,
     /// NAME=ADDR, one more service and where its users connect; may be repeated
@@ -101,7 +101,7 @@ pub(super) struct ServerArguments {
     example = "skyorg client --server public.example --local localhost:8080",
     example = "skyorg client --server public.example --publish db=db.lan:5432",
     note = "ADDR is HOST:PORT, [IPv6]:PORT, or PORT for localhost.\n\
-        The key: SKYORG_KEY may hold its line 'NAME SECRET' instead of a file."
+        The key: SKYORG_KEY may hold its line 'NAME SECRET' instead; a file is safer."
 )]
 pub(super) struct ClientArguments {
     /// HOST or HOST:PORT of the server's control port [default port: 33335]
