@@ -303,7 +303,7 @@ impl ControlFrame {
                 heartbeat: duration(fields)?,
                 instance: fields.array()?,
                 link: fields.array()?,
-                pool_key: Secret::copy_of(&*Zeroizing::new(fields.array()?)),
+                pool_key: Secret::copy_of(&Zeroizing::new(fields.array()?)),
                 message_port: fields.u16()?,
             }),
             3 => ControlFrame::Refused(match fields.u8()? {
