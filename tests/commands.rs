@@ -333,6 +333,8 @@ fn what_an_error_suggests_is_taken() {
         (client, "--publish", "a"),
         (client, "--local", "http://localhost/"),
         (client, "--local", "localhost"),
+        (client, "--local", "[::1"),
+        (client, "--message", ":8080"),
         (client, "--message", "8080"),
         (client, "--message", "localhost"),
     ] {

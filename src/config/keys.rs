@@ -181,7 +181,8 @@ pub struct ClientKey {
     pub others: usize,
 }
 
-/// Reads the server's keys, from the default file unless told otherwise. Only the default file is made if it is missing.
+/// Reads the server's keys, from the default file unless told otherwise. Only the default file is made if it is
+/// missing.
 pub fn server_keys(path: Option<&Path>) -> Result<ServerKeys, KeyError> {
     match path {
         Some(path) => match read_file(named_path(path)?) {

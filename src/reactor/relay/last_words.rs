@@ -1,5 +1,5 @@
 //! What a message connection that broke still had to say. Its peer aborts the session before it closes the connection,
-//! and the write that failed is noticed before the frame is read: so it is looked for behind the bytes that nobody gets.
+//! and a failed write is noticed before that frame is read: so it is looked for behind the bytes that nobody gets.
 
 use std::io;
 
