@@ -76,12 +76,15 @@ fn a_server_holds_a_secret_once_before_a_client_has_come() {
 fn the_variable_is_held_by_nobody_but_the_environment() {
     let folder = Folder::new();
     let key = folder.key();
-    let mut command = Command::new(SKYORG);
-    command.args(["client", "--server", "127.0.0.1:1", "--local", "1"]);
-    command.env("SKYORG_KEY", fs::read_to_string(&key).expect("readable").trim());
-    let client = Process::start("skyorg client", command);
-    client.wait_for("trying again");
-    assert_eq!(places(&client, secret(&key).text.as_bytes()), ["[stack]"]);
+    // It is not used where a file is named.
+    for more in [&[][..], &["--key", &key]] {
+        let mut command = Command::new(SKYORG);
+        command.args(["client", "--server", "127.0.0.1:1", "--local", "1"]).args(more);
+        command.env("SKYORG_KEY", fs::read_to_string(&key).expect("readable").trim());
+        let client = Process::start("skyorg client", command);
+        client.wait_for("trying again");
+        assert_eq!(places(&client, secret(&key).text.as_bytes()), ["[stack]"], "{more:?}");
+    }
 }
 
 #[test]

@@ -208,11 +208,10 @@ fn read_or_make(path: PathBuf) -> Result<ServerKeys, KeyError> {
 /// Finds the client's key: the file it was told, else the environment's line, which is wiped, else the default file.
 /// Of several it is the first, so that a client beside its server works with the server's file.
 pub fn client_key(path: Option<&Path>, line: Option<OsString>) -> Result<ClientKey, KeyError> {
+    // Wiped also where it is not used.
+    let line = line.map(|line| Zeroizing::new(line.into_encoded_bytes()));
     let (origin, keys) = match line.filter(|line| path.is_none() && !line.is_empty()) {
-        Some(line) => {
-            let line = Zeroizing::new(line.into_encoded_bytes());
-            (Origin::Variable, parse(&line, &Origin::Variable)?)
-        }
+        Some(line) => (Origin::Variable, parse(&line, &Origin::Variable)?),
         None => {
             let path = path.map_or_else(default_place, |path| named_path(path).map(Path::to_owned))?;
             let keys = match read_file(&path) {
