@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use common::{Folder, Mode, Process, SKYORG, Setup, Tunnel, converse, echo_server, read_out};
+use common::{Folder, MODES, Mode, Process, SKYORG, Setup, Tunnel, converse, echo_server, read_out};
 
 /// What a command that ends by itself leaves: its status, and its two outputs.
 struct Outcome {
@@ -78,6 +78,7 @@ fn what_cannot_be_read_is_bad_usage() {
     fails(&["server", "--request", "here"], 2, &["--request", "here"]);
     fails(&["server", "--request", "127.0.0.1:70000"], 2, &["--request", "127.0.0.1:70000"]);
     fails(&["server", "--service", "5432"], 2, &["NAME=ADDR"]);
+    fails(&["server", "--service", "db=here"], 2, &["behind NAME=, wanted PORT"]);
     fails(&["server", "--pool", "0"], 2, &["--pool", "from 1 to 1000"]);
     fails(&["client", "--server", "host:port", "--local", "1"], 2, &["host:port"]);
     fails(&["client", "--server", "host", "--local", "[::1"], 2, &["[::1"]);
@@ -85,6 +86,8 @@ fn what_cannot_be_read_is_bad_usage() {
     fails(&["client", "--server", "host"], 2, &["nothing to publish", "--local"]);
     fails(&["server", "--service", "a=1", "--service", "a=2"], 2, &["'a' is given twice"]);
     fails(&["server", "--request", "5000", "--control", "5000"], 2, &["5000", "a port of its own"]);
+    let one_for_all = ["server", "--request", "5000", "--message", "5000", "--control", "5000"];
+    fails(&one_for_all, 2, &["5000", "only --message and --control may share one"]);
     fails(&["keygen", "two words"], 2, &["letters, digits"]);
 }
 
@@ -110,6 +113,9 @@ fn a_key_file_that_is_wrong_is_named_with_its_line() {
     }
     let missing = folder.path("missing");
     fails(&[&client[..], &[&missing]].concat(), 2, &[&missing, "SKYORG_KEY"]);
+    let advice = format!("(umask 077; skyorg keygen > {missing})");
+    fails(&[&server[..], &[&missing]].concat(), 2, &["no key file at", &advice]);
+    assert!(!fs::exists(&missing).expect("the folder is ours"), "a file that was named is not made");
     let directory = folder.path("");
     fails(&[&client[..], &[&directory]].concat(), 2, &["cannot read the key file"]);
     fails(&[&server[..], &[&directory]].concat(), 2, &["cannot read the key file"]);
@@ -137,7 +143,7 @@ fn a_secret_is_never_shown() {
 #[test]
 fn a_port_that_is_taken_is_named() {
     let folder = Folder::new();
-    let key = folder.path("key");
+    let key = folder.key();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it is bound").to_string();
     for place in [1, 3, 5] {
@@ -202,8 +208,13 @@ fn a_new_key_is_one_line_that_both_sides_take() {
 #[test]
 fn a_server_makes_its_first_key_file_and_says_where() {
     let folder = Folder::new();
-    let path = folder.path("new/folder/key");
-    let mut server = Process::skyorg(&[&["server", "--keys", &path][..], &ANY_PORTS].concat(), None);
+    let path = folder.path("new/skyorg/key");
+    let start = || {
+        let mut command = Command::new(SKYORG);
+        command.arg("server").args(ANY_PORTS).env("XDG_CONFIG_HOME", folder.path("new"));
+        Process::start("skyorg server", command)
+    };
+    let mut server = start();
     server.wait_for(&path);
     server.wait_for("control connections: ");
     use std::os::unix::fs::PermissionsExt;
@@ -211,7 +222,7 @@ fn a_server_makes_its_first_key_file_and_says_where() {
     assert_eq!(mode & 0o777, 0o600);
     let before = fs::read(&path).expect("readable");
     server.kill();
-    let server = Process::skyorg(&[&["server", "--keys", &path][..], &ANY_PORTS].concat(), None);
+    let server = start();
     server.wait_for("control connections: ");
     assert!(!server.lines().iter().any(|line| line.contains("no key file")), "it is there now");
     assert_eq!(fs::read(&path).expect("readable"), before);
@@ -293,13 +304,110 @@ fn each_ended_session_is_one_line_at_each_side() {
 #[test]
 fn the_log_goes_to_its_file() {
     let folder = Folder::new();
-    let (key, log) = (folder.path("key"), folder.path("log"));
+    let (key, log) = (folder.key(), folder.path("log"));
     let arguments = [&["server", "--keys", &key, "--log-file", &log][..], &ANY_PORTS].concat();
     let server = Process::skyorg(&arguments, None);
     server.wait_until("the log is written", || {
         fs::read_to_string(&log).is_ok_and(|text| text.contains("control connections: "))
     });
     assert!(!server.lines().iter().any(|line| line.contains("[INFO")));
+}
+
+/// What a message suggests behind 'such as', up to the ';' before where help is.
+fn suggestions(message: &str) -> Vec<String> {
+    let examples = message.split_once("such as ").expect("a suggestion").1;
+    let examples = examples.split(';').next().unwrap_or_default().replace(" or ", ", ");
+    examples.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn what_an_error_suggests_is_taken() {
+    let server = &["server"][..];
+    let client = &["client", "--server", "localhost"];
+    for (command, option, wrong) in [
+        (server, "--service", "a"),
+        (server, "--service", "8080"),
+        (server, "--request", "here"),
+        (server, "--message", "here"),
+        (server, "--control", "here"),
+        (client, "--publish", "a"),
+        (client, "--local", "http://localhost/"),
+        (client, "--local", "localhost"),
+        (client, "--local", "[::1"),
+        (client, "--message", ":8080"),
+        (client, "--message", "8080"),
+        (client, "--message", "localhost"),
+    ] {
+        let outcome = run(&[command, &[option, wrong]].concat(), &[]);
+        assert_eq!(outcome.status, 2, "{option} {wrong}");
+        let suggested = suggestions(outcome.stderr.trim());
+        for (number, value) in suggested.iter().enumerate() {
+            // It is taken if the complaint is of something else: here, of the key file that is not there.
+            let more = ["--local", "1", if command == server { "--keys" } else { "--key" }, "/nowhere/key"];
+            let more = if command == server || option == "--local" { &more[2..] } else { &more[..] };
+            let outcome = run(&[command, &[option, value], more].concat(), &[]);
+            let text = outcome.stderr;
+            assert!(
+                text.contains("no key file at /nowhere/key"),
+                "{option} {wrong}, {number}: {value}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_port_serves_message_and_control_connections() {
+    for mode in MODES {
+        // Another program may take the free port first.
+        let mut tries = 0;
+        let tunnel = loop {
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+            let free = free.expect("a free port").to_string();
+            let folder = Folder::new();
+            let key = folder.key();
+            let mut arguments = vec!["server", "--keys", &key, "--request", "127.0.0.1:0"];
+            arguments.extend(["--message", &free, "--control", &free]);
+            arguments.extend((mode == Mode::Plain).then_some("--plain"));
+            let server = Process::skyorg(&arguments, None);
+            if server.wait_for("").contains("cannot listen on") && tries < 10 {
+                tries += 1;
+                continue;
+            }
+            break (server, free, key, folder);
+        };
+        let (server, port, key, _folder) = tunnel;
+        assert!(server.wait_for("message connections: ").ends_with(&port));
+        assert!(server.wait_for("control connections: ").ends_with(&port));
+        let users = server.wait_for("users connect to ");
+        let users = users.rsplit(' ').next().and_then(|address| address.parse().ok()).expect("an address");
+        let local = echo_server().to_string();
+        let mut arguments = vec!["client", "--server", &port, "--local", &local, "--key", &key];
+        arguments.extend((mode == Mode::Plain).then_some("--plain"));
+        let client = Process::skyorg(&arguments, None);
+        client.wait_for("service default: users of port");
+        for _ in 0..3 {
+            converse(&mut common::connect(users), b"through one port");
+        }
+    }
+}
+
+#[test]
+fn the_demo_says_nothing_of_descriptors_and_a_server_does() {
+    let folder = Folder::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 1024; exec \"$0\" demo --once 2>&1"]).arg(SKYORG).stdin(Stdio::null());
+    let output = command.output().expect("the program runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success() && text.starts_with("A request went through the tunnel"), "{text}");
+
+    let key = folder.key();
+    let arguments = [&["server", "--keys", &key][..], &ANY_PORTS].concat();
+    let server = Process::skyorg(&arguments, Some(1024));
+    let line = server.wait_for("1024 file descriptors are enough for");
+    assert!(line.contains("not for 10000") && line.contains("--max-users"), "{line}");
+    let modest = Process::skyorg(&[&arguments[..], &["--max-users", "100"]].concat(), Some(1024));
+    modest.wait_for("control connections: ");
+    assert!(!modest.lines().iter().any(|line| line.contains("file descriptors")));
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl Story {
         let hello = ClearHello { suite: Suite::AesGcm, purpose, key_id: self.session };
         self.server.handle(Input::Greeted { id, hello }, self.now);
         let proof = match purpose {
-            Purpose::Control => Proof::Control { random: [3; LINK_RANDOM_BYTES], flight: 1 },
+            Purpose::Control => Proof::control(&[3; LINK_RANDOM_BYTES], 1),
             Purpose::Message => Proof::Message { ticket },
         };
         self.tell(Input::Proved { id, proof });

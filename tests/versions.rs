@@ -159,13 +159,14 @@ impl Story {
     fn obey_server(&mut self, output: Output) {
         match output {
             Output::Verify { id, .. } if id.slot() == CONTROL => {
-                self.server.handle(
-                    Input::Proved { id, proof: Proof::Control { random: [5; LINK_RANDOM_BYTES], flight: 1 } },
-                    self.now,
-                );
+                let proof = Proof::control(&[5; LINK_RANDOM_BYTES], 1);
+                self.server.handle(Input::Proved { id, proof }, self.now);
             }
-            Output::Answer { id, .. } if id.slot() == CONTROL => {
-                self.client.handle(Input::Connected { id }, self.now);
+            Output::Answer { id, .. } => {
+                self.server.handle(Input::Answered { id }, self.now);
+                if id.slot() == CONTROL {
+                    self.client.handle(Input::Connected { id }, self.now);
+                }
             }
             Output::Send { id, frame } => {
                 match &frame {

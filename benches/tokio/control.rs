@@ -70,7 +70,7 @@ async fn admit(
         Purpose::Control => {
             let mut random = [0; LINK_RANDOM_BYTES];
             getrandom::fill(&mut random).map_err(|_| CloseReason::Shutdown)?;
-            Proof::Control { random, flight: Responder::flight_mark(&flight) }
+            Proof::control(&random, Responder::flight_mark(&flight))
         }
     };
     shared.input(Input::Proved { id, proof });

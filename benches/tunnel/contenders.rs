@@ -271,7 +271,7 @@ fn start_skyorg(
     let folder = around.folder;
     let key = "bench".parse().ok().and_then(|name| keys::generate(name).ok());
     let key = key.ok_or_else(|| io::Error::other("no random bytes for a key"))?;
-    let keys = folder.write_secret("key", &format!("{}\n", keys::line(&key)))?;
+    let keys = folder.write_secret("key", &keys::line(&key))?;
     let keys = keys.display().to_string();
     let mut common = Vec::new();
     common.extend(plain.then_some("--plain"));

@@ -16,7 +16,7 @@ use log::LevelFilter;
 
 use crate::app::demo;
 use crate::app::journal::{self, Place};
-use crate::app::run::{BindError, Client, Server};
+use crate::app::run::{BindError, Client, Server, forbid_core_dumps};
 use crate::base::address::{HostPort, Listen};
 use crate::base::name::Name;
 use crate::config::keys::{self, KeyError};
@@ -101,13 +101,14 @@ fn named_command(words: &[&str]) -> &'static str {
 }
 
 fn run(asked: Asked) -> Result<(), Failure> {
+    forbid_core_dumps();
     match asked {
         Asked::Text(text) => print(&text),
         Asked::Command(Command::Server(arguments)) => serve(arguments),
         Asked::Command(Command::Client(arguments)) => connect(arguments),
         Asked::Command(Command::Keygen(KeygenArguments { name })) => {
             let name = name.unwrap_or_else(default_service);
-            print(&keys::line(&keys::generate(name)?))
+            print_line(&keys::line(&keys::generate(name)?))
         }
         Asked::Command(Command::Demo(DemoArguments { once, log_level })) => {
             start_log(log_level, None)?;
@@ -116,9 +117,15 @@ fn run(asked: Asked) -> Result<(), Failure> {
     }
 }
 
-/// Prints to standard output. A closed pipe is not a failure, but a full disk is.
+/// Prints a text and the end of its last line.
 fn print(text: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout(), "{text}") {
+    print_line(&format!("{text}\n"))
+}
+
+/// Prints to standard output, whole lines in one piece: nothing of them stays in its buffer. A closed pipe is not a
+/// failure, but a full disk is.
+fn print_line(line: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(line.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::Io("cannot write to standard output", error))
         }
@@ -139,6 +146,9 @@ fn serve(arguments: ServerArguments) -> Result<(), Failure> {
         );
     }
     let server = Server::bind(config).map_err(Failure::Bind)?;
+    if let Some(shortage) = server.shortage() {
+        log::warn!("{shortage}");
+    }
     server.run().map_err(|error| Failure::Io("the server cannot go on", error))
 }
 
@@ -159,7 +169,10 @@ fn server_config(arguments: ServerArguments) -> Result<(ServerConfig, Option<Pat
         services.insert(0, (default_service(), Listen::Any(REQUEST_PORT)));
     }
     all_differ(services.iter().map(|(name, _)| name))?;
-    let places = services.iter().map(|&(_, place)| place).chain([arguments.message, arguments.control]);
+    let (message, control) = (arguments.message, arguments.control);
+    // These two may share a port: a client says what it comes for.
+    let for_clients = std::iter::once(message).chain((control != message).then_some(control));
+    let places = services.iter().map(|&(_, place)| place).chain(for_clients);
     let mut taken = HashSet::new();
     // Port 0 is a new port each time.
     for place in places.filter(|place| place.port() != 0) {
@@ -180,14 +193,8 @@ fn server_config(arguments: ServerArguments) -> Result<(ServerConfig, Option<Pat
     }
     // Last, because it may make a file.
     let found = keys::server_keys(arguments.keys.as_deref())?;
-    let config = ServerConfig {
-        services,
-        message: arguments.message,
-        control: arguments.control,
-        keys: found.keys,
-        plain: arguments.plain,
-        limits,
-    };
+    let config =
+        ServerConfig { services, message, control, keys: found.keys, plain: arguments.plain, limits };
     Ok((config, found.made))
 }
 
@@ -314,8 +321,8 @@ impl fmt::Display for Failure {
             ),
             Self::SamePlace(listen) => write!(
                 f,
-                "{listen} is wanted for two things; give --request, --message, --control and each --service \
-                 a port of its own"
+                "{listen} is wanted for two things; give --request and each --service a port of its own; only \
+                 --message and --control may share one"
             ),
             Self::LogFile(path, error) => write!(
                 f,
@@ -350,11 +357,12 @@ mod tests {
     }
 
     fn server(words: &[&str]) -> Result<ServerConfig, Failure> {
-        // Each call has a file of its own, so that no test reads the key file of the person that runs it.
+        // Each call has a file of its own, so that no test reads the key file of the one that runs it.
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("skyorg-cli-{}-{count}", std::process::id()));
         let file = path.display().to_string();
+        std::fs::write(&path, LINE).expect("writes");
         let config = match read(&[&["server", "--keys", &file], words].concat())? {
             Asked::Command(Command::Server(arguments)) => server_config(arguments).map(|(config, _)| config),
             other => panic!("{words:?} asked for {other:?}"),
@@ -434,6 +442,13 @@ mod tests {
         for words in [&["--request", "33334"][..], &["--message=127.0.0.1:1", "--service", "a=127.0.0.1:1"]] {
             assert!(matches!(server(words), Err(Failure::SamePlace(_))), "{words:?}");
         }
+        let both = server(&["--message", "1", "--control", "1"]).expect("these two may share a port");
+        assert!(both.shares_a_port());
+        assert!(!server(&["--message", "0", "--control", "0"]).expect("reads").shares_a_port());
+        assert!(matches!(
+            server(&["--message=1", "--control=1", "--service=a=1"]),
+            Err(Failure::SamePlace(_))
+        ));
         assert!(server(&["--request=0", "--message=0", "--control=[::1]:0", "--service=a=[::1]:0"]).is_ok());
         let twice = ["--server", "host", "--local", "80", "--publish", "default=81"];
         assert!(matches!(client(&twice), Err(Failure::SameService(_))));

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::{info, warn};
+use log::info;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::journal;
@@ -47,6 +47,7 @@ impl Bound {
                     let what = match (listener.serves, name) {
                         (ListenerUse::Message, _) => "message connections".into(),
                         (ListenerUse::Control, _) => "control connections".into(),
+                        (ListenerUse::Clients, _) => "message and control connections".into(),
                         (ListenerUse::Users(_), name) => {
                             format!("users of service {}", name.map_or("", Name::as_str))
                         }
@@ -58,6 +59,7 @@ impl Bound {
             match (listener.serves, name) {
                 (ListenerUse::Message, _) => bound.message = address,
                 (ListenerUse::Control, _) => bound.control = address,
+                (ListenerUse::Clients, _) => (bound.message, bound.control) = (address, address),
                 (ListenerUse::Users(_), name) => {
                     bound.services.extend(name.map(|name| (name.clone(), address)));
                 }
@@ -101,6 +103,7 @@ impl fmt::Display for BindError {
 /// A server that is bound and not yet running.
 pub struct Server {
     bound: Bound,
+    shortage: Option<Shortage>,
     reactor: Reactor<ServerMachine, MioNetwork>,
 }
 
@@ -108,7 +111,7 @@ impl Server {
     /// Binds all ports.
     pub fn bind(mut config: ServerConfig) -> Result<Server, BindError> {
         let (control, listeners) = (config.control, config.services.len() + 2);
-        bound_by_descriptors(&mut config.limits, listeners);
+        let shortage = bound_by_descriptors(&mut config.limits, listeners);
         let limits = Arc::new(config.limits.clone());
         let network = MioNetwork::new().map_err(|error| BindError {
             what: "events".into(),
@@ -127,7 +130,12 @@ impl Server {
         let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
         reactor.begin();
         let bound = Bound::of(reactor.machine())?;
-        Ok(Server { bound, reactor })
+        Ok(Server { bound, shortage, reactor })
+    }
+
+    /// What an operator is to be warned of: fewer users fit than may come.
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.shortage
     }
 
     /// Where it listens; ports are the real ones.
@@ -192,9 +200,35 @@ fn run<M: Machine>(mut reactor: Reactor<M, MioNetwork>) -> io::Result<()> {
     result
 }
 
+/// Forbids the kernel to write this process's memory, and the secrets in it, into a file when it crashes (core(5)). It
+/// stays readable to its owner, so that its memory can be measured without root.
+pub fn forbid_core_dumps() {
+    // Lowering a limit needs no right (getrlimit(2)); where it is refused all the same, the operator's limit stays.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
+
+/// The system allows fewer file descriptors than as many users take as were asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Shortage {
+    descriptors: usize,
+    users: usize,
+    asked: usize,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shortage { descriptors, users, asked } = self;
+        write!(
+            f,
+            "{descriptors} file descriptors are enough for {users} users at once, not for {asked}; raise the limit \
+             (ulimit -n) or lower --max-users"
+        )
+    }
+}
+
 /// Raises the soft limit of file descriptors to the hard one (getrlimit(2)), and divides what there is: control
 /// and message connections first, then users, and a reserve.
-fn bound_by_descriptors(limits: &mut Limits, listeners: usize) {
+fn bound_by_descriptors(limits: &mut Limits, listeners: usize) -> Option<Shortage> {
     let found = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: found.maximum, maximum: found.maximum };
     let granted = if setrlimit(Resource::Nofile, raised).is_ok() { found.maximum } else { found.current };
@@ -202,11 +236,6 @@ fn bound_by_descriptors(limits: &mut Limits, listeners: usize) {
     let room = granted.saturating_sub(limits.descriptor_reserve + listeners);
     let asked = limits.users_max;
     limits.share_descriptors(room);
-    if listeners > 0 && limits.users_max < asked {
-        warn!(
-            "{granted} file descriptors are enough for {} users at once, not for {asked}; raise the limit (ulimit -n) \
-             or lower --max-users",
-            limits.users_max
-        );
-    }
+    let users = limits.users_max;
+    (listeners > 0 && users < asked).then_some(Shortage { descriptors: granted, users, asked })
 }

@@ -152,7 +152,7 @@ impl fmt::Display for BadAddress {
             Self::Slash => "wanted HOST:PORT, such as localhost:8080; leave out http:// and any path",
             Self::NoHost => "the host is missing: wanted HOST:PORT, such as db.lan:5432",
             Self::Host => {
-                "the host is not a name, an IPv4 address or an IPv6 address in brackets, such as [::1]"
+                "the host is not a name, an IPv4 address or an IPv6 address in brackets, such as [::1]:8080"
             }
             Self::NoPort => "the port is missing: wanted HOST:PORT, such as db.lan:5432",
             Self::Port => "the port is not a number from 1 to 65535",

@@ -1,8 +1,9 @@
 //! The key file: one `NAME SECRET` per line, blank lines and `#` comments allowed. The server reads all of
-//! its keys and makes a file where there is none; the client uses one.
+//! its keys, and makes a file where there is none at the default place; the client uses one.
 //!
 //! A secret leaves this module only as a [`Secret`] or as a line that was asked for: no error and no log
-//! holds one, nor the text of a line, which may be a secret in the wrong place.
+//! holds one, nor the text of a line, which may be a secret in the wrong place. Text that was read or made here is
+//! wiped before its memory is given back.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::Zeroizing;
 
 use crate::base::name::Name;
 use crate::config::Key;
@@ -20,6 +22,12 @@ use crate::wire::handshake::{Secret, key_id};
 
 /// Largest key file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Characters of a secret in its text form.
+const SECRET_CHARACTERS: usize = 43;
+
+/// What some editors write at the beginning of a text; it means nothing.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The variable that may hold the client's line.
 pub const VARIABLE: &str = "SKYORG_KEY";
@@ -86,6 +94,8 @@ pub enum KeyError {
     Read(PathBuf, io::Error),
     /// The client's file is not there.
     Missing(PathBuf),
+    /// The file that the server was told is not there.
+    MissingKeys(PathBuf),
     /// The file is larger than [`FILE_BYTES_MAX`].
     TooLarge(PathBuf),
     /// A line is malformed.
@@ -121,6 +131,11 @@ impl fmt::Display for KeyError {
                  {VARIABLE}",
                 path.display()
             ),
+            Self::MissingKeys(path) => write!(
+                f,
+                "no key file at {0}: a file that is named must exist; make it with: (umask 077; skyorg keygen > {0})",
+                path.display()
+            ),
             Self::TooLarge(path) => write!(
                 f,
                 "the key file {} is larger than {FILE_BYTES_MAX} bytes; wanted one NAME SECRET per line",
@@ -132,7 +147,8 @@ impl fmt::Display for KeyError {
             }
             Self::Make(path, error) => write!(
                 f,
-                "cannot make the key file {}: {error}; name another place with --keys",
+                "cannot make the key file {}: {error}; make one at another place with 'skyorg keygen > FILE', and \
+                 name it with --keys FILE",
                 path.display()
             ),
             Self::Random => f.write_str("the operating system gave no random bytes for a new key; try again"),
@@ -165,9 +181,21 @@ pub struct ClientKey {
     pub others: usize,
 }
 
-/// Reads the server's keys, from the default file unless told otherwise. Makes the file if there is none.
+/// Reads the server's keys, from the default file unless told otherwise. Only the default file is made if it is
+/// missing.
 pub fn server_keys(path: Option<&Path>) -> Result<ServerKeys, KeyError> {
-    let path = chosen_path(path)?;
+    match path {
+        Some(path) => match read_file(named_path(path)?) {
+            Err(KeyError::Read(path, error)) if error.kind() == io::ErrorKind::NotFound => {
+                Err(KeyError::MissingKeys(path))
+            }
+            read => Ok(ServerKeys { keys: read?, made: None }),
+        },
+        None => read_or_make(default_place()?),
+    }
+}
+
+fn read_or_make(path: PathBuf) -> Result<ServerKeys, KeyError> {
     let made = match read_file(&path) {
         Err(KeyError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => make_file(&path)?,
         Err(error) => return Err(error),
@@ -177,13 +205,15 @@ pub fn server_keys(path: Option<&Path>) -> Result<ServerKeys, KeyError> {
     Ok(ServerKeys { keys: read_file(&path)?, made: made.then_some(path) })
 }
 
-/// Finds the client's key: the file it was told, else the environment's line, else the default file.
+/// Finds the client's key: the file it was told, else the environment's line, which is wiped, else the default file.
 /// Of several it is the first, so that a client beside its server works with the server's file.
 pub fn client_key(path: Option<&Path>, line: Option<OsString>) -> Result<ClientKey, KeyError> {
+    // Wiped also where it is not used.
+    let line = line.map(|line| Zeroizing::new(line.into_encoded_bytes()));
     let (origin, keys) = match line.filter(|line| path.is_none() && !line.is_empty()) {
-        Some(line) => (Origin::Variable, parse(line.as_encoded_bytes(), &Origin::Variable)?),
+        Some(line) => (Origin::Variable, parse(&line, &Origin::Variable)?),
         None => {
-            let path = chosen_path(path)?;
+            let path = path.map_or_else(default_place, |path| named_path(path).map(Path::to_owned))?;
             let keys = match read_file(&path) {
                 Err(KeyError::Read(path, error)) if error.kind() == io::ErrorKind::NotFound => {
                     return Err(KeyError::Missing(path));
@@ -200,27 +230,34 @@ pub fn client_key(path: Option<&Path>, line: Option<OsString>) -> Result<ClientK
 
 /// Makes a new key from 32 random bytes.
 pub fn generate(name: Name) -> Result<Key, KeyError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|_| KeyError::Random)?;
-    Ok(Key { name, secret: Secret::new(bytes) })
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).map_err(|_| KeyError::Random)?;
+    Ok(Key { name, secret: Secret::copy_of(&bytes) })
 }
 
-/// The key as a line of a key file, without its end.
-pub fn line(key: &Key) -> String {
-    format!("{} {}", key.name, URL_SAFE_NO_PAD.encode(key.secret.bytes()))
+/// The key as a line of a key file, with its end.
+pub fn line(key: &Key) -> Zeroizing<String> {
+    let mut secret = Zeroizing::new([0; SECRET_CHARACTERS]);
+    let encoded = URL_SAFE_NO_PAD.encode_slice(key.secret.bytes(), &mut *secret);
+    debug_assert_eq!(encoded.ok(), Some(SECRET_CHARACTERS));
+    // It has its size from the beginning, because growing would leave copies.
+    let mut line = Zeroizing::new(String::with_capacity(key.name.as_str().len() + SECRET_CHARACTERS + 2));
+    line.push_str(key.name.as_str());
+    line.push(' ');
+    line.extend(secret.iter().map(|&letter| char::from(letter)));
+    line.push('\n');
+    line
 }
 
-fn chosen_path(path: Option<&Path>) -> Result<PathBuf, KeyError> {
-    let Some(path) = path else {
-        return default_path(std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME"));
-    };
+fn default_place() -> Result<PathBuf, KeyError> {
+    default_path(std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME"))
+}
+
+/// The path of a file that was named.
+fn named_path(path: &Path) -> Result<&Path, KeyError> {
     // If the key itself stands here, the error that no such file exists would show it.
     let last_word = path.to_str().and_then(|text| text.split_ascii_whitespace().next_back());
-    if last_word.is_some_and(|word| read_secret(word).is_some()) {
-        Err(KeyError::NotAFile)
-    } else {
-        Ok(path.to_owned())
-    }
+    if last_word.is_some_and(|word| read_secret(word).is_some()) { Err(KeyError::NotAFile) } else { Ok(path) }
 }
 
 /// XDG Base Directory Specification: a relative path is ignored, `~/.config` stands in for a missing one.
@@ -241,12 +278,34 @@ fn read_file(path: &Path) -> Result<Vec<Key>, KeyError> {
             path.display()
         );
     }
-    let mut text = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
+    let text = read_text(file, metadata.len()).map_err(failed)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(KeyError::TooLarge(path.to_owned()));
     }
     parse(&text, &Origin::File(path.to_owned()))
+}
+
+/// Reads a file, and at most one byte more than [`FILE_BYTES_MAX`]. No copy is left where the text did not fit.
+fn read_text(mut file: File, length: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+    let max = FILE_BYTES_MAX as usize + 1;
+    let mut text = Zeroizing::new(vec![0; usize::try_from(length).unwrap_or(max).saturating_add(1).min(max)]);
+    let mut filled = 0;
+    loop {
+        if filled == text.len() && filled < max {
+            // A pipe does not tell its length, and a file may grow.
+            let mut larger = Zeroizing::new(vec![0; (2 * filled).clamp(4_096, max)]);
+            larger[..filled].copy_from_slice(&text);
+            text = larger;
+        }
+        match file.read(&mut text[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    text.truncate(filled);
+    Ok(text)
 }
 
 /// Reads lines; there is at least one key if it succeeds. `origin` is named in errors.
@@ -254,6 +313,7 @@ pub fn parse(text: &[u8], origin: &Origin) -> Result<Vec<Key>, KeyError> {
     let mut keys = Vec::new();
     let mut names = std::collections::HashSet::new();
     let mut ids = std::collections::HashSet::new();
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let read = parse_line(line).and_then(|key| match key {
             Some(key) if !names.insert(key.name.clone()) => Err(BadLine::Duplicate),
@@ -285,8 +345,11 @@ fn parse_line(line: &[u8]) -> Result<Option<Key>, BadLine> {
 }
 
 fn read_secret(text: &str) -> Option<Secret> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    bytes.try_into().ok().map(Secret::new)
+    // The decoder may want room for one byte more than it writes.
+    let mut bytes = Zeroizing::new([0; 33]);
+    let decoded = URL_SAFE_NO_PAD.decode_slice(text, &mut *bytes).ok()?;
+    let secret = bytes.first_chunk().filter(|_| decoded == 32)?;
+    Some(Secret::copy_of(secret))
 }
 
 /// Makes a key file with one new key, and the folders above it; tells whether this process was the one that
@@ -294,7 +357,7 @@ fn read_secret(text: &str) -> Option<Secret> {
 /// a server started at the same moment reads the same keys.
 fn make_file(path: &Path) -> Result<bool, KeyError> {
     let name = MADE_NAME.parse().map_err(|_| KeyError::NotAFile)?;
-    let text = format!("{}\n", line(&generate(name)?));
+    let text = line(&generate(name)?);
     let failed = |error| KeyError::Make(path.to_owned(), error);
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
@@ -356,7 +419,8 @@ mod tests {
     fn a_generated_line_is_read_back() {
         let key = generate("office".parse().expect("a name")).expect("a key");
         let text = line(&key);
-        assert_eq!(text.len(), "office ".len() + 43);
+        assert_eq!(text.len(), "office \n".len() + 43);
+        assert_eq!(text.capacity(), text.len(), "it has not grown");
         assert_eq!(parsed(&text).expect("reads"), std::slice::from_ref(&key));
         assert_ne!(generate(key.name.clone()).expect("another key"), key);
     }
@@ -367,6 +431,31 @@ mod tests {
         let names: Vec<_> =
             parsed(&text).expect("reads").into_iter().map(|key| key.name.to_string()).collect();
         assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line_and_shifts_no_number() {
+        let text = format!("\u{feff}a {}\r\nb {}\r\n", secret(1), secret(2));
+        let names: Vec<_> =
+            parsed(&text).expect("reads").into_iter().map(|key| key.name.to_string()).collect();
+        assert_eq!(names, ["a", "b"]);
+        let only = parsed(&format!("\u{feff}# a comment\na {}", secret(1))).expect("reads");
+        assert_eq!(only.len(), 1);
+        for (number, text) in [(1, "\u{feff}lonely\r\n"), (2, "\u{feff}\r\nlonely"), (1, "\u{feff}\u{feff}#")]
+        {
+            let error = parsed(text).expect_err("no key");
+            assert!(matches!(error, KeyError::Line { number: found, .. } if found == number), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_read_to_its_end() {
+        let text = format!("{}a {}\n", "# many comments\n".repeat(3_000), secret(1));
+        let folder = Folder::new();
+        let path = folder.file(&text);
+        // As of a pipe: its length is told as 0.
+        let read = read_text(File::open(path).expect("is there"), 0).expect("reads");
+        assert!(*read == text.as_bytes());
     }
 
     #[test]
@@ -417,7 +506,7 @@ mod tests {
     fn a_server_without_a_file_makes_one_that_only_its_owner_reads() {
         let folder = Folder::new();
         let path = folder.0.join("new").join("key");
-        let made = server_keys(Some(&path)).expect("makes");
+        let made = read_or_make(path.clone()).expect("makes");
         assert_eq!(made.made.as_deref(), Some(&*path));
         assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.0.join("new")).expect("is there").count(), 1, "the draft is gone");
@@ -433,7 +522,7 @@ mod tests {
         let start = std::sync::Barrier::new(8);
         let begin = || {
             start.wait();
-            server_keys(Some(&path)).expect("makes or reads")
+            read_or_make(path.clone()).expect("makes or reads")
         };
         let all: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(begin)).collect();
@@ -470,6 +559,17 @@ mod tests {
         assert!(matches!(error, KeyError::Missing(_)));
         assert!(error.to_string().contains(VARIABLE));
         assert!(matches!(server_keys(Some(&folder.0)), Err(KeyError::Read(..))), "a folder is not a file");
+    }
+
+    #[test]
+    fn a_file_that_a_server_was_told_must_exist() {
+        let folder = Folder::new();
+        let path = folder.0.join("none");
+        let error = server_keys(Some(&path)).expect_err("missing");
+        assert!(matches!(error, KeyError::MissingKeys(_)));
+        let advice = format!("(umask 077; skyorg keygen > {})", path.display());
+        assert!(error.to_string().contains(&advice), "{error}");
+        assert!(!path.exists());
     }
 
     #[test]

@@ -34,6 +34,13 @@ pub struct ServerConfig {
     pub limits: Limits,
 }
 
+impl ServerConfig {
+    /// Whether one listener takes both message and control connections. Port 0 is a new port each time.
+    pub fn shares_a_port(&self) -> bool {
+        self.message == self.control && self.message.port() != 0
+    }
+}
+
 /// What `skyorg client` runs with.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use log::Level;
 
 use super::close::CloseReason;
+use super::ending::Ending;
 use super::input::Traffic;
 use crate::base::address::HostPort;
 use crate::base::id::ConnId;
 use crate::base::name::Name;
-use crate::wire::control::{Denial, Refusal};
+use crate::wire::control::{Denial, Refusal, Versions};
 
 /// Something that an operator may want to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +52,8 @@ pub enum Fact {
         key: Name,
         /// Where it comes from.
         peer: SocketAddr,
+        /// The protocol versions that it speaks.
+        versions: Versions,
         /// Why.
         refusal: Refusal,
     },
@@ -319,8 +322,16 @@ impl fmt::Display for Fact {
             Fact::ClientLeaves { link, key } => {
                 write!(f, "{link} client {key} is leaving; its running sessions go on")
             }
-            Fact::ClientRefused { key, peer, refusal } => {
-                write!(f, "client {key} from {peer} was refused: {refusal}")
+            Fact::ClientRefused { key, peer, versions, refusal } => {
+                write!(f, "client {key} from {peer} was refused: ")?;
+                match refusal {
+                    Refusal::Versions(server) => write!(
+                        f,
+                        "no protocol version in common: this server speaks {server}, the client {versions}; install \
+                         the same skyorg on both sides"
+                    ),
+                    refusal => write!(f, "{refusal}"),
+                }
             }
             Fact::Published { link, key, service } => write!(f, "{link} client {key} publishes {service}"),
             Fact::PublicationDenied { key, service, reason } => {
@@ -340,8 +351,8 @@ impl fmt::Display for Fact {
                 let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
                 write!(
                     f,
-                    "#{number} user {user} of {service}: {received} bytes in, {sent} bytes out, {seconds:.3} s, \
-                     {reason}"
+                    "#{number} user {user} of {service}: {received} bytes in, {sent} bytes out, {seconds:.3} s, {}",
+                    Ending::User(*reason)
                 )
             }
             Fact::UserShed { peer, users } => {
@@ -394,7 +405,8 @@ impl fmt::Display for Fact {
                 write!(
                     f,
                     "#{number} user {user} of {service} at {local}: {sent} bytes in, {received} bytes out, \
-                     {seconds:.3} s, {reason}"
+                     {seconds:.3} s, {}",
+                    Ending::Proxy(*reason)
                 )
             }
             Fact::Duplicate { number } => write!(f, "#{number} came again and has been seen already"),

@@ -4,12 +4,14 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use zeroize::Zeroizing;
+
 use super::close::CloseReason;
 use super::output::{Dialled, Door};
 use crate::base::id::{ConnId, ListenerId, NameId};
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::Start;
-use crate::wire::handshake::ClearHello;
+use crate::wire::handshake::{ClearHello, KeyId, Secret};
 
 /// Bytes of one session that passed a user's or a proxy connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,8 +132,10 @@ pub enum Input {
 pub enum Proof {
     /// At the control port. The reactor hands in random bytes for the link that may begin.
     Control {
-        /// The link's id and its pool key.
-        random: [u8; LINK_RANDOM_BYTES],
+        /// The link's id on the wire.
+        link: KeyId,
+        /// The link's pool key.
+        pool_key: Secret,
         /// Tells one first flight from another: a recording that comes again has the same.
         flight: u64,
     },
@@ -145,7 +149,18 @@ pub enum Proof {
 /// Random bytes that a link needs: its id and its pool key.
 pub const LINK_RANDOM_BYTES: usize = 16 + 32;
 
-// The random bytes are secret.
+impl Proof {
+    /// What comes to the control port with this flight, and with these random bytes; their owner wipes them.
+    pub fn control(random: &[u8; LINK_RANDOM_BYTES], flight: u64) -> Proof {
+        let (mut link, mut pool_key) = ([0; 16], Zeroizing::new([0; 32]));
+        let (head, tail) = random.split_at(link.len());
+        link.copy_from_slice(head);
+        pool_key.copy_from_slice(tail);
+        Proof::Control { link, pool_key: Secret::copy_of(&pool_key), flight }
+    }
+}
+
+// The link's id is nobody else's business.
 impl fmt::Debug for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

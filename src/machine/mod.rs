@@ -7,6 +7,7 @@
 mod agenda;
 mod close;
 mod drive;
+mod ending;
 mod fact;
 mod input;
 mod output;
@@ -16,6 +17,7 @@ use std::time::Instant;
 pub use agenda::Agenda;
 pub use close::{CloseReason, Manner};
 pub use drive::{Surroundings, drive, drive_timeout};
+pub use ending::Ending;
 pub use fact::Fact;
 pub use input::{Input, LINK_RANDOM_BYTES, Proof, SessionEvent, Traffic};
 pub use output::{Dial, Dialled, Door, Greeting, Output};

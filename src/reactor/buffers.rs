@@ -54,7 +54,8 @@ impl<S: Socket> Buffers<S> {
                 raw: Buffer::raw(RING_BYTES),
                 // Sealing adds to what was read, so this one is larger.
                 clear: Buffer::clear(2 * RING_BYTES),
-                control: Vec::new(),
+                // A Welcome fits, so that its growth leaves no copy of the pool key behind.
+                control: Vec::with_capacity(256),
             },
         }
     }

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 
+use zeroize::Zeroize;
+
 use crate::wire::handshake::Proved;
 
 use super::buffers::{Buffers, Scratch, stash};
@@ -73,6 +75,8 @@ fn send_waiting<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S>, i
         }
         let mut record = [0; RECORD_BYTES_MAX];
         let sealed = control.channel.seal(clear, &mut record);
+        // A Welcome holds the pool key.
+        clear.as_mut_slice().zeroize();
         control.waiting.pop_front();
         match sealed {
             Ok(count) => buffers.send_bytes(all, id, &record[..count]),
@@ -114,6 +118,8 @@ pub(super) fn serve<S: Socket>(
             Err(_) => return all.reset(id, CloseReason::BadRecord),
         };
         let consumed = frame.as_ref().map_or(0, |frame| frame.0);
+        // A Welcome holds the pool key. What was opened is shorter than what was consumed.
+        clear.iter_mut().take(consumed).for_each(Zeroize::zeroize);
         stash(&mut control.input, rings, &raw[consumed..filled]);
         match frame {
             Some((_, Ok(frame))) => {

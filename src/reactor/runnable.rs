@@ -50,7 +50,8 @@ impl Runnable {
     }
 
     pub fn begin_turn(&mut self) {
-        (self.controls_left, self.shorts_left) = (CONTROLS_PER_TURN.min(self.controls.len()), self.shorts.len());
+        (self.controls_left, self.shorts_left) =
+            (CONTROLS_PER_TURN.min(self.controls.len()), self.shorts.len());
         (self.shorts_since_long, self.long_left) = (0, true);
     }
 

@@ -12,6 +12,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::buffers::Buffers;
 use super::connections::{Connections, Kind, Life, Message};
 use super::control::Control;
@@ -196,11 +198,12 @@ impl Strangers {
         let proof = match purpose {
             Purpose::Message => Proof::Message { ticket },
             Purpose::Control => {
-                let (mut random, flight) = ([0; LINK_RANDOM_BYTES], Responder::flight_mark(&stranger.flight));
-                if let Err(error) = network.random(&mut random) {
+                let (mut random, flight) =
+                    (Zeroizing::new([0; LINK_RANDOM_BYTES]), Responder::flight_mark(&stranger.flight));
+                if let Err(error) = network.random(&mut *random) {
                     return self.discard(all, id, CloseReason::Io(error.kind()));
                 }
-                Proof::Control { random, flight }
+                Proof::control(&random, flight)
             }
         };
         stranger.stage = Stage::Proved(responder, purpose);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::name::Name;
 use crate::base::table::Table;
-use crate::machine::LINK_RANDOM_BYTES;
+use crate::wire::handshake::{KeyId, Secret};
 
 /// A proved control connection.
 pub(super) struct Control {
@@ -19,8 +19,8 @@ pub(super) struct Control {
 
 /// How far a control connection has come.
 pub(super) enum Stage {
-    /// Its Hello is awaited; with the random bytes of the link that may begin.
-    Proved([u8; LINK_RANDOM_BYTES]),
+    /// Its Hello is awaited; with the id and the pool key of the link that may begin.
+    Proved(KeyId, Secret),
     /// It is the head of a link.
     Linked(LinkId),
     /// It closes, and is not listened to.
@@ -37,10 +37,11 @@ impl Controls {
         id: ConnId,
         peer: SocketAddr,
         key: Name,
-        random: [u8; LINK_RANDOM_BYTES],
+        (wire_id, pool_key): (KeyId, Secret),
         now: Instant,
     ) {
-        self.0.insert(id, Control { peer, key, answered: now, stage: Stage::Proved(random) });
+        let stage = Stage::Proved(wire_id, pool_key);
+        self.0.insert(id, Control { peer, key, answered: now, stage });
     }
 
     pub fn get(&self, id: ConnId) -> Option<&Control> {
@@ -64,7 +65,7 @@ impl Controls {
     pub fn closing(&mut self, id: ConnId) -> Option<LinkId> {
         match std::mem::replace(&mut self.0.get_mut(id)?.stage, Stage::Closing) {
             Stage::Linked(link) => Some(link),
-            Stage::Proved(_) | Stage::Closing => None,
+            Stage::Proved(..) | Stage::Closing => None,
         }
     }
 

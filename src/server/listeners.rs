@@ -17,6 +17,8 @@ pub enum Use {
     Message,
     /// Control connections.
     Control,
+    /// Both: the hello of a connection says which it is.
+    Clients,
 }
 
 impl Use {
@@ -24,7 +26,7 @@ impl Use {
     pub fn door(self) -> Door {
         match self {
             Use::Users(service) => Door::Users(service),
-            Use::Message | Use::Control => Door::Clients,
+            Use::Message | Use::Control | Use::Clients => Door::Clients,
         }
     }
 }
@@ -79,7 +81,7 @@ impl Listeners {
         let Some(listener) = self.slots.get_mut(id) else { return };
         listener.state = match outcome {
             Ok(address) => {
-                if listener.serves == Use::Message {
+                if matches!(listener.serves, Use::Message | Use::Clients) {
                     self.message_port = address.port();
                 }
                 State::Listening(address)
@@ -123,6 +125,14 @@ mod tests {
         listeners.note(message, Ok(([127, 0, 0, 1], 5).into()));
         listeners.note(control, Ok(([127, 0, 0, 1], 6).into()));
         assert_eq!(listeners.message_port(), 5);
+    }
+
+    #[test]
+    fn one_port_for_both_is_the_message_port() {
+        let mut listeners = Listeners::default();
+        let both = listeners.add(Use::Clients, Listen::Any(6)).expect("there is room");
+        listeners.note(both, Ok(([127, 0, 0, 1], 6).into()));
+        assert_eq!((listeners.message_port(), Use::Clients.door()), (6, Door::Clients));
     }
 
     #[test]

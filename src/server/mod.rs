@@ -30,12 +30,10 @@ use crate::base::id::{ConnId, LinkId, ListenerId};
 use crate::base::name::Name;
 use crate::config::limits::Limits;
 use crate::config::{Key, ServerConfig};
-use crate::machine::{
-    Agenda, CloseReason, Door, Fact, Input, LINK_RANDOM_BYTES, Machine, Manner, Output, Proof, Traffic,
-};
+use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
 use crate::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
-    Want, Welcome,
+    Versions, Want, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
 use controls::{Control, Controls, Stage};
@@ -69,6 +67,7 @@ impl Server {
         jitter: fastrand::Rng,
         now: Instant,
     ) -> Server {
+        let one_port = config.shares_a_port();
         let mut server = Server {
             keys: config.keys.into_iter().map(|key| (key_id(&key.secret), key)).collect(),
             plain: config.plain,
@@ -85,7 +84,11 @@ impl Server {
         for (name, at) in &config.services {
             wanted.extend(server.matching.services.add(name).map(|id| (ListenerUse::Users(id), *at)));
         }
-        wanted.extend([(ListenerUse::Message, config.message), (ListenerUse::Control, config.control)]);
+        if one_port {
+            wanted.push((ListenerUse::Clients, config.control));
+        } else {
+            wanted.extend([(ListenerUse::Message, config.message), (ListenerUse::Control, config.control)]);
+        }
         for (serves, at) in wanted {
             if let Some(id) = server.listeners.add(serves, at) {
                 server.agenda.push(Output::Listen { id, at, door: serves.door() });
@@ -103,7 +106,7 @@ impl Server {
     pub fn service_name(&self, listener: &Listener) -> Option<&Name> {
         match listener.serves {
             ListenerUse::Users(service) => self.matching.services.name(service),
-            ListenerUse::Message | ListenerUse::Control => None,
+            ListenerUse::Message | ListenerUse::Control | ListenerUse::Clients => None,
         }
     }
 
@@ -149,12 +152,12 @@ impl Server {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
         let peer = stranger.peer;
         match (stranger.claim.clone(), proof) {
-            (Claim::Key(key), Proof::Control { random, flight }) => {
+            (Claim::Key(key), Proof::Control { link, pool_key, flight }) => {
                 if !self.strangers.is_new(&key, flight) {
                     return self.agenda.close(id, CloseReason::Replayed, Manner::Discard);
                 }
                 self.strangers.remove(id);
-                self.controls.add(id, peer, key, random, self.agenda.now);
+                self.controls.add(id, peer, key, (link, pool_key), self.agenda.now);
                 self.agenda.push(Output::Answer { id, plain: false });
             }
             (Claim::Link(link), Proof::Message { ticket }) if self.matching.links.redeem(link, ticket) => {
@@ -180,9 +183,9 @@ impl Server {
         match (&control.stage, frame) {
             (Stage::Closing, _) | (Stage::Linked(_), ControlFrame::Skipped) => {}
             // The first frame is a Hello in every version.
-            (Stage::Proved(random), ControlFrame::Hello(hello)) => {
-                let random = *random;
-                self.hello(id, random, &hello);
+            (Stage::Proved(wire_id, pool_key), ControlFrame::Hello(hello)) => {
+                let names = (*wire_id, pool_key.clone());
+                self.hello(id, names, &hello);
             }
             (&Stage::Linked(link), frame) => self.linked(id, link, frame),
             _ => self.fail(id),
@@ -222,21 +225,21 @@ impl Server {
         }
     }
 
-    fn hello(&mut self, id: ConnId, random: [u8; LINK_RANDOM_BYTES], hello: &Hello) {
+    fn hello(&mut self, id: ConnId, names: (KeyId, Secret), hello: &Hello) {
         let Some(control) = self.controls.get(id) else { return };
         let (key, peer) = (control.key.clone(), control.peer);
         let version = match self.version(hello) {
             Ok(version) => version,
-            Err(refusal) => return self.refuse(id, key, peer, refusal),
+            Err(refusal) => return self.refuse(id, key, peer, hello.versions, refusal),
         };
         let identity = Identity { key, instance: hello.instance };
         if let Some(older) = self.matching.links.older_self(&identity) {
             self.end_link(older, CloseReason::Replaced);
         }
         if let Some(refusal) = self.no_room(&identity.key) {
-            return self.refuse(id, identity.key, peer, refusal);
+            return self.refuse(id, identity.key, peer, hello.versions, refusal);
         }
-        self.open_link(id, identity, random, version, hello);
+        self.open_link(id, identity, names, version, hello);
     }
 
     /// The version that both ends speak, unless they cannot work together.
@@ -262,8 +265,8 @@ impl Server {
         }
     }
 
-    fn refuse(&mut self, id: ConnId, key: Name, peer: SocketAddr, refusal: Refusal) {
-        self.agenda.fact(Fact::ClientRefused { key, peer, refusal });
+    fn refuse(&mut self, id: ConnId, key: Name, peer: SocketAddr, versions: Versions, refusal: Refusal) {
+        self.agenda.fact(Fact::ClientRefused { key, peer, versions, refusal });
         self.agenda.push(Output::Send { id, frame: ControlFrame::Refused(refusal) });
         self.close_control(id, CloseReason::Drained);
     }
@@ -278,16 +281,12 @@ impl Server {
         &mut self,
         id: ConnId,
         identity: Identity,
-        random: [u8; LINK_RANDOM_BYTES],
+        (wire_id, pool_key): (KeyId, Secret),
         version: u16,
         hello: &Hello,
     ) {
         let Some(control) = self.controls.get(id) else { return };
         let (now, peer) = (self.agenda.now, control.peer);
-        let (mut wire_id, mut pool_key) = ([0; 16], [0; 32]);
-        wire_id.copy_from_slice(&random[..16]);
-        pool_key.copy_from_slice(&random[16..]);
-        let pool_key = Secret::new(pool_key);
         let welcome = Welcome {
             version,
             capabilities: Capabilities::new(self.plain),
@@ -404,7 +403,7 @@ impl Server {
         } else if let Some(control) = self.controls.remove(id) {
             match control.stage {
                 Stage::Linked(link) => self.forget_link(link, reason),
-                Stage::Proved(_) => {
+                Stage::Proved(..) => {
                     self.agenda.fact(Fact::NotAdmitted { peer: control.peer, reason });
                 }
                 Stage::Closing => {}

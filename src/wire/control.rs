@@ -7,6 +7,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::frame::BadFrame;
 use super::handshake::{KeyId, Secret};
 pub use super::publication::{Denial, GrantedAddress, Ports, PublicationNumber, Publish, Transports, Want};
@@ -319,7 +321,7 @@ impl ControlFrame {
                 heartbeat: duration(fields)?,
                 instance: fields.array()?,
                 link: fields.array()?,
-                pool_key: Secret::new(fields.array()?),
+                pool_key: Secret::copy_of(&Zeroizing::new(fields.array()?)),
                 message_port: fields.u16()?,
             }),
             3 => ControlFrame::Refused(match fields.u8()? {

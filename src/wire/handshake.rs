@@ -7,9 +7,11 @@
 //! answer.
 
 use std::fmt;
+use std::sync::Arc;
 
 use blake2::{Blake2s256, Digest};
 use snow::{Builder, HandshakeState, TransportState};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::primitives::Primitives;
 use super::tags::TagKey;
@@ -24,14 +26,25 @@ pub const ANSWER_BYTES: usize = 32 + 16;
 const MAGIC: [u8; 4] = *b"SKYO";
 const VERSION: u8 = 2;
 
-/// 32 secret bytes: a key's secret or a pool key. Never printed.
+/// 32 secret bytes: a key's secret or a pool key. Never printed. Clones share one place in memory, which is wiped when
+/// the last of them is dropped; moving one moves no secret byte.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret([u8; 32]);
+pub struct Secret(Arc<Zeroizing<[u8; 32]>>);
 
 impl Secret {
-    /// Wraps secret bytes.
-    pub fn new(bytes: [u8; 32]) -> Secret {
-        Secret(bytes)
+    /// Takes secret bytes, and wipes the copy that it was given.
+    pub fn new(mut bytes: [u8; 32]) -> Secret {
+        let secret = Secret::copy_of(&bytes);
+        bytes.zeroize();
+        secret
+    }
+
+    /// Copies secret bytes; their owner wipes them.
+    pub fn copy_of(bytes: &[u8; 32]) -> Secret {
+        // Filled in place, so that no copy is left where it was made.
+        let mut place = Arc::new(Zeroizing::new([0; 32]));
+        Arc::make_mut(&mut place).copy_from_slice(bytes);
+        Secret(place)
     }
 
     /// The bytes themselves, for the wire and the key file only.

@@ -36,11 +36,12 @@ mod assembler {
     use graviola::key_agreement::x25519::{PublicKey, StaticPrivateKey};
     use snow::Error;
     use snow::types::{Dh, Random};
+    use zeroize::Zeroizing;
 
     /// A key pair.
     #[derive(Default)]
     pub(super) struct X25519 {
-        private: [u8; 32],
+        private: Zeroizing<[u8; 32]>,
         public: [u8; 32],
     }
 
@@ -69,7 +70,7 @@ mod assembler {
         }
 
         fn generate(&mut self, random: &mut dyn Random) -> Result<(), Error> {
-            random.try_fill_bytes(&mut self.private)?;
+            random.try_fill_bytes(&mut *self.private)?;
             self.publish();
             Ok(())
         }
@@ -79,7 +80,7 @@ mod assembler {
         }
 
         fn privkey(&self) -> &[u8] {
-            &self.private
+            &*self.private
         }
 
         /// Fails if the other key is a point of small order (RFC 7748, section 6.1).

@@ -8,6 +8,7 @@
 use blake2::Blake2sMac;
 use blake2::digest::consts::{U16, U32};
 use blake2::digest::{FixedOutput, Mac};
+use zeroize::Zeroizing;
 
 use super::handshake::Secret;
 
@@ -15,7 +16,7 @@ use super::handshake::Secret;
 pub(super) const TAG_BYTES: usize = 16;
 
 /// The key of one connection's tags.
-pub(super) struct TagKey([u8; 32]);
+pub(super) struct TagKey(Zeroizing<[u8; 32]>);
 
 impl TagKey {
     /// The key of the connection whose handshake had this psk and this hash.
@@ -23,7 +24,9 @@ impl TagKey {
         let mut mac = keyed::<Blake2sMac<U32>>(psk.bytes());
         mac.update(b"skyorg plain tags\0");
         mac.update(hash);
-        TagKey(mac.finalize_fixed().into())
+        let mut key = TagKey(Zeroizing::new([0; 32]));
+        mac.finalize_into((&mut *key.0).into());
+        key
     }
 }
 

@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,6 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use skyorg::config::keys;
 
 pub use streams::*;
 
@@ -118,6 +120,14 @@ impl Folder {
     /// The path of a file in it, as an argument.
     pub fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().expect("a temporary folder with a plain name").to_owned()
+    }
+
+    /// Writes a key file with a new key, and returns its path.
+    pub fn key(&self) -> String {
+        let key = keys::generate("default".parse().expect("a name")).expect("random bytes");
+        let path = self.file("key", keys::line(&key).as_bytes());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        path
     }
 
     /// Writes a file, and returns its path.
@@ -336,7 +346,7 @@ impl Setup {
 
     pub fn start_named(self, local: &str) -> Tunnel {
         let folder = Folder::new();
-        let key = folder.path("key");
+        let key = folder.key();
         let server = start_server(&self, &key);
         let users = server.address("service default: users connect to ");
         let message = server.address("message connections: ");

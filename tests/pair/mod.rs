@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use skyorg::config::keys;
 
 /// Longest wait for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -98,6 +99,8 @@ impl Pair {
         let folder = std::env::temp_dir().join(name);
         fs::create_dir(&folder).expect("a new folder");
         let key = folder.join("key");
+        let made = keys::generate("default".parse().expect("a name")).expect("random bytes");
+        fs::write(&key, keys::line(&made).as_bytes()).expect("the folder can be written to");
         let key = key.to_str().expect("a plain name");
         let free = "127.0.0.1:0";
         let server = ["server", "--request", free, "--message", free, "--control", free, "--keys", key];

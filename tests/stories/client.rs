@@ -14,7 +14,7 @@ use skyorg::config::{ClientConfig, Key};
 use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Input, Manner, Output, SessionEvent};
 use skyorg::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
-    Want, Welcome,
+    Versions, Want, Welcome,
 };
 use skyorg::wire::frame::{AbortReason, Start};
 use skyorg::wire::handshake::{Purpose, Secret, key_id};
@@ -267,6 +267,19 @@ fn a_welcome_makes_pauses_short_again() {
     let control = stage.link();
     let pause = stage.gone(control, CloseReason::PeerClosed).pause();
     assert_eq!(pause, Limits::default().reconnect.0);
+}
+
+#[test]
+fn a_refusal_for_its_version_names_both_versions() {
+    let (mut stage, _) = begin(config());
+    let control = stage.dialling(Dialled::Control);
+    stage.connected(control);
+    let server = Versions { least: VERSIONS.most + 1, most: VERSIONS.most + 2 };
+    let outputs = stage.hear(control, ControlFrame::Refused(Refusal::Versions(server)));
+    let told = outputs.facts().first().expect("a fact").to_string();
+    let (least, most) = (server.least, server.most);
+    let expected = format!("the server speaks {least} to {most}, this client {};", VERSIONS.most);
+    assert!(told.contains(&expected), "{told}");
 }
 
 #[test]

@@ -138,8 +138,7 @@ impl Stage {
     fn control(&mut self) -> (ConnId, Outputs) {
         self.links += 1;
         let (id, _) = self.stranger(Purpose::Control, office());
-        let (random, flight) = ([self.links; LINK_RANDOM_BYTES], self.links.into());
-        (id, self.prove(id, Proof::Control { random, flight }))
+        (id, self.prove(id, Proof::control(&[self.links; LINK_RANDOM_BYTES], self.links.into())))
     }
 
     /// A connection at the message port has proved a link's key and shown this ticket.
@@ -309,7 +308,7 @@ fn a_recorded_first_flight_is_not_answered() {
     let mut stage = begin();
     stage.control();
     let (id, _) = stage.stranger(Purpose::Control, office());
-    let outputs = stage.prove(id, Proof::Control { random: [9; LINK_RANDOM_BYTES], flight: 1 });
+    let outputs = stage.prove(id, Proof::control(&[9; LINK_RANDOM_BYTES], 1));
     assert_eq!(outputs.closes(), [(id, CloseReason::Replayed, Manner::Discard)]);
     assert_eq!(outputs.answered(), []);
 }
@@ -378,7 +377,14 @@ fn a_client_without_a_common_version_is_refused_with_the_servers_range() {
     let refusal = Refusal::Versions(VERSIONS);
     assert_eq!(outputs.said(client.control), [ControlFrame::Refused(refusal)]);
     assert_eq!(outputs.closes(), [(client.control, CloseReason::Drained, Manner::Whole)]);
-    assert_eq!(outputs.facts(), [&Fact::ClientRefused { key: name("office"), peer: peer(), refusal }]);
+    let fact = Fact::ClientRefused { key: name("office"), peer: peer(), versions, refusal };
+    assert_eq!(outputs.facts(), [&fact]);
+    let expected = format!(
+        "no protocol version in common: this server speaks {}, the client {}; install the same skyorg on both sides",
+        VERSIONS.most,
+        VERSIONS.most + 1
+    );
+    assert!(fact.to_string().ends_with(&expected), "{fact}");
 }
 
 #[test]
@@ -403,7 +409,10 @@ fn one_client_too_many_is_refused_with_the_number() {
     let refusal = Refusal::Links { count: 1, of_key: false };
     assert_eq!(outputs.said(other.control), [ControlFrame::Refused(refusal)]);
     assert_eq!(outputs.closes(), [(other.control, CloseReason::Drained, Manner::Whole)]);
-    assert_eq!(outputs.facts(), [&Fact::ClientRefused { key: name("office"), peer: peer(), refusal }]);
+    assert_eq!(
+        outputs.facts(),
+        [&Fact::ClientRefused { key: name("office"), peer: peer(), versions: VERSIONS, refusal }]
+    );
 }
 
 #[test]

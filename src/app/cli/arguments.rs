@@ -61,13 +61,13 @@ pub(super) struct ServerArguments {
     /// ADDR where clients bring message connections [default: 33334]
     #[argh(option, default = "Listen::Any(MESSAGE_PORT)")]
     pub(super) message: Listen,
-    /// ADDR where clients bring control connections [default: 33335]
+    /// ADDR where clients bring control connections; may equal --message [default: 33335]
     #[argh(option, default = "Listen::Any(CONTROL_PORT)")]
     pub(super) control: Listen,
     /// NAME=ADDR, one more service and where its users connect; may be repeated
     #[argh(option)]
     pub(super) service: Vec<Service<Listen>>,
-    /// FILE with one 'NAME SECRET' per line, made if it is missing [default: ~/.config/skyorg/key]
+    /// FILE with one 'NAME SECRET' per line [default: ~/.config/skyorg/key, made if it is missing]
     #[argh(option)]
     pub(super) keys: Option<PathBuf>,
     /// idle message connections kept ready per client, 1 to 1000 [default: 10]
@@ -101,7 +101,7 @@ pub(super) struct ServerArguments {
     example = "skyorg client --server public.example --local localhost:8080",
     example = "skyorg client --server public.example --publish db=db.lan:5432",
     note = "ADDR is HOST:PORT, [IPv6]:PORT, or PORT for localhost.\n\
-        The key: SKYORG_KEY may hold its line 'NAME SECRET' instead of a file."
+        The key: SKYORG_KEY may hold its line 'NAME SECRET' instead; a file is safer."
 )]
 pub(super) struct ClientArguments {
     /// HOST or HOST:PORT of the server's control port [default port: 33335]
@@ -210,6 +210,20 @@ impl FromStr for LocalAddress {
     }
 }
 
+/// What stands behind the name of a service.
+pub(super) trait Place: FromStr<Err = BadAddress> {
+    /// A whole `NAME=ADDR` that is taken.
+    const EXAMPLE: &'static str;
+}
+
+impl Place for Listen {
+    const EXAMPLE: &'static str = "web=8080 or web=127.0.0.1:8080";
+}
+
+impl Place for LocalAddress {
+    const EXAMPLE: &'static str = "web=localhost:8080";
+}
+
 /// `NAME=ADDR`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Service<Address> {
@@ -217,11 +231,11 @@ pub(super) struct Service<Address> {
     pub(super) address: Address,
 }
 
-impl<Address: FromStr<Err = BadAddress>> FromStr for Service<Address> {
+impl<Address: Place> FromStr for Service<Address> {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        let (name, address) = text.split_once('=').ok_or(BadValue::NoName)?;
+        let (name, address) = text.split_once('=').ok_or(BadValue::NoName(Address::EXAMPLE))?;
         let name = name.parse().map_err(BadValue::Name)?;
         Ok(Service { name, address: address.parse().map_err(BadValue::Address)? })
     }
@@ -232,7 +246,7 @@ impl<Address: FromStr<Err = BadAddress>> FromStr for Service<Address> {
 pub(super) enum BadValue {
     Number(u32, u32),
     Level,
-    NoName,
+    NoName(&'static str),
     Name(BadName),
     Address(BadAddress),
 }
@@ -242,9 +256,9 @@ impl fmt::Display for BadValue {
         match self {
             Self::Number(least, most) => write!(f, "wanted a whole number from {least} to {most}"),
             Self::Level => f.write_str("wanted off, error, warn, info, debug or trace"),
-            Self::NoName => f.write_str("wanted NAME=ADDR, such as web=localhost:8080"),
+            Self::NoName(example) => write!(f, "wanted NAME=ADDR, such as {example}"),
             Self::Name(error) => write!(f, "{error}"),
-            Self::Address(error) => write!(f, "{error}"),
+            Self::Address(error) => write!(f, "behind NAME=, {error}"),
         }
     }
 }
@@ -292,7 +306,7 @@ mod tests {
         assert_eq!((service.name.as_str(), service.address.to_string().as_str()), ("db", "[::1]:5432"));
         let service = "web=8080".parse::<Service<LocalAddress>>().expect("reads");
         assert_eq!(service.address.0.to_string(), "localhost:8080");
-        assert_eq!("8080".parse::<Service<Listen>>(), Err(BadValue::NoName));
+        assert_eq!("8080".parse::<Service<Listen>>(), Err(BadValue::NoName(Listen::EXAMPLE)));
         assert_eq!("=8080".parse::<Service<Listen>>(), Err(BadValue::Name(BadName)));
         assert_eq!("a b=8080".parse::<Service<Listen>>(), Err(BadValue::Name(BadName)));
         assert_eq!("db=host".parse::<Service<Listen>>(), Err(BadValue::Address(BadAddress::Listen)));

@@ -6,6 +6,7 @@
 //! than one ring in each direction.
 
 mod down;
+mod last_words;
 mod splice;
 mod up;
 
@@ -373,14 +374,21 @@ impl<S: Socket> Relay<'_, S> {
     /// Parts a closing connection from its peer: each half of a pair has a rule for losing the other.
     pub fn detach(&mut self, id: ConnId, reason: CloseReason) {
         let Some(connection) = self.all.any(id) else { return };
-        match &connection.kind {
+        match &mut connection.kind {
             Kind::Message(message) => {
                 let unaccepted = message.session.is_unaccepted();
+                let aborted = match reason {
+                    CloseReason::Io(kind) if is_end_of_connection(kind) && !unaccepted => {
+                        last_words::abort(connection, &mut self.buffers.scratch)
+                    }
+                    _ => None,
+                };
                 let Some(local) = self.all.unpair(id) else { return };
-                if unaccepted {
-                    self.give_back_user(local, false);
-                } else {
-                    self.all.reset(local, CloseReason::Truncated);
+                match (aborted, reason) {
+                    _ if unaccepted => self.give_back_user(local, false),
+                    (Some(reason), _) => self.all.reset(local, CloseReason::Aborted(reason)),
+                    (None, CloseReason::LinkLost) => self.all.reset(local, reason),
+                    (None, _) => self.all.reset(local, CloseReason::Truncated),
                 }
             }
             Kind::Local(_) => {
