@@ -16,6 +16,7 @@ use signal_hook_mio::v1_0::Signals;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
 use super::network::{Accepted, Event, Network, Socket};
+use super::ports::Ports;
 use super::resolver::Resolver;
 use crate::base::address::{HostPort, Listen, any_addresses};
 use crate::base::id::{ConnId, ListenerId, NameId, SLOTS_MAX};
@@ -106,6 +107,7 @@ pub struct MioNetwork {
     events: Events,
     resolver: Resolver,
     signals: Signals,
+    ports: Ports,
 }
 
 impl MioNetwork {
@@ -120,7 +122,8 @@ impl MioNetwork {
             // It fails only if the counter is full, and then a wake-up is on its way already.
             let _ = waker.wake();
         });
-        Ok(MioNetwork { poll, events: Events::with_capacity(EVENTS_MAX), resolver, signals })
+        let events = Events::with_capacity(EVENTS_MAX);
+        Ok(MioNetwork { poll, events, resolver, signals, ports: Ports::new() })
     }
 }
 
@@ -195,7 +198,13 @@ impl Network for MioNetwork {
     fn connect(&mut self, address: SocketAddr) -> io::Result<MioSocket> {
         let socket = new_socket(address)?;
         set_options(&SockRef::from(&socket), address, &dialled_keepalive())?;
-        match socket.connect(&address.into()) {
+        let connect = || socket.connect(&address.into());
+        // Within this host the system takes a port again that waits (`tcp_tw_reuse` of ip-sysctl is 2).
+        let outcome = match address.ip().to_canonical().is_loopback() {
+            true => connect(),
+            false => self.ports.connect(&socket, connect),
+        };
+        match outcome {
             // The connection is being made (connect(2)).
             Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
             _ => Ok(MioSocket(TcpStream::from_std(socket.into()))),

@@ -2,5 +2,6 @@
 
 pub mod mio_network;
 pub mod network;
+mod ports;
 pub mod resolver;
 pub(super) mod trim;
