@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::base::name::Name;
-use crate::machine::Fact;
+use crate::machine::{Fact, Throttle};
 
-/// Facts of one cause and key are told once in this time, with a count of those left out.
+/// Facts of one cause and key are told once in this time, or as often as the fact says, with a count of those left out.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Causes and keys that are told apart; beyond them, only causes are.
 const APART_MAX: usize = 256;
@@ -19,7 +19,9 @@ type Cause = (&'static str, Option<Name>);
 pub(super) struct Report(HashMap<Cause, Told>);
 
 struct Told {
+    /// When the first of them was told.
     at: Instant,
+    told: u32,
     left_out: u32,
 }
 
@@ -36,23 +38,27 @@ impl Report {
 
     /// How many facts like this one were left out since the last that was told; `None` if this one is left out, too.
     fn left_out(&mut self, fact: &Fact, now: Instant) -> Option<u32> {
-        let Some((cause, key)) = fact.throttle() else { return Some(0) };
+        let Some(Throttle { cause, key, at_once }) = fact.throttle() else { return Some(0) };
         if self.0.len() >= APART_MAX {
             self.0.retain(|_, told| now < told.at + INTERVAL);
         }
         let key = key.filter(|_| self.0.len() < APART_MAX).cloned();
         let told = self.0.get_mut(&(cause, key.clone()));
         match told {
+            Some(told) if now < told.at + INTERVAL && told.told < at_once => {
+                told.told += 1;
+                Some(0)
+            }
             Some(told) if now < told.at + INTERVAL => {
                 told.left_out += 1;
                 None
             }
             Some(told) => {
-                told.at = now;
+                (told.at, told.told) = (now, 1);
                 Some(std::mem::take(&mut told.left_out))
             }
             None => {
-                self.0.insert((cause, key), Told { at: now, left_out: 0 });
+                self.0.insert((cause, key), Told { at: now, told: 1, left_out: 0 });
                 Some(0)
             }
         }
@@ -76,6 +82,35 @@ mod tests {
         (0..7).for_each(|_| assert_eq!(report.left_out(&fact, now + INTERVAL / 2), None));
         assert_eq!(report.left_out(&fact, now + INTERVAL), Some(7));
         assert_eq!(report.left_out(&fact, now + INTERVAL * 2), Some(0));
+    }
+
+    #[test]
+    fn some_clients_of_a_key_may_come_at_once() {
+        let (now, mut report) = (Instant::now(), Report::default());
+        let link = crate::base::id::ConnId::new(1, 1).expect("it can be named");
+        let came = Fact::ClientCame {
+            link,
+            key: "office".parse().expect("a name"),
+            peer: ([192, 0, 2, 1], 1).into(),
+        };
+        let told = (0..1_000).filter(|_| report.left_out(&came, now) == Some(0)).count();
+        assert_eq!((told, report.left_out(&came, now + INTERVAL)), (20, Some(980)));
+    }
+
+    #[test]
+    fn users_that_were_never_served_are_counted_and_sessions_are_told() {
+        let (now, mut report) = (Instant::now(), Report::default());
+        let left = |reason| Fact::UserLeft {
+            number: 1,
+            user: ([192, 0, 2, 1], 1).into(),
+            service: "web".parse().expect("a name"),
+            traffic: crate::machine::Traffic::default(),
+            lasted: INTERVAL,
+            reason,
+        };
+        assert_eq!(report.left_out(&left(CloseReason::NoClient), now), Some(0));
+        assert_eq!(report.left_out(&left(CloseReason::NoClient), now), None);
+        (0..9).for_each(|_| assert_eq!(report.left_out(&left(CloseReason::Finished), now), Some(0)));
     }
 
     #[test]

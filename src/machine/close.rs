@@ -108,6 +108,11 @@ impl fmt::Display for CloseReason {
 }
 
 impl CloseReason {
+    /// Whether a user that goes for this reason was never served.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::NoClient | Self::Full | Self::NotStarted | Self::Aborted(AbortReason::Refused))
+    }
+
     /// The reason without its details, by which complaints are throttled.
     pub fn cause(self) -> &'static str {
         match self {
@@ -124,6 +129,10 @@ impl CloseReason {
             Self::Evicted => "evicted",
             Self::ProtocolError => "protocol error",
             Self::BadRecord => "bad record",
+            Self::NoClient => "no client",
+            Self::Full => "full",
+            Self::NotStarted => "not started",
+            Self::Aborted(AbortReason::Refused) => "refused",
             _ => "other",
         }
     }

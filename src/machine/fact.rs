@@ -295,22 +295,47 @@ impl Fact {
     /// The cause by which it is throttled, and the key that it concerns, where strangers or peers set its pace.
     ///
     /// `None` if it is told each time.
-    pub fn throttle(&self) -> Option<(&'static str, Option<&Name>)> {
+    pub fn throttle(&self) -> Option<Throttle<'_>> {
+        let once = |cause, key| Some(Throttle { cause, key, at_once: 1 });
+        let some = |cause, key, at_once| Some(Throttle { cause, key: Some(key), at_once });
         match self {
-            Fact::NotAdmitted { reason, .. } => Some((reason.cause(), None)),
-            Fact::UserShed { .. } => Some(("user shed", None)),
-            Fact::AcceptPaused { .. } => Some(("accept paused", None)),
-            Fact::NotWatched { .. } => Some(("not watched", None)),
-            Fact::ClientRefused { key, .. } => Some(("client refused", Some(key))),
-            Fact::PublicationDenied { service, .. } => Some(("publication denied", Some(service))),
-            Fact::TicketsExpired { key, .. } => Some(("tickets expired", Some(key))),
-            Fact::MessageFailed { .. } => Some(("message failed", None)),
-            Fact::LocalFailed { service, .. } => Some(("local failed", Some(service))),
-            Fact::Duplicate { .. } => Some(("duplicate", None)),
+            Fact::NotAdmitted { reason, .. } => once(reason.cause(), None),
+            Fact::UserShed { .. } => once("user shed", None),
+            Fact::UserLeft { service, reason, .. } if reason.is_refusal() => {
+                once(reason.cause(), Some(service))
+            }
+            Fact::AcceptPaused { .. } => once("accept paused", None),
+            Fact::NotWatched { .. } => once("not watched", None),
+            Fact::ClientCame { key, .. } => some("client came", key, LINKS_AT_ONCE),
+            Fact::ClientGone { key, .. } => some("client gone", key, LINKS_AT_ONCE),
+            Fact::ClientLeaves { key, .. } => some("client leaves", key, LINKS_AT_ONCE),
+            Fact::Published { key, .. } => some("published", key, PUBLICATIONS_AT_ONCE),
+            Fact::ClientRefused { key, .. } => once("client refused", Some(key)),
+            Fact::PublicationDenied { service, .. } => once("publication denied", Some(service)),
+            Fact::TicketsExpired { key, .. } => once("tickets expired", Some(key)),
+            Fact::MessageFailed { .. } => once("message failed", None),
+            Fact::LocalFailed { service, .. } => once("local failed", Some(service)),
+            Fact::Duplicate { .. } => once("duplicate", None),
             _ => None,
         }
     }
 }
+
+/// By what a fact is throttled: its cause, whose it is, and how many of both are told before the others are counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Throttle<'f> {
+    /// What happened.
+    pub cause: &'static str,
+    /// The key or the service that it happened to.
+    pub key: Option<&'f Name>,
+    /// How many are told at once.
+    pub at_once: u32,
+}
+
+/// Clients of one key that come or go, and are told of before the others are counted.
+const LINKS_AT_ONCE: u32 = 20;
+/// Publications of one key that are told of: a client may have 1,024.
+const PUBLICATIONS_AT_ONCE: u32 = 1_100;
 
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

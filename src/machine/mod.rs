@@ -18,7 +18,7 @@ pub use agenda::Agenda;
 pub use close::{CloseReason, Manner};
 pub use drive::{Surroundings, drive, drive_timeout};
 pub use ending::Ending;
-pub use fact::Fact;
+pub use fact::{Fact, Throttle};
 pub use input::{Input, LINK_RANDOM_BYTES, Proof, SessionEvent, Traffic};
 pub use output::{Dial, Dialled, Door, Greeting, Output};
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::services::Readiness;
 use super::tickets::Tickets;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::name::Name;
@@ -18,6 +19,11 @@ const PING_INTERVAL: Duration = Duration::from_millis(100);
 const PINGED_INTERVAL: Duration = Duration::from_millis(50);
 /// Pings beyond that pace before the link is closed.
 const PINGS_BEYOND: u32 = 50;
+
+/// How long a client that did not start a session goes behind the others, the first time.
+const FAILING_PAUSE: Duration = Duration::from_secs(10);
+/// How often that time doubles.
+const FAILING_DOUBLINGS_MAX: u32 = 5;
 
 /// Whose link it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +70,9 @@ pub(super) struct Link {
     tickets: Tickets,
     /// Message connections that have used a ticket up and are not answered yet.
     coming: usize,
+    /// What may be spent on offering late sessions again.
+    offers: Offers,
+    failing: Failing,
     /// The last tickets expired, and none has brought a message connection since.
     pub brings_none: bool,
 }
@@ -98,6 +107,8 @@ impl Link {
             last_sid: 0,
             tickets: Tickets::default(),
             coming: 0,
+            offers: Offers::default(),
+            failing: Failing::default(),
             brings_none: false,
         }
     }
@@ -137,6 +148,31 @@ impl Link {
         }
     }
 
+    /// Whether a late session may be offered again, which a pool of this size limits; it is counted, if it may.
+    pub fn spend_offer(&mut self, pool: usize) -> bool {
+        self.offers.spend(pool)
+    }
+
+    /// The client has accepted a session.
+    pub fn session_accepted(&mut self) {
+        self.offers.earn();
+    }
+
+    /// The client accepted a session and did not start it: it goes behind the others for a while.
+    pub fn session_not_started(&mut self, now: Instant) {
+        self.failing.failed(now);
+    }
+
+    /// The client has started a session.
+    pub fn session_started(&mut self) {
+        self.failing = Failing::default();
+    }
+
+    /// Whether it goes behind the others.
+    fn is_failing(&self, now: Instant) -> bool {
+        self.failing.until.is_some_and(|until| now < until)
+    }
+
     /// Tickets that may still bring a message connection.
     pub fn outstanding(&self) -> usize {
         self.tickets.outstanding() + self.coming
@@ -146,6 +182,40 @@ impl Link {
     pub fn next_due(&self) -> Instant {
         let due = self.ping_at.min(self.heard + self.heartbeat);
         self.tickets.next_expiry().map_or(due, |expiry| expiry.min(due))
+    }
+}
+
+/// Tokens for offering late sessions again: two per place of the pool, and one more for every ten sessions that are
+/// accepted. So what is done because a client is late does not add to what makes it late.
+#[derive(Default)]
+struct Offers {
+    /// Tenths of tokens that were spent and not earned again.
+    spent_tenths: usize,
+}
+
+impl Offers {
+    fn spend(&mut self, pool: usize) -> bool {
+        let may = self.spent_tenths + 10 <= 2 * pool * 10;
+        self.spent_tenths += if may { 10 } else { 0 };
+        may
+    }
+
+    fn earn(&mut self) {
+        self.spent_tenths = self.spent_tenths.saturating_sub(1);
+    }
+}
+
+/// A client that does not start what it accepts: each time it goes behind the others for twice as long.
+#[derive(Default)]
+struct Failing {
+    times: u32,
+    until: Option<Instant>,
+}
+
+impl Failing {
+    fn failed(&mut self, now: Instant) {
+        self.until = Some(now + FAILING_PAUSE * 2u32.pow(self.times));
+        self.times = (self.times + 1).min(FAILING_DOUBLINGS_MAX);
     }
 }
 
@@ -198,6 +268,15 @@ impl Links {
     /// Whether a link may be given users.
     pub fn may_serve(&self, id: LinkId) -> bool {
         self.get(id).is_some_and(|link| link.life == Life::Standing)
+    }
+
+    /// Whether a link that has an idle connection may be given a user now.
+    pub fn readiness(&self, id: LinkId, now: Instant) -> Readiness {
+        match self.get(id) {
+            Some(link) if link.life == Life::Standing && link.is_failing(now) => Readiness::Failing,
+            Some(link) if link.life == Life::Standing => Readiness::Ready,
+            _ => Readiness::Not,
+        }
     }
 
     pub fn count(&self) -> usize {
@@ -261,5 +340,33 @@ impl Links {
         link.brings_none |= expired > 0;
         self.outstanding -= expired;
         expired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_sessions_that_are_accepted_earn_an_offer() {
+        let mut offers = Offers::default();
+        assert_eq!((0..100).filter(|_| offers.spend(3)).count(), 6);
+        (0..9).for_each(|_| offers.earn());
+        assert!(!offers.spend(3));
+        offers.earn();
+        assert!(offers.spend(3) && !offers.spend(3));
+        (0..1_000).for_each(|_| offers.earn());
+        assert_eq!((0..100).filter(|_| offers.spend(3)).count(), 6, "no more are kept than there were");
+    }
+
+    #[test]
+    fn a_link_that_fails_again_goes_behind_for_longer() {
+        let (now, mut failing) = (Instant::now(), Failing::default());
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            failing.failed(now);
+            pauses.extend(failing.until.map(|until| (until - now).as_secs()));
+        }
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 320, 320]);
     }
 }

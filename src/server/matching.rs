@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use super::links::{Life, Links};
 use super::pool::{ACCEPT_RECHECK, Place, Pools, STARTED_MARGIN, State};
 use super::refill::{self, Refills};
-use super::services::{Refused, Services};
+use super::services::{Readiness, Refused, Services};
 use super::users::{User, Users};
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
 use crate::wire::control::ControlFrame;
-use crate::wire::frame::{AbortReason, Start};
+use crate::wire::frame::AbortReason;
 
 /// Users, message connections, and what joins them.
 #[derive(Default)]
@@ -128,7 +128,7 @@ impl Matching {
         if self.users.is_beyond_share(id) {
             return agenda.reset(id, CloseReason::Full);
         }
-        if let Some(publication) = self.next_ready(service) {
+        if let Some(publication) = self.next_ready(service, agenda.now) {
             return self.begin(id, publication, agenda);
         }
         // Only a user who has to wait counts as waiting.
@@ -146,9 +146,12 @@ impl Matching {
         self.ask_for_one(service);
     }
 
-    fn next_ready(&mut self, service: ServiceId) -> Option<PublicationId> {
+    fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
         let Matching { services, links, pools, .. } = self;
-        services.next_ready(service, |link| links.may_serve(link) && pools.idle(link) > 0)
+        services.next_ready(service, |link| match pools.idle(link) {
+            0 => Readiness::Not,
+            _ => links.readiness(link, now),
+        })
     }
 
     /// One more connection is asked for, because a user of this service waits.
@@ -193,7 +196,7 @@ impl Matching {
         match first {
             Some(link) if spoken => self.offer_to(id, service, link, true, agenda),
             _ if spoken => agenda.reset(id, CloseReason::LinkLost),
-            _ => match self.next_ready(service) {
+            _ => match self.next_ready(service, agenda.now) {
                 Some(publication) => self.begin(id, publication, agenda),
                 None => {
                     // It has waited longest.
@@ -240,20 +243,7 @@ impl Matching {
             return;
         };
         let Some(user) = self.users.get_mut(id) else { return };
-        let sid = link.next_sid();
-        let first_sid = user.first_sid(link_id);
-        if first_sid == 0 {
-            user.first = Some((link_id, sid));
-        }
-        let start = Start {
-            sid,
-            first_sid,
-            publication: publication.number,
-            port_offset: 0,
-            user: user.peer(),
-            asked: user.asked(),
-            number: user.number,
-        };
+        let start = user.start(link_id, link.next_sid(), publication.number);
         let (least, most) = agenda.limits.accept;
         let accept_time = link.round_trip.times(3).clamp(least, most);
         let offered = State::Offered { sent: agenda.now, dial_ms: publication.dial_ms };
@@ -324,6 +314,7 @@ impl Matching {
             (SessionEvent::Accepted, State::Offered { sent, dial_ms }) => {
                 let Some(link) = self.links.get_mut(link) else { return };
                 link.round_trip.measured(agenda.now.saturating_duration_since(sent));
+                link.session_accepted();
                 let margin = link.round_trip.times(0).max(STARTED_MARGIN);
                 self.pools.set(id, State::Accepted, Place::Back);
                 agenda.after(id, Duration::from_millis(dial_ms.into()) + margin);
@@ -331,6 +322,9 @@ impl Matching {
             (SessionEvent::Started, State::Accepted) => {
                 self.pools.set(id, State::Busy, Place::Back);
                 agenda.at(id, None);
+                if let Some(link) = self.links.get_mut(link) {
+                    link.session_started();
+                }
             }
             (SessionEvent::Idle { settled }, _) => {
                 if settled || self.draining || !self.may_serve(link) {
@@ -393,7 +387,12 @@ impl Matching {
             State::Offered { sent, .. } => self.late(id, link, sent, agenda),
             State::Idle(since) => self.pools.idle_due(id, link, since, agenda),
             State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
-            State::Accepted => agenda.reset(id, CloseReason::NotStarted),
+            State::Accepted => {
+                agenda.reset(id, CloseReason::NotStarted);
+                if let Some(link) = self.links.get_mut(link) {
+                    link.session_not_started(agenda.now);
+                }
+            }
             State::Busy | State::Leaving => {}
         }
     }
@@ -406,12 +405,16 @@ impl Matching {
     fn late(&mut self, id: ConnId, link_id: LinkId, sent: Instant, agenda: &mut Agenda) {
         let (least, most) = agenda.limits.accept;
         let last = sent + most;
-        let Some(link) = self.links.get(link_id) else { return };
+        let Some(link) = self.links.get_mut(link_id) else { return };
         let had_its_turn = agenda.now >= link.heard + least;
         let answered = link.answered_ping_of >= sent;
         if answered && had_its_turn || agenda.now >= last {
-            agenda.reset(id, CloseReason::NotAccepted);
-            return self.suspect_idle(link_id, agenda);
+            if link.spend_offer(agenda.limits.pool) {
+                agenda.reset(id, CloseReason::NotAccepted);
+                return self.suspect_idle(link_id, agenda);
+            }
+            // Too many were late: it waits for its first connection.
+            return agenda.after(id, least);
         }
         if !answered {
             self.ping_link(link_id, agenda);

@@ -80,6 +80,15 @@ struct Queue {
     count: usize,
 }
 
+/// Whether a link may be given a user now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    Ready,
+    /// It has accepted a session lately, and not started it.
+    Failing,
+    Not,
+}
+
 /// Why a service cannot be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unpublishable {
@@ -235,25 +244,38 @@ impl Services {
 
     // A user looks for a link.
 
-    /// A publication of a service whose link is ready, each in turn. `is_ready` says whether a link may be given a
-    /// user now.
+    /// A publication of a service whose link is ready, each in turn; one whose link is failing only if no other is
+    /// near.
     pub fn next_ready(
         &mut self,
         service: ServiceId,
-        is_ready: impl Fn(LinkId) -> bool,
+        readiness: impl Fn(LinkId) -> Readiness,
     ) -> Option<PublicationId> {
         let service = self.services.get_mut(service)?;
+        let (mut failing, mut looked_at) = (None, 0);
         while let Some(id) = service.ready.pop_front() {
             let Some(publication) = self.publications.get(id) else { continue };
-            if is_ready(publication.link) {
-                service.ready.push_back(id);
-                return Some(id);
-            }
-            if let Some(offers) = self.offers.get_mut(publication.link) {
-                offers.unready.push_back(id);
+            match readiness(publication.link) {
+                Readiness::Ready => {
+                    service.ready.push_back(id);
+                    return Some(id);
+                }
+                Readiness::Failing => {
+                    service.ready.push_back(id);
+                    looked_at += 1;
+                    if failing == Some(id) || looked_at == LOOKED_AT_MAX {
+                        break;
+                    }
+                    failing = failing.or(Some(id));
+                }
+                Readiness::Not => {
+                    if let Some(offers) = self.offers.get_mut(publication.link) {
+                        offers.unready.push_back(id);
+                    }
+                }
             }
         }
-        None
+        failing
     }
 
     /// A link has an idle connection: its services list it.
@@ -507,12 +529,31 @@ mod tests {
         ids.iter().filter_map(link).collect()
     }
 
+    fn ready(_: LinkId) -> Readiness {
+        Readiness::Ready
+    }
+
+    #[test]
+    fn a_link_that_is_failing_goes_behind_the_others() {
+        let (mut services, [a, _]) = two_services(3);
+        (0..3).for_each(|slot| services.became_ready(link(slot)));
+        let but = |good: LinkId| move |it| if it == good { Readiness::Ready } else { Readiness::Failing };
+        let found: Vec<_> = (0..3).map(|_| services.next_ready(a, but(link(2)))).collect();
+        assert_eq!(links(&services, &found), [2, 2, 2]);
+        let found: Vec<_> = (0..9).map(|_| services.next_ready(a, |_| Readiness::Failing)).collect();
+        assert_eq!(links(&services, &found).len(), 9, "one that is failing is better than none");
+    }
+
     #[test]
     fn ready_links_are_used_in_turn_and_others_not_at_all() {
         let (mut services, [a, _]) = two_services(3);
-        assert!(services.next_ready(a, |_| true).is_none(), "no link has said that it is ready");
+        assert!(services.next_ready(a, ready).is_none(), "no link has said that it is ready");
         (0..3).for_each(|slot| services.became_ready(link(slot)));
-        let found: Vec<_> = (0..4).map(|_| services.next_ready(a, |it| it != link(1))).collect();
+        let found: Vec<_> = (0..4)
+            .map(|_| {
+                services.next_ready(a, |it| if it == link(1) { Readiness::Not } else { Readiness::Ready })
+            })
+            .collect();
         assert_eq!(links(&services, &found), [0, 2, 0, 2]);
     }
 
@@ -520,10 +561,10 @@ mod tests {
     fn a_link_that_was_not_ready_is_asked_again_once_it_is() {
         let (mut services, [a, _]) = two_services(1);
         services.became_ready(link(0));
-        assert!(services.next_ready(a, |_| false).is_none());
-        assert!(services.next_ready(a, |_| true).is_none(), "it is no longer listed");
+        assert!(services.next_ready(a, |_| Readiness::Not).is_none());
+        assert!(services.next_ready(a, ready).is_none(), "it is no longer listed");
         services.became_ready(link(0));
-        assert!(services.next_ready(a, |_| true).is_some());
+        assert!(services.next_ready(a, ready).is_some());
     }
 
     #[test]
@@ -574,7 +615,7 @@ mod tests {
         services.wait_for_link(user(1), link(0), false);
         services.wait(user(2), a, false);
         assert_eq!(services.remove_link(link(0)), [user(1)]);
-        assert!(services.next_ready(a, |_| true).is_none() && services.next_ready(b, |_| true).is_none());
+        assert!(services.next_ready(a, ready).is_none() && services.next_ready(b, ready).is_none());
         assert_eq!(services.next_user(link(1)), Some(user(2)));
     }
 

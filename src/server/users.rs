@@ -9,7 +9,8 @@ use crate::base::address::{Origin, PackedAddress};
 use crate::base::id::{ConnId, LinkId, ServiceId, kind};
 use crate::base::table::Table;
 use crate::machine::{Agenda, Output};
-use crate::wire::frame::Sid;
+use crate::wire::control::PublicationNumber;
+use crate::wire::frame::{Sid, Start};
 
 /// A user.
 pub(super) struct User {
@@ -37,17 +38,17 @@ impl User {
         self.peer.into()
     }
 
-    /// The address that it connected to.
-    pub fn asked(&self) -> SocketAddr {
-        self.asked.into()
-    }
-
-    /// The number under which its bytes were sent to this link before; 0 if they were not.
-    pub fn first_sid(&self, link: LinkId) -> Sid {
-        match self.first {
+    /// What a client is told as its session begins on this link, with the next number of that link.
+    pub fn start(&mut self, link: LinkId, sid: Sid, publication: PublicationNumber) -> Start {
+        let first_sid = match self.first {
             Some((first, sid)) if first == link => sid,
             _ => 0,
+        };
+        if first_sid == 0 {
+            self.first = Some((link, sid));
         }
+        let (user, asked, number) = (self.peer.into(), self.asked.into(), self.number);
+        Start { sid, first_sid, publication, port_offset: 0, user, asked, number }
     }
 }
 

@@ -946,6 +946,45 @@ fn a_session_is_given_up_after_the_most_time_even_if_the_client_is_silent() {
 }
 
 #[test]
+fn sessions_are_offered_again_as_often_as_there_are_tokens_and_then_wait() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let (_, most) = limits().accept;
+    // Two tokens for each place of the pool; none is earned, because nothing is accepted.
+    for _ in 0..2 * POOL {
+        let (message, _) = stage.bring(&mut client);
+        let (user, outputs) = stage.user();
+        client.note(&outputs);
+        assert_eq!(stage.wait(most).closes(), [(message, CloseReason::NotAccepted, Manner::Reset)]);
+        client.note(&stage.gone(message, CloseReason::NotAccepted));
+        stage.gone(user, CloseReason::PeerClosed);
+    }
+    let (message, _) = stage.bring(&mut client);
+    stage.user();
+    assert_eq!(stage.wait(most * 3).closes(), [], "it waits for its first connection");
+}
+
+#[test]
+fn a_client_that_does_not_start_what_it_accepts_goes_behind_the_others() {
+    let mut stage = begin();
+    let (mut bad, mut good) = (stage.client(1), stage.client(2));
+    let (message, _) = stage.bring(&mut bad);
+    let (user, outputs) = stage.user();
+    assert_eq!(outputs.pairs(), [(message, user)]);
+    stage.session(message, SessionEvent::Accepted);
+    assert!(!stage.wait(DIAL + secs(1)).closes().is_empty());
+    bad.note(&stage.gone(message, CloseReason::NotStarted));
+    let ((of_bad, _), (first, _), (second, _)) =
+        (stage.bring(&mut bad), stage.bring(&mut good), stage.bring(&mut good));
+    let mut served: Vec<ConnId> = (0..3).map(|_| stage.user().1.pairs()[0].0).collect();
+    assert_eq!(served.pop(), Some(of_bad), "better than none");
+    served.sort();
+    let mut all = [first, second];
+    all.sort();
+    assert_eq!(served, all);
+}
+
+#[test]
 fn a_user_that_is_offered_again_waits_for_a_connection_that_has_answered() {
     let mut stage = begin();
     let mut client = stage.client(1);
