@@ -9,7 +9,7 @@
 //! | [`errands`] | outputs that cost a system call of their own |
 //! | [`strangers`], [`greeting`] | the handshake, at the server and at the client |
 //! | [`control`], [`relay`], [`leaving`] | what is done with a control connection, a session, an end |
-//! | [`buffers`] | rings, pipes and scratch, leased while bytes wait |
+//! | [`buffers`], [`crowd`] | rings, pipes and scratch, leased while bytes wait; when memory is given back |
 //! | [`world`] | the system: sockets, clock, names, signals, allocator |
 //!
 //! Readiness bits are set by events and cleared by `WouldBlock` only, so what makes progress possible (frees a ring,
@@ -18,6 +18,7 @@
 mod buffers;
 mod connections;
 mod control;
+mod crowd;
 mod errands;
 mod greeting;
 mod leaving;
@@ -35,17 +36,10 @@ use std::time::{Duration, Instant};
 use crate::base::table::SLOTS_KEPT;
 use crate::config::limits::Limits;
 use crate::machine::{Fact, Input, Machine, drive, drive_timeout};
+use crowd::Crowd;
 use sockets::Sockets;
 use world::network::{Event, Network, Socket};
 use world::trim;
-
-/// At or above this count memory is given back when half of the connections have left.
-const CROWD: usize = 16;
-/// At or above this count it is given back when a quarter has left: a session is two connections, and its message
-/// connection stays.
-const LARGE_CROWD: usize = 1_024;
-/// Least time between two times that memory is given back, because each walks the whole heap.
-const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The loop: a machine that decides, and the sockets that it decides about.
 pub struct Reactor<M, N: Network> {
@@ -57,12 +51,6 @@ pub struct Reactor<M, N: Network> {
     hung_up: bool,
 }
 
-/// The most connections since memory was last given back, and when that was.
-struct Crowd {
-    most: usize,
-    given_back: Instant,
-}
-
 impl<M: Machine, N: Network> Reactor<M, N> {
     /// A loop around a machine and a network.
     pub fn new(machine: M, mut network: N, limits: Arc<Limits>, jitter: fastrand::Rng) -> Self {
@@ -71,7 +59,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             machine,
             sockets: Sockets::new(network, limits, jitter, now),
             events: Vec::new(),
-            crowd: Crowd { most: 0, given_back: now },
+            crowd: Crowd::new(now),
             terminated: false,
             hung_up: false,
         }
@@ -137,15 +125,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     // The steps of a turn.
 
-    /// Gives memory back to the system when half of many connections have left. Their facts are told by now.
+    /// Gives memory back to the system when a crowd has come or left. Their facts are told by now.
     fn give_memory_back(&mut self) {
-        let (count, now) = (self.sockets.all.count(), self.sockets.all.now);
-        let crowd = &mut self.crowd;
-        crowd.most = crowd.most.max(count);
-        let stay_max = if crowd.most >= LARGE_CROWD { crowd.most / 4 * 3 } else { crowd.most / 2 };
-        if crowd.most >= CROWD && count <= stay_max && now >= crowd.given_back + GIVE_BACK_INTERVAL {
-            *crowd = Crowd { most: count, given_back: now };
-            self.sockets.all.shrink();
+        let all = &mut self.sockets.all;
+        if self.crowd.note(all.count(), all.came(), all.now) {
+            all.shrink();
             self.sockets.buffers.forget_free();
             self.sockets.facts.shrink_to(SLOTS_KEPT);
             self.events.shrink_to(SLOTS_KEPT);
@@ -156,8 +140,12 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     fn sleep(&mut self) -> io::Result<()> {
         let sockets = &mut self.sockets;
         let now = sockets.all.now;
-        let until =
-            [sockets.all.next_deadline(), self.machine.poll_timeout(), sockets.listeners.next_try(now)];
+        let until = [
+            sockets.all.next_deadline(),
+            self.machine.poll_timeout(),
+            sockets.listeners.next_try(now),
+            self.crowd.due(sockets.all.count()),
+        ];
         let timeout = if sockets.all.has_work() || !sockets.errands.is_empty() {
             Some(Duration::ZERO)
         } else {

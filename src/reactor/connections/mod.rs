@@ -120,6 +120,11 @@ impl<S: Socket> Connections<S> {
         self.slots.len()
     }
 
+    /// Connections that have ever been.
+    pub fn came(&self) -> u64 {
+        self.serial
+    }
+
     /// Gives up room that a burst needed.
     pub fn shrink(&mut self) {
         if self.slots.capacity() > SLOTS_KEPT {
