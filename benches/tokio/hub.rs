@@ -194,7 +194,10 @@ impl Surroundings for Tasks {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Listen { id, at, door } => self.listen(id, at, door),
-            Output::StopListening(id) => drop(self.acceptors.remove(&id).inspect(JoinHandle::abort)),
+            Output::StopListening(id) => {
+                drop(self.acceptors.remove(&id).inspect(JoinHandle::abort));
+                self.inbox.push_back(Input::Stopped { id });
+            }
             Output::Verify { id, secret } => drop(self.command(id, Command::Verify(Box::new(secret)))),
             Output::Admit { id, plain } => drop(self.command(id, Command::Admit(plain))),
             Output::Resolve { name, host } => self.resolve(name, host),
@@ -306,7 +309,7 @@ impl Tasks {
     fn dial(&mut self, dial: Dial, address: SocketAddr, deadline: Instant) {
         let (greeting, purpose) = match dial {
             Dial::Control(greeting) => (greeting, Dialled::Control),
-            Dial::Message(greeting) => (greeting, Dialled::Message),
+            Dial::Message(link, greeting) => (greeting, Dialled::Message(link)),
             Dial::Proxy(message) => {
                 let Ok(id) = self.slots.insert(Owner::Relay) else { return };
                 self.inbox.push_back(Input::Dialling { id, purpose: Dialled::Proxy(message) });

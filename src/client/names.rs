@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, NameId, kind};
 use crate::base::slots::Slots;
-use crate::machine::{Agenda, Output};
+use crate::machine::{Agenda, Fact, Output};
 use crate::wire::frame::Sid;
 
 /// A host name.
@@ -61,6 +61,13 @@ impl Names {
             && !std::mem::replace(&mut entry.asked, true)
         {
             agenda.push(Output::Resolve { name: id, host: entry.host.clone() });
+        }
+    }
+
+    /// Tells that a name leads nowhere, and what it is for.
+    pub fn tell_unresolved(&self, id: NameId, purpose: &'static str, agenda: &mut Agenda) {
+        if let Some(entry) = self.0.get(id) {
+            agenda.fact(Fact::Unresolved { host: entry.host.clone(), purpose });
         }
     }
 

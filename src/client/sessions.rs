@@ -10,11 +10,11 @@ use std::time::Instant;
 use super::names::Names;
 use super::seen::Seen;
 use crate::base::address::{HostPort, PackedAddress};
-use crate::base::id::{ConnId, NameId, kind};
+use crate::base::id::{ConnId, LinkId, NameId, kind};
 use crate::base::name::Name;
 use crate::base::table::Table;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, Output, Traffic};
-use crate::wire::control::PublicationNumber;
+use crate::wire::control::{Denial, GrantedAddress, PublicationNumber};
 use crate::wire::frame::{AbortReason, Sid, Start};
 
 /// What the client publishes.
@@ -25,8 +25,15 @@ pub(super) struct Published {
     pub name: NameId,
 }
 
+/// A message connection.
+struct Message {
+    /// The link that it belongs to; its sessions are numbered there.
+    link: LinkId,
+    state: State,
+}
+
 /// What a message connection does.
-enum Message {
+enum State {
     /// It is dialled, to this address, and not proved yet.
     Coming(PackedAddress),
     Idle,
@@ -69,20 +76,12 @@ pub(super) struct Sessions {
     proxies: Table<kind::Connection, Proxy>,
     /// Sessions that run.
     running: usize,
-    seen: Seen,
 }
 
 impl Sessions {
     /// No sessions of these publications.
     pub fn new(published: BTreeMap<PublicationNumber, Published>) -> Sessions {
-        Sessions {
-            published,
-            messages: Table::default(),
-            expected: 0,
-            proxies: Table::default(),
-            running: 0,
-            seen: Seen::default(),
-        }
+        Sessions { published, messages: Table::default(), expected: 0, proxies: Table::default(), running: 0 }
     }
 
     // Message connections.
@@ -97,10 +96,10 @@ impl Sessions {
         self.expected += 1;
     }
 
-    /// A message connection is dialled.
-    pub fn dialling(&mut self, id: ConnId, address: SocketAddr) {
+    /// A message connection is dialled for a link.
+    pub fn dialling(&mut self, id: ConnId, link: LinkId, address: SocketAddr) {
         self.expected = self.expected.saturating_sub(1);
-        self.messages.insert(id, Message::Coming(address.into()));
+        self.messages.insert(id, Message { link, state: State::Coming(address.into()) });
     }
 
     /// A message connection that was expected is dialled for a link that is gone.
@@ -121,47 +120,73 @@ impl Sessions {
         self.messages.contains(id)
     }
 
+    /// The link that a message connection belongs to.
+    pub fn link_of(&self, id: ConnId) -> Option<LinkId> {
+        self.messages.get(id).map(|message| message.link)
+    }
+
     /// A message connection is proved.
     pub fn connected(&mut self, id: ConnId) {
         if let Some(message) = self.messages.get_mut(id) {
-            *message = Message::Idle;
+            message.state = State::Idle;
         }
     }
 
-    /// A message connection is gone; returns the address that could not be reached, if it never stood.
-    pub fn message_gone(&mut self, id: ConnId) -> Option<SocketAddr> {
-        match self.messages.remove(id)? {
-            Message::Coming(address) => Some(address.into()),
-            Message::Busy(_) => {
+    /// A message connection is gone; returns its link and the address that could not be reached, if it never stood.
+    pub fn message_gone(&mut self, id: ConnId) -> Option<(LinkId, SocketAddr)> {
+        let Message { link, state } = self.messages.remove(id)?;
+        match state {
+            State::Coming(address) => Some((link, address.into())),
+            State::Busy(_) => {
                 self.running -= 1;
                 None
             }
-            Message::Idle => None,
+            State::Idle => None,
         }
     }
 
-    /// The link is gone: its message connections are, and numbers of sessions begin anew.
-    pub fn reset_all(&mut self, agenda: &mut Agenda) {
-        let mut ids: Vec<ConnId> = self.messages.iter().map(|(id, _)| id).collect();
+    /// A link is gone: so are its message connections.
+    pub fn reset_all_of(&mut self, link: LinkId, agenda: &mut Agenda) {
+        let own = self.messages.iter().filter(|(_, message)| message.link == link);
+        let mut ids: Vec<ConnId> = own.map(|(id, _)| id).collect();
         ids.sort();
         ids.into_iter().for_each(|id| agenda.reset(id, CloseReason::LinkLost));
     }
 
-    /// A link stands: numbers of sessions begin anew.
-    pub fn begin_link(&mut self) {
-        self.seen = Seen::default();
+    fn state(&self, id: ConnId) -> Option<&State> {
+        self.messages.get(id).map(|message| &message.state)
     }
 
     // Sessions.
 
-    /// A session has begun on a message connection.
-    pub fn begin(&mut self, id: ConnId, start: Start, names: &mut Names, agenda: &mut Agenda) {
-        if !self.messages.contains(id) {
-            return;
+    /// The server serves a publication: where its users connect.
+    pub fn granted(&self, number: PublicationNumber, addresses: &[GrantedAddress], agenda: &mut Agenda) {
+        if let (Some(published), Some(address)) = (self.published.get(&number), addresses.first()) {
+            let (service, local) = (published.service.clone(), published.local.clone());
+            agenda.fact(Fact::Granted { service, port: address.ports.first, local });
         }
+    }
+
+    /// The server does not serve a publication, or no longer.
+    pub fn denied(&self, number: PublicationNumber, reason: Denial, agenda: &mut Agenda) {
+        if let Some(published) = self.published.get(&number) {
+            agenda.fact(Fact::Denied { service: published.service.clone(), reason });
+        }
+    }
+
+    /// A session has begun on a message connection; `seen` is its link's.
+    pub fn begin(
+        &mut self,
+        id: ConnId,
+        start: Start,
+        seen: &mut Seen,
+        names: &mut Names,
+        agenda: &mut Agenda,
+    ) {
+        let Some(message) = self.messages.get_mut(id) else { return };
         let first_sid = if start.first_sid == 0 { start.sid } else { start.first_sid };
-        let first_new = start.first_sid == 0 || self.seen.insert(start.first_sid);
-        let new = self.seen.insert(start.sid);
+        let first_new = start.first_sid == 0 || seen.insert(start.first_sid);
+        let new = seen.insert(start.sid);
         let user = UserOf {
             number: start.number,
             address: start.user.into(),
@@ -170,9 +195,9 @@ impl Sessions {
         };
         let session = Session { user, sid: start.sid, first_sid, proxy: None, tried: 0 };
         // The end of the session before may not have been told of yet.
-        let was_busy = matches!(self.messages.get(id), Some(Message::Busy(_)));
+        let was_busy = matches!(message.state, State::Busy(_));
         self.running += usize::from(!was_busy);
-        self.messages.insert(id, Message::Busy(session));
+        message.state = State::Busy(session);
         if !first_new || !new {
             return self.abort_duplicate(id, start, first_sid, agenda);
         }
@@ -185,9 +210,12 @@ impl Sessions {
 
     /// The server has given up every connection on which it sent this session before, and only those.
     fn abort_duplicate(&mut self, id: ConnId, start: Start, first_sid: Sid, agenda: &mut Agenda) {
+        let link = self.link_of(id);
         // A walk over all sessions: it is rare, because the server offers few sessions again.
-        let older = self.messages.iter().find(|(_, message)| match message {
-            Message::Busy(other) => other.first_sid == first_sid && other.sid < start.sid,
+        let older = self.messages.iter().find(|(_, message)| match &message.state {
+            State::Busy(other) => {
+                Some(message.link) == link && other.first_sid == first_sid && other.sid < start.sid
+            }
             _ => false,
         });
         let older = older.map(|(message, _)| message);
@@ -199,7 +227,7 @@ impl Sessions {
 
     /// Dials the next address of the session's local server, or has its name resolved first.
     fn dial(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
-        let Some(Message::Busy(session)) = self.messages.get_mut(id) else { return };
+        let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else { return };
         let Some(published) = self.published.get(&session.user.publication) else {
             return refuse(id, agenda);
         };
@@ -226,7 +254,7 @@ impl Sessions {
     /// A name was resolved, or not: the sessions that waited for it go on.
     pub fn resolved(&mut self, waiting: BTreeMap<ConnId, Sid>, names: &mut Names, agenda: &mut Agenda) {
         for (id, sid) in waiting {
-            let Some(Message::Busy(session)) = self.messages.get(id) else { continue };
+            let Some(State::Busy(session)) = self.state(id) else { continue };
             let waits = session.sid == sid && session.proxy.is_none() && session.tried == 0;
             let Some(published) = self.published.get(&session.user.publication).filter(|_| waits) else {
                 continue;
@@ -243,7 +271,7 @@ impl Sessions {
 
     /// A session has waited for its local server's name as long as it may.
     pub fn due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        if let Some(Message::Busy(_)) = self.messages.get(id) {
+        if let Some(State::Busy(_)) = self.state(id) {
             refuse(id, agenda);
         }
     }
@@ -252,7 +280,7 @@ impl Sessions {
     pub fn ended(&mut self, id: ConnId, agenda: &mut Agenda) {
         agenda.at(id, None);
         if let Some(message) = self.messages.get_mut(id)
-            && let Message::Busy(_) = std::mem::replace(message, Message::Idle)
+            && let State::Busy(_) = std::mem::replace(&mut message.state, State::Idle)
         {
             self.running -= 1;
         }
@@ -262,8 +290,8 @@ impl Sessions {
 
     /// A proxy connection is dialled for the session on `message`.
     pub fn dialling_proxy(&mut self, id: ConnId, message: ConnId, agenda: &mut Agenda) {
-        match self.messages.get_mut(message) {
-            Some(Message::Busy(session)) => {
+        match self.messages.get_mut(message).map(|message| &mut message.state) {
+            Some(State::Busy(session)) => {
                 session.proxy = Some(id);
                 self.proxies.insert(id, Proxy { message, user: session.user });
             }
@@ -311,7 +339,9 @@ impl Sessions {
         names: &mut Names,
         agenda: &mut Agenda,
     ) {
-        let Some(Message::Busy(session)) = self.messages.get_mut(message) else { return };
+        let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
+            return;
+        };
         if session.proxy != Some(id) {
             return;
         }

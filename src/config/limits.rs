@@ -55,6 +55,8 @@ pub struct Limits {
     pub resolved: Duration,
     /// Least and most delay before the client dials the server again; full jitter below the current one.
     pub reconnect: (Duration, Duration),
+    /// Least delay before the client dials a server again that has refused it.
+    pub refused: Duration,
     /// How long bytes before an abort may take to reach the local side.
     pub abort_flush: Duration,
     /// After an abort: time for both ends to be done, else the message connection is reset.
@@ -67,6 +69,12 @@ pub struct Limits {
     pub finish: Duration,
     /// How long running sessions get after the operator asked the process to end.
     pub drain: Duration,
+    /// Mean time between attempts to find another link while one drains; jittered by a quarter.
+    pub drain_retry: Duration,
+    /// How long another link is sought that often.
+    pub drain_seek: Duration,
+    /// A server that drains a link sooner than this after its Welcome has refused the client.
+    pub drain_sudden: Duration,
     /// Bytes after which a socket lets others have their turn. A read is not cut short at this count, because a full
     /// ring and a few bytes more would then take two reads.
     pub turn_bytes: usize,
@@ -107,12 +115,16 @@ impl Default for Limits {
             local_dial_max: Duration::from_secs(30),
             resolved: Duration::from_secs(10),
             reconnect: (Duration::from_millis(100), Duration::from_secs(30)),
+            refused: Duration::from_secs(1),
             abort_flush: Duration::from_secs(1),
             abort_drain: Duration::from_secs(2),
             abort_drain_bytes: 256 * 1024,
             linger: Duration::from_secs(5),
             finish: Duration::from_secs(60),
-            drain: Duration::from_secs(30),
+            drain: Duration::from_secs(5),
+            drain_retry: Duration::from_millis(500),
+            drain_seek: Duration::from_secs(60),
+            drain_sudden: Duration::from_secs(10),
             turn_bytes: 32 * 1024,
             turn_accepts: 16,
             rings_kept: 64,

@@ -311,6 +311,7 @@ impl Fact {
             Fact::ClientTooMany { key, .. } => Some(("too many clients", Some(key))),
             Fact::PublicationDenied { service, .. } => Some(("publication denied", Some(service))),
             Fact::TicketsExpired { key, .. } => Some(("tickets expired", Some(key))),
+            Fact::ServerUnreachable { .. } => Some(("server unreachable", None)),
             Fact::MessageFailed { .. } => Some(("message failed", None)),
             Fact::LocalFailed { service, .. } => Some(("local failed", Some(service))),
             Fact::Duplicate { .. } => Some(("duplicate", None)),

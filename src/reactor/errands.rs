@@ -29,7 +29,7 @@ pub(super) struct Errands {
 impl Errands {
     pub fn push(&mut self, errand: Errand) {
         match errand {
-            Errand::Dial { dial: Dial::Control(_) | Dial::Message(_), .. } => self.links.push_back(errand),
+            Errand::Dial { dial: Dial::Control(_) | Dial::Message(..), .. } => self.links.push_back(errand),
             _ => self.others.push_back(errand),
         }
     }

@@ -14,9 +14,9 @@ use super::greeting::Greeter;
 use super::listeners::{Listeners, Tried};
 use super::relay::Relay;
 use super::strangers::{Stranger, Strangers};
-use super::world::network::{Accepted, Network, Socket};
+use super::world::network::{Accepted, BACKLOG, Network, Socket};
 use super::{control, greeting, leaving, strangers};
-use crate::base::id::ConnId;
+use crate::base::id::{ConnId, ListenerId};
 use crate::config::limits::Limits;
 use crate::machine::{CloseReason, Dial, Dialled, Door, Fact, Input, Manner, Output, Surroundings, Traffic};
 
@@ -37,7 +37,7 @@ impl<N: Network> Surroundings for Sockets<N> {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Listen { id, at, door } => self.errands.push(Errand::Listen { id, at, door }),
-            Output::StopListening(id) => self.listeners.remove(id),
+            Output::StopListening(id) => self.stop_listening(id),
             Output::Verify { id, secret } => {
                 self.strangers.verify(&mut self.network, &mut self.all, id, &secret);
             }
@@ -113,6 +113,22 @@ impl<N: Network> Sockets<N> {
                 }
             }
         }
+    }
+
+    /// Takes what waits in a listener's queue, as long as there is room for it, and closes the listener: those who
+    /// came before the end are not turned away.
+    fn stop_listening(&mut self, id: ListenerId) {
+        let now = self.all.now;
+        // While they are taken others may come, and a queue holds no more than this.
+        for _ in 0..BACKLOG {
+            match self.listeners.try_one(id, &mut self.network, now, &mut self.facts) {
+                Tried::Taken(accepted, door) => self.welcome(accepted, door),
+                Tried::Lost => {}
+                Tried::Nothing => break,
+            }
+        }
+        self.listeners.remove(id);
+        self.all.tell(Input::Stopped { id });
     }
 
     fn welcome(&mut self, accepted: Accepted<N::Socket>, door: Door) {
@@ -232,7 +248,9 @@ impl<N: Network> Sockets<N> {
     fn dial(&mut self, dial: Dial, address: SocketAddr, deadline: Instant) {
         let (kind, purpose) = match dial {
             Dial::Control(greeting) => (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Control),
-            Dial::Message(greeting) => (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Message),
+            Dial::Message(link, greeting) => {
+                (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Message(link))
+            }
             Dial::Proxy(message) => {
                 // The session may have ended since it was asked for; the machine has heard, or is about to.
                 if self.all.message(message).is_none_or(|it| it.peer().is_some() || !it.session.delivers()) {

@@ -3,11 +3,15 @@
 //! | file | what it owns |
 //! |---|---|
 //! | [`listeners`] | where the server listens |
+//! | [`arrivals`] | connections on their way to be admitted |
 //! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
 //! | [`services`] | services, publications, users who wait |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
 //! | [`users`] | users |
+//! | [`drain`] | how far the server's own drain has come |
 
+mod arrivals;
+mod drain;
 mod links;
 mod listeners;
 mod matching;
@@ -36,41 +40,11 @@ use crate::wire::control::{
     Want, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
+use arrivals::{Claim, Control, Stage, Stranger};
 use links::{Identity, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
 use services::Unpublishable;
-
-/// At the control or message port, and not admitted yet.
-struct Stranger {
-    peer: SocketAddr,
-    claim: Option<Claim>,
-}
-
-/// What a stranger's hello says.
-#[derive(Clone)]
-enum Claim {
-    Key(Name),
-    Link(LinkId),
-}
-
-/// A proved control connection.
-struct Control {
-    peer: SocketAddr,
-    key: Name,
-    admitted: Instant,
-    stage: Stage,
-}
-
-/// How far a control connection has come.
-enum Stage {
-    /// Its Hello is awaited; with the random bytes of the link that may begin.
-    Proved([u8; LINK_RANDOM_BYTES]),
-    /// It is the head of a link.
-    Linked(LinkId),
-    /// It closes, and is not listened to.
-    Closing,
-}
 
 /// The server's machine.
 pub struct Server {
@@ -241,6 +215,10 @@ impl Server {
     }
 
     fn hello(&mut self, id: ConnId, random: [u8; LINK_RANDOM_BYTES], hello: &Hello) {
+        // No link begins where users come no more, so none takes the place of one on which Drain was sent.
+        if self.draining.is_some() {
+            return self.close_control(id, CloseReason::Shutdown);
+        }
         let Some(control) = self.controls.get(id) else { return };
         let (key, peer) = (control.key.clone(), control.peer);
         let version = match self.version(hello) {
@@ -422,17 +400,27 @@ impl Server {
         self.exit_if_drained();
     }
 
+    /// The process was asked to end: it takes who came before that, and closes its listeners.
     fn drain(&mut self) {
-        let time = self.agenda.limits.drain;
-        self.draining = Some(self.agenda.now + time);
-        self.agenda.fact(Fact::Draining { sessions: self.matching.user_count(), time });
-        self.listeners.clear().into_iter().for_each(|id| self.agenda.push(Output::StopListening(id)));
-        self.matching.drain(&mut self.agenda);
-        self.exit_if_drained();
+        self.draining = Some(self.agenda.now + self.agenda.limits.drain);
+        for id in self.listeners.ids() {
+            self.agenda.push(Output::StopListening(id));
+        }
+    }
+
+    /// A listener is closed. After the last one clients are told, so that their next attempt meets another process.
+    fn stopped(&mut self, id: ListenerId) {
+        self.listeners.remove(id);
+        if self.listeners.is_empty() {
+            let (sessions, time) = (self.matching.user_count(), self.agenda.limits.drain);
+            self.agenda.fact(Fact::Draining { sessions, time });
+            self.matching.drain(&mut self.agenda);
+            self.exit_if_drained();
+        }
     }
 
     fn exit_if_drained(&mut self) {
-        if self.draining.is_some() && self.matching.is_over() {
+        if self.draining.is_some() && self.listeners.is_empty() && self.matching.is_over() {
             self.agenda.push(Output::Exit);
         }
     }
@@ -456,6 +444,7 @@ impl Machine for Server {
             Input::Accepted { id, door, peer, asked } => self.accepted(id, door, peer, asked),
             Input::Listening { id, address } => self.listening(id, Ok(address)),
             Input::ListenFailed { id, error } => self.listening(id, Err(error)),
+            Input::Stopped { id } => self.stopped(id),
             Input::Greeted { id, hello } => self.greeted(id, hello),
             Input::Proved { id, proof } => self.proved(id, proof),
             Input::Control { id, frame } => self.control(id, frame),
@@ -468,6 +457,7 @@ impl Machine for Server {
             // A server dials nothing.
             Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
         }
+        self.matching.go_on_draining(&mut self.agenda);
     }
 
     fn handle_timeout(&mut self, now: Instant) {

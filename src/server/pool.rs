@@ -121,6 +121,7 @@ pub(super) struct Pools {
     messages: Table<kind::Connection, Message>,
     pools: Table<kind::Link, Pool>,
     running: usize,
+    offered: usize,
 }
 
 impl Pools {
@@ -225,6 +226,11 @@ impl Pools {
         self.running
     }
 
+    /// Sessions that are not accepted yet, of all links.
+    pub fn offered(&self) -> usize {
+        self.offered
+    }
+
     /// Most sessions of a link at once in the last one to two periods.
     pub fn recent_peak(&mut self, link: LinkId, now: Instant, period: Duration) -> usize {
         let Some(pool) = self.pools.get_mut(link) else { return 0 };
@@ -242,6 +248,7 @@ impl Pools {
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] += 1;
         self.running += usize::from(matches!(count, Count::Running));
+        self.offered += usize::from(matches!(state, State::Offered { .. }));
         let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
         let [mut before, mut after] = [None; 2];
         let neighbour = match place {
@@ -274,6 +281,7 @@ impl Pools {
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] -= 1;
         self.running -= usize::from(matches!(count, Count::Running));
+        self.offered -= usize::from(matches!(state, State::Offered { .. }));
         let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
         if list.first == Some(id) {
             list.first = after;
@@ -379,6 +387,8 @@ mod tests {
                 }
                 let running = model.values().filter(|it| matches!(it.1, State::Offered { .. } | State::Busy));
                 prop_assert_eq!(pools.running(), running.count());
+                let offered = model.values().filter(|it| matches!(it.1, State::Offered { .. }));
+                prop_assert_eq!(pools.offered(), offered.count());
             }
         }
     }

@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::services::Refused;
 use crate::base::address::PackedAddress;
 use crate::base::id::{LinkId, ServiceId};
-use crate::wire::frame::Sid;
+use crate::wire::control::PublicationNumber;
+use crate::wire::frame::{Sid, Start};
 
 /// A user.
 pub(super) struct User {
@@ -34,16 +35,16 @@ impl User {
         self.peer.into()
     }
 
-    /// The address that it connected to.
-    pub fn asked(&self) -> SocketAddr {
-        self.asked.into()
-    }
-
-    /// The number under which its bytes were sent to this link before; 0 if they were not.
-    pub fn first_sid(&self, link: LinkId) -> Sid {
-        match self.first {
+    /// What a client is told of its session, which begins under this number on this link.
+    pub fn start(&mut self, link: LinkId, sid: Sid, publication: PublicationNumber) -> Start {
+        let first_sid = match self.first {
             Some((first, sid)) if first == link => sid,
-            _ => 0,
-        }
+            _ => {
+                self.first = Some((link, sid));
+                0
+            }
+        };
+        let (user, asked) = (self.peer.into(), self.asked.into());
+        Start { sid, first_sid, publication, port_offset: 0, user, asked, number: self.number }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::story::{Outputs, Story, millis, name, secs};
 use skyorg::base::address::HostPort;
-use skyorg::base::id::{ConnId, NameId};
+use skyorg::base::id::{ConnId, LinkId, NameId};
 use skyorg::client::Client;
 use skyorg::config::limits::Limits;
 use skyorg::config::{ClientConfig, Key};
@@ -136,8 +136,8 @@ impl Stage {
     /// The server asks for a message connection, and it stands.
     fn message(&mut self, control: ConnId, ticket: u64) -> ConnId {
         let outputs = self.hear(control, ControlFrame::Open { first_ticket: ticket, count: 1 });
-        assert_eq!(outputs.dials().len(), 1);
-        let id = self.dialling(Dialled::Message);
+        let [link] = outputs.message_links()[..] else { panic!("{outputs:?}") };
+        let id = self.dialling(Dialled::Message(link));
         self.connected(id);
         id
     }
@@ -155,6 +155,15 @@ impl Outputs {
             _ => None,
         };
         self.0.iter().filter_map(dial).collect()
+    }
+
+    /// The link of each message connection that was dialled.
+    fn message_links(&self) -> Vec<LinkId> {
+        let link = |(dial, _): (&Dial, _)| match dial {
+            Dial::Message(link, _) => Some(*link),
+            _ => None,
+        };
+        self.dials().into_iter().filter_map(link).collect()
     }
 
     /// Local servers that were dialled, and for which message connections.
@@ -258,15 +267,32 @@ fn pauses_grow_with_failures_up_to_the_most() {
 }
 
 #[test]
-fn a_welcome_makes_pauses_short_again() {
-    let (mut stage, _) = begin(config());
-    for _ in 0..10 {
-        let pause = stage.fail();
-        stage.wait(pause);
+fn pauses_are_short_again_after_a_link_that_stood_ten_times_as_long_as_the_last() {
+    for (stood, short) in [(9, false), (10, true)] {
+        let (mut stage, _) = begin(config());
+        let mut pause = Duration::ZERO;
+        for _ in 0..5 {
+            pause = stage.fail();
+            stage.wait(pause);
+        }
+        let control = stage.link();
+        stage.wait(pause * stood);
+        let pause = stage.gone(control, CloseReason::PeerClosed).pause();
+        assert_eq!(pause == Limits::default().reconnect.0, short, "{pause:?} after {stood} times");
     }
-    let control = stage.link();
-    let pause = stage.gone(control, CloseReason::PeerClosed).pause();
-    assert_eq!(pause, Limits::default().reconnect.0);
+}
+
+#[test]
+fn a_server_that_admits_and_leaves_at_once_is_not_dialled_for_ever() {
+    let (mut stage, _) = begin(config());
+    let mut pauses = Vec::new();
+    for _ in 0..20 {
+        let control = stage.link();
+        let pause = stage.gone(control, CloseReason::PeerClosed).pause();
+        stage.wait(pause);
+        pauses.push(pause);
+    }
+    assert!(pauses.iter().sum::<Duration>() > secs(60), "{pauses:?}");
 }
 
 #[test]
@@ -281,6 +307,7 @@ fn a_refusal_is_told_of_and_makes_long_pauses() {
         assert_eq!(outputs.facts(), [&Fact::Refused { refusal }]);
         assert_eq!(outputs.closes(), [(control, CloseReason::Drained, Manner::Whole)]);
         let pause = stage.gone(control, CloseReason::Drained).pause();
+        assert!(pause >= secs(1), "{pause:?}");
         stage.wait(pause);
         pauses.push(pause);
     }
@@ -421,7 +448,7 @@ fn open_dials_as_many_as_asked_with_consecutive_tickets() {
     let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 5, count: 3 });
     let mut tickets = Vec::new();
     for (dial, to) in outputs.dials() {
-        let Dial::Message(greeting) = dial else { panic!("{dial:?}") };
+        let Dial::Message(_, greeting) = dial else { panic!("{dial:?}") };
         assert_eq!(to, address("192.0.2.1:33334"), "the port is the one of the welcome");
         assert_eq!((greeting.hello.purpose, greeting.hello.key_id), (Purpose::Message, [4; 16]));
         assert_eq!(greeting.secret.bytes(), &[5; 32]);
@@ -448,8 +475,9 @@ fn another_address_for_message_connections_is_used_and_the_next_one_after_a_fail
     stage.resolved(outputs.resolves()[0], &["192.0.2.7:1", "192.0.2.8:1"]);
     let control = stage.link();
     let open = |first_ticket| ControlFrame::Open { first_ticket, count: 1 };
-    assert_eq!(stage.hear(control, open(1)).dials()[0].1, address("192.0.2.7:1"));
-    let id = stage.dialling(Dialled::Message);
+    let outputs = stage.hear(control, open(1));
+    assert_eq!(outputs.dials()[0].1, address("192.0.2.7:1"));
+    let id = stage.dialling(Dialled::Message(outputs.message_links()[0]));
     let outputs = stage.gone(id, REFUSED);
     let failed = Fact::MessageFailed { address: address("192.0.2.7:1"), reason: REFUSED };
     assert_eq!(outputs.facts(), [&failed]);
@@ -459,9 +487,9 @@ fn another_address_for_message_connections_is_used_and_the_next_one_after_a_fail
 #[test]
 fn a_message_connection_that_is_dialled_for_a_lost_link_is_reset() {
     let (mut stage, control) = linked(config());
-    stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
     stage.gone(control, CloseReason::PeerClosed);
-    let (id, purpose) = (stage.id(), Dialled::Message);
+    let (id, purpose) = (stage.id(), Dialled::Message(outputs.message_links()[0]));
     let outputs = stage.tell(Input::Dialling { id, purpose });
     assert_eq!(outputs.closes(), [(id, CloseReason::LinkLost, Manner::Reset)]);
 }
@@ -695,11 +723,135 @@ fn a_client_that_leaves_exits_at_the_limit() {
     assert!(outputs.facts().contains(&&Fact::DrainOver { sessions: 1 }) && outputs.exits());
 }
 
-#[test]
-fn a_server_that_drains_is_told_of_and_its_sessions_go_on() {
+// A server that drains.
+
+/// A client with a session on a link whose server drains after a good while; what it does at once. The link's control
+/// connection and the session's message connection.
+fn drained() -> (Stage, ConnId, ConnId, Outputs) {
     let (mut stage, control, message) = ready(config());
     stage.start(message, start(1, 0));
+    stage.wait(Limits::default().drain_sudden);
     let outputs = stage.hear(control, ControlFrame::Drain);
+    (stage, control, message, outputs)
+}
+
+#[test]
+fn a_server_that_drains_is_told_of_and_another_link_is_sought_at_once_while_sessions_go_on() {
+    let (_, _, _, outputs) = drained();
     assert_eq!(outputs.facts(), [&Fact::ServerDrains { server: host("192.0.2.1:33335") }]);
+    assert_eq!(outputs.controls(), [address("192.0.2.1:33335")]);
+    assert_eq!((outputs.closes(), outputs.aborts()), (vec![], vec![]));
+}
+
+#[test]
+fn another_link_is_sought_every_half_second_for_a_minute_and_then_with_growing_pauses() {
+    let (mut stage, control, _, _) = drained();
+    let began = stage.now;
+    while stage.now < began + secs(60) {
+        let pause = stage.fail();
+        assert!((millis(375)..=millis(625)).contains(&pause), "{pause:?}");
+        stage.wait(pause);
+        stage.hear(control, ControlFrame::Ping);
+    }
+    assert_eq!(stage.fail(), Limits::default().reconnect.0);
+}
+
+#[test]
+fn after_the_end_of_the_link_that_drains_pauses_grow_as_usual() {
+    let (mut stage, control, message, _) = drained();
+    let outputs = stage.gone(control, CloseReason::PeerClosed);
+    assert_eq!(outputs.closes(), [(message, CloseReason::LinkLost, Manner::Reset)]);
+    assert_eq!(outputs.facts().len(), 1, "the attempt goes on: {outputs:?}");
+    assert_eq!(stage.fail(), Limits::default().reconnect.0);
+}
+
+#[test]
+fn sessions_are_numbered_by_each_of_two_links_and_one_that_ends_takes_only_its_own() {
+    let (mut stage, old, old_message, _) = drained();
+    let new = stage.link();
+    let new_message = stage.message(new, 1);
+    assert_eq!(stage.start(new_message, start(1, 0)).proxies().len(), 1, "it is no duplicate");
+    let outputs = stage.gone(old, CloseReason::PeerClosed);
+    assert_eq!(outputs.closes(), [(old_message, CloseReason::LinkLost, Manner::Reset)]);
+    assert!(outputs.controls().is_empty() && stage.wait(secs(20)).controls().is_empty());
+}
+
+#[test]
+fn a_copy_on_another_link_is_another_session() {
+    let (mut stage, _, _, _) = drained();
+    let new = stage.link();
+    let new_message = stage.message(new, 1);
+    // The number that the first link's session has is the one that this session had first.
+    let outputs = stage.start(new_message, start(2, 1));
+    assert_eq!((outputs.aborts(), outputs.proxies().len()), (vec![], 1));
+}
+
+#[test]
+fn the_current_link_may_end_before_the_one_that_drains() {
+    let (mut stage, _, _, _) = drained();
+    let new = stage.link();
+    let outputs = stage.gone(new, CloseReason::PeerClosed);
     assert_eq!(outputs.closes(), []);
+    assert_eq!(stage.wait(outputs.pause()).controls().len(), 1);
+}
+
+#[test]
+fn both_links_have_a_heartbeat() {
+    let (mut stage, old, _, _) = drained();
+    let new = stage.link();
+    stage.wait(HEARTBEAT / 2);
+    stage.hear(new, ControlFrame::Ping);
+    let closes = stage.wait(HEARTBEAT / 2).closes();
+    assert_eq!(closes, [(old, CloseReason::HeartbeatLost, Manner::Reset)]);
+}
+
+#[test]
+fn no_message_connection_is_dialled_for_a_link_that_drains() {
+    let (mut stage, control, _, _) = drained();
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 9, count: 3 });
+    assert!(outputs.dials().is_empty());
+}
+
+#[test]
+fn of_two_links_that_drain_the_older_one_ends() {
+    let (mut stage, old, _, _) = drained();
+    let new = stage.link();
+    stage.wait(Limits::default().drain_sudden);
+    let outputs = stage.hear(new, ControlFrame::Drain);
+    assert_eq!(outputs.closes(), [(old, CloseReason::Replaced, Manner::Reset)]);
+    assert_eq!(outputs.controls().len(), 1);
+}
+
+#[test]
+fn drain_just_after_the_welcome_is_a_refusal() {
+    let (mut stage, control) = linked(config());
+    stage.wait(Limits::default().drain_sudden - millis(1));
+    let outputs = stage.hear(control, ControlFrame::Drain);
+    assert!(outputs.pause() >= secs(1) && outputs.controls().is_empty(), "{outputs:?}");
+    assert_eq!(outputs.closes(), []);
+    assert_eq!(stage.wait(outputs.pause()).controls().len(), 1);
+}
+
+#[test]
+fn a_client_that_leaves_says_so_on_both_links_and_waits_for_both() {
+    let (mut stage, old, message, _) = drained();
+    let new = stage.link();
+    let outputs = stage.tell(Input::Drain);
+    assert_eq!(
+        (outputs.said(old), outputs.said(new)),
+        (vec![ControlFrame::Drain], vec![ControlFrame::Drain])
+    );
+    assert!(!stage.gone(new, CloseReason::PeerClosed).exits());
+    stage.gone(message, CloseReason::Drained);
+    assert!(stage.gone(old, CloseReason::PeerClosed).exits());
+}
+
+#[test]
+fn a_client_that_leaves_seeks_no_other_link() {
+    let (mut stage, control) = linked(config());
+    stage.wait(Limits::default().drain_sudden);
+    stage.tell(Input::Drain);
+    let outputs = stage.hear(control, ControlFrame::Drain);
+    assert!(outputs.controls().is_empty());
+    assert!(stage.gone(control, CloseReason::PeerClosed).exits());
 }
