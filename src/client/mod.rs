@@ -99,7 +99,7 @@ impl Client {
     }
 
     fn resolved(&mut self, name: NameId, addresses: Vec<SocketAddr>) {
-        let waiting = self.names.answer(name, addresses, self.agenda.now);
+        let waiting = self.names.answer(name, addresses, &self.agenda);
         self.links.resolved(name, self.names.found(name));
         self.gateway.resolved(&self.names, &mut self.agenda);
         self.sessions.resolved(waiting, &mut self.names, &mut self.agenda);

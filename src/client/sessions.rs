@@ -13,7 +13,7 @@ use crate::base::address::{HostPort, PackedAddress};
 use crate::base::id::{ConnId, LinkId, NameId, kind};
 use crate::base::name::Name;
 use crate::base::table::Table;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, Output, Traffic};
+use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Traffic};
 use crate::wire::control::{Denial, GrantedAddress, PublicationNumber};
 use crate::wire::frame::{AbortReason, Sid, Start};
 
@@ -23,6 +23,13 @@ pub(super) struct Published {
     pub local: HostPort,
     /// Where its local server's addresses are kept.
     pub name: NameId,
+}
+
+impl Published {
+    fn tell_name(&self, fault: NameFault, agenda: &mut Agenda) {
+        let (service, local) = (self.service.clone(), self.local.clone());
+        agenda.fact(Fact::LocalName { service, local, fault });
+    }
 }
 
 /// A message connection.
@@ -241,6 +248,11 @@ impl Sessions {
                 return agenda.at(id, Some(last));
             }
         }
+        if names.has_failed(published.name) {
+            let outdated = !names.found(published.name).is_empty();
+            let fault = if outdated { NameFault::Outdated } else { NameFault::Unresolved };
+            published.tell_name(fault, agenda);
+        }
         let found = names.found(published.name);
         let left = found.len().saturating_sub(session.tried.into());
         let Some(&address) = found.get(usize::from(session.tried)) else { return refuse(id, agenda) };
@@ -262,6 +274,7 @@ impl Sessions {
             agenda.at(id, None);
             // A name that leads nowhere is not asked for again on behalf of sessions that have waited for it.
             if names.found(published.name).is_empty() {
+                published.tell_name(NameFault::Unresolved, agenda);
                 refuse(id, agenda);
             } else {
                 self.dial(id, names, agenda);
@@ -271,7 +284,10 @@ impl Sessions {
 
     /// A session has waited for its local server's name as long as it may.
     pub fn due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        if let Some(State::Busy(_)) = self.state(id) {
+        if let Some(State::Busy(session)) = self.state(id) {
+            if let Some(published) = self.published.get(&session.user.publication) {
+                published.tell_name(NameFault::Late, agenda);
+            }
             refuse(id, agenda);
         }
     }

@@ -53,6 +53,8 @@ pub struct Limits {
     pub local_dial_max: Duration,
     /// How long a resolved name of a local server is used before it is resolved anew.
     pub resolved: Duration,
+    /// How long after a failed lookup a name is asked for again.
+    pub resolve_retry: Duration,
     /// Least and most delay before the client dials the server again; full jitter below the current one.
     pub reconnect: (Duration, Duration),
     /// Least delay before the client dials a server again that has refused it.
@@ -114,6 +116,7 @@ impl Default for Limits {
             local_dial: Duration::from_secs(5),
             local_dial_max: Duration::from_secs(30),
             resolved: Duration::from_secs(10),
+            resolve_retry: Duration::from_secs(1),
             reconnect: (Duration::from_millis(100), Duration::from_secs(30)),
             refused: Duration::from_secs(1),
             abort_flush: Duration::from_secs(1),

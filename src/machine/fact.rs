@@ -9,6 +9,7 @@ use log::Level;
 
 use super::close::CloseReason;
 use super::input::Traffic;
+use super::name_fault::NameFault;
 use crate::base::address::HostPort;
 use crate::base::id::ConnId;
 use crate::base::name::Name;
@@ -220,6 +221,15 @@ pub enum Fact {
         /// What it is for.
         purpose: &'static str,
     },
+    /// A session needs the name of its local server, and something is wrong with it.
+    LocalName {
+        /// The service.
+        service: Name,
+        /// Its local server.
+        local: HostPort,
+        /// What is wrong.
+        fault: NameFault,
+    },
     /// A message connection could not be made.
     MessageFailed {
         /// Where.
@@ -313,6 +323,7 @@ impl Fact {
             Fact::TicketsExpired { key, .. } => Some(("tickets expired", Some(key))),
             Fact::ServerUnreachable { .. } => Some(("server unreachable", None)),
             Fact::MessageFailed { .. } => Some(("message failed", None)),
+            Fact::LocalName { service, fault, .. } => Some((fault.cause(), Some(service))),
             Fact::LocalFailed { service, .. } => Some(("local failed", Some(service))),
             Fact::Duplicate { .. } => Some(("duplicate", None)),
             _ => None,
@@ -395,6 +406,9 @@ impl fmt::Display for Fact {
             Fact::NextAttempt { pause } => write!(f, "next attempt in {:.1} s", pause.as_secs_f64()),
             Fact::Unresolved { host, purpose } => {
                 write!(f, "the name {} of {purpose} could not be resolved", host.host)
+            }
+            Fact::LocalName { service, local, fault } => {
+                write!(f, "service {service}: the name {} of its local server {fault}", local.host)
             }
             Fact::MessageFailed { address, reason } => {
                 write!(f, "message connection to {address}: {reason}; is that port reachable from here?")

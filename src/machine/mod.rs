@@ -9,6 +9,7 @@ mod close;
 mod drive;
 mod fact;
 mod input;
+mod name_fault;
 mod output;
 
 use std::time::Instant;
@@ -18,6 +19,7 @@ pub use close::{CloseReason, Manner};
 pub use drive::{Surroundings, drive, drive_timeout};
 pub use fact::Fact;
 pub use input::{Input, LINK_RANDOM_BYTES, Proof, SessionEvent, Traffic};
+pub use name_fault::NameFault;
 pub use output::{Dial, Dialled, Door, Greeting, Output};
 
 /// The half that decides. See the module.

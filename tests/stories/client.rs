@@ -11,7 +11,7 @@ use skyorg::base::id::{ConnId, LinkId, NameId};
 use skyorg::client::Client;
 use skyorg::config::limits::Limits;
 use skyorg::config::{ClientConfig, Key};
-use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Input, Manner, Output, SessionEvent};
+use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Input, Manner, NameFault, Output, SessionEvent};
 use skyorg::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
     Want, Welcome,
@@ -61,6 +61,11 @@ fn config() -> ClientConfig {
 /// `web` is served at this place.
 fn config_with_local(local: &str) -> ClientConfig {
     ClientConfig { services: vec![(name("web"), host(local))], ..config() }
+}
+
+/// Something is wrong with the name of the local server of `config_with_local("db.lan:80")`.
+fn name_fault(fault: NameFault) -> Fact {
+    Fact::LocalName { service: name("web"), local: host("db.lan:80"), fault }
 }
 
 fn welcome() -> Welcome {
@@ -625,6 +630,38 @@ fn a_name_that_is_not_found_refuses_the_sessions_that_waited() {
     let outputs = stage.start(message, start(1, 0));
     let outputs = stage.resolved(outputs.resolves()[0], &[]);
     assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
+    assert_eq!(outputs.facts(), [&name_fault(NameFault::Unresolved)]);
+}
+
+#[test]
+fn a_name_that_was_not_found_is_asked_for_again_a_second_later() {
+    let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
+    let (two, three) = (stage.message(control, 2), stage.message(control, 3));
+    let outputs = stage.start(one, start(1, 0));
+    stage.resolved(outputs.resolves()[0], &[]);
+    stage.wait(secs(1) - millis(1));
+    let outputs = stage.start(two, start(2, 0));
+    assert_eq!((outputs.resolves().len(), outputs.aborts()), (0, vec![(two, AbortReason::Refused)]));
+    assert_eq!(outputs.facts(), [&name_fault(NameFault::Unresolved)]);
+    stage.wait(millis(1));
+    let outputs = stage.start(three, start(3, 0));
+    let outputs = stage.resolved(outputs.resolves()[0], &["10.0.0.1:80"]);
+    assert_eq!(outputs.proxies(), [(three, address("10.0.0.1:80"))]);
+    assert_eq!(outputs.facts(), Vec::<&Fact>::new());
+}
+
+#[test]
+fn a_lookup_that_fails_takes_no_good_address_away_and_is_told_of() {
+    let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
+    let (two, three) = (stage.message(control, 2), stage.message(control, 3));
+    let outputs = stage.start(one, start(1, 0));
+    stage.resolved(outputs.resolves()[0], &["10.0.0.1:80"]);
+    stage.wait(Limits::default().resolved);
+    let outputs = stage.start(two, start(2, 0));
+    assert!(stage.resolved(outputs.resolves()[0], &[]).is_silent());
+    let outputs = stage.start(three, start(3, 0));
+    assert_eq!(outputs.proxies(), [(three, address("10.0.0.1:80"))]);
+    assert_eq!(outputs.facts(), [&name_fault(NameFault::Outdated)]);
 }
 
 #[test]
@@ -632,7 +669,9 @@ fn a_session_waits_for_a_name_no_longer_than_for_a_local_server() {
     let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
     stage.start(message, start(1, 0));
     assert_eq!(stage.wait(Limits::default().local_dial - millis(1)).aborts(), []);
-    assert_eq!(stage.wait(millis(1)).aborts(), [(message, AbortReason::Refused)]);
+    let outputs = stage.wait(millis(1));
+    assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
+    assert_eq!(outputs.facts(), [&name_fault(NameFault::Late)]);
 }
 
 #[test]
