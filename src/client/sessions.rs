@@ -55,8 +55,6 @@ struct Session {
     first_sid: Sid,
     /// The proxy connection, once one is dialled.
     proxy: Option<ConnId>,
-    /// How many of the local server's addresses were tried.
-    tried: u16,
 }
 
 /// The user of a session.
@@ -65,6 +63,8 @@ struct UserOf {
     number: u64,
     address: PackedAddress,
     publication: PublicationNumber,
+    /// How many of the local server's addresses were tried for it. It stands here because there is room.
+    tried: u16,
     since: Instant,
 }
 
@@ -198,9 +198,10 @@ impl Sessions {
             number: start.number,
             address: start.user.into(),
             publication: start.publication,
+            tried: 0,
             since: agenda.now,
         };
-        let session = Session { user, sid: start.sid, first_sid, proxy: None, tried: 0 };
+        let session = Session { user, sid: start.sid, first_sid, proxy: None };
         // The end of the session before may not have been told of yet.
         let was_busy = matches!(message.state, State::Busy(_));
         self.running += usize::from(!was_busy);
@@ -254,9 +255,9 @@ impl Sessions {
             published.tell_name(fault, agenda);
         }
         let found = names.found(published.name);
-        let left = found.len().saturating_sub(session.tried.into());
-        let Some(&address) = found.get(usize::from(session.tried)) else { return refuse(id, agenda) };
-        session.tried += 1;
+        let left = found.len().saturating_sub(session.user.tried.into());
+        let Some(&address) = found.get(usize::from(session.user.tried)) else { return refuse(id, agenda) };
+        session.user.tried += 1;
         // Each address gets its share of what is left of the time.
         let share = last.saturating_duration_since(agenda.now) / left.max(1) as u32;
         let deadline = agenda.now + share;
@@ -267,7 +268,7 @@ impl Sessions {
     pub fn resolved(&mut self, waiting: BTreeMap<ConnId, Sid>, names: &mut Names, agenda: &mut Agenda) {
         for (id, sid) in waiting {
             let Some(State::Busy(session)) = self.state(id) else { continue };
-            let waits = session.sid == sid && session.proxy.is_none() && session.tried == 0;
+            let waits = session.sid == sid && session.proxy.is_none() && session.user.tried == 0;
             let Some(published) = self.published.get(&session.user.publication).filter(|_| waits) else {
                 continue;
             };
@@ -363,7 +364,7 @@ impl Sessions {
         }
         session.proxy = None;
         let Some(published) = self.published.get(&user.publication) else { return };
-        let more = usize::from(session.tried) < names.found(published.name).len();
+        let more = usize::from(session.user.tried) < names.found(published.name).len();
         if more && agenda.now < user.since + agenda.limits.local_dial {
             return self.dial(message, names, agenda);
         }
@@ -380,4 +381,15 @@ impl Sessions {
 
 fn refuse(message: ConnId, agenda: &mut Agenda) {
     agenda.push(Output::Abort { message, reason: AbortReason::Refused });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client holds one of these per idle session, and two of its user.
+    #[test]
+    fn a_session_takes_little_memory() {
+        assert_eq!((size_of::<Message>(), size_of::<Proxy>()), (80, 56));
+    }
 }
