@@ -310,7 +310,7 @@ impl Tasks {
         let (greeting, purpose) = match dial {
             Dial::Control(greeting) => (greeting, Dialled::Control),
             Dial::Message(link, greeting) => (greeting, Dialled::Message(link)),
-            Dial::Proxy(message) => {
+            Dial::Proxy(message, _) => {
                 let Ok(id) = self.slots.insert(Owner::Relay) else { return };
                 self.inbox.push_back(Input::Dialling { id, purpose: Dialled::Proxy(message) });
                 if self.command(message, Command::Dial(Box::new((id, address, deadline)))).is_err() {

@@ -4,7 +4,6 @@
 //! while another link is sought, because a new server may take the place of the old one. There is one draining link
 //! at most beside the current one.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -217,21 +216,20 @@ impl Gateway {
     ) {
         let (server, key) = (self.settings.server.clone(), self.settings.key.name.clone());
         agenda.fact(Fact::Connected { link: id, server, address, key });
+        // The same address, with its scope if it is a link-local one.
+        let mut message_address = address;
+        message_address.set_port(welcome.message_port);
         let message_addresses = match self.settings.message_name {
-            Some(name) => names.found(name).iter().copied().collect(),
-            None => {
-                // The same address, with its scope if it is a link-local one.
-                let mut address = address;
-                address.set_port(welcome.message_port);
-                VecDeque::from([address])
-            }
+            Some(name) => names.found(name),
+            None => &[message_address],
         };
         let limits = &agenda.limits;
         let heartbeat = limits.heartbeat.min(welcome.heartbeat).max(limits.heartbeat_min);
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Message, key_id: welcome.link };
         let greeting = Greeting { hello, secret: welcome.pool_key, ticket: 0, plain: self.settings.plain };
         let message_name = self.settings.message_name;
-        let mut link = Link::new(id, heartbeat, greeting, message_addresses, message_name, agenda.now);
+        let mut link =
+            Link::new(id, heartbeat, greeting, (message_addresses, address), message_name, agenda.now);
         link.heard(agenda);
         match links.add(link) {
             Some(link) => self.stage = Stage::Up(link),

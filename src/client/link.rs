@@ -1,20 +1,19 @@
 //! Links: each from the server's Welcome to the end of its control connection. A client may have two links to one
 //! server, while the older one drains.
 //!
-//! What counts per link is kept here: where and with what its message connections are dialled, which of its sessions
-//! were seen, and when its server was heard.
+//! What counts per link is kept here: its message connections on their way, which of its sessions were seen, and when
+//! its server was heard.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::dials::{Dials, Way};
 use super::names::Names;
 use super::seen::Seen;
-use super::sessions::Sessions;
 use crate::base::id::{ConnId, LinkId, NameId, kind};
 use crate::base::slots::Slots;
 use crate::base::table::Table;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Output};
+use crate::machine::{Agenda, CloseReason, Fact, Greeting, Output};
 use crate::wire::control::ControlFrame;
 
 /// Where a link stands in its life.
@@ -32,11 +31,14 @@ pub(super) struct Link {
     pub welcomed: Instant,
     heartbeat: Duration,
     heard: Instant,
+    /// When the server's silence is looked at next.
+    check_at: Instant,
     /// What its message connections prove; each with a ticket of its own.
     greeting: Greeting,
-    /// Where message connections are dialled: the address that is tried next comes first.
-    message_addresses: VecDeque<SocketAddr>,
-    /// The name of those addresses, if they are not the server's own.
+    dials: Dials,
+    /// The server's control port, which admits message connections, too.
+    control_address: SocketAddr,
+    /// The name of the host for message connections, if it is not the server's own.
     message_name: Option<NameId>,
     /// Its sessions that were seen.
     pub seen: Seen,
@@ -48,7 +50,7 @@ impl Link {
         control: ConnId,
         heartbeat: Duration,
         greeting: Greeting,
-        message_addresses: VecDeque<SocketAddr>,
+        (message_addresses, control_address): (&[SocketAddr], SocketAddr),
         message_name: Option<NameId>,
         now: Instant,
     ) -> Link {
@@ -58,8 +60,10 @@ impl Link {
             welcomed: now,
             heartbeat,
             heard: now,
+            check_at: now + heartbeat / 2,
             greeting,
-            message_addresses,
+            dials: Dials::new(with_fallback(message_addresses, control_address)),
+            control_address,
             message_name,
             seen: Seen::default(),
         }
@@ -68,71 +72,87 @@ impl Link {
     /// The server was heard: it is asked for a sign of life if it is silent for half of the heartbeat. It pings more
     /// often than that, so it is asked only when it is late.
     pub fn heard(&mut self, agenda: &mut Agenda) {
-        self.heard = agenda.now;
-        agenda.after(self.control, self.heartbeat / 2);
+        (self.heard, self.check_at) = (agenda.now, agenda.now + self.heartbeat / 2);
+        self.schedule(agenda);
     }
 
-    /// The server was not heard for some time: it is asked for a sign of life, or given up.
-    fn is_due(&mut self, agenda: &mut Agenda) {
-        let silent_at = self.heard + self.heartbeat;
-        if agenda.now >= silent_at {
-            agenda.fact(Fact::ServerSilent { silence: self.heartbeat });
-            agenda.reset(self.control, CloseReason::HeartbeatLost);
-        } else {
-            agenda.at(self.control, Some(silent_at));
+    fn schedule(&self, agenda: &mut Agenda) {
+        let due = self.dials.due().map_or(self.check_at, |at| at.min(self.check_at));
+        agenda.at(self.control, Some(due));
+    }
+
+    /// Its time has come: to dial, to ask the server for a sign of life, or to give it up.
+    fn is_due(&mut self, id: LinkId, agenda: &mut Agenda) {
+        self.dials.go(id, &self.greeting, agenda);
+        if agenda.now >= self.check_at {
+            let silent_at = self.heard + self.heartbeat;
+            if agenda.now >= silent_at {
+                agenda.fact(Fact::ServerSilent { silence: self.heartbeat });
+                return agenda.reset(self.control, CloseReason::HeartbeatLost);
+            }
+            self.check_at = silent_at;
             agenda.push(Output::Send { id: self.control, frame: ControlFrame::Ping });
         }
+        self.schedule(agenda);
     }
 
     /// The server drains: it takes no message connection any more.
     pub fn drain(&mut self) {
         self.life = Life::Draining;
+        self.dials.stop();
     }
 
-    /// Dials message connections for the link of this id, one per ticket.
+    // Message connections; `id` is this link's.
+
+    /// Dials message connections, one per ticket; there are so many beside those that are on their way.
     pub fn open(
-        &self,
+        &mut self,
         id: LinkId,
         (first_ticket, count): (u64, u32),
+        others: usize,
         names: &mut Names,
-        sessions: &mut Sessions,
         agenda: &mut Agenda,
     ) {
         if self.life == Life::Draining {
             return;
         }
-        let Some(&address) = self.message_addresses.front() else {
-            if let Some(name) = self.message_name {
-                names.tell_unresolved(name, "message connections", agenda);
+        if let Some(name) = self.message_name.filter(|&name| names.has_failed(name)) {
+            names.tell_unresolved(name, "message connections", agenda);
+            if names.is_stale(name, agenda) {
                 names.ask(name, agenda);
             }
-            return;
-        };
-        let room = agenda.limits.messages_per_client_max.saturating_sub(sessions.message_count());
-        let deadline = agenda.now + agenda.limits.handshake;
-        for index in 0..room.min(count as usize) as u64 {
-            let greeting = Greeting { ticket: first_ticket.wrapping_add(index), ..self.greeting.clone() };
-            sessions.await_one();
-            agenda.push(Output::Dial { dial: Dial::Message(id, greeting), address, deadline });
         }
+        self.dials.take(first_ticket, count, others, agenda);
+        self.dials.go(id, &self.greeting, agenda);
+        self.schedule(agenda);
     }
 
-    /// Where message connections are dialled.
-    pub fn message_address(&self) -> Option<SocketAddr> {
-        self.message_addresses.front().copied()
+    /// A message connection is dialled.
+    pub fn dialling(&mut self) -> Option<Way> {
+        self.dials.begun()
     }
 
-    /// A message connection could not be made: the next one tries another address, if the name has several.
-    pub fn message_failed(&mut self, address: SocketAddr, reason: CloseReason, agenda: &mut Agenda) {
-        // A server that drains has closed its message port.
-        if self.life == Life::Draining {
-            return;
-        }
-        if self.message_addresses.front() == Some(&address) {
-            self.message_addresses.rotate_left(1);
-        }
-        agenda.fact(Fact::MessageFailed { address, reason });
+    /// A message connection is proved.
+    pub fn arrived(&mut self, id: LinkId, way: Way, agenda: &mut Agenda) {
+        self.dials.arrived(way, agenda);
+        self.dials.go(id, &self.greeting, agenda);
+        self.schedule(agenda);
     }
+
+    /// A message connection could not be made.
+    pub fn failed(&mut self, way: Way, reason: CloseReason, agenda: &mut Agenda) {
+        // A server that drains has closed its ports.
+        if self.life == Life::Standing {
+            self.dials.failed(way, reason, agenda);
+            self.schedule(agenda);
+        }
+    }
+}
+
+/// Where message connections go: the control port comes after all others.
+fn with_fallback(addresses: &[SocketAddr], control: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    let others = addresses.iter().copied().filter(move |&address| address != control);
+    others.chain([control])
 }
 
 /// All links.
@@ -176,8 +196,11 @@ impl Links {
 
     /// A control connection's deadline has come; false if it is none of a link.
     pub fn is_due(&mut self, control: ConnId, agenda: &mut Agenda) -> bool {
-        let link = self.of_control(control).and_then(|link| self.slots.get_mut(link));
-        link.map(|link| link.is_due(agenda)).is_some()
+        let Some(id) = self.of_control(control) else { return false };
+        if let Some(link) = self.slots.get_mut(id) {
+            link.is_due(id, agenda);
+        }
+        true
     }
 
     /// A name was resolved: message connections of links that it leads are dialled at its addresses.
@@ -187,7 +210,7 @@ impl Links {
             if let Some(link) = self.slots.get_mut(id)
                 && link.message_name == Some(name)
             {
-                link.message_addresses = addresses.iter().copied().collect();
+                link.dials.lead_to(with_fallback(addresses, link.control_address));
             }
         }
     }

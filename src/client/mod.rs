@@ -6,11 +6,13 @@
 //! | [`gateway`] | the way to the server, and pauses before the next attempt |
 //! | [`link`] | links that stand: the current one, and one that drains |
 //! | [`names`] | host names and their addresses |
+//! | [`dials`] | message connections on their way |
 //! | [`sessions`] | message connections, sessions, proxy connections |
 //! | [`seen`] | which sessions of a link have been seen |
 //!
 //! It closes no idle message connection of its own accord, and opens one only for a ticket.
 
+mod dials;
 mod gateway;
 mod link;
 mod names;
@@ -78,13 +80,10 @@ impl Client {
     fn dialling(&mut self, id: ConnId, purpose: Dialled) {
         match purpose {
             Dialled::Control => self.gateway.dialling(id),
-            Dialled::Message(link) => match self.links.get(link).and_then(Link::message_address) {
-                Some(address) => self.sessions.dialling(id, link, address),
+            Dialled::Message(link) => match self.links.get_mut(link).and_then(Link::dialling) {
+                Some(way) => self.sessions.dialling(id, link, way),
                 // The link ended meanwhile.
-                None => {
-                    self.sessions.not_dialled();
-                    self.agenda.reset(id, CloseReason::LinkLost);
-                }
+                None => self.agenda.reset(id, CloseReason::LinkLost),
             },
             Dialled::Proxy(message) => self.sessions.dialling_proxy(id, message, &mut self.agenda),
         }
@@ -92,7 +91,11 @@ impl Client {
 
     fn connected(&mut self, id: ConnId) {
         if self.sessions.is_message(id) {
-            self.sessions.connected(id);
+            if let Some((link_id, way)) = self.sessions.connected(id)
+                && let Some(link) = self.links.get_mut(link_id)
+            {
+                link.arrived(link_id, way, &mut self.agenda);
+            }
         } else if !self.sessions.is_proxy(id) {
             self.gateway.greeted(id, &self.names, &self.sessions, &mut self.agenda);
         }
@@ -119,7 +122,7 @@ impl Client {
         link.heard(agenda);
         match frame {
             ControlFrame::Open { first_ticket, count } => {
-                link.open(link_id, (first_ticket, count), names, sessions, agenda);
+                link.open(link_id, (first_ticket, count), sessions.proved_count(), names, agenda);
             }
             ControlFrame::Ping => agenda.push(Output::Send { id, frame: ControlFrame::Pong }),
             ControlFrame::Pong | ControlFrame::Skipped => {}
@@ -156,10 +159,10 @@ impl Client {
         let Client { gateway, links, names, sessions, agenda, .. } = self;
         agenda.at(id, None);
         if sessions.is_message(id) {
-            if let Some((link, address)) = sessions.message_gone(id)
+            if let Some((link, way)) = sessions.message_gone(id)
                 && let Some(link) = links.get_mut(link)
             {
-                link.message_failed(address, reason, agenda);
+                link.failed(way, reason, agenda);
             }
         } else if let Some((link_id, link)) = links.remove(id) {
             agenda.fact(Fact::LinkLost { server: gateway.server().clone(), reason });

@@ -4,9 +4,9 @@
 //! A local server is dialled at most once per session that has not been seen before.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::dials::Way;
 use super::names::Names;
 use super::seen::Seen;
 use crate::base::address::{HostPort, PackedAddress};
@@ -41,8 +41,8 @@ struct Message {
 
 /// What a message connection does.
 enum State {
-    /// It is dialled, to this address, and not proved yet.
-    Coming(PackedAddress),
+    /// It is dialled, and not proved yet.
+    Coming(Way),
     Idle,
     Busy(Session),
 }
@@ -78,8 +78,8 @@ struct Proxy {
 pub(super) struct Sessions {
     pub published: BTreeMap<PublicationNumber, Published>,
     messages: Table<kind::Connection, Message>,
-    /// Dialled and not begun to be.
-    expected: usize,
+    /// Message connections that are proved.
+    proved: usize,
     proxies: Table<kind::Connection, Proxy>,
     /// Sessions that run.
     running: usize,
@@ -88,30 +88,19 @@ pub(super) struct Sessions {
 impl Sessions {
     /// No sessions of these publications.
     pub fn new(published: BTreeMap<PublicationNumber, Published>) -> Sessions {
-        Sessions { published, messages: Table::default(), expected: 0, proxies: Table::default(), running: 0 }
+        Sessions { published, messages: Table::default(), proved: 0, proxies: Table::default(), running: 0 }
     }
 
     // Message connections.
 
-    /// How many message connections there are, or will be.
-    pub fn message_count(&self) -> usize {
-        self.messages.len() + self.expected
-    }
-
-    /// A message connection will be dialled.
-    pub fn await_one(&mut self) {
-        self.expected += 1;
+    /// How many message connections are proved.
+    pub fn proved_count(&self) -> usize {
+        self.proved
     }
 
     /// A message connection is dialled for a link.
-    pub fn dialling(&mut self, id: ConnId, link: LinkId, address: SocketAddr) {
-        self.expected = self.expected.saturating_sub(1);
-        self.messages.insert(id, Message { link, state: State::Coming(address.into()) });
-    }
-
-    /// A message connection that was expected is dialled for a link that is gone.
-    pub fn not_dialled(&mut self) {
-        self.expected = self.expected.saturating_sub(1);
+    pub fn dialling(&mut self, id: ConnId, link: LinkId, way: Way) {
+        self.messages.insert(id, Message { link, state: State::Coming(way) });
     }
 
     /// How many sessions run.
@@ -132,24 +121,24 @@ impl Sessions {
         self.messages.get(id).map(|message| message.link)
     }
 
-    /// A message connection is proved.
-    pub fn connected(&mut self, id: ConnId) {
-        if let Some(message) = self.messages.get_mut(id) {
-            message.state = State::Idle;
-        }
+    /// A message connection is proved; returns its link, and the way that it took.
+    pub fn connected(&mut self, id: ConnId) -> Option<(LinkId, Way)> {
+        let message = self.messages.get_mut(id)?;
+        let State::Coming(way) = message.state else { return None };
+        message.state = State::Idle;
+        self.proved += 1;
+        Some((message.link, way))
     }
 
-    /// A message connection is gone; returns its link and the address that could not be reached, if it never stood.
-    pub fn message_gone(&mut self, id: ConnId) -> Option<(LinkId, SocketAddr)> {
+    /// A message connection is gone; returns its link and the way that it took, if it was never proved.
+    pub fn message_gone(&mut self, id: ConnId) -> Option<(LinkId, Way)> {
         let Message { link, state } = self.messages.remove(id)?;
-        match state {
-            State::Coming(address) => Some((link, address.into())),
-            State::Busy(_) => {
-                self.running -= 1;
-                None
-            }
-            State::Idle => None,
+        if let State::Coming(way) = state {
+            return Some((link, way));
         }
+        self.proved -= 1;
+        self.running -= usize::from(matches!(state, State::Busy(_)));
+        None
     }
 
     /// A link is gone: so are its message connections.
@@ -212,8 +201,31 @@ impl Sessions {
         if !self.published.contains_key(&start.publication) {
             return refuse(id, agenda);
         }
+        if self.proxies.len() >= self.proxies_max(agenda) {
+            self.tell_failed(user, CloseReason::Full, agenda);
+            return refuse(id, agenda);
+        }
         agenda.push(Output::Accept(id));
         self.dial(id, names, agenda);
+    }
+
+    /// Most proxy connections at once. Those of sessions that were aborted stay for a moment, and a server that begins
+    /// and aborts sessions for ever must not take all descriptors with them.
+    fn proxies_max(&self, agenda: &Agenda) -> usize {
+        let limits = &agenda.limits;
+        (2 * self.proved + limits.proxies_spare).min(limits.messages_per_client_max)
+    }
+
+    fn tell_failed(&self, user: UserOf, reason: CloseReason, agenda: &mut Agenda) {
+        if let Some(published) = self.published.get(&user.publication) {
+            agenda.fact(Fact::LocalFailed {
+                number: user.number,
+                user: user.address.into(),
+                service: published.service.clone(),
+                local: published.local.clone(),
+                reason,
+            });
+        }
     }
 
     /// The server has given up every connection on which it sent this session before, and only those.
@@ -261,7 +273,7 @@ impl Sessions {
         // Each address gets its share of what is left of the time.
         let share = last.saturating_duration_since(agenda.now) / left.max(1) as u32;
         let deadline = agenda.now + share;
-        agenda.push(Output::Dial { dial: Dial::Proxy(id), address, deadline });
+        agenda.push(Output::Dial { dial: Dial::Proxy(id, session.sid), address, deadline });
     }
 
     /// A name was resolved, or not: the sessions that waited for it go on.
@@ -368,13 +380,7 @@ impl Sessions {
         if more && agenda.now < user.since + agenda.limits.local_dial {
             return self.dial(message, names, agenda);
         }
-        agenda.fact(Fact::LocalFailed {
-            number: user.number,
-            user: user.address.into(),
-            service: published.service.clone(),
-            local: published.local.clone(),
-            reason,
-        });
+        self.tell_failed(user, reason, agenda);
         refuse(message, agenda);
     }
 }

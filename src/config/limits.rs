@@ -21,6 +21,14 @@ pub struct Limits {
     pub messages_max: usize,
     /// Message connections that one client may have, idle, busy or on their way.
     pub messages_per_client_max: usize,
+    /// Message connections of one link that are on their way at once; the next one waits for its turn.
+    pub messages_at_once: usize,
+    /// Tickets of one link that wait for their turn; more are ignored, expire, and are handed out again.
+    pub tickets_max: usize,
+    /// Time between two dials of message connections while these fail.
+    pub message_retry: Duration,
+    /// Proxy connections beyond two per message connection; the next session is refused.
+    pub proxies_spare: usize,
     /// Least and most time a client has to accept a session; three round trips in between.
     pub accept: (Duration, Duration),
     /// How long a ticket is good.
@@ -101,6 +109,10 @@ impl Default for Limits {
             publications_per_client_max: 1_024,
             messages_max: 65_536,
             messages_per_client_max: 65_536,
+            messages_at_once: 128,
+            tickets_max: 1_024,
+            message_retry: Duration::from_millis(500),
+            proxies_spare: 64,
             accept: (Duration::from_millis(250), Duration::from_secs(1)),
             ticket: Duration::from_secs(10),
             idle_ping: Duration::from_secs(15),

@@ -237,6 +237,11 @@ pub enum Fact {
         /// Why.
         reason: CloseReason,
     },
+    /// A message connection was made where it could not be before, or at another address.
+    MessageArrived {
+        /// Where.
+        address: SocketAddr,
+    },
     /// A local server could not be reached, and the user was refused.
     LocalFailed {
         /// The user's number at the server.
@@ -290,7 +295,7 @@ impl Fact {
     /// How much it matters.
     pub fn level(&self) -> Level {
         match self {
-            Fact::NextAttempt { .. } | Fact::TicketsExpired { .. } | Fact::Duplicate { .. } => Level::Debug,
+            Fact::NextAttempt { .. } | Fact::Duplicate { .. } => Level::Debug,
             Fact::ClientCame { .. }
             | Fact::ClientGone { .. }
             | Fact::ClientLeaves { .. }
@@ -302,6 +307,7 @@ impl Fact {
             | Fact::Granted { .. }
             | Fact::ServerDrains { .. }
             | Fact::LinkLost { .. }
+            | Fact::MessageArrived { .. }
             | Fact::SessionEnded { .. } => Level::Info,
             Fact::Refused { .. } | Fact::Denied { .. } => Level::Error,
             _ => Level::Warn,
@@ -359,7 +365,11 @@ impl fmt::Display for Fact {
             }
             Fact::NotAdmitted { peer, reason } => write!(f, "{peer} was not admitted: {reason}"),
             Fact::TicketsExpired { key, count } => {
-                write!(f, "client {key} did not bring {count} message connections that it was asked for")
+                write!(
+                    f,
+                    "client {key} did not bring {count} message connections that it was asked for; can it reach \
+                     the message port?"
+                )
             }
             Fact::UserLeft { number, user, service, traffic, lasted, reason } => {
                 let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
@@ -412,6 +422,9 @@ impl fmt::Display for Fact {
             }
             Fact::MessageFailed { address, reason } => {
                 write!(f, "message connection to {address}: {reason}; is that port reachable from here?")
+            }
+            Fact::MessageArrived { address } => {
+                write!(f, "message connections come through at {address} now")
             }
             Fact::LocalFailed { number, user, service, local, reason } => write!(
                 f,

@@ -8,7 +8,7 @@ use super::fact::Fact;
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::{ConnId, LinkId, ListenerId, NameId, ServiceId};
 use crate::wire::control::ControlFrame;
-use crate::wire::frame::{AbortReason, Start};
+use crate::wire::frame::{AbortReason, Sid, Start};
 use crate::wire::handshake::{ClearHello, Secret};
 
 /// What a listener is for.
@@ -27,8 +27,9 @@ pub enum Dial {
     Control(Greeting),
     /// A message connection of this link, which is the client's own name for it.
     Message(LinkId, Greeting),
-    /// A proxy connection for the session that has begun on this message connection.
-    Proxy(ConnId),
+    /// A proxy connection for the session of this number that has begun on this message connection. It is not made if
+    /// another session has taken its place meanwhile: that one may be of another service.
+    Proxy(ConnId, Sid),
 }
 
 /// What a connection that is being dialled is for.

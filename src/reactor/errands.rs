@@ -9,9 +9,6 @@ use crate::base::address::{HostPort, Listen};
 use crate::base::id::{ListenerId, NameId};
 use crate::machine::{Dial, Door};
 
-/// Errands of one turn.
-const TURN_ERRANDS: usize = 16;
-
 /// One thing to do.
 pub(super) enum Errand {
     Listen { id: ListenerId, at: Listen, door: Door },
@@ -36,11 +33,6 @@ impl Errands {
 
     pub fn is_empty(&self) -> bool {
         self.links.is_empty() && self.others.is_empty()
-    }
-
-    /// How many of them this turn may take.
-    pub fn of_turn(&self) -> usize {
-        TURN_ERRANDS.min(self.links.len() + self.others.len())
     }
 
     pub fn next(&mut self) -> Option<Errand> {

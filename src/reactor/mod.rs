@@ -39,6 +39,8 @@ use sockets::Sockets;
 use world::network::{Event, Network, Socket};
 use world::trim;
 
+/// Errands of one turn.
+const TURN_ERRANDS: usize = 16;
 /// At or above this count memory is given back when half of the connections have left.
 const CROWD: usize = 16;
 /// At or above this count it is given back when a quarter has left: a session is two connections, and its message
@@ -221,11 +223,13 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     }
 
     fn run_errands(&mut self) {
-        for _ in 0..self.sockets.errands.of_turn() {
-            if let Some(errand) = self.sockets.errands.next() {
-                self.sockets.run_errand(errand);
-                self.settle();
-            }
+        let mut left = TURN_ERRANDS;
+        while left > 0
+            && let Some(errand) = self.sockets.errands.next()
+        {
+            // Those that are not wanted any more cost nothing, so that no peer can pile them up.
+            left -= usize::from(self.sockets.run_errand(errand));
+            self.settle();
         }
     }
 

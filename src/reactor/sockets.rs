@@ -231,7 +231,8 @@ impl<N: Network> Sockets<N> {
 
     // Errands.
 
-    pub fn run_errand(&mut self, errand: Errand) {
+    /// Does what was asked for; false if that was not wanted any more.
+    pub fn run_errand(&mut self, errand: Errand) -> bool {
         match errand {
             Errand::Listen { id, at, door } => match self.network.listen(id, at) {
                 Ok((listener, address)) => {
@@ -241,20 +242,24 @@ impl<N: Network> Sockets<N> {
                 Err(error) => self.all.tell(Input::ListenFailed { id, error }),
             },
             Errand::Resolve { name, host } => self.network.resolve(name, host),
-            Errand::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
+            Errand::Dial { dial, address, deadline } => return self.dial(dial, address, deadline),
         }
+        true
     }
 
-    fn dial(&mut self, dial: Dial, address: SocketAddr, deadline: Instant) {
+    fn dial(&mut self, dial: Dial, address: SocketAddr, deadline: Instant) -> bool {
         let (kind, purpose) = match dial {
             Dial::Control(greeting) => (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Control),
             Dial::Message(link, greeting) => {
                 (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Message(link))
             }
-            Dial::Proxy(message) => {
+            Dial::Proxy(message, sid) => {
                 // The session may have ended since it was asked for; the machine has heard, or is about to.
-                if self.all.message(message).is_none_or(|it| it.peer().is_some() || !it.session.delivers()) {
-                    return;
+                let message_wants = self.all.message(message).is_some_and(|it| {
+                    it.session.sid() == sid && it.peer().is_none() && it.session.delivers()
+                });
+                if !message_wants {
+                    return false;
                 }
                 (Kind::Local(Local::new(Side::Proxy)), Dialled::Proxy(message))
             }
@@ -280,12 +285,13 @@ impl<N: Network> Sockets<N> {
             failed => {
                 // It never had a slot; the machine hears of it like of any other failure.
                 let kind = failed.err().map_or(io::ErrorKind::Other, |error| error.kind());
-                let Some(id) = self.all.next_id() else { return };
+                let Some(id) = self.all.next_id() else { return true };
                 self.all.tell(Input::Dialling { id, purpose });
                 let (reason, traffic) = (CloseReason::DialFailed(kind), Traffic::default());
                 self.all.tell(Input::Closed { id, reason, traffic });
             }
         }
+        true
     }
 
     // Ends.

@@ -174,7 +174,7 @@ impl Outputs {
     /// Local servers that were dialled, and for which message connections.
     fn proxies(&self) -> Vec<(ConnId, SocketAddr)> {
         let proxy = |(dial, address)| match dial {
-            &Dial::Proxy(message) => Some((message, address)),
+            &Dial::Proxy(message, _) => Some((message, address)),
             _ => None,
         };
         self.dials().into_iter().filter_map(proxy).collect()
@@ -486,7 +486,103 @@ fn another_address_for_message_connections_is_used_and_the_next_one_after_a_fail
     let outputs = stage.gone(id, REFUSED);
     let failed = Fact::MessageFailed { address: address("192.0.2.7:1"), reason: REFUSED };
     assert_eq!(outputs.facts(), [&failed]);
-    assert_eq!(stage.hear(control, open(2)).dials()[0].1, address("192.0.2.8:1"));
+    assert_eq!(stage.hear(control, open(2)).dials().len(), 0);
+    assert_eq!(stage.wait(millis(500)).dials()[0].1, address("192.0.2.8:1"));
+}
+
+#[test]
+fn no_more_than_so_many_message_connections_are_on_their_way_whatever_is_asked() {
+    let (mut stage, control) = linked(config());
+    let asked = |first_ticket, count| ControlFrame::Open { first_ticket, count };
+    assert_eq!(stage.hear(control, asked(1, u32::MAX)).dials().len(), 128);
+    let outputs = stage.hear(control, asked(1_000, 50));
+    assert!(outputs.is_silent(), "{outputs:?}");
+}
+
+#[test]
+fn one_that_is_proved_makes_room_for_one_that_waits() {
+    let (mut stage, control) = linked(config());
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 130 });
+    assert_eq!(outputs.dials().len(), 128);
+    let id = stage.dialling(Dialled::Message(outputs.message_links()[0]));
+    let outputs = stage.connected(id);
+    let [(Dial::Message(_, greeting), _)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+    assert_eq!(greeting.ticket, 129);
+}
+
+/// A link whose message port has just failed once; its name at the client.
+fn failing() -> (Stage, ConnId, LinkId) {
+    let (mut stage, control) = linked(config());
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
+    let link = outputs.message_links()[0];
+    let id = stage.dialling(Dialled::Message(link));
+    let outputs = stage.gone(id, REFUSED);
+    let (address, reason) = (address("192.0.2.1:33334"), REFUSED);
+    assert_eq!((outputs.facts(), outputs.dials().len()), (vec![&Fact::MessageFailed { address, reason }], 0));
+    (stage, control, link)
+}
+
+#[test]
+fn while_the_message_port_fails_one_dial_every_half_second_stands_for_all_at_both_ports() {
+    let (mut stage, control, link) = failing();
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 5, count: 10 });
+    assert_eq!(outputs.dials().len(), 0);
+    for port in ["33335", "33334", "33335"] {
+        assert_eq!(stage.wait(millis(499)).dials().len(), 0);
+        let outputs = stage.wait(millis(1));
+        let [(_, to)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+        assert_eq!(to, address(&format!("192.0.2.1:{port}")));
+        let id = stage.dialling(Dialled::Message(link));
+        let outputs = stage.gone(id, REFUSED);
+        assert_eq!(outputs.facts(), [&Fact::MessageFailed { address: to, reason: REFUSED }]);
+    }
+}
+
+#[test]
+fn the_first_message_connection_that_is_proved_ends_the_pause_and_its_port_is_used_from_then_on() {
+    let (mut stage, control, link) = failing();
+    stage.hear(control, ControlFrame::Open { first_ticket: 5, count: 3 });
+    stage.wait(millis(500));
+    let id = stage.dialling(Dialled::Message(link));
+    let outputs = stage.connected(id);
+    let arrived = Fact::MessageArrived { address: address("192.0.2.1:33335") };
+    assert_eq!(outputs.facts(), [&arrived]);
+    let dials = outputs.dials();
+    assert_eq!(dials.len(), 3, "those that waited, and the one that no server has seen: {dials:?}");
+    assert!(dials.iter().all(|&(_, to)| to == address("192.0.2.1:33335")), "{dials:?}");
+}
+
+#[test]
+fn a_ticket_that_waits_is_dropped_when_its_time_is_over() {
+    let (mut stage, control, link) = failing();
+    stage.hear(control, ControlFrame::Open { first_ticket: 5, count: 100 });
+    for _ in 0..30 {
+        stage.hear(control, ControlFrame::Ping);
+        let dials = stage.wait(millis(500)).dials().len();
+        (0..dials).for_each(|_| {
+            let id = stage.dialling(Dialled::Message(link));
+            stage.gone(id, CloseReason::PeerClosed);
+        });
+    }
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 500, count: 1 });
+    let [(Dial::Message(_, greeting), _)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+    assert_eq!(greeting.ticket, 500);
+}
+
+#[test]
+fn opens_for_a_closed_port_are_not_dialled_faster_than_the_pause() {
+    let (mut stage, control, link) = failing();
+    let mut dials = 0;
+    for step in 0..1_000 {
+        let mut outputs = stage.hear(control, ControlFrame::Open { first_ticket: step, count: 1_000 });
+        outputs.0.extend(stage.wait(millis(10)).0);
+        for _ in outputs.dials() {
+            dials += 1;
+            let id = stage.dialling(Dialled::Message(link));
+            stage.gone(id, REFUSED);
+        }
+    }
+    assert!((18..=20).contains(&dials), "{dials} dials in 10 s");
 }
 
 #[test]
@@ -709,6 +805,43 @@ fn a_proxy_connection_whose_message_connection_is_gone_is_reset() {
     let (id, purpose) = (stage.id(), Dialled::Proxy(message));
     let outputs = stage.tell(Input::Dialling { id, purpose });
     assert_eq!(outputs.closes(), [(id, CloseReason::LinkLost, Manner::Reset)]);
+}
+
+#[test]
+fn a_server_that_begins_and_aborts_sessions_takes_a_bounded_number_of_proxy_connections() {
+    let limits = Limits { proxies_spare: 3, ..Limits::default() };
+    let (mut stage, _, message) = ready(ClientConfig { limits, ..config() });
+    let mut proxies = Vec::new();
+    for sid in 1..20 {
+        let outputs = stage.start(message, start(sid, 0));
+        if outputs.proxies().is_empty() {
+            assert_eq!(
+                (outputs.aborts(), outputs.accepts()),
+                (vec![(message, AbortReason::Refused)], vec![])
+            );
+            let [Fact::LocalFailed { reason: CloseReason::Full, .. }] = outputs.facts()[..] else {
+                panic!("{outputs:?}")
+            };
+        } else {
+            // It does not end while its last bytes wait for a local server that reads nothing.
+            proxies.push(stage.dialling(Dialled::Proxy(message)));
+        }
+        stage.idle(message);
+    }
+    assert_eq!(proxies.len(), 2 + 3, "two per message connection, and some to spare");
+    stage.gone(proxies[0], CloseReason::EndTimedOut);
+    assert_eq!(stage.start(message, start(20, 0)).proxies().len(), 1);
+}
+
+#[test]
+fn a_dial_names_its_session_so_that_no_other_gets_its_local_server() {
+    let (mut stage, _, message) = ready(config());
+    for sid in [1, 2] {
+        let outputs = stage.start(message, start(sid, 0));
+        let [(&Dial::Proxy(of, number), _)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+        assert_eq!((of, number), (message, sid));
+        stage.idle(message);
+    }
 }
 
 // The end.
