@@ -485,8 +485,9 @@ impl Matching {
         self.users.len()
     }
 
-    /// Whether all sessions have ended.
+    /// Whether all sessions have ended, and their last bytes were read: a message connection that closes with the
+    /// process may lose what it sent.
     pub fn is_over(&self) -> bool {
-        self.users.is_empty() && self.pools.running() == 0
+        self.users.is_empty() && self.pools.total() == 0
     }
 }

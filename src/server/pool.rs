@@ -120,7 +120,6 @@ impl Peaks {
 pub(super) struct Pools {
     messages: Table<kind::Connection, Message>,
     pools: Table<kind::Link, Pool>,
-    running: usize,
     offered: usize,
 }
 
@@ -221,11 +220,6 @@ impl Pools {
         self.messages.len()
     }
 
-    /// Sessions that run, of all links.
-    pub fn running(&self) -> usize {
-        self.running
-    }
-
     /// Sessions that are not accepted yet, of all links.
     pub fn offered(&self) -> usize {
         self.offered
@@ -247,7 +241,6 @@ impl Pools {
         let (state, count) = (message.state, message.state.count());
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] += 1;
-        self.running += usize::from(matches!(count, Count::Running));
         self.offered += usize::from(matches!(state, State::Offered { .. }));
         let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
         let [mut before, mut after] = [None; 2];
@@ -280,7 +273,6 @@ impl Pools {
         let (state, count) = (message.state, message.state.count());
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] -= 1;
-        self.running -= usize::from(matches!(count, Count::Running));
         self.offered -= usize::from(matches!(state, State::Offered { .. }));
         let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
         if list.first == Some(id) {
@@ -385,8 +377,6 @@ mod tests {
                     prop_assert_eq!(pools.next_idle(link(of)).is_some(), idle > 0);
                     prop_assert_eq!(pools.total_of(link(of)), own().count());
                 }
-                let running = model.values().filter(|it| matches!(it.1, State::Offered { .. } | State::Busy));
-                prop_assert_eq!(pools.running(), running.count());
                 let offered = model.values().filter(|it| matches!(it.1, State::Offered { .. }));
                 prop_assert_eq!(pools.offered(), offered.count());
             }

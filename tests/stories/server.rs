@@ -1094,8 +1094,9 @@ fn a_draining_server_exits_when_the_last_user_has_left() {
     let outputs = stage.drain();
     assert_eq!(outputs.closes(), []);
     assert!(!outputs.exits());
-    assert!(!stage.idle(message).exits());
-    assert!(stage.gone(user, CloseReason::Finished).exits());
+    assert_eq!(stage.idle(message).closes(), [(message, CloseReason::Drained, Manner::Whole)]);
+    assert!(!stage.gone(user, CloseReason::Finished).exits(), "what was sent may not be read yet");
+    assert!(stage.gone(message, CloseReason::Drained).exits());
 }
 
 #[test]
