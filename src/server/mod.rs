@@ -41,7 +41,7 @@ use crate::wire::control::{
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
 use arrivals::{Claim, Control, Stage, Stranger};
-use links::{Identity, Link};
+use links::{Identity, Life, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
 use services::Unpublishable;
@@ -353,7 +353,10 @@ impl Server {
             return self.end_link(link, CloseReason::HeartbeatLost);
         }
         if expired > 0 {
-            self.agenda.fact(Fact::TicketsExpired { key: it.key().clone(), count: expired });
+            // After Drain, whoever said it, no client brings any.
+            if self.draining.is_none() && it.life == Life::Standing {
+                self.agenda.fact(Fact::TicketsExpired { key: it.key().clone(), count: expired });
+            }
             self.matching.want_refill(link);
         } else if it.ping_at <= now {
             it.ping_at = now + it.heartbeat / 3;
@@ -467,7 +470,9 @@ impl Machine for Server {
         }
         if self.draining.take_if(|at| *at <= now).is_some() {
             let sessions = self.matching.give_up(&mut self.agenda);
-            self.agenda.fact(Fact::DrainOver { sessions });
+            if sessions > 0 {
+                self.agenda.fact(Fact::DrainOver { sessions });
+            }
             self.agenda.push(Output::Exit);
         }
         self.matching.refill(&mut self.agenda);
