@@ -21,7 +21,7 @@ fn a_server_lets_running_sessions_finish_and_ends_well() {
             let mut user = tunnel.user();
             converse(&mut user, b"before");
             tunnel.server.signal(signal);
-            tunnel.server.wait_for("draining: 1 running sessions have up to 30 s to finish");
+            tunnel.server.wait_for("draining: 1 running sessions have up to 5 s to finish");
             tunnel.server.wait_until("no new user is taken", || TcpStream::connect(tunnel.users).is_err());
             converse(&mut user, b"after");
             finish_writing(&user);
@@ -29,6 +29,58 @@ fn a_server_lets_running_sessions_finish_and_ends_well() {
             assert!(tunnel.server.ended().success(), "{mode:?}");
         }
     }
+}
+
+#[test]
+fn an_open_session_stays_whole_through_a_restart_and_new_users_are_served_at_once() {
+    for mode in MODES {
+        let mut tunnel = Setup::new(mode).server(&["--drain", "30"]).start(echo_server());
+        tunnel.outlive_a_sudden_drain();
+        let mut user = tunnel.user();
+        converse(&mut user, b"before");
+        let (mut old, began) = tunnel.succeed_server();
+        converse(&mut tunnel.user(), b"served by the new one");
+        assert!(began.elapsed() < Duration::from_secs(1), "{mode:?}: {:?}", began.elapsed());
+        let text = vec![7; 1_000_000];
+        converse(&mut user, &text);
+        finish_writing(&user);
+        assert_eq!(read_out(&mut user), (Vec::new(), Ending::Clean), "{mode:?}");
+        assert!(old.ended().success(), "{mode:?}");
+        converse(&mut tunnel.user(), b"after");
+    }
+}
+
+#[test]
+fn users_in_the_queue_of_a_server_that_is_asked_to_end_are_served() {
+    const USERS: usize = 200;
+    let mut tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    // It is stopped, so that all of them stand in the queue of its listener when it hears the signal.
+    tunnel.server.signal(Signal::STOP);
+    let mut users: Vec<TcpStream> = (0..USERS).map(|_| tunnel.user()).collect();
+    users.iter_mut().for_each(|user| user.write_all(b"hello").expect("the kernel takes it"));
+    tunnel.server.signal(Signal::TERM);
+    tunnel.server.signal(Signal::CONT);
+    for user in &mut users {
+        let mut word = [0; 5];
+        user.read_exact(&mut word).expect("it is served");
+        assert_eq!(&word, b"hello");
+        finish_writing(user);
+        assert_eq!(read_out(user), (Vec::new(), Ending::Clean));
+    }
+    assert!(tunnel.server.ended().success());
+}
+
+#[test]
+fn the_time_to_drain_is_an_option_of_both_sides() {
+    let mut tunnel =
+        Setup::new(Mode::Sealed).server(&["--drain", "0"]).client(&["--drain", "86400"]).start(echo_server());
+    let mut user = tunnel.user();
+    converse(&mut user, b"before");
+    tunnel.client().signal(Signal::TERM);
+    tunnel.client().wait_for("up to 86400 s to finish");
+    tunnel.server.signal(Signal::TERM);
+    assert_eq!(read_out(&mut user).1, Ending::Reset);
+    assert!(tunnel.server.ended().success());
 }
 
 #[test]

@@ -406,3 +406,30 @@ fn at_rest_nothing_happens() {
     assert!(quiet, "more than two wake-ups in each of four windows of three seconds");
     converse(&mut user, b"it is still there");
 }
+
+#[test]
+fn a_client_that_cannot_reach_the_message_port_brings_its_connections_to_the_control_port() {
+    let (_socket, nowhere) = common::closed_port();
+    let setup = Setup::new(Mode::Sealed).client(&["--message", &nowhere.to_string()]);
+    let mut tunnel = setup.start(echo_server());
+    let control = tunnel.control;
+    tunnel.client().wait_for(&format!("message connection to {nowhere}: could not connect"));
+    tunnel.client().wait_for(&format!("message connections come through at {control} now"));
+    for _ in 0..3 * POOL {
+        converse(&mut tunnel.user(), b"served");
+    }
+}
+
+#[test]
+fn a_client_that_reaches_no_port_for_message_connections_says_so_on_both_sides_as_long_as_it_lasts() {
+    let mut tunnel = Setup::new(Mode::Sealed).relayed().start(echo_server());
+    converse(&mut tunnel.user(), b"before");
+    let relays = tunnel.relays.as_ref().expect("started with relays");
+    let (_sockets, nowhere): (Vec<_>, Vec<_>) = (0..2).map(|_| common::closed_port()).unzip();
+    // What stands goes on; what is dialled from now on finds nobody.
+    relays.message.lead_to(nowhere[0]);
+    relays.control.lead_to(nowhere[1]);
+    relays.message.with(|links| links.links.iter_mut().for_each(|link| link.cut(Cut::Rst)));
+    tunnel.client().wait_for_count("is that port reachable from here?", 2);
+    tunnel.server.wait_for("message connections that it was asked for; can it reach the message port?");
+}

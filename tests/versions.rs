@@ -136,8 +136,10 @@ impl Story {
                 self.come(CONTROL, Door::Clients);
                 self.server.handle(Input::Greeted { id: id(CONTROL), hello: greeting.hello }, self.now);
             }
-            Output::Dial { dial: Dial::Message(greeting), .. } if self.opened == 0 => {
+            Output::Dial { dial: Dial::Message(link, greeting), .. } if self.opened == 0 => {
                 self.opened += 1;
+                let purpose = Dialled::Message(link);
+                self.client.handle(Input::Dialling { id: id(MESSAGE), purpose }, self.now);
                 self.come(MESSAGE, Door::Clients);
                 self.server.handle(Input::Greeted { id: id(MESSAGE), hello: greeting.hello }, self.now);
                 self.server.handle(
@@ -227,11 +229,10 @@ fn a_side_that_is_a_version_ahead_is_served() {
         assert_eq!(start.user, SocketAddr::from(([192, 0, 2, 9], 1024)));
 
         // The client dials the local server of that very publication.
-        story.client.handle(Input::Dialling { id: id(MESSAGE), purpose: Dialled::Message }, story.now);
         story.client.handle(Input::Connected { id: id(MESSAGE) }, story.now);
         story.client.handle(Input::Session { id: id(MESSAGE), event: SessionEvent::Start(start) }, story.now);
         let dialled = std::iter::from_fn(|| story.client.poll_output()).find_map(|output| match output {
-            Output::Dial { dial: Dial::Proxy(message), address, .. } if message == id(MESSAGE) => {
+            Output::Dial { dial: Dial::Proxy(message, _), address, .. } if message == id(MESSAGE) => {
                 Some(address)
             }
             _ => None,

@@ -194,7 +194,10 @@ impl Surroundings for Tasks {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Listen { id, at, door } => self.listen(id, at, door),
-            Output::StopListening(id) => drop(self.acceptors.remove(&id).inspect(JoinHandle::abort)),
+            Output::StopListening(id) => {
+                drop(self.acceptors.remove(&id).inspect(JoinHandle::abort));
+                self.inbox.push_back(Input::Stopped { id });
+            }
             Output::Verify { id, secret } => drop(self.command(id, Command::Verify(Box::new(secret)))),
             Output::Answer { id, plain } => drop(self.command(id, Command::Answer(plain))),
             // It does not count strangers.
@@ -309,8 +312,8 @@ impl Tasks {
     fn dial(&mut self, dial: Dial, address: SocketAddr, deadline: Instant) {
         let (greeting, purpose) = match dial {
             Dial::Control(greeting) => (greeting, Dialled::Control),
-            Dial::Message(greeting) => (greeting, Dialled::Message),
-            Dial::Proxy(message) => {
+            Dial::Message(link, greeting) => (greeting, Dialled::Message(link)),
+            Dial::Proxy(message, _) => {
                 let Ok(id) = self.slots.insert(Owner::Relay) else { return };
                 self.inbox.push_back(Input::Dialling { id, purpose: Dialled::Proxy(message) });
                 if self.command(message, Command::Dial(Box::new((id, address, deadline)))).is_err() {

@@ -188,6 +188,9 @@ fn server_config(arguments: ServerArguments) -> Result<(ServerConfig, Option<Pat
     if let Some(seconds) = arguments.heartbeat {
         limits.heartbeat = Duration::from_secs(seconds.0.into());
     }
+    if let Some(seconds) = arguments.drain {
+        limits.drain = Duration::from_secs(seconds.0.into());
+    }
     if let Some(users) = arguments.max_users {
         limits.users_max = users.0 as usize;
     }
@@ -213,6 +216,9 @@ fn client_config(arguments: ClientArguments, key_line: Option<OsString>) -> Resu
 
     if let Some(seconds) = arguments.heartbeat {
         limits.heartbeat = Duration::from_secs(seconds.0.into());
+    }
+    if let Some(seconds) = arguments.drain {
+        limits.drain = Duration::from_secs(seconds.0.into());
     }
     let found = keys::client_key(arguments.key.as_deref(), key_line)?;
     log::info!(

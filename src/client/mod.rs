@@ -3,13 +3,17 @@
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | [`link`] | the way to the server |
+//! | [`gateway`] | the way to the server, and pauses before the next attempt |
+//! | [`link`] | links that stand: the current one, and one that drains |
 //! | [`names`] | host names and their addresses |
+//! | [`dials`] | message connections on their way |
 //! | [`sessions`] | message connections, sessions, proxy connections |
-//! | [`seen`] | which sessions have been seen |
+//! | [`seen`] | which sessions of a link have been seen |
 //!
 //! It closes no idle message connection of its own accord, and opens one only for a ticket.
 
+mod dials;
+mod gateway;
 mod link;
 mod names;
 mod seen;
@@ -21,18 +25,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::base::address::HostPort;
-use crate::base::id::{ConnId, NameId};
+use crate::base::id::{ConnId, LinkId, NameId};
 use crate::config::ClientConfig;
 use crate::config::limits::Limits;
 use crate::machine::{Agenda, CloseReason, Dialled, Fact, Input, Machine, Output, SessionEvent, Traffic};
-use crate::wire::control::PublicationNumber;
-use link::{Link, Settings};
+use crate::wire::control::{ControlFrame, PublicationNumber};
+use gateway::{Gateway, Settings};
+use link::{Link, Links};
 use names::Names;
 use sessions::{Published, Sessions};
 
 /// The client's machine.
 pub struct Client {
-    link: Link,
+    gateway: Gateway,
+    links: Links,
     names: Names,
     sessions: Sessions,
     agenda: Agenda,
@@ -56,7 +62,7 @@ impl Client {
             instance,
             plain: config.plain,
             name: add(&config.server),
-            message_name: config.message.map(|host| (add(&host), host)),
+            message_name: config.message.map(|host| add(&host)),
             server: config.server,
         };
         let mut published = BTreeMap::new();
@@ -67,19 +73,17 @@ impl Client {
         let sessions = Sessions::new(published);
         let mut agenda = Agenda::new(limits, jitter, now);
         agenda.fact(Fact::Connecting { server: settings.server.clone() });
-        Client { link: Link::new(settings, now), names, sessions, agenda, draining: None }
+        let (gateway, links) = (Gateway::new(settings, now), Links::default());
+        Client { gateway, links, names, sessions, agenda, draining: None }
     }
 
     fn dialling(&mut self, id: ConnId, purpose: Dialled) {
         match purpose {
-            Dialled::Control => self.link.dialling(id),
-            Dialled::Message => match self.link.message_address() {
-                Some(address) => self.sessions.dialling(id, address),
+            Dialled::Control => self.gateway.dialling(id),
+            Dialled::Message(link) => match self.links.get_mut(link).and_then(Link::dialling) {
+                Some(way) => self.sessions.dialling(id, link, way),
                 // The link ended meanwhile.
-                None => {
-                    self.sessions.not_dialled();
-                    self.agenda.reset(id, CloseReason::LinkLost);
-                }
+                None => self.agenda.reset(id, CloseReason::LinkLost),
             },
             Dialled::Proxy(message) => self.sessions.dialling_proxy(id, message, &mut self.agenda),
         }
@@ -87,22 +91,64 @@ impl Client {
 
     fn connected(&mut self, id: ConnId) {
         if self.sessions.is_message(id) {
-            self.sessions.connected(id);
+            if let Some((link_id, way)) = self.sessions.connected(id)
+                && let Some(link) = self.links.get_mut(link_id)
+            {
+                link.arrived(link_id, way, &mut self.agenda);
+            }
         } else if !self.sessions.is_proxy(id) {
-            self.link.greeted(id, &self.names, &self.sessions, &mut self.agenda);
+            self.gateway.greeted(id, &self.names, &self.sessions, &mut self.agenda);
         }
     }
 
     fn resolved(&mut self, name: NameId, addresses: Vec<SocketAddr>) {
-        let waiting = self.names.answer(name, addresses, self.agenda.now);
-        self.link.resolved(name, &mut self.names, &mut self.agenda);
+        let waiting = self.names.answer(name, addresses, &self.agenda);
+        self.links.resolved(name, self.names.found(name));
+        self.gateway.resolved(&self.names, &mut self.agenda);
         self.sessions.resolved(waiting, &mut self.names, &mut self.agenda);
+    }
+
+    fn control(&mut self, id: ConnId, frame: ControlFrame) {
+        match self.links.of_control(id) {
+            Some(link) => self.linked(id, link, frame),
+            None => self.gateway.control(id, frame, &self.names, &mut self.links, &mut self.agenda),
+        }
+    }
+
+    /// A frame arrived on a link.
+    fn linked(&mut self, id: ConnId, link_id: LinkId, frame: ControlFrame) {
+        let Client { gateway, links, names, sessions, agenda, .. } = self;
+        let Some(link) = links.get_mut(link_id) else { return };
+        link.heard(agenda);
+        match frame {
+            ControlFrame::Open { first_ticket, count } => {
+                link.open(link_id, (first_ticket, count), sessions.proved_count(), names, agenda);
+            }
+            ControlFrame::Ping => agenda.push(Output::Send { id, frame: ControlFrame::Pong }),
+            ControlFrame::Pong | ControlFrame::Skipped => {}
+            ControlFrame::Granted { number, addresses } => sessions.granted(number, &addresses, agenda),
+            ControlFrame::Denied { number, reason } | ControlFrame::Withdrawn { number, reason } => {
+                sessions.denied(number, reason, agenda);
+            }
+            ControlFrame::Drain => {
+                link.drain();
+                let stood = agenda.now.saturating_duration_since(link.welcomed);
+                let before = gateway.server_drains(link_id, stood, agenda);
+                if let Some(before) = before.and_then(|before| links.get(before)) {
+                    agenda.reset(before.control, CloseReason::Replaced);
+                }
+            }
+            _ => agenda.reset(id, CloseReason::ProtocolError),
+        }
     }
 
     fn session(&mut self, id: ConnId, event: SessionEvent) {
         match event {
             SessionEvent::Start(start) => {
-                self.sessions.begin(id, start, &mut self.names, &mut self.agenda);
+                let Client { links, names, sessions, agenda, .. } = self;
+                if let Some(link) = sessions.link_of(id).and_then(|link| links.get_mut(link)) {
+                    sessions.begin(id, start, &mut link.seen, names, agenda);
+                }
             }
             SessionEvent::Idle { .. } => self.sessions.ended(id, &mut self.agenda),
             _ => {}
@@ -110,14 +156,20 @@ impl Client {
     }
 
     fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic) {
-        let Client { link, names, sessions, agenda, .. } = self;
+        let Client { gateway, links, names, sessions, agenda, .. } = self;
         agenda.at(id, None);
         if sessions.is_message(id) {
-            if let Some(address) = sessions.message_gone(id) {
-                link.message_failed(address, reason, agenda);
+            if let Some((link, way)) = sessions.message_gone(id)
+                && let Some(link) = links.get_mut(link)
+            {
+                link.failed(way, reason, agenda);
             }
+        } else if let Some((link_id, link)) = links.remove(id) {
+            agenda.fact(Fact::LinkLost { server: gateway.server().clone(), reason });
+            sessions.reset_all_of(link_id, agenda);
+            gateway.link_ended(link_id, agenda.now.saturating_duration_since(link.welcomed), agenda);
         } else if !sessions.proxy_gone(id, reason, traffic, names, agenda) {
-            link.closed(id, reason, names, sessions, agenda);
+            gateway.closed(id, reason, names, agenda);
         }
         self.exit_if_drained();
     }
@@ -126,13 +178,15 @@ impl Client {
         let time = self.agenda.limits.drain;
         self.draining = Some(self.agenda.now + time);
         self.agenda.fact(Fact::Draining { sessions: self.sessions.running_count(), time });
-        self.link.leave(&mut self.agenda);
+        self.links.leave(&mut self.agenda);
+        self.gateway.leave();
         self.exit_if_drained();
     }
 
     /// Ends a client that has left the server, once local servers have taken the last bytes of sessions that are over.
     fn exit_if_drained(&mut self) {
-        if self.draining.is_some() && self.link.has_left() && !self.sessions.has_proxies() {
+        let has_left = self.gateway.has_left() && self.links.is_empty();
+        if self.draining.is_some() && has_left && !self.sessions.has_proxies() {
             self.agenda.push(Output::Exit);
         }
     }
@@ -144,10 +198,7 @@ impl Machine for Client {
         match input {
             Input::Dialling { id, purpose } => self.dialling(id, purpose),
             Input::Connected { id } => self.connected(id),
-            Input::Control { id, frame } => {
-                let Client { link, names, sessions, agenda, .. } = self;
-                link.control(id, frame, names, sessions, agenda);
-            }
+            Input::Control { id, frame } => self.control(id, frame),
             Input::Session { id, event } => self.session(id, event),
             Input::Resolved { name, addresses } => self.resolved(name, addresses),
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
@@ -160,17 +211,20 @@ impl Machine for Client {
             | Input::Answered { .. }
             | Input::Listening { .. }
             | Input::ListenFailed { .. }
+            | Input::Stopped { .. }
             | Input::Returned { .. } => {}
         }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
         self.agenda.now = now;
-        if self.link.due().is_some_and(|at| at <= now) {
-            self.link.is_due(&mut self.names, &mut self.agenda);
+        if self.gateway.due().is_some_and(|at| at <= now) {
+            self.gateway.is_due(&mut self.names, &mut self.agenda);
         }
         while let Some(id) = self.agenda.next_due() {
-            self.sessions.due(id, &mut self.agenda);
+            if !self.links.is_due(id, &mut self.agenda) {
+                self.sessions.due(id, &mut self.agenda);
+            }
         }
         if self.draining.take_if(|at| *at <= now).is_some() {
             self.agenda.fact(Fact::DrainOver { sessions: self.sessions.running_count() });
@@ -184,6 +238,6 @@ impl Machine for Client {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.link.due(), self.draining, self.agenda.next_deadline()].into_iter().flatten().min()
+        [self.gateway.due(), self.draining, self.agenda.next_deadline()].into_iter().flatten().min()
     }
 }

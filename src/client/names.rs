@@ -7,15 +7,17 @@ use std::time::Instant;
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, NameId, kind};
 use crate::base::slots::Slots;
-use crate::machine::{Agenda, Output};
+use crate::machine::{Agenda, Fact, Output};
 use crate::wire::frame::Sid;
 
 /// A host name.
 struct Entry {
     host: HostPort,
     found: Vec<SocketAddr>,
-    /// When; `None` for a numeric address, which never changes, and for a name that was never resolved.
-    resolved: Option<Instant>,
+    /// Until when it need not be asked for again; `None` for a name that was never asked for.
+    fresh_until: Option<Instant>,
+    /// The last lookup failed: what was found before it is still used.
+    failed: bool,
     asked: bool,
     /// Message connections whose sessions wait for the answer, and the sessions' numbers.
     waiting: BTreeMap<ConnId, Sid>,
@@ -30,7 +32,7 @@ impl Names {
     pub fn add(&mut self, host: &HostPort) -> Option<NameId> {
         let found = host.numeric().into_iter().collect();
         let (host, waiting) = (host.clone(), BTreeMap::new());
-        self.0.insert(Entry { host, found, resolved: None, asked: false, waiting }).ok()
+        self.0.insert(Entry { host, found, fresh_until: None, failed: false, asked: false, waiting }).ok()
     }
 
     /// The addresses that are known.
@@ -41,13 +43,18 @@ impl Names {
     /// Whether a name must be asked for, and what is known of it may be old.
     pub fn is_stale(&self, id: NameId, agenda: &Agenda) -> bool {
         let Some(entry) = self.0.get(id) else { return false };
-        let fresh = entry.resolved.is_some_and(|at| agenda.now < at + agenda.limits.resolved);
+        let fresh = entry.fresh_until.is_some_and(|until| agenda.now < until);
         entry.host.numeric().is_none() && !fresh
     }
 
     /// Whether a name must be asked for anew with each attempt: it is not numeric.
     pub fn must_be_asked(&self, id: NameId) -> bool {
         self.0.get(id).is_some_and(|entry| entry.host.numeric().is_none())
+    }
+
+    /// Whether the last lookup of a name failed.
+    pub fn has_failed(&self, id: NameId) -> bool {
+        self.0.get(id).is_some_and(|entry| entry.failed)
     }
 
     /// Whether an answer is on its way.
@@ -64,6 +71,13 @@ impl Names {
         }
     }
 
+    /// Tells that a name leads nowhere, and what it is for.
+    pub fn tell_unresolved(&self, id: NameId, purpose: &'static str, agenda: &mut Agenda) {
+        if let Some(entry) = self.0.get(id) {
+            agenda.fact(Fact::Unresolved { host: entry.host.clone(), purpose });
+        }
+    }
+
     /// A session waits for the answer.
     pub fn wait(&mut self, id: NameId, message: ConnId, sid: Sid) {
         if let Some(entry) = self.0.get_mut(id) {
@@ -73,10 +87,17 @@ impl Names {
 
     /// Notes an answer; returns the message connections and the sessions that waited for it.
     ///
-    /// An answer without addresses replaces none that are known.
-    pub fn answer(&mut self, id: NameId, addresses: Vec<SocketAddr>, now: Instant) -> BTreeMap<ConnId, Sid> {
+    /// A lookup that failed is no answer: addresses that are known stay, and the name may be asked for again soon.
+    pub fn answer(
+        &mut self,
+        id: NameId,
+        addresses: Vec<SocketAddr>,
+        agenda: &Agenda,
+    ) -> BTreeMap<ConnId, Sid> {
         let Some(entry) = self.0.get_mut(id) else { return BTreeMap::new() };
-        (entry.resolved, entry.asked) = (Some(now), false);
+        (entry.asked, entry.failed) = (false, addresses.is_empty());
+        let good_for = if entry.failed { agenda.limits.resolve_retry } else { agenda.limits.resolved };
+        entry.fresh_until = Some(agenda.now + good_for);
         if !addresses.is_empty() {
             entry.found = addresses;
         }

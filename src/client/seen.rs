@@ -1,4 +1,4 @@
-//! Which sessions of this control session have been seen: a window of the last [`WINDOW`] numbers.
+//! Which sessions of a link have been seen: a window of the last [`WINDOW`] numbers.
 
 use crate::wire::frame::Sid;
 

@@ -4,17 +4,17 @@
 //! A local server is dialled at most once per session that has not been seen before.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::dials::Way;
 use super::names::Names;
 use super::seen::Seen;
 use crate::base::address::{HostPort, PackedAddress};
-use crate::base::id::{ConnId, NameId, kind};
+use crate::base::id::{ConnId, LinkId, NameId, kind};
 use crate::base::name::Name;
 use crate::base::table::Table;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, Output, Traffic};
-use crate::wire::control::PublicationNumber;
+use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Traffic};
+use crate::wire::control::{Denial, GrantedAddress, PublicationNumber};
 use crate::wire::frame::{AbortReason, Sid, Start};
 
 /// What the client publishes.
@@ -25,10 +25,24 @@ pub(super) struct Published {
     pub name: NameId,
 }
 
+impl Published {
+    fn tell_name(&self, fault: NameFault, agenda: &mut Agenda) {
+        let (service, local) = (self.service.clone(), self.local.clone());
+        agenda.fact(Fact::LocalName { service, local, fault });
+    }
+}
+
+/// A message connection.
+struct Message {
+    /// The link that it belongs to; its sessions are numbered there.
+    link: LinkId,
+    state: State,
+}
+
 /// What a message connection does.
-enum Message {
-    /// It is dialled, to this address, and not proved yet.
-    Coming(PackedAddress),
+enum State {
+    /// It is dialled, and not proved yet.
+    Coming(Way),
     Idle,
     Busy(Session),
 }
@@ -41,8 +55,6 @@ struct Session {
     first_sid: Sid,
     /// The proxy connection, once one is dialled.
     proxy: Option<ConnId>,
-    /// How many of the local server's addresses were tried.
-    tried: u16,
 }
 
 /// The user of a session.
@@ -51,6 +63,8 @@ struct UserOf {
     number: u64,
     address: PackedAddress,
     publication: PublicationNumber,
+    /// How many of the local server's addresses were tried for it. It stands here because there is room.
+    tried: u16,
     since: Instant,
 }
 
@@ -64,48 +78,29 @@ struct Proxy {
 pub(super) struct Sessions {
     pub published: BTreeMap<PublicationNumber, Published>,
     messages: Table<kind::Connection, Message>,
-    /// Dialled and not begun to be.
-    expected: usize,
+    /// Message connections that are proved.
+    proved: usize,
     proxies: Table<kind::Connection, Proxy>,
     /// Sessions that run.
     running: usize,
-    seen: Seen,
 }
 
 impl Sessions {
     /// No sessions of these publications.
     pub fn new(published: BTreeMap<PublicationNumber, Published>) -> Sessions {
-        Sessions {
-            published,
-            messages: Table::default(),
-            expected: 0,
-            proxies: Table::default(),
-            running: 0,
-            seen: Seen::default(),
-        }
+        Sessions { published, messages: Table::default(), proved: 0, proxies: Table::default(), running: 0 }
     }
 
     // Message connections.
 
-    /// How many message connections there are, or will be.
-    pub fn message_count(&self) -> usize {
-        self.messages.len() + self.expected
+    /// How many message connections are proved.
+    pub fn proved_count(&self) -> usize {
+        self.proved
     }
 
-    /// A message connection will be dialled.
-    pub fn await_one(&mut self) {
-        self.expected += 1;
-    }
-
-    /// A message connection is dialled.
-    pub fn dialling(&mut self, id: ConnId, address: SocketAddr) {
-        self.expected = self.expected.saturating_sub(1);
-        self.messages.insert(id, Message::Coming(address.into()));
-    }
-
-    /// A message connection that was expected is dialled for a link that is gone.
-    pub fn not_dialled(&mut self) {
-        self.expected = self.expected.saturating_sub(1);
+    /// A message connection is dialled for a link.
+    pub fn dialling(&mut self, id: ConnId, link: LinkId, way: Way) {
+        self.messages.insert(id, Message { link, state: State::Coming(way) });
     }
 
     /// How many sessions run.
@@ -121,73 +116,126 @@ impl Sessions {
         self.messages.contains(id)
     }
 
-    /// A message connection is proved.
-    pub fn connected(&mut self, id: ConnId) {
-        if let Some(message) = self.messages.get_mut(id) {
-            *message = Message::Idle;
-        }
+    /// The link that a message connection belongs to.
+    pub fn link_of(&self, id: ConnId) -> Option<LinkId> {
+        self.messages.get(id).map(|message| message.link)
     }
 
-    /// A message connection is gone; returns the address that could not be reached, if it never stood.
-    pub fn message_gone(&mut self, id: ConnId) -> Option<SocketAddr> {
-        match self.messages.remove(id)? {
-            Message::Coming(address) => Some(address.into()),
-            Message::Busy(_) => {
-                self.running -= 1;
-                None
-            }
-            Message::Idle => None,
-        }
+    /// A message connection is proved; returns its link, and the way that it took.
+    pub fn connected(&mut self, id: ConnId) -> Option<(LinkId, Way)> {
+        let message = self.messages.get_mut(id)?;
+        let State::Coming(way) = message.state else { return None };
+        message.state = State::Idle;
+        self.proved += 1;
+        Some((message.link, way))
     }
 
-    /// The link is gone: its message connections are, and numbers of sessions begin anew.
-    pub fn reset_all(&mut self, agenda: &mut Agenda) {
-        let mut ids: Vec<ConnId> = self.messages.iter().map(|(id, _)| id).collect();
+    /// A message connection is gone; returns its link and the way that it took, if it was never proved.
+    pub fn message_gone(&mut self, id: ConnId) -> Option<(LinkId, Way)> {
+        let Message { link, state } = self.messages.remove(id)?;
+        if let State::Coming(way) = state {
+            return Some((link, way));
+        }
+        self.proved -= 1;
+        self.running -= usize::from(matches!(state, State::Busy(_)));
+        None
+    }
+
+    /// A link is gone: so are its message connections.
+    pub fn reset_all_of(&mut self, link: LinkId, agenda: &mut Agenda) {
+        let own = self.messages.iter().filter(|(_, message)| message.link == link);
+        let mut ids: Vec<ConnId> = own.map(|(id, _)| id).collect();
         ids.sort();
         ids.into_iter().for_each(|id| agenda.reset(id, CloseReason::LinkLost));
     }
 
-    /// A link stands: numbers of sessions begin anew.
-    pub fn begin_link(&mut self) {
-        self.seen = Seen::default();
+    fn state(&self, id: ConnId) -> Option<&State> {
+        self.messages.get(id).map(|message| &message.state)
     }
 
     // Sessions.
 
-    /// A session has begun on a message connection.
-    pub fn begin(&mut self, id: ConnId, start: Start, names: &mut Names, agenda: &mut Agenda) {
-        if !self.messages.contains(id) {
-            return;
+    /// The server serves a publication: where its users connect.
+    pub fn granted(&self, number: PublicationNumber, addresses: &[GrantedAddress], agenda: &mut Agenda) {
+        if let (Some(published), Some(address)) = (self.published.get(&number), addresses.first()) {
+            let (service, local) = (published.service.clone(), published.local.clone());
+            agenda.fact(Fact::Granted { service, port: address.ports.first, local });
         }
+    }
+
+    /// The server does not serve a publication, or no longer.
+    pub fn denied(&self, number: PublicationNumber, reason: Denial, agenda: &mut Agenda) {
+        if let Some(published) = self.published.get(&number) {
+            agenda.fact(Fact::Denied { service: published.service.clone(), reason });
+        }
+    }
+
+    /// A session has begun on a message connection; `seen` is its link's.
+    pub fn begin(
+        &mut self,
+        id: ConnId,
+        start: Start,
+        seen: &mut Seen,
+        names: &mut Names,
+        agenda: &mut Agenda,
+    ) {
+        let Some(message) = self.messages.get_mut(id) else { return };
         let first_sid = if start.first_sid == 0 { start.sid } else { start.first_sid };
-        let first_new = start.first_sid == 0 || self.seen.insert(start.first_sid);
-        let new = self.seen.insert(start.sid);
+        let first_new = start.first_sid == 0 || seen.insert(start.first_sid);
+        let new = seen.insert(start.sid);
         let user = UserOf {
             number: start.number,
             address: start.user.into(),
             publication: start.publication,
+            tried: 0,
             since: agenda.now,
         };
-        let session = Session { user, sid: start.sid, first_sid, proxy: None, tried: 0 };
+        let session = Session { user, sid: start.sid, first_sid, proxy: None };
         // The end of the session before may not have been told of yet.
-        let was_busy = matches!(self.messages.get(id), Some(Message::Busy(_)));
+        let was_busy = matches!(message.state, State::Busy(_));
         self.running += usize::from(!was_busy);
-        self.messages.insert(id, Message::Busy(session));
+        message.state = State::Busy(session);
         if !first_new || !new {
             return self.abort_duplicate(id, start, first_sid, agenda);
         }
         if !self.published.contains_key(&start.publication) {
             return refuse(id, agenda);
         }
+        if self.proxies.len() >= self.proxies_max(agenda) {
+            self.tell_failed(user, CloseReason::Full, agenda);
+            return refuse(id, agenda);
+        }
         agenda.push(Output::Accept(id));
         self.dial(id, names, agenda);
     }
 
+    /// Most proxy connections at once. Those of sessions that were aborted stay for a moment, and a server that begins
+    /// and aborts sessions for ever must not take all descriptors with them.
+    fn proxies_max(&self, agenda: &Agenda) -> usize {
+        let limits = &agenda.limits;
+        (2 * self.proved + limits.proxies_spare).min(limits.messages_per_client_max)
+    }
+
+    fn tell_failed(&self, user: UserOf, reason: CloseReason, agenda: &mut Agenda) {
+        if let Some(published) = self.published.get(&user.publication) {
+            agenda.fact(Fact::LocalFailed {
+                number: user.number,
+                user: user.address.into(),
+                service: published.service.clone(),
+                local: published.local.clone(),
+                reason,
+            });
+        }
+    }
+
     /// The server has given up every connection on which it sent this session before, and only those.
     fn abort_duplicate(&mut self, id: ConnId, start: Start, first_sid: Sid, agenda: &mut Agenda) {
+        let link = self.link_of(id);
         // A walk over all sessions: it is rare, because the server offers few sessions again.
-        let older = self.messages.iter().find(|(_, message)| match message {
-            Message::Busy(other) => other.first_sid == first_sid && other.sid < start.sid,
+        let older = self.messages.iter().find(|(_, message)| match &message.state {
+            State::Busy(other) => {
+                Some(message.link) == link && other.first_sid == first_sid && other.sid < start.sid
+            }
             _ => false,
         });
         let older = older.map(|(message, _)| message);
@@ -199,7 +247,7 @@ impl Sessions {
 
     /// Dials the next address of the session's local server, or has its name resolved first.
     fn dial(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
-        let Some(Message::Busy(session)) = self.messages.get_mut(id) else { return };
+        let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else { return };
         let Some(published) = self.published.get(&session.user.publication) else {
             return refuse(id, agenda);
         };
@@ -213,27 +261,33 @@ impl Sessions {
                 return agenda.at(id, Some(last));
             }
         }
+        if names.has_failed(published.name) {
+            let outdated = !names.found(published.name).is_empty();
+            let fault = if outdated { NameFault::Outdated } else { NameFault::Unresolved };
+            published.tell_name(fault, agenda);
+        }
         let found = names.found(published.name);
-        let left = found.len().saturating_sub(session.tried.into());
-        let Some(&address) = found.get(usize::from(session.tried)) else { return refuse(id, agenda) };
-        session.tried += 1;
+        let left = found.len().saturating_sub(session.user.tried.into());
+        let Some(&address) = found.get(usize::from(session.user.tried)) else { return refuse(id, agenda) };
+        session.user.tried += 1;
         // Each address gets its share of what is left of the time.
         let share = last.saturating_duration_since(agenda.now) / left.max(1) as u32;
         let deadline = agenda.now + share;
-        agenda.push(Output::Dial { dial: Dial::Proxy(id), address, deadline });
+        agenda.push(Output::Dial { dial: Dial::Proxy(id, session.sid), address, deadline });
     }
 
     /// A name was resolved, or not: the sessions that waited for it go on.
     pub fn resolved(&mut self, waiting: BTreeMap<ConnId, Sid>, names: &mut Names, agenda: &mut Agenda) {
         for (id, sid) in waiting {
-            let Some(Message::Busy(session)) = self.messages.get(id) else { continue };
-            let waits = session.sid == sid && session.proxy.is_none() && session.tried == 0;
+            let Some(State::Busy(session)) = self.state(id) else { continue };
+            let waits = session.sid == sid && session.proxy.is_none() && session.user.tried == 0;
             let Some(published) = self.published.get(&session.user.publication).filter(|_| waits) else {
                 continue;
             };
             agenda.at(id, None);
             // A name that leads nowhere is not asked for again on behalf of sessions that have waited for it.
             if names.found(published.name).is_empty() {
+                published.tell_name(NameFault::Unresolved, agenda);
                 refuse(id, agenda);
             } else {
                 self.dial(id, names, agenda);
@@ -243,7 +297,10 @@ impl Sessions {
 
     /// A session has waited for its local server's name as long as it may.
     pub fn due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        if let Some(Message::Busy(_)) = self.messages.get(id) {
+        if let Some(State::Busy(session)) = self.state(id) {
+            if let Some(published) = self.published.get(&session.user.publication) {
+                published.tell_name(NameFault::Late, agenda);
+            }
             refuse(id, agenda);
         }
     }
@@ -252,7 +309,7 @@ impl Sessions {
     pub fn ended(&mut self, id: ConnId, agenda: &mut Agenda) {
         agenda.at(id, None);
         if let Some(message) = self.messages.get_mut(id)
-            && let Message::Busy(_) = std::mem::replace(message, Message::Idle)
+            && let State::Busy(_) = std::mem::replace(&mut message.state, State::Idle)
         {
             self.running -= 1;
         }
@@ -262,8 +319,8 @@ impl Sessions {
 
     /// A proxy connection is dialled for the session on `message`.
     pub fn dialling_proxy(&mut self, id: ConnId, message: ConnId, agenda: &mut Agenda) {
-        match self.messages.get_mut(message) {
-            Some(Message::Busy(session)) => {
+        match self.messages.get_mut(message).map(|message| &mut message.state) {
+            Some(State::Busy(session)) => {
                 session.proxy = Some(id);
                 self.proxies.insert(id, Proxy { message, user: session.user });
             }
@@ -318,27 +375,34 @@ impl Sessions {
         names: &mut Names,
         agenda: &mut Agenda,
     ) {
-        let Some(Message::Busy(session)) = self.messages.get_mut(message) else { return };
+        let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
+            return;
+        };
         if session.proxy != Some(id) {
             return;
         }
         session.proxy = None;
         let Some(published) = self.published.get(&user.publication) else { return };
-        let more = usize::from(session.tried) < names.found(published.name).len();
+        let more = usize::from(session.user.tried) < names.found(published.name).len();
         if more && agenda.now < user.since + agenda.limits.local_dial {
             return self.dial(message, names, agenda);
         }
-        agenda.fact(Fact::LocalFailed {
-            number: user.number,
-            user: user.address.into(),
-            service: published.service.clone(),
-            local: published.local.clone(),
-            reason,
-        });
+        self.tell_failed(user, reason, agenda);
         refuse(message, agenda);
     }
 }
 
 fn refuse(message: ConnId, agenda: &mut Agenda) {
     agenda.push(Output::Abort { message, reason: AbortReason::Refused });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client holds one of these per idle session, and two of its user.
+    #[test]
+    fn a_session_takes_little_memory() {
+        assert_eq!((size_of::<Message>(), size_of::<Proxy>()), (80, 56));
+    }
 }

@@ -24,6 +24,14 @@ pub struct Limits {
     pub messages_sure: usize,
     /// Message connections that one client may have, idle, busy or on their way.
     pub messages_per_client_max: usize,
+    /// Message connections of one link that are on their way at once; the next one waits for its turn.
+    pub messages_at_once: usize,
+    /// Tickets of one link that wait for their turn; more are ignored, expire, and are handed out again.
+    pub tickets_max: usize,
+    /// Time between two dials of message connections while these fail.
+    pub message_retry: Duration,
+    /// Proxy connections beyond two per message connection; the next session is refused.
+    pub proxies_spare: usize,
     /// Least and most time a client has to accept a session; three round trips in between.
     pub accept: (Duration, Duration),
     /// How long a ticket is good.
@@ -59,8 +67,12 @@ pub struct Limits {
     pub local_dial_max: Duration,
     /// How long a resolved name of a local server is used before it is resolved anew.
     pub resolved: Duration,
+    /// How long after a failed lookup a name is asked for again.
+    pub resolve_retry: Duration,
     /// Least and most delay before the client dials the server again; full jitter below the current one.
     pub reconnect: (Duration, Duration),
+    /// Least delay before the client dials a server again that has refused it.
+    pub refused: Duration,
     /// How long bytes before an abort may take to reach the local side.
     pub abort_flush: Duration,
     /// After an abort: time for both ends to be done, else the message connection is reset.
@@ -73,6 +85,12 @@ pub struct Limits {
     pub finish: Duration,
     /// How long running sessions get after the operator asked the process to end.
     pub drain: Duration,
+    /// Mean time between attempts to find another link while one drains; jittered by a quarter.
+    pub drain_retry: Duration,
+    /// How long another link is sought that often.
+    pub drain_seek: Duration,
+    /// A server that drains a link sooner than this after its Welcome has refused the client.
+    pub drain_sudden: Duration,
     /// Bytes after which a socket lets others have their turn. A read is not cut short at this count, because a full
     /// ring and a few bytes more would then take two reads.
     pub turn_bytes: usize,
@@ -100,6 +118,10 @@ impl Default for Limits {
             publications_per_client_max: 1_024,
             messages_sure: 2,
             messages_per_client_max: 65_536,
+            messages_at_once: 128,
+            tickets_max: 1_024,
+            message_retry: Duration::from_millis(500),
+            proxies_spare: 64,
             accept: (Duration::from_millis(250), Duration::from_secs(1)),
             ticket: Duration::from_secs(10),
             idle_ping: Duration::from_secs(15),
@@ -116,13 +138,18 @@ impl Default for Limits {
             local_dial: Duration::from_secs(5),
             local_dial_max: Duration::from_secs(30),
             resolved: Duration::from_secs(10),
+            resolve_retry: Duration::from_secs(1),
             reconnect: (Duration::from_millis(100), Duration::from_secs(30)),
+            refused: Duration::from_secs(1),
             abort_flush: Duration::from_secs(1),
             abort_drain: Duration::from_secs(2),
             abort_drain_bytes: 256 * 1024,
             linger: Duration::from_secs(5),
             finish: Duration::from_secs(60),
-            drain: Duration::from_secs(30),
+            drain: Duration::from_secs(5),
+            drain_retry: Duration::from_millis(500),
+            drain_seek: Duration::from_secs(60),
+            drain_sudden: Duration::from_secs(10),
             turn_bytes: 32 * 1024,
             turn_accepts: 16,
             rings_kept: 64,

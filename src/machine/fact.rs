@@ -10,6 +10,7 @@ use log::Level;
 use super::close::CloseReason;
 use super::ending::Ending;
 use super::input::Traffic;
+use super::name_fault::NameFault;
 use crate::base::address::HostPort;
 use crate::base::id::ConnId;
 use crate::base::name::Name;
@@ -214,12 +215,26 @@ pub enum Fact {
         /// What it is for.
         purpose: &'static str,
     },
+    /// A session needs the name of its local server, and something is wrong with it.
+    LocalName {
+        /// The service.
+        service: Name,
+        /// Its local server.
+        local: HostPort,
+        /// What is wrong.
+        fault: NameFault,
+    },
     /// A message connection could not be made.
     MessageFailed {
         /// Where.
         address: SocketAddr,
         /// Why.
         reason: CloseReason,
+    },
+    /// A message connection was made where it could not be before, or at another address.
+    MessageArrived {
+        /// Where.
+        address: SocketAddr,
     },
     /// A local server could not be reached, and the user was refused.
     LocalFailed {
@@ -274,7 +289,7 @@ impl Fact {
     /// How much it matters.
     pub fn level(&self) -> Level {
         match self {
-            Fact::NextAttempt { .. } | Fact::TicketsExpired { .. } | Fact::Duplicate { .. } => Level::Debug,
+            Fact::NextAttempt { .. } | Fact::Duplicate { .. } => Level::Debug,
             Fact::ClientCame { .. }
             | Fact::ClientGone { .. }
             | Fact::ClientLeaves { .. }
@@ -286,6 +301,7 @@ impl Fact {
             | Fact::Granted { .. }
             | Fact::ServerDrains { .. }
             | Fact::LinkLost { .. }
+            | Fact::MessageArrived { .. }
             | Fact::SessionEnded { .. } => Level::Info,
             Fact::Refused { .. } | Fact::Denied { .. } => Level::Error,
             _ => Level::Warn,
@@ -313,7 +329,9 @@ impl Fact {
             Fact::ClientRefused { key, .. } => once("client refused", Some(key)),
             Fact::PublicationDenied { service, .. } => once("publication denied", Some(service)),
             Fact::TicketsExpired { key, .. } => once("tickets expired", Some(key)),
+            Fact::ServerUnreachable { .. } => once("server unreachable", None),
             Fact::MessageFailed { .. } => once("message failed", None),
+            Fact::LocalName { service, fault, .. } => once(fault.cause(), Some(service)),
             Fact::LocalFailed { service, .. } => once("local failed", Some(service)),
             Fact::Duplicate { .. } => once("duplicate", None),
             _ => None,
@@ -370,7 +388,11 @@ impl fmt::Display for Fact {
             }
             Fact::NotAdmitted { peer, reason } => write!(f, "{peer} was not admitted: {reason}"),
             Fact::TicketsExpired { key, count } => {
-                write!(f, "client {key} did not bring {count} message connections that it was asked for")
+                write!(
+                    f,
+                    "client {key} did not bring {count} message connections that it was asked for; can it reach \
+                     the message port?"
+                )
             }
             Fact::UserLeft { number, user, service, traffic, lasted, reason } => {
                 let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
@@ -418,8 +440,14 @@ impl fmt::Display for Fact {
             Fact::Unresolved { host, purpose } => {
                 write!(f, "the name {} of {purpose} could not be resolved", host.host)
             }
+            Fact::LocalName { service, local, fault } => {
+                write!(f, "service {service}: the name {} of its local server {fault}", local.host)
+            }
             Fact::MessageFailed { address, reason } => {
                 write!(f, "message connection to {address}: {reason}; is that port reachable from here?")
+            }
+            Fact::MessageArrived { address } => {
+                write!(f, "message connections come through at {address} now")
             }
             Fact::LocalFailed { number, user, service, local, reason } => write!(
                 f,

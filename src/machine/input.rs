@@ -50,6 +50,11 @@ pub enum Input {
         /// What the system said.
         error: io::Error,
     },
+    /// A listener is closed, and every connection that waited in its queue was told of.
+    Stopped {
+        /// The listener.
+        id: ListenerId,
+    },
     /// A stranger's first flight is here; only its clear hello has been read. Answered by `Verify` or `Close`.
     Greeted {
         /// The stranger.

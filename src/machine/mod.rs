@@ -10,6 +10,7 @@ mod drive;
 mod ending;
 mod fact;
 mod input;
+mod name_fault;
 mod output;
 
 use std::time::Instant;
@@ -20,6 +21,7 @@ pub use drive::{Surroundings, drive, drive_timeout};
 pub use ending::Ending;
 pub use fact::{Fact, Throttle};
 pub use input::{Input, LINK_RANDOM_BYTES, Proof, SessionEvent, Traffic};
+pub use name_fault::NameFault;
 pub use output::{Dial, Dialled, Door, Greeting, Output};
 
 /// The half that decides. See the module.

@@ -6,9 +6,9 @@ use std::time::Instant;
 use super::close::{CloseReason, Manner};
 use super::fact::Fact;
 use crate::base::address::{HostPort, Listen};
-use crate::base::id::{ConnId, ListenerId, NameId, ServiceId};
+use crate::base::id::{ConnId, LinkId, ListenerId, NameId, ServiceId};
 use crate::wire::control::ControlFrame;
-use crate::wire::frame::{AbortReason, Start};
+use crate::wire::frame::{AbortReason, Sid, Start};
 use crate::wire::handshake::{ClearHello, Secret};
 
 /// What a listener is for.
@@ -25,10 +25,11 @@ pub enum Door {
 pub enum Dial {
     /// A control connection.
     Control(Greeting),
-    /// A message connection.
-    Message(Greeting),
-    /// A proxy connection for the session that has begun on this message connection.
-    Proxy(ConnId),
+    /// A message connection of this link, which is the client's own name for it.
+    Message(LinkId, Greeting),
+    /// A proxy connection for the session of this number that has begun on this message connection. It is not made if
+    /// another session has taken its place meanwhile: that one may be of another service.
+    Proxy(ConnId, Sid),
 }
 
 /// What a connection that is being dialled is for.
@@ -36,8 +37,8 @@ pub enum Dial {
 pub enum Dialled {
     /// A control connection.
     Control,
-    /// A message connection.
-    Message,
+    /// A message connection of this link.
+    Message(LinkId),
     /// A proxy connection for the session on this message connection.
     Proxy(ConnId),
 }
@@ -67,7 +68,8 @@ pub enum Output {
         /// What connects to it.
         door: Door,
     },
-    /// Close a listener; connections that wait in its queue are reset.
+    /// Take what waits in a listener's queue, and close the listener. Answered by `Accepted` for each connection that
+    /// was there, and by `Stopped`.
     StopListening(ListenerId),
     /// Verify a stranger's first flight against this secret.
     Verify {

@@ -9,9 +9,6 @@ use crate::base::address::{HostPort, Listen};
 use crate::base::id::{ListenerId, NameId};
 use crate::machine::{Dial, Door};
 
-/// Errands of one turn.
-const TURN_ERRANDS: usize = 16;
-
 /// One thing to do.
 pub(super) enum Errand {
     Listen { id: ListenerId, at: Listen, door: Door },
@@ -29,18 +26,13 @@ pub(super) struct Errands {
 impl Errands {
     pub fn push(&mut self, errand: Errand) {
         match errand {
-            Errand::Dial { dial: Dial::Control(_) | Dial::Message(_), .. } => self.links.push_back(errand),
+            Errand::Dial { dial: Dial::Control(_) | Dial::Message(..), .. } => self.links.push_back(errand),
             _ => self.others.push_back(errand),
         }
     }
 
     pub fn is_empty(&self) -> bool {
         self.links.is_empty() && self.others.is_empty()
-    }
-
-    /// How many of them this turn may take.
-    pub fn of_turn(&self) -> usize {
-        TURN_ERRANDS.min(self.links.len() + self.others.len())
     }
 
     pub fn next(&mut self) -> Option<Errand> {

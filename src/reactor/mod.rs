@@ -41,6 +41,9 @@ use sockets::Sockets;
 use world::network::{Event, Network, Socket};
 use world::trim;
 
+/// Errands of one turn.
+const TURN_ERRANDS: usize = 16;
+
 /// The loop: a machine that decides, and the sockets that it decides about.
 pub struct Reactor<M, N: Network> {
     machine: M,
@@ -217,11 +220,13 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     }
 
     fn run_errands(&mut self) {
-        for _ in 0..self.sockets.errands.of_turn() {
-            if let Some(errand) = self.sockets.errands.next() {
-                self.sockets.run_errand(errand);
-                self.settle();
-            }
+        let mut left = TURN_ERRANDS;
+        while left > 0
+            && let Some(errand) = self.sockets.errands.next()
+        {
+            // Those that are not wanted any more cost nothing, so that no peer can pile them up.
+            left -= usize::from(self.sockets.run_errand(errand));
+            self.settle();
         }
     }
 

@@ -14,9 +14,9 @@ use super::greeting::Greeter;
 use super::listeners::{Listeners, Tried};
 use super::relay::Relay;
 use super::strangers::Strangers;
-use super::world::network::{Accepted, Network, Socket};
+use super::world::network::{Accepted, BACKLOG, Network, Socket};
 use super::{control, greeting, leaving, strangers};
-use crate::base::id::ConnId;
+use crate::base::id::{ConnId, ListenerId};
 use crate::config::limits::Limits;
 use crate::machine::{CloseReason, Dial, Dialled, Door, Fact, Input, Manner, Output, Surroundings, Traffic};
 
@@ -37,7 +37,7 @@ impl<N: Network> Surroundings for Sockets<N> {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Listen { id, at, door } => self.errands.push(Errand::Listen { id, at, door }),
-            Output::StopListening(id) => self.listeners.remove(id),
+            Output::StopListening(id) => self.stop_listening(id),
             Output::Verify { id, secret } => {
                 self.strangers.verify(&mut self.network, &mut self.all, id, &secret);
             }
@@ -116,6 +116,22 @@ impl<N: Network> Sockets<N> {
                 }
             }
         }
+    }
+
+    /// Takes what waits in a listener's queue, as long as there is room for it, and closes the listener: those who
+    /// came before the end are not turned away.
+    fn stop_listening(&mut self, id: ListenerId) {
+        let now = self.all.now;
+        // While they are taken others may come, and a queue holds no more than this.
+        for _ in 0..BACKLOG {
+            match self.listeners.try_one(id, &mut self.network, now, &mut self.facts) {
+                Tried::Taken(accepted, door) => self.welcome(accepted, door),
+                Tried::Lost => {}
+                Tried::Nothing => break,
+            }
+        }
+        self.listeners.remove(id);
+        self.all.tell(Input::Stopped { id });
     }
 
     fn welcome(&mut self, accepted: Accepted<N::Socket>, door: Door) {
@@ -210,7 +226,8 @@ impl<N: Network> Sockets<N> {
 
     // Errands.
 
-    pub fn run_errand(&mut self, errand: Errand) {
+    /// Does what was asked for; false if that was not wanted any more.
+    pub fn run_errand(&mut self, errand: Errand) -> bool {
         match errand {
             Errand::Listen { id, at, door } => match self.network.listen(id, at) {
                 Ok((listener, address)) => {
@@ -220,18 +237,24 @@ impl<N: Network> Sockets<N> {
                 Err(error) => self.all.tell(Input::ListenFailed { id, error }),
             },
             Errand::Resolve { name, host } => self.network.resolve(name, host),
-            Errand::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
+            Errand::Dial { dial, address, deadline } => return self.dial(dial, address, deadline),
         }
+        true
     }
 
-    fn dial(&mut self, dial: Dial, address: SocketAddr, deadline: Instant) {
+    fn dial(&mut self, dial: Dial, address: SocketAddr, deadline: Instant) -> bool {
         let (kind, purpose) = match dial {
             Dial::Control(greeting) => (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Control),
-            Dial::Message(greeting) => (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Message),
-            Dial::Proxy(message) => {
+            Dial::Message(link, greeting) => {
+                (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Message(link))
+            }
+            Dial::Proxy(message, sid) => {
                 // The session may have ended since it was asked for; the machine has heard, or is about to.
-                if self.all.message(message).is_none_or(|it| it.peer().is_some() || !it.session.delivers()) {
-                    return;
+                let message_wants = self.all.message(message).is_some_and(|it| {
+                    it.session.sid() == sid && it.peer().is_none() && it.session.delivers()
+                });
+                if !message_wants {
+                    return false;
                 }
                 (Kind::Local(Local::new(Side::Proxy)), Dialled::Proxy(message))
             }
@@ -257,12 +280,13 @@ impl<N: Network> Sockets<N> {
             failed => {
                 // It never had a slot; the machine hears of it like of any other failure.
                 let kind = failed.err().map_or(io::ErrorKind::Other, |error| error.kind());
-                let Some(id) = self.all.next_id() else { return };
+                let Some(id) = self.all.next_id() else { return true };
                 self.all.tell(Input::Dialling { id, purpose });
                 let (reason, traffic) = (CloseReason::DialFailed(kind), Traffic::default());
                 self.all.tell(Input::Closed { id, reason, traffic });
             }
         }
+        true
     }
 
     // Ends.

@@ -90,11 +90,18 @@ impl Listeners {
         };
     }
 
-    /// Forgets all of them; returns their ids.
-    pub(super) fn clear(&mut self) -> Vec<ListenerId> {
-        let ids: Vec<ListenerId> = self.slots.iter().map(|(id, _)| id).collect();
-        ids.iter().for_each(|&id| drop(self.slots.remove(id)));
-        ids
+    /// The ids of all of them.
+    pub(super) fn ids(&self) -> Vec<ListenerId> {
+        self.slots.iter().map(|(id, _)| id).collect()
+    }
+
+    /// Forgets a listener.
+    pub(super) fn remove(&mut self, id: ListenerId) {
+        self.slots.remove(id);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
     }
 
     /// Where clients bring message connections, as they are told.
@@ -139,8 +146,9 @@ mod tests {
     fn a_listener_that_is_gone_hears_nothing() {
         let mut listeners = Listeners::default();
         let id = listeners.add(Use::Control, Listen::Any(0)).expect("there is room");
-        assert_eq!(listeners.clear(), [id]);
+        assert_eq!(listeners.ids(), [id]);
+        listeners.remove(id);
         listeners.note(id, Ok(([127, 0, 0, 1], 6).into()));
-        assert!(listeners.get(id).is_none() && listeners.iter().next().is_none());
+        assert!(listeners.get(id).is_none() && listeners.is_empty());
     }
 }

@@ -9,6 +9,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::drain::Drain;
 use super::links::{Life, Links};
 use super::pool::{ACCEPT_RECHECK, Place, Pools, STARTED_MARGIN, State};
 use super::refill::{self, Refills};
@@ -28,8 +29,7 @@ pub(super) struct Matching {
     users: Users,
     pub refills: Refills,
     last_number: u64,
-    /// No new session begins.
-    draining: bool,
+    drain: Drain,
 }
 
 impl Matching {
@@ -88,9 +88,7 @@ impl Matching {
         if let Some(link) = self.links.get_mut(link) {
             link.life = Life::Draining;
         }
-        while let Some(id) = self.pools.next_idle(link) {
-            self.pools.retire(id, CloseReason::Drained, agenda);
-        }
+        self.retire_idle(link, agenda);
         let users = self.services.take_waiting(link);
         self.move_on(users, agenda);
         self.close_if_drained(link, agenda);
@@ -174,9 +172,6 @@ impl Matching {
         let Some(user) = self.users.get_mut(id) else { return };
         let served_by = user.first.map(|(link, _)| link);
         let deadline = user.since + agenda.limits.wait;
-        if self.draining {
-            return agenda.reset(id, CloseReason::Shutdown);
-        }
         agenda.at(id, Some(deadline));
         if refused {
             // It is certain that nothing was delivered: it is as good as new, but not to that client.
@@ -327,7 +322,7 @@ impl Matching {
                 }
             }
             (SessionEvent::Idle { settled }, _) => {
-                if settled || self.draining || !self.may_serve(link) {
+                if settled || self.drain == Drain::Retiring || !self.may_serve(link) {
                     self.became_idle(id, agenda.now, Place::Front, agenda);
                 } else {
                     // No session stands behind what the client may not have read: it answers when it has.
@@ -347,7 +342,7 @@ impl Matching {
     /// A message connection is free: for a user who waits, or for the pool.
     fn became_idle(&mut self, id: ConnId, since: Instant, place: Place, agenda: &mut Agenda) {
         let Some((link, _)) = self.pools.get(id) else { return };
-        if self.draining || !self.may_serve(link) {
+        if !self.may_serve(link) {
             self.pools.retire(id, CloseReason::Drained, agenda);
             return self.close_if_drained(link, agenda);
         }
@@ -355,6 +350,9 @@ impl Matching {
         let pause = agenda.jittered(agenda.limits.idle_ping);
         agenda.after(id, pause);
         self.use_idle(link, agenda);
+        if self.drain == Drain::Retiring {
+            self.retire_idle(link, agenda);
+        }
     }
 
     /// A link serves a service now: users may wait for it, and it may have idle connections.
@@ -457,22 +455,31 @@ impl Matching {
     /// Asks each client that may need it for as many message connections as are missing.
     pub fn refill(&mut self, agenda: &mut Agenda) {
         while let Some(link) = self.refills.next(&mut self.links) {
-            if !self.draining && self.may_serve(link) {
+            // A server that drains has no port where they could come.
+            if self.drain == Drain::No && self.may_serve(link) {
                 refill::ask(link, &mut self.links, &mut self.pools, self.services.is_wanted(link), agenda);
             }
         }
     }
 
-    /// No new session begins: users who wait are told, and idle connections go.
+    /// No user comes any more: clients are told, so that they look for another server while their sessions go on.
     pub fn drain(&mut self, agenda: &mut Agenda) {
-        self.draining = true;
-        for user in self.services.all_waiting() {
-            agenda.reset(user, CloseReason::Shutdown);
+        self.drain = Drain::Begun;
+        for link in self.links.ids().into_iter().filter_map(|link| self.links.get(link)) {
+            agenda.push(Output::Send { id: link.control, frame: ControlFrame::Drain });
         }
-        for link in self.links.ids() {
-            while let Some(id) = self.pools.next_idle(link) {
-                self.pools.retire(id, CloseReason::Drained, agenda);
-            }
+    }
+
+    /// Closes idle connections of a server that drains, once every session is accepted.
+    pub fn go_on_draining(&mut self, agenda: &mut Agenda) {
+        if self.drain.retires_at(self.services.waiting_count() + self.pools.offered()) {
+            self.links.ids().into_iter().for_each(|link| self.retire_idle(link, agenda));
+        }
+    }
+
+    fn retire_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
+        while let Some(id) = self.pools.next_idle(link) {
+            self.pools.retire(id, CloseReason::Drained, agenda);
         }
     }
 
@@ -488,8 +495,9 @@ impl Matching {
         self.users.len()
     }
 
-    /// Whether all sessions have ended.
+    /// Whether all sessions have ended, and their last bytes were read: a message connection that closes with the
+    /// process may lose what it sent.
     pub fn is_over(&self) -> bool {
-        self.users.is_empty() && self.pools.running() == 0
+        self.users.is_empty() && self.pools.total() == 0
     }
 }

@@ -8,8 +8,10 @@
 //! | [`services`] | services, publications, users who wait |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
 //! | [`users`] | users |
+//! | [`drain`] | how far the server's own drain has come |
 
 mod controls;
+mod drain;
 mod links;
 mod listeners;
 mod matching;
@@ -37,7 +39,7 @@ use crate::wire::control::{
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
 use controls::{Control, Controls, Stage};
-use links::{Identity, Link};
+use links::{Identity, Life, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
 use services::Unpublishable;
@@ -226,6 +228,10 @@ impl Server {
     }
 
     fn hello(&mut self, id: ConnId, names: (KeyId, Secret), hello: &Hello) {
+        // No link begins where users come no more, so none takes the place of one on which Drain was sent.
+        if self.draining.is_some() {
+            return self.close_control(id, CloseReason::Shutdown);
+        }
         let Some(control) = self.controls.get(id) else { return };
         let (key, peer) = (control.key.clone(), control.peer);
         let version = match self.version(hello) {
@@ -366,7 +372,10 @@ impl Server {
             return self.end_link(link, CloseReason::HeartbeatLost);
         }
         if expired > 0 {
-            self.agenda.fact(Fact::TicketsExpired { key: it.key().clone(), count: expired });
+            // After Drain, whoever said it, no client brings any.
+            if self.draining.is_none() && it.life == Life::Standing {
+                self.agenda.fact(Fact::TicketsExpired { key: it.key().clone(), count: expired });
+            }
             self.matching.want_refill(link);
         } else if it.ping_at <= now {
             it.ping_at = now + it.heartbeat / 3;
@@ -416,17 +425,27 @@ impl Server {
         self.exit_if_drained();
     }
 
+    /// The process was asked to end: it takes who came before that, and closes its listeners.
     fn drain(&mut self) {
-        let time = self.agenda.limits.drain;
-        self.draining = Some(self.agenda.now + time);
-        self.agenda.fact(Fact::Draining { sessions: self.matching.user_count(), time });
-        self.listeners.clear().into_iter().for_each(|id| self.agenda.push(Output::StopListening(id)));
-        self.matching.drain(&mut self.agenda);
-        self.exit_if_drained();
+        self.draining = Some(self.agenda.now + self.agenda.limits.drain);
+        for id in self.listeners.ids() {
+            self.agenda.push(Output::StopListening(id));
+        }
+    }
+
+    /// A listener is closed. After the last one clients are told, so that their next attempt meets another process.
+    fn stopped(&mut self, id: ListenerId) {
+        self.listeners.remove(id);
+        if self.listeners.is_empty() {
+            let (sessions, time) = (self.matching.user_count(), self.agenda.limits.drain);
+            self.agenda.fact(Fact::Draining { sessions, time });
+            self.matching.drain(&mut self.agenda);
+            self.exit_if_drained();
+        }
     }
 
     fn exit_if_drained(&mut self) {
-        if self.draining.is_some() && self.matching.is_over() {
+        if self.draining.is_some() && self.listeners.is_empty() && self.matching.is_over() {
             self.agenda.push(Output::Exit);
         }
     }
@@ -450,6 +469,7 @@ impl Machine for Server {
             Input::Accepted { id, door, peer, asked } => self.accepted(id, door, peer, asked),
             Input::Listening { id, address } => self.listening(id, Ok(address)),
             Input::ListenFailed { id, error } => self.listening(id, Err(error)),
+            Input::Stopped { id } => self.stopped(id),
             Input::Greeted { id, hello } => self.greeted(id, hello),
             Input::Proved { id, proof } => self.proved(id, proof),
             Input::Answered { id } => self.answered(id),
@@ -464,6 +484,7 @@ impl Machine for Server {
             // A server dials nothing.
             Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
         }
+        self.matching.go_on_draining(&mut self.agenda);
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -473,7 +494,9 @@ impl Machine for Server {
         }
         if self.draining.take_if(|at| *at <= now).is_some() {
             let sessions = self.matching.give_up(&mut self.agenda);
-            self.agenda.fact(Fact::DrainOver { sessions });
+            if sessions > 0 {
+                self.agenda.fact(Fact::DrainOver { sessions });
+            }
             self.agenda.push(Output::Exit);
         }
         self.matching.refill(&mut self.agenda);

@@ -121,7 +121,7 @@ impl Peaks {
 pub(super) struct Pools {
     messages: Table<kind::Connection, Message>,
     pools: Table<kind::Link, Pool>,
-    running: usize,
+    offered: usize,
 }
 
 impl Pools {
@@ -254,9 +254,9 @@ impl Pools {
         self.messages.len()
     }
 
-    /// Sessions that run, of all links.
-    pub fn running(&self) -> usize {
-        self.running
+    /// Sessions that are not accepted yet, of all links.
+    pub fn offered(&self) -> usize {
+        self.offered
     }
 
     /// Most sessions of a link at once in the last one to two periods.
@@ -275,7 +275,7 @@ impl Pools {
         let (state, count) = (message.state, message.state.count());
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] += 1;
-        self.running += usize::from(matches!(count, Count::Running));
+        self.offered += usize::from(matches!(state, State::Offered { .. }));
         let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
         let [mut before, mut after] = [None; 2];
         let neighbour = match place {
@@ -307,7 +307,7 @@ impl Pools {
         let (state, count) = (message.state, message.state.count());
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] -= 1;
-        self.running -= usize::from(matches!(count, Count::Running));
+        self.offered -= usize::from(matches!(state, State::Offered { .. }));
         let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
         if list.first == Some(id) {
             list.first = after;
@@ -411,8 +411,8 @@ mod tests {
                     prop_assert_eq!(pools.next_idle(link(of)).is_some(), idle > 0);
                     prop_assert_eq!(pools.total_of(link(of)), own().count());
                 }
-                let running = model.values().filter(|it| matches!(it.1, State::Offered { .. } | State::Busy));
-                prop_assert_eq!(pools.running(), running.count());
+                let offered = model.values().filter(|it| matches!(it.1, State::Offered { .. }));
+                prop_assert_eq!(pools.offered(), offered.count());
             }
         }
     }

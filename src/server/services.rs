@@ -396,11 +396,6 @@ impl Services {
         self.waiting.len()
     }
 
-    /// All users who wait.
-    pub fn all_waiting(&self) -> Vec<ConnId> {
-        self.waiting.iter().map(|(user, _)| user).collect()
-    }
-
     /// Whether a link may have users to serve.
     pub fn is_wanted(&mut self, link: LinkId) -> bool {
         let Some(offers) = self.offers.get_mut(link) else { return false };

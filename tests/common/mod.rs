@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use skyorg::config::keys;
+use skyorg::config::limits::Limits;
 
 pub use streams::*;
 
@@ -371,9 +372,14 @@ impl Setup {
 }
 
 fn start_server(setup: &Setup, key: &str) -> Process {
+    start_server_at(setup, key, &["127.0.0.1:0"; 3])
+}
+
+/// A server at these addresses for users, message and control connections.
+fn start_server_at(setup: &Setup, key: &str, addresses: &[&str; 3]) -> Process {
     let mut arguments = vec!["server", "--keys", key];
-    for port in ["--request", "--message", "--control"] {
-        arguments.extend([port, "127.0.0.1:0"]);
+    for (port, address) in ["--request", "--message", "--control"].into_iter().zip(addresses) {
+        arguments.extend([port, address]);
     }
     if setup.mode == Mode::Plain {
         arguments.push("--plain");
@@ -438,6 +444,22 @@ impl Tunnel {
         let relays = self.relays.as_ref().expect("a server that is restarted is behind relays");
         relays.control.lead_to(self.control);
         relays.message.lead_to(self.message);
+    }
+
+    /// Asks the server to end, and starts another at the same addresses as soon as they are free. Returns the old one,
+    /// and when the new one listened.
+    pub fn succeed_server(&mut self) -> (Process, Instant) {
+        self.server.signal(Signal::TERM);
+        self.server.wait_for("draining");
+        let addresses = [self.users, self.message, self.control].map(|address| address.to_string());
+        let server = start_server_at(&self.setup, &self.key, &addresses.each_ref().map(String::as_str));
+        server.wait_for("control connections: ");
+        (std::mem::replace(&mut self.server, server), Instant::now())
+    }
+
+    /// Lets the link grow so old that a drain of the server is no refusal.
+    pub fn outlive_a_sudden_drain(&self) {
+        measure(Limits::default().drain_sudden);
     }
 
     pub fn client(&mut self) -> &mut Process {

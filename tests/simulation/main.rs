@@ -147,3 +147,11 @@ fn a_client_that_is_gone_is_forgotten() {
         World::tell(seed, Tale::Gone).live();
     }
 }
+
+#[test]
+fn a_server_that_is_replaced_while_sessions_run_loses_no_user_and_no_byte() {
+    for seed in 0..variable("SKYORG_SEEDS").unwrap_or(128) {
+        let _seed = Seed(seed);
+        World::tell(seed, Tale::Replaced).live();
+    }
+}

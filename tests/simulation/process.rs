@@ -43,6 +43,8 @@ pub struct Process {
     restart_at: Option<Time>,
     idle_turns: usize,
     idle_since: Time,
+    /// It was asked to end for good.
+    retires: bool,
 }
 
 fn name(text: &str) -> Name {
@@ -64,6 +66,7 @@ impl Process {
             restart_at: None,
             idle_turns: 0,
             idle_since,
+            retires: false,
         }
     }
 
@@ -137,16 +140,21 @@ impl Process {
         let before = net.borrow().progress;
         let arrived = std::mem::take(&mut net.borrow_mut().kernels[self.host.index()].arrived);
         let result = match &mut self.program {
-            None => return true,
+            None => return !self.retires,
             Some(Program::Server(reactor)) => turn(reactor),
             Some(Program::Client(reactor)) => turn(reactor),
         };
         let goes_on = result.expect("the virtual poll never fails");
         if !goes_on {
             trace!(now, "{:?} has ended", self.host);
+            match &mut self.program {
+                Some(Program::Server(reactor)) => reactor.abandon(),
+                Some(Program::Client(reactor)) => reactor.abandon(),
+                None => {}
+            }
             self.program = None;
             net.borrow_mut().crash(self.host, true);
-            self.restart_at = Some(now + Duration::from_millis(rng.u64(1..2_000)));
+            self.restart_at = Some(now + Duration::from_millis(rng.u64(1..2_000))).filter(|_| !self.retires);
             return false;
         }
         let (moved, asked, had_events) = {
@@ -189,6 +197,12 @@ impl Process {
         if self.program.is_some() {
             net.borrow_mut().kernels[self.host.index()].alarms.push(Event::Terminate);
         }
+    }
+
+    /// The operator asks it to end, and starts another in its place.
+    pub fn retire(&mut self, net: &Rc<RefCell<Net>>) {
+        self.retires = true;
+        self.terminate(net);
     }
 
     pub fn relent(&mut self, now: Time) {

@@ -61,6 +61,10 @@ enum Coming {
     Fault(Fault),
     /// Local servers take connections again.
     Locals,
+    /// The server is asked to end.
+    Retirement,
+    /// Another server starts in its place.
+    Successor,
 }
 
 /// What a world is about.
@@ -77,6 +81,8 @@ pub enum Tale {
     Gone,
     /// The local servers' names take 3 s to be resolved, and many users come meanwhile.
     SlowName,
+    /// The server is replaced by another while sessions run, and nothing else goes wrong.
+    Replaced,
     /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
     Unspliced,
 }
@@ -86,6 +92,9 @@ impl Tale {
         let at = Duration::from_secs(5);
         let later = if self == Tale::Holed && rng.bool() { Duration::from_secs(25) } else { Duration::ZERO };
         let lasts = Duration::from_secs(100);
+        if self == Tale::Replaced {
+            return replacement(rng);
+        }
         let mut coming: Vec<_> = match self {
             Tale::Frozen => (0..clients)
                 .map(|client| Fault::Freeze { host: Host::Client(client), lasts })
@@ -108,6 +117,19 @@ impl Tale {
         coming.extend(users.into_iter().map(|after| (at + later + after, Coming::User)));
         coming
     }
+}
+
+/// Users come before a server is replaced and after that. The links are so old by then that it is no refusal.
+fn replacement(rng: &mut Rng) -> Vec<(Time, Coming)> {
+    let millis = Duration::from_millis;
+    let retired = millis(15_200);
+    let mut coming = vec![(retired, Coming::Retirement)];
+    coming.push((retired + millis(rng.u64(100..400)), Coming::Successor));
+    let before = (0..rng.usize(1..20)).map(|_| millis(rng.u64(12_000..15_000)));
+    let before: Vec<Time> = before.collect();
+    let after = (0..rng.usize(1..20)).map(|_| retired + millis(rng.u64(500..4_000)));
+    coming.extend(before.into_iter().chain(after).map(|at| (at, Coming::User)));
+    coming
 }
 
 pub struct World {
@@ -166,6 +188,8 @@ impl World {
         }
         shape.splice_errors = if tale == Tale::Unspliced { 1.0 } else { shape.accept_errors };
         let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
+        let drain = if tale == Tale::Replaced { PATIENCE } else { limits.drain };
+        let limits = Limits { drain, ..limits };
         let settings =
             Settings { plain: rng.u8(..4) == 0 || tale == Tale::Unspliced, limits, named: rng.u8(..4) == 0 };
         let settings = Settings { named: settings.named || tale == Tale::SlowName, ..settings };
@@ -189,7 +213,7 @@ impl World {
         trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
         let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
         let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
-        let strict = matches!(tale, Tale::Holed | Tale::Failed | Tale::SlowName)
+        let strict = matches!(tale, Tale::Holed | Tale::Failed | Tale::SlowName | Tale::Replaced)
             || faultless && shape.accept_errors == 0.0;
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
@@ -231,6 +255,10 @@ impl World {
         self.processes[index].start(&self.net, self.base, &self.settings, rng);
     }
 
+    fn clients(&self) -> usize {
+        self.processes.iter().filter(|process| matches!(process.host, Host::Client(_))).count()
+    }
+
     fn now(&self) -> Time {
         self.net.borrow().now
     }
@@ -242,7 +270,10 @@ impl World {
             self.advance(until, |_| false);
             self.come();
         }
-        if !matches!(self.tale, Tale::Anything | Tale::Failed | Tale::Unspliced | Tale::SlowName) {
+        if !matches!(
+            self.tale,
+            Tale::Anything | Tale::Failed | Tale::Unspliced | Tale::SlowName | Tale::Replaced
+        ) {
             let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);
         }
@@ -262,7 +293,7 @@ impl World {
         self.advance(end, |_| false);
         self.check_whole("after all users left", 0);
         if self.shadow.strict && self.tale == Tale::Anything {
-            let clients = self.processes.len() - 1;
+            let clients = self.clients();
             assert_eq!(self.net.borrow().controls, clients, "control connections, and nothing went wrong");
         }
         self.serve_fresh_users();
@@ -288,13 +319,14 @@ impl World {
     /// Each client has its control connection and its pool, and `surplus` more at most; the server has the same, and
     /// there is nothing else.
     fn check_whole(&mut self, when: &str, surplus: usize) {
-        let clients = self.processes.len() - 1;
+        let clients = self.clients();
         let pool = self.settings.limits.pool;
         let net = self.net.borrow();
         let open = |kind| net.open(kind).len();
         assert_eq!((open(Kind::User), open(Kind::Proxy)), (0, 0), "users and proxies {when}");
-        assert_eq!(open(Kind::Control), clients, "control connections {when}");
-        let messages = open(Kind::Message);
+        // Where the message port failed, message connections went to the control port.
+        assert!(open(Kind::Control) >= clients, "control connections {when}");
+        let messages = open(Kind::Message) + open(Kind::Control) - clients;
         let wanted = clients * pool..=clients * pool + surplus;
         assert!(wanted.contains(&messages), "message connections {when}: {messages}, not {wanted:?}");
         let (server, others) = self.processes.split_first().expect("the server comes first");
@@ -355,7 +387,9 @@ impl World {
                 Coming::User => {
                     let service = self.rng.usize(..SERVICES.len());
                     let script = match self.tale {
-                        Tale::Anything => Script::random(&mut self.rng, Side::User, self.bytes_max),
+                        Tale::Anything | Tale::Replaced => {
+                            Script::random(&mut self.rng, Side::User, self.bytes_max)
+                        }
                         Tale::Unspliced => Script::bulk(self.bytes_max, false, Ending::FinWhenSent),
                         _ => Script::plain(500, false, Ending::FinWhenSent),
                     };
@@ -364,6 +398,13 @@ impl World {
                 Coming::Stranger => self.stranger(),
                 Coming::Fault(fault) => self.fault(&fault),
                 Coming::Locals => self.locals_refuse(None),
+                Coming::Retirement => self.processes[0].retire(&self.net),
+                Coming::Successor => {
+                    let successor = Process::new(Host::Successor);
+                    let old = std::mem::replace(&mut self.processes[0], successor);
+                    self.processes.push(old);
+                    self.start(0);
+                }
             }
         }
     }
@@ -440,7 +481,9 @@ impl World {
         for (end, service) in came {
             let number = self.shadow.enter(Side::Local, service);
             let script = match self.tale {
-                Tale::Anything if !self.fresh => Script::random(&mut self.rng, Side::Local, self.bytes_max),
+                Tale::Anything | Tale::Replaced if !self.fresh => {
+                    Script::random(&mut self.rng, Side::Local, self.bytes_max)
+                }
                 Tale::Unspliced => Script::bulk(0, true, Ending::FinAfterEnd),
                 _ => Script::plain(0, true, Ending::FinAfterEnd),
             };

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::story::{Outputs, Story, millis, name, secs};
 use skyorg::base::address::HostPort;
-use skyorg::base::id::{ConnId, NameId};
+use skyorg::base::id::{ConnId, LinkId, NameId};
 use skyorg::client::Client;
 use skyorg::config::limits::Limits;
 use skyorg::config::{ClientConfig, Key};
-use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Input, Manner, Output, SessionEvent};
+use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Input, Manner, NameFault, Output, SessionEvent};
 use skyorg::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
     Versions, Want, Welcome,
@@ -61,6 +61,11 @@ fn config() -> ClientConfig {
 /// `web` is served at this place.
 fn config_with_local(local: &str) -> ClientConfig {
     ClientConfig { services: vec![(name("web"), host(local))], ..config() }
+}
+
+/// Something is wrong with the name of the local server of `config_with_local("db.lan:80")`.
+fn name_fault(fault: NameFault) -> Fact {
+    Fact::LocalName { service: name("web"), local: host("db.lan:80"), fault }
 }
 
 fn welcome() -> Welcome {
@@ -136,8 +141,8 @@ impl Stage {
     /// The server asks for a message connection, and it stands.
     fn message(&mut self, control: ConnId, ticket: u64) -> ConnId {
         let outputs = self.hear(control, ControlFrame::Open { first_ticket: ticket, count: 1 });
-        assert_eq!(outputs.dials().len(), 1);
-        let id = self.dialling(Dialled::Message);
+        let [link] = outputs.message_links()[..] else { panic!("{outputs:?}") };
+        let id = self.dialling(Dialled::Message(link));
         self.connected(id);
         id
     }
@@ -157,10 +162,19 @@ impl Outputs {
         self.0.iter().filter_map(dial).collect()
     }
 
+    /// The link of each message connection that was dialled.
+    fn message_links(&self) -> Vec<LinkId> {
+        let link = |(dial, _): (&Dial, _)| match dial {
+            Dial::Message(link, _) => Some(*link),
+            _ => None,
+        };
+        self.dials().into_iter().filter_map(link).collect()
+    }
+
     /// Local servers that were dialled, and for which message connections.
     fn proxies(&self) -> Vec<(ConnId, SocketAddr)> {
         let proxy = |(dial, address)| match dial {
-            &Dial::Proxy(message) => Some((message, address)),
+            &Dial::Proxy(message, _) => Some((message, address)),
             _ => None,
         };
         self.dials().into_iter().filter_map(proxy).collect()
@@ -258,15 +272,32 @@ fn pauses_grow_with_failures_up_to_the_most() {
 }
 
 #[test]
-fn a_welcome_makes_pauses_short_again() {
-    let (mut stage, _) = begin(config());
-    for _ in 0..10 {
-        let pause = stage.fail();
-        stage.wait(pause);
+fn pauses_are_short_again_after_a_link_that_stood_ten_times_as_long_as_the_last() {
+    for (stood, short) in [(9, false), (10, true)] {
+        let (mut stage, _) = begin(config());
+        let mut pause = Duration::ZERO;
+        for _ in 0..5 {
+            pause = stage.fail();
+            stage.wait(pause);
+        }
+        let control = stage.link();
+        stage.wait(pause * stood);
+        let pause = stage.gone(control, CloseReason::PeerClosed).pause();
+        assert_eq!(pause == Limits::default().reconnect.0, short, "{pause:?} after {stood} times");
     }
-    let control = stage.link();
-    let pause = stage.gone(control, CloseReason::PeerClosed).pause();
-    assert_eq!(pause, Limits::default().reconnect.0);
+}
+
+#[test]
+fn a_server_that_admits_and_leaves_at_once_is_not_dialled_for_ever() {
+    let (mut stage, _) = begin(config());
+    let mut pauses = Vec::new();
+    for _ in 0..20 {
+        let control = stage.link();
+        let pause = stage.gone(control, CloseReason::PeerClosed).pause();
+        stage.wait(pause);
+        pauses.push(pause);
+    }
+    assert!(pauses.iter().sum::<Duration>() > secs(60), "{pauses:?}");
 }
 
 #[test]
@@ -294,6 +325,7 @@ fn a_refusal_is_told_of_and_makes_long_pauses() {
         assert_eq!(outputs.facts(), [&Fact::Refused { refusal }]);
         assert_eq!(outputs.closes(), [(control, CloseReason::Drained, Manner::Whole)]);
         let pause = stage.gone(control, CloseReason::Drained).pause();
+        assert!(pause >= secs(1), "{pause:?}");
         stage.wait(pause);
         pauses.push(pause);
     }
@@ -434,7 +466,7 @@ fn open_dials_as_many_as_asked_with_consecutive_tickets() {
     let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 5, count: 3 });
     let mut tickets = Vec::new();
     for (dial, to) in outputs.dials() {
-        let Dial::Message(greeting) = dial else { panic!("{dial:?}") };
+        let Dial::Message(_, greeting) = dial else { panic!("{dial:?}") };
         assert_eq!(to, address("192.0.2.1:33334"), "the port is the one of the welcome");
         assert_eq!((greeting.hello.purpose, greeting.hello.key_id), (Purpose::Message, [4; 16]));
         assert_eq!(greeting.secret.bytes(), &[5; 32]);
@@ -461,20 +493,117 @@ fn another_address_for_message_connections_is_used_and_the_next_one_after_a_fail
     stage.resolved(outputs.resolves()[0], &["192.0.2.7:1", "192.0.2.8:1"]);
     let control = stage.link();
     let open = |first_ticket| ControlFrame::Open { first_ticket, count: 1 };
-    assert_eq!(stage.hear(control, open(1)).dials()[0].1, address("192.0.2.7:1"));
-    let id = stage.dialling(Dialled::Message);
+    let outputs = stage.hear(control, open(1));
+    assert_eq!(outputs.dials()[0].1, address("192.0.2.7:1"));
+    let id = stage.dialling(Dialled::Message(outputs.message_links()[0]));
     let outputs = stage.gone(id, REFUSED);
     let failed = Fact::MessageFailed { address: address("192.0.2.7:1"), reason: REFUSED };
     assert_eq!(outputs.facts(), [&failed]);
-    assert_eq!(stage.hear(control, open(2)).dials()[0].1, address("192.0.2.8:1"));
+    assert_eq!(stage.hear(control, open(2)).dials().len(), 0);
+    assert_eq!(stage.wait(millis(500)).dials()[0].1, address("192.0.2.8:1"));
+}
+
+#[test]
+fn no_more_than_so_many_message_connections_are_on_their_way_whatever_is_asked() {
+    let (mut stage, control) = linked(config());
+    let asked = |first_ticket, count| ControlFrame::Open { first_ticket, count };
+    assert_eq!(stage.hear(control, asked(1, u32::MAX)).dials().len(), 128);
+    let outputs = stage.hear(control, asked(1_000, 50));
+    assert!(outputs.is_silent(), "{outputs:?}");
+}
+
+#[test]
+fn one_that_is_proved_makes_room_for_one_that_waits() {
+    let (mut stage, control) = linked(config());
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 130 });
+    assert_eq!(outputs.dials().len(), 128);
+    let id = stage.dialling(Dialled::Message(outputs.message_links()[0]));
+    let outputs = stage.connected(id);
+    let [(Dial::Message(_, greeting), _)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+    assert_eq!(greeting.ticket, 129);
+}
+
+/// A link whose message port has just failed once; its name at the client.
+fn failing() -> (Stage, ConnId, LinkId) {
+    let (mut stage, control) = linked(config());
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
+    let link = outputs.message_links()[0];
+    let id = stage.dialling(Dialled::Message(link));
+    let outputs = stage.gone(id, REFUSED);
+    let (address, reason) = (address("192.0.2.1:33334"), REFUSED);
+    assert_eq!((outputs.facts(), outputs.dials().len()), (vec![&Fact::MessageFailed { address, reason }], 0));
+    (stage, control, link)
+}
+
+#[test]
+fn while_the_message_port_fails_one_dial_every_half_second_stands_for_all_at_both_ports() {
+    let (mut stage, control, link) = failing();
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 5, count: 10 });
+    assert_eq!(outputs.dials().len(), 0);
+    for port in ["33335", "33334", "33335"] {
+        assert_eq!(stage.wait(millis(499)).dials().len(), 0);
+        let outputs = stage.wait(millis(1));
+        let [(_, to)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+        assert_eq!(to, address(&format!("192.0.2.1:{port}")));
+        let id = stage.dialling(Dialled::Message(link));
+        let outputs = stage.gone(id, REFUSED);
+        assert_eq!(outputs.facts(), [&Fact::MessageFailed { address: to, reason: REFUSED }]);
+    }
+}
+
+#[test]
+fn the_first_message_connection_that_is_proved_ends_the_pause_and_its_port_is_used_from_then_on() {
+    let (mut stage, control, link) = failing();
+    stage.hear(control, ControlFrame::Open { first_ticket: 5, count: 3 });
+    stage.wait(millis(500));
+    let id = stage.dialling(Dialled::Message(link));
+    let outputs = stage.connected(id);
+    let arrived = Fact::MessageArrived { address: address("192.0.2.1:33335") };
+    assert_eq!(outputs.facts(), [&arrived]);
+    let dials = outputs.dials();
+    assert_eq!(dials.len(), 3, "those that waited, and the one that no server has seen: {dials:?}");
+    assert!(dials.iter().all(|&(_, to)| to == address("192.0.2.1:33335")), "{dials:?}");
+}
+
+#[test]
+fn a_ticket_that_waits_is_dropped_when_its_time_is_over() {
+    let (mut stage, control, link) = failing();
+    stage.hear(control, ControlFrame::Open { first_ticket: 5, count: 100 });
+    for _ in 0..30 {
+        stage.hear(control, ControlFrame::Ping);
+        let dials = stage.wait(millis(500)).dials().len();
+        (0..dials).for_each(|_| {
+            let id = stage.dialling(Dialled::Message(link));
+            stage.gone(id, CloseReason::PeerClosed);
+        });
+    }
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 500, count: 1 });
+    let [(Dial::Message(_, greeting), _)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+    assert_eq!(greeting.ticket, 500);
+}
+
+#[test]
+fn opens_for_a_closed_port_are_not_dialled_faster_than_the_pause() {
+    let (mut stage, control, link) = failing();
+    let mut dials = 0;
+    for step in 0..1_000 {
+        let mut outputs = stage.hear(control, ControlFrame::Open { first_ticket: step, count: 1_000 });
+        outputs.0.extend(stage.wait(millis(10)).0);
+        for _ in outputs.dials() {
+            dials += 1;
+            let id = stage.dialling(Dialled::Message(link));
+            stage.gone(id, REFUSED);
+        }
+    }
+    assert!((18..=20).contains(&dials), "{dials} dials in 10 s");
 }
 
 #[test]
 fn a_message_connection_that_is_dialled_for_a_lost_link_is_reset() {
     let (mut stage, control) = linked(config());
-    stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
     stage.gone(control, CloseReason::PeerClosed);
-    let (id, purpose) = (stage.id(), Dialled::Message);
+    let (id, purpose) = (stage.id(), Dialled::Message(outputs.message_links()[0]));
     let outputs = stage.tell(Input::Dialling { id, purpose });
     assert_eq!(outputs.closes(), [(id, CloseReason::LinkLost, Manner::Reset)]);
 }
@@ -610,6 +739,38 @@ fn a_name_that_is_not_found_refuses_the_sessions_that_waited() {
     let outputs = stage.start(message, start(1, 0));
     let outputs = stage.resolved(outputs.resolves()[0], &[]);
     assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
+    assert_eq!(outputs.facts(), [&name_fault(NameFault::Unresolved)]);
+}
+
+#[test]
+fn a_name_that_was_not_found_is_asked_for_again_a_second_later() {
+    let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
+    let (two, three) = (stage.message(control, 2), stage.message(control, 3));
+    let outputs = stage.start(one, start(1, 0));
+    stage.resolved(outputs.resolves()[0], &[]);
+    stage.wait(secs(1) - millis(1));
+    let outputs = stage.start(two, start(2, 0));
+    assert_eq!((outputs.resolves().len(), outputs.aborts()), (0, vec![(two, AbortReason::Refused)]));
+    assert_eq!(outputs.facts(), [&name_fault(NameFault::Unresolved)]);
+    stage.wait(millis(1));
+    let outputs = stage.start(three, start(3, 0));
+    let outputs = stage.resolved(outputs.resolves()[0], &["10.0.0.1:80"]);
+    assert_eq!(outputs.proxies(), [(three, address("10.0.0.1:80"))]);
+    assert_eq!(outputs.facts(), Vec::<&Fact>::new());
+}
+
+#[test]
+fn a_lookup_that_fails_takes_no_good_address_away_and_is_told_of() {
+    let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
+    let (two, three) = (stage.message(control, 2), stage.message(control, 3));
+    let outputs = stage.start(one, start(1, 0));
+    stage.resolved(outputs.resolves()[0], &["10.0.0.1:80"]);
+    stage.wait(Limits::default().resolved);
+    let outputs = stage.start(two, start(2, 0));
+    assert!(stage.resolved(outputs.resolves()[0], &[]).is_silent());
+    let outputs = stage.start(three, start(3, 0));
+    assert_eq!(outputs.proxies(), [(three, address("10.0.0.1:80"))]);
+    assert_eq!(outputs.facts(), [&name_fault(NameFault::Outdated)]);
 }
 
 #[test]
@@ -617,7 +778,9 @@ fn a_session_waits_for_a_name_no_longer_than_for_a_local_server() {
     let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
     stage.start(message, start(1, 0));
     assert_eq!(stage.wait(Limits::default().local_dial - millis(1)).aborts(), []);
-    assert_eq!(stage.wait(millis(1)).aborts(), [(message, AbortReason::Refused)]);
+    let outputs = stage.wait(millis(1));
+    assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
+    assert_eq!(outputs.facts(), [&name_fault(NameFault::Late)]);
 }
 
 #[test]
@@ -655,6 +818,43 @@ fn a_proxy_connection_whose_message_connection_is_gone_is_reset() {
     let (id, purpose) = (stage.id(), Dialled::Proxy(message));
     let outputs = stage.tell(Input::Dialling { id, purpose });
     assert_eq!(outputs.closes(), [(id, CloseReason::LinkLost, Manner::Reset)]);
+}
+
+#[test]
+fn a_server_that_begins_and_aborts_sessions_takes_a_bounded_number_of_proxy_connections() {
+    let limits = Limits { proxies_spare: 3, ..Limits::default() };
+    let (mut stage, _, message) = ready(ClientConfig { limits, ..config() });
+    let mut proxies = Vec::new();
+    for sid in 1..20 {
+        let outputs = stage.start(message, start(sid, 0));
+        if outputs.proxies().is_empty() {
+            assert_eq!(
+                (outputs.aborts(), outputs.accepts()),
+                (vec![(message, AbortReason::Refused)], vec![])
+            );
+            let [Fact::LocalFailed { reason: CloseReason::Full, .. }] = outputs.facts()[..] else {
+                panic!("{outputs:?}")
+            };
+        } else {
+            // It does not end while its last bytes wait for a local server that reads nothing.
+            proxies.push(stage.dialling(Dialled::Proxy(message)));
+        }
+        stage.idle(message);
+    }
+    assert_eq!(proxies.len(), 2 + 3, "two per message connection, and some to spare");
+    stage.gone(proxies[0], CloseReason::EndTimedOut);
+    assert_eq!(stage.start(message, start(20, 0)).proxies().len(), 1);
+}
+
+#[test]
+fn a_dial_names_its_session_so_that_no_other_gets_its_local_server() {
+    let (mut stage, _, message) = ready(config());
+    for sid in [1, 2] {
+        let outputs = stage.start(message, start(sid, 0));
+        let [(&Dial::Proxy(of, number), _)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+        assert_eq!((of, number), (message, sid));
+        stage.idle(message);
+    }
 }
 
 // The end.
@@ -723,11 +923,135 @@ fn a_client_that_is_asked_again_to_end_resets_its_proxy_connections_at_once_and_
     assert!(outputs.facts().iter().any(ended));
 }
 
-#[test]
-fn a_server_that_drains_is_told_of_and_its_sessions_go_on() {
+// A server that drains.
+
+/// A client with a session on a link whose server drains after a good while; what it does at once. The link's control
+/// connection and the session's message connection.
+fn drained() -> (Stage, ConnId, ConnId, Outputs) {
     let (mut stage, control, message) = ready(config());
     stage.start(message, start(1, 0));
+    stage.wait(Limits::default().drain_sudden);
     let outputs = stage.hear(control, ControlFrame::Drain);
+    (stage, control, message, outputs)
+}
+
+#[test]
+fn a_server_that_drains_is_told_of_and_another_link_is_sought_at_once_while_sessions_go_on() {
+    let (_, _, _, outputs) = drained();
     assert_eq!(outputs.facts(), [&Fact::ServerDrains { server: host("192.0.2.1:33335") }]);
+    assert_eq!(outputs.controls(), [address("192.0.2.1:33335")]);
+    assert_eq!((outputs.closes(), outputs.aborts()), (vec![], vec![]));
+}
+
+#[test]
+fn another_link_is_sought_every_half_second_for_a_minute_and_then_with_growing_pauses() {
+    let (mut stage, control, _, _) = drained();
+    let began = stage.now;
+    while stage.now < began + secs(60) {
+        let pause = stage.fail();
+        assert!((millis(375)..=millis(625)).contains(&pause), "{pause:?}");
+        stage.wait(pause);
+        stage.hear(control, ControlFrame::Ping);
+    }
+    assert_eq!(stage.fail(), Limits::default().reconnect.0);
+}
+
+#[test]
+fn after_the_end_of_the_link_that_drains_pauses_grow_as_usual() {
+    let (mut stage, control, message, _) = drained();
+    let outputs = stage.gone(control, CloseReason::PeerClosed);
+    assert_eq!(outputs.closes(), [(message, CloseReason::LinkLost, Manner::Reset)]);
+    assert_eq!(outputs.facts().len(), 1, "the attempt goes on: {outputs:?}");
+    assert_eq!(stage.fail(), Limits::default().reconnect.0);
+}
+
+#[test]
+fn sessions_are_numbered_by_each_of_two_links_and_one_that_ends_takes_only_its_own() {
+    let (mut stage, old, old_message, _) = drained();
+    let new = stage.link();
+    let new_message = stage.message(new, 1);
+    assert_eq!(stage.start(new_message, start(1, 0)).proxies().len(), 1, "it is no duplicate");
+    let outputs = stage.gone(old, CloseReason::PeerClosed);
+    assert_eq!(outputs.closes(), [(old_message, CloseReason::LinkLost, Manner::Reset)]);
+    assert!(outputs.controls().is_empty() && stage.wait(secs(20)).controls().is_empty());
+}
+
+#[test]
+fn a_copy_on_another_link_is_another_session() {
+    let (mut stage, _, _, _) = drained();
+    let new = stage.link();
+    let new_message = stage.message(new, 1);
+    // The number that the first link's session has is the one that this session had first.
+    let outputs = stage.start(new_message, start(2, 1));
+    assert_eq!((outputs.aborts(), outputs.proxies().len()), (vec![], 1));
+}
+
+#[test]
+fn the_current_link_may_end_before_the_one_that_drains() {
+    let (mut stage, _, _, _) = drained();
+    let new = stage.link();
+    let outputs = stage.gone(new, CloseReason::PeerClosed);
     assert_eq!(outputs.closes(), []);
+    assert_eq!(stage.wait(outputs.pause()).controls().len(), 1);
+}
+
+#[test]
+fn both_links_have_a_heartbeat() {
+    let (mut stage, old, _, _) = drained();
+    let new = stage.link();
+    stage.wait(HEARTBEAT / 2);
+    stage.hear(new, ControlFrame::Ping);
+    let closes = stage.wait(HEARTBEAT / 2).closes();
+    assert_eq!(closes, [(old, CloseReason::HeartbeatLost, Manner::Reset)]);
+}
+
+#[test]
+fn no_message_connection_is_dialled_for_a_link_that_drains() {
+    let (mut stage, control, _, _) = drained();
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 9, count: 3 });
+    assert!(outputs.dials().is_empty());
+}
+
+#[test]
+fn of_two_links_that_drain_the_older_one_ends() {
+    let (mut stage, old, _, _) = drained();
+    let new = stage.link();
+    stage.wait(Limits::default().drain_sudden);
+    let outputs = stage.hear(new, ControlFrame::Drain);
+    assert_eq!(outputs.closes(), [(old, CloseReason::Replaced, Manner::Reset)]);
+    assert_eq!(outputs.controls().len(), 1);
+}
+
+#[test]
+fn drain_just_after_the_welcome_is_a_refusal() {
+    let (mut stage, control) = linked(config());
+    stage.wait(Limits::default().drain_sudden - millis(1));
+    let outputs = stage.hear(control, ControlFrame::Drain);
+    assert!(outputs.pause() >= secs(1) && outputs.controls().is_empty(), "{outputs:?}");
+    assert_eq!(outputs.closes(), []);
+    assert_eq!(stage.wait(outputs.pause()).controls().len(), 1);
+}
+
+#[test]
+fn a_client_that_leaves_says_so_on_both_links_and_waits_for_both() {
+    let (mut stage, old, message, _) = drained();
+    let new = stage.link();
+    let outputs = stage.tell(Input::Drain);
+    assert_eq!(
+        (outputs.said(old), outputs.said(new)),
+        (vec![ControlFrame::Drain], vec![ControlFrame::Drain])
+    );
+    assert!(!stage.gone(new, CloseReason::PeerClosed).exits());
+    stage.gone(message, CloseReason::Drained);
+    assert!(stage.gone(old, CloseReason::PeerClosed).exits());
+}
+
+#[test]
+fn a_client_that_leaves_seeks_no_other_link() {
+    let (mut stage, control) = linked(config());
+    stage.wait(Limits::default().drain_sudden);
+    stage.tell(Input::Drain);
+    let outputs = stage.hear(control, ControlFrame::Drain);
+    assert!(outputs.controls().is_empty());
+    assert!(stage.gone(control, CloseReason::PeerClosed).exits());
 }

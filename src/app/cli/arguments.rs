@@ -80,6 +80,9 @@ pub(super) struct ServerArguments {
     /// seconds of silence after which a client is given up, 2 to 3600 [default: 30]
     #[argh(option)]
     pub(super) heartbeat: Option<Within<2, 3_600>>,
+    /// seconds that running sessions get to finish after SIGTERM or SIGINT, 0 to 86400 [default: 5]
+    #[argh(option)]
+    pub(super) drain: Option<Within<0, 86_400>>,
     /// users served at once, 1 to 1000000 [default: 10000]
     #[argh(option)]
     pub(super) max_users: Option<Within<1, 1_000_000>>,
@@ -127,6 +130,9 @@ pub(super) struct ClientArguments {
     /// seconds of silence after which the server is given up, 2 to 3600 [default: 30]
     #[argh(option)]
     pub(super) heartbeat: Option<Within<2, 3_600>>,
+    /// seconds that running sessions get to finish after SIGTERM or SIGINT, 0 to 86400 [default: 5]
+    #[argh(option)]
+    pub(super) drain: Option<Within<0, 86_400>>,
     /// least serious lines to log: off, error, warn, info, debug or trace [default: info]
     #[argh(option, default = "LevelFilter::Info", from_str_fn(log_level))]
     pub(super) log_level: LevelFilter,
@@ -289,6 +295,7 @@ mod tests {
             ("--pool", ["1", "1000"], ["0", "1001"], "from 1 to 1000"),
             ("--heartbeat", ["2", "3600"], ["1", "3601"], "from 2 to 3600"),
             ("--max-users", ["1", "1000000"], ["0", "1000001"], "from 1 to 1000000"),
+            ("--drain", ["0", "86400"], ["86401", "5s"], "from 0 to 86400"),
         ] {
             for value in inside {
                 assert!(server(&[option, value]).is_ok(), "{option} {value}");

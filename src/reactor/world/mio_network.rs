@@ -15,14 +15,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
-use super::network::{Accepted, Event, Network, Socket};
+use super::network::{Accepted, BACKLOG, Event, Network, Socket};
 use super::ports::Ports;
 use super::resolver::Resolver;
 use crate::base::address::{HostPort, Listen, any_addresses};
 use crate::base::id::{ConnId, ListenerId, NameId, SLOTS_MAX};
 
-/// Connections that the kernel holds until they are accepted; mio's own listeners have 128.
-const BACKLOG: i32 = 4096;
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 256;
 /// With this, a user that vanished without a FIN or RST is noticed after about three minutes.

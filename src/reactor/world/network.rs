@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::{ConnId, ListenerId, NameId};
 
+/// Connections that the kernel holds for a listener until they are accepted; mio's own listeners have 128.
+pub const BACKLOG: i32 = 4096;
+
 /// What a poll reported.
 #[derive(Debug)]
 pub enum Event {

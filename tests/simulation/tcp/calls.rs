@@ -19,7 +19,11 @@ impl Net {
             _ if to.ip() == SERVER_IP => Kind::User,
             _ => Kind::Proxy,
         };
-        let far = if kind == Kind::Proxy { Host::Outside } else { Host::Server };
+        let far = match self.listeners.get(&to) {
+            _ if kind == Kind::Proxy => Host::Outside,
+            Some(listener) => listener.host,
+            None => Host::Server,
+        };
         let dialler = self.ends.len();
         for (host, address, state) in [(host, from, State::Connecting), (far, to, State::Embryo)] {
             self.ends.push(End::new(host, kind, address, state, self.shape.delay));
@@ -139,7 +143,7 @@ impl Net {
         let from = self.ends[end ^ 1].host;
         let this = &mut self.ends[end];
         let missing = FIRST_FLIGHT_BYTES - this.first_flight.len();
-        if this.host != Host::Server || from == Host::Outside || missing == 0 {
+        if matches!(this.host, Host::Client(_) | Host::Outside) || from == Host::Outside || missing == 0 {
             return;
         }
         this.first_flight.extend(&bytes[..missing.min(bytes.len())]);

@@ -27,18 +27,21 @@ pub type EndId = usize;
 pub enum Host {
     Server,
     Client(usize),
+    /// The process that takes the place of the server, at its addresses.
+    Successor,
     /// Users, strangers and local servers: driven by the world itself.
     Outside,
 }
 
 /// Hosts that can be told apart.
-pub const HOSTS: usize = 4;
+pub const HOSTS: usize = 5;
 
 impl Host {
     pub fn index(self) -> usize {
         match self {
             Host::Server => 0,
             Host::Client(index) => 1 + index,
+            Host::Successor => HOSTS - 2,
             Host::Outside => HOSTS - 1,
         }
     }
@@ -312,7 +315,8 @@ impl Net {
         listener.backlog.push_back(to);
         let (host, slot) = (listener.host, listener.slot);
         self.kernels[host.index()].alarms.push(Event::Acceptable(slot));
-        self.ends[to].state = State::Open;
+        // Which of two servers it is shows only now.
+        (self.ends[to].host, self.ends[to].state) = (host, State::Open);
         self.send(from, Segment::SynAck);
     }
 

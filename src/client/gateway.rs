@@ -1,0 +1,362 @@
+//! The way to a server: dialling it, being admitted, saying what is published, and pauses before the next attempt.
+//!
+//! It leads to one current link. A link on which the server has said Drain is *draining*: its running sessions go on
+//! while another link is sought, because a new server may take the place of the old one. There is one draining link
+//! at most beside the current one.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::link::{Link, Links};
+use super::names::Names;
+use super::sessions::Sessions;
+use crate::base::address::HostPort;
+use crate::base::id::{ConnId, LinkId, NameId};
+use crate::config::Key;
+use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Manner, Output};
+use crate::wire::control::{Capabilities, ControlFrame, Hello, Publish, Transports, VERSIONS, Want, Welcome};
+use crate::wire::handshake::{ClearHello, Purpose, Suite, key_id};
+
+/// Failures that a refusal counts for: nothing changes by itself, so the pauses are long at once.
+const REFUSAL_FAILURES: u32 = 8;
+/// A link that stood so many times as long as the last pause was no failure: pauses are short again after it.
+const STOOD_PAUSES: u32 = 10;
+
+/// What the way leads to, and what is proved there.
+pub(super) struct Settings {
+    pub key: Key,
+    /// Random per process.
+    pub instance: [u8; 16],
+    pub plain: bool,
+    pub server: HostPort,
+    /// The server's name.
+    pub name: NameId,
+    /// The name of the host for message connections, if it is another.
+    pub message_name: Option<NameId>,
+}
+
+/// The way to a server.
+pub(super) struct Gateway {
+    settings: Settings,
+    suite: Suite,
+    stage: Stage,
+    /// Attempts that failed, and links that did not stand long, since the last link that did.
+    failures: u32,
+    last_pause: Duration,
+    /// When it wants attention: the end of a pause, or of the time for a Welcome.
+    due: Option<Instant>,
+    /// The link on which the server has said Drain, while it stands.
+    draining: Option<LinkId>,
+    /// Until when another link is tried for often, because the one before drains.
+    sought_until: Option<Instant>,
+    /// The client leaves: no attempt follows.
+    leaving: bool,
+}
+
+/// How far the way to the current link has come.
+enum Stage {
+    /// Nothing, until the gateway is due.
+    Pause,
+    /// Names are resolved.
+    Resolving,
+    /// A control connection is on its way to the address with this index; it has an id once it is dialled.
+    Dialling(usize, Option<ConnId>),
+    /// Proved; waiting for `Welcome`.
+    Greeted(ConnId, SocketAddr),
+    /// The server has said that it does not take this client; the connection closes.
+    Refused(ConnId),
+    /// Admitted: this is the current link.
+    Up(LinkId),
+}
+
+impl Gateway {
+    /// A way that is taken as soon as the machine is polled.
+    pub fn new(settings: Settings, now: Instant) -> Gateway {
+        Gateway {
+            settings,
+            suite: Suite::preferred(),
+            stage: Stage::Pause,
+            failures: 0,
+            last_pause: Duration::ZERO,
+            due: Some(now),
+            draining: None,
+            sought_until: None,
+            leaving: false,
+        }
+    }
+
+    /// When it wants attention.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    pub fn server(&self) -> &HostPort {
+        &self.settings.server
+    }
+
+    /// Whether no attempt is made, and none is to come.
+    pub fn has_left(&self) -> bool {
+        self.leaving && matches!(self.stage, Stage::Pause)
+    }
+
+    // To the server.
+
+    /// Begins an attempt: resolves the server's name anew, unless it is numeric.
+    fn connect(&mut self, names: &mut Names, agenda: &mut Agenda) {
+        self.due = None;
+        let mut pending = false;
+        for id in [Some(self.settings.name), self.settings.message_name].into_iter().flatten() {
+            if names.must_be_asked(id) {
+                names.ask(id, agenda);
+                pending = true;
+            }
+        }
+        if pending {
+            self.stage = Stage::Resolving;
+        } else {
+            self.dial(0, names, agenda);
+        }
+    }
+
+    /// A name was resolved, or not.
+    pub fn resolved(&mut self, names: &Names, agenda: &mut Agenda) {
+        let awaited = [Some(self.settings.name), self.settings.message_name];
+        let pending = awaited.into_iter().flatten().any(|id| names.is_asked(id));
+        if matches!(self.stage, Stage::Resolving) && !pending {
+            self.dial(0, names, agenda);
+        }
+    }
+
+    fn dial(&mut self, index: usize, names: &Names, agenda: &mut Agenda) {
+        let Some(&address) = names.found(self.settings.name).get(index) else {
+            if index == 0 {
+                names.tell_unresolved(self.settings.name, "the server", agenda);
+            }
+            return self.pause(agenda);
+        };
+        self.stage = Stage::Dialling(index, None);
+        let secret = self.settings.key.secret.clone();
+        let hello = ClearHello { suite: self.suite, purpose: Purpose::Control, key_id: key_id(&secret) };
+        let greeting = Greeting { hello, secret, ticket: 0, plain: false };
+        let deadline = agenda.now + agenda.limits.handshake;
+        agenda.push(Output::Dial { dial: Dial::Control(greeting), address, deadline });
+    }
+
+    /// A control connection is dialled.
+    pub fn dialling(&mut self, id: ConnId) {
+        if let Stage::Dialling(_, dialled) = &mut self.stage {
+            *dialled = Some(id);
+        }
+    }
+
+    /// The server has proved itself: says Hello, and what is to be published.
+    pub fn greeted(&mut self, id: ConnId, names: &Names, sessions: &Sessions, agenda: &mut Agenda) {
+        let Stage::Dialling(index, Some(dialled)) = self.stage else { return };
+        if dialled != id {
+            return;
+        }
+        let Some(&address) = names.found(self.settings.name).get(index) else { return };
+        self.stage = Stage::Greeted(id, address);
+        self.due = Some(agenda.now + agenda.limits.handshake);
+        let hello = Hello {
+            versions: VERSIONS,
+            capabilities: Capabilities::new(self.settings.plain),
+            heartbeat: agenda.limits.heartbeat,
+            instance: self.settings.instance,
+        };
+        agenda.push(Output::Send { id, frame: ControlFrame::Hello(hello) });
+        for (&number, published) in &sessions.published {
+            let publish = Publish {
+                number,
+                name: published.service.clone(),
+                want: Want::Service,
+                transports: Transports::Tcp,
+                dial_time: agenda.limits.local_dial,
+            };
+            agenda.push(Output::Send { id, frame: ControlFrame::Publish(publish) });
+        }
+    }
+
+    // From the server.
+
+    /// A frame arrived on a control connection that is no link's.
+    pub fn control(
+        &mut self,
+        id: ConnId,
+        frame: ControlFrame,
+        names: &Names,
+        links: &mut Links,
+        agenda: &mut Agenda,
+    ) {
+        match (&self.stage, frame) {
+            (&Stage::Greeted(control, address), ControlFrame::Welcome(welcome)) if control == id => {
+                self.welcomed(id, address, welcome, names, links, agenda);
+            }
+            (&Stage::Greeted(control, _), ControlFrame::Refused(refusal)) if control == id => {
+                agenda.fact(Fact::Refused { refusal });
+                (self.stage, self.due) = (Stage::Refused(id), None);
+                agenda.close(id, CloseReason::Drained, Manner::Whole);
+            }
+            (&Stage::Greeted(control, _), frame) if control == id && frame != ControlFrame::Skipped => {
+                agenda.reset(id, CloseReason::ProtocolError);
+            }
+            // What a connection says that was given up.
+            _ => {}
+        }
+    }
+
+    fn welcomed(
+        &mut self,
+        id: ConnId,
+        address: SocketAddr,
+        welcome: Welcome,
+        names: &Names,
+        links: &mut Links,
+        agenda: &mut Agenda,
+    ) {
+        let (server, key) = (self.settings.server.clone(), self.settings.key.name.clone());
+        agenda.fact(Fact::Connected { link: id, server, address, key });
+        // The same address, with its scope if it is a link-local one.
+        let mut message_address = address;
+        message_address.set_port(welcome.message_port);
+        let message_addresses = match self.settings.message_name {
+            Some(name) => names.found(name),
+            None => &[message_address],
+        };
+        let limits = &agenda.limits;
+        let heartbeat = limits.heartbeat.min(welcome.heartbeat).max(limits.heartbeat_min);
+        let hello = ClearHello { suite: self.suite, purpose: Purpose::Message, key_id: welcome.link };
+        let greeting = Greeting { hello, secret: welcome.pool_key, ticket: 0, plain: self.settings.plain };
+        let message_name = self.settings.message_name;
+        let mut link =
+            Link::new(id, heartbeat, greeting, (message_addresses, address), message_name, agenda.now);
+        link.heard(agenda);
+        match links.add(link) {
+            Some(link) => self.stage = Stage::Up(link),
+            None => return agenda.reset(id, CloseReason::Full),
+        }
+        (self.due, self.sought_until) = (None, None);
+        if self.leaving {
+            agenda.push(Output::Send { id, frame: ControlFrame::Drain });
+        }
+    }
+
+    /// The server has said Drain on a link that stood for this time: another link is sought while its sessions go on.
+    ///
+    /// Returns the link that drained before, if it still stands: it must end, because two at once would soon be many.
+    pub fn server_drains(&mut self, link: LinkId, stood: Duration, agenda: &mut Agenda) -> Option<LinkId> {
+        if !matches!(self.stage, Stage::Up(current) if current == link) {
+            return None;
+        }
+        agenda.fact(Fact::ServerDrains { server: self.settings.server.clone() });
+        let before = self.draining.replace(link);
+        if stood < agenda.limits.drain_sudden {
+            self.pause_refused(agenda);
+        } else {
+            self.forgive(stood);
+            self.stage = Stage::Pause;
+            // A new server may listen already.
+            self.due = Some(agenda.now).filter(|_| !self.leaving);
+            self.sought_until = Some(agenda.now + agenda.limits.drain_seek);
+        }
+        before
+    }
+
+    // Time, and the end.
+
+    /// The time of [`Gateway::due`] has come.
+    pub fn is_due(&mut self, names: &mut Names, agenda: &mut Agenda) {
+        self.due = None;
+        match self.stage {
+            Stage::Pause => self.connect(names, agenda),
+            // It may have said something, but not what was asked.
+            Stage::Greeted(id, _) => agenda.reset(id, CloseReason::HandshakeTimedOut),
+            _ => {}
+        }
+    }
+
+    /// Waits before the next attempt.
+    fn pause(&mut self, agenda: &mut Agenda) {
+        if self.sought_until.is_some_and(|until| agenda.now < until) {
+            let pause = agenda.jittered(agenda.limits.drain_retry);
+            self.pause_for(pause, agenda);
+        } else {
+            let (least, _) = agenda.limits.reconnect;
+            self.pause_from(least, agenda);
+        }
+    }
+
+    /// Waits long, because the server has said no.
+    fn pause_refused(&mut self, agenda: &mut Agenda) {
+        (self.failures, self.sought_until) = (self.failures.max(REFUSAL_FAILURES), None);
+        self.pause_from(agenda.limits.refused, agenda);
+    }
+
+    /// Full jitter between `least` and a cap that doubles with each failure.
+    fn pause_from(&mut self, least: Duration, agenda: &mut Agenda) {
+        let (first, most) = agenda.limits.reconnect;
+        let cap = first.saturating_mul(2u32.saturating_pow(self.failures.min(16))).min(most);
+        let pause = least + cap.saturating_sub(least).mul_f64(agenda.chance());
+        (self.failures, self.last_pause) = (self.failures.saturating_add(1), pause);
+        self.pause_for(pause, agenda);
+    }
+
+    fn pause_for(&mut self, pause: Duration, agenda: &mut Agenda) {
+        (self.stage, self.due) = (Stage::Pause, None);
+        if !self.leaving {
+            agenda.fact(Fact::NextAttempt { pause });
+            self.due = Some(agenda.now + pause);
+        }
+    }
+
+    /// A link stood for this time. A server that admits and leaves at once is not dialled ten times a second for ever.
+    fn forgive(&mut self, stood: Duration) {
+        if stood >= self.last_pause * STOOD_PAUSES {
+            self.failures = 0;
+        }
+    }
+
+    /// A link is gone that stood for this time.
+    pub fn link_ended(&mut self, link: LinkId, stood: Duration, agenda: &mut Agenda) {
+        if self.draining == Some(link) {
+            (self.draining, self.sought_until) = (None, None);
+        }
+        if matches!(self.stage, Stage::Up(current) if current == link) {
+            self.forgive(stood);
+            self.pause(agenda);
+        }
+    }
+
+    /// A control connection is gone that was no link's.
+    pub fn closed(&mut self, id: ConnId, reason: CloseReason, names: &Names, agenda: &mut Agenda) {
+        let server = self.settings.server.clone();
+        match self.stage {
+            Stage::Greeted(control, _) if control == id => {
+                agenda.fact(Fact::NotWelcomed { server, reason });
+                self.pause(agenda);
+            }
+            Stage::Refused(control) if control == id => self.pause_refused(agenda),
+            Stage::Dialling(index, Some(dialled)) if dialled == id => {
+                agenda.fact(match reason {
+                    CloseReason::DialFailed(_) => Fact::ServerUnreachable { server, reason },
+                    _ => Fact::ServerUnproved { server, key: self.settings.key.name.clone(), reason },
+                });
+                // Other addresses of the name, then a pause.
+                if index + 1 < names.found(self.settings.name).len() {
+                    self.dial(index + 1, names, agenda);
+                } else {
+                    self.pause(agenda);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The client leaves: no attempt follows, and the one that has proved itself goes on to say so.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+        if matches!(self.stage, Stage::Pause | Stage::Resolving | Stage::Dialling(..)) {
+            (self.stage, self.due) = (Stage::Pause, None);
+        }
+    }
+}
