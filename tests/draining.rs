@@ -158,7 +158,7 @@ fn a_second_signal_ends_a_server_at_once_and_resets_both_ends() {
         assert_eq!(read_out(&mut user).1, Ending::Reset, "{mode:?}: the user");
         assert_eq!(ends.wait(1), [Ending::Reset], "{mode:?}: the local server");
         let line = tunnel.server.wait_for(&format!("user {address} of default: "));
-        assert!(line.contains("5 bytes in, 5 bytes out") && line.ends_with("shutting down"), "{line}");
+        assert!(line.contains("5 bytes in, 5 bytes out") && line.ends_with("server ended"), "{line}");
     }
 }
 
@@ -174,6 +174,6 @@ fn a_second_signal_ends_a_client_at_once_and_resets_both_ends() {
         assert_eq!(read_out(&mut user).1, Ending::Reset, "{mode:?}: the user");
         assert_eq!(ends.wait(1), [Ending::Reset], "{mode:?}: the local server");
         let line = tunnel.client().wait_for(&format!("user {address} of default at "));
-        assert!(line.contains("5 bytes in, 5 bytes out") && line.ends_with("shutting down"), "{line}");
+        assert!(line.contains("5 bytes in, 5 bytes out") && line.ends_with("client ended"), "{line}");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::name::Name;
 use crate::base::table::Table;
+use crate::wire::control::{Hello, Refusal, VERSIONS};
 use crate::wire::handshake::{KeyId, Secret};
 
 /// A proved control connection.
@@ -72,4 +73,10 @@ impl Controls {
     pub fn remove(&mut self, id: ConnId) -> Option<Control> {
         self.0.remove(id)
     }
+}
+
+/// The version that both ends speak, unless they cannot work together. `plain` is the server's.
+pub(super) fn version(hello: &Hello, plain: bool) -> Result<u16, Refusal> {
+    let version = VERSIONS.common(hello.versions).ok_or(Refusal::Versions(VERSIONS))?;
+    if hello.capabilities.is_plain() == plain { Ok(version) } else { Err(Refusal::Plain(plain)) }
 }

@@ -10,6 +10,8 @@ use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::base::slots::Slots;
+use crate::config::limits::Limits;
+use crate::wire::control::Refusal;
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
 
@@ -283,9 +285,16 @@ impl Links {
         self.slots.len()
     }
 
-    /// How many links a key has.
-    pub fn count_of(&self, key: &Name) -> usize {
-        self.of_key.get(key).copied().unwrap_or(0)
+    /// Why there is no room for one more link of this key, one of so many, if there is none.
+    pub fn no_room(&self, key: &Name, keys: usize, limits: &Limits) -> Option<Refusal> {
+        let of_key = self.of_key.get(key).copied().unwrap_or(0);
+        if self.count() >= limits.links_at_most() {
+            Some(Refusal::Links { count: self.count() as u32, of_key: false })
+        } else if of_key >= limits.links_of_key_at_most(keys) {
+            Some(Refusal::Links { count: of_key as u32, of_key: true })
+        } else {
+            None
+        }
     }
 
     pub fn ids(&self) -> Vec<LinkId> {

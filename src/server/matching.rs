@@ -88,7 +88,7 @@ impl Matching {
         if let Some(link) = self.links.get_mut(link) {
             link.life = Life::Draining;
         }
-        self.retire_idle(link, agenda);
+        self.pools.retire_idle(link, agenda);
         let users = self.services.take_waiting(link);
         self.move_on(users, agenda);
         self.close_if_drained(link, agenda);
@@ -351,7 +351,7 @@ impl Matching {
         agenda.after(id, pause);
         self.use_idle(link, agenda);
         if self.drain == Drain::Retiring {
-            self.retire_idle(link, agenda);
+            self.pools.retire_idle(link, agenda);
         }
     }
 
@@ -473,13 +473,7 @@ impl Matching {
     /// Closes idle connections of a server that drains, once every session is accepted.
     pub fn go_on_draining(&mut self, agenda: &mut Agenda) {
         if self.drain.retires_at(self.services.waiting_count() + self.pools.offered()) {
-            self.links.ids().into_iter().for_each(|link| self.retire_idle(link, agenda));
-        }
-    }
-
-    fn retire_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
-        while let Some(id) = self.pools.next_idle(link) {
-            self.pools.retire(id, CloseReason::Drained, agenda);
+            self.links.ids().into_iter().for_each(|link| self.pools.retire_idle(link, agenda));
         }
     }
 

@@ -34,8 +34,8 @@ use crate::config::limits::Limits;
 use crate::config::{Key, ServerConfig};
 use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
 use crate::wire::control::{
-    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
-    Versions, Want, Welcome,
+    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, Versions,
+    Want, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
 use controls::{Control, Controls, Stage};
@@ -234,7 +234,7 @@ impl Server {
         }
         let Some(control) = self.controls.get(id) else { return };
         let (key, peer) = (control.key.clone(), control.peer);
-        let version = match self.version(hello) {
+        let version = match controls::version(hello, self.plain) {
             Ok(version) => version,
             Err(refusal) => return self.refuse(id, key, peer, hello.versions, refusal),
         };
@@ -242,33 +242,12 @@ impl Server {
         if let Some(older) = self.matching.links.older_self(&identity) {
             self.end_link(older, CloseReason::Replaced);
         }
-        if let Some(refusal) = self.no_room(&identity.key) {
+        if let Some(refusal) =
+            self.matching.links.no_room(&identity.key, self.keys.len(), &self.agenda.limits)
+        {
             return self.refuse(id, identity.key, peer, hello.versions, refusal);
         }
         self.open_link(id, identity, names, version, hello);
-    }
-
-    /// The version that both ends speak, unless they cannot work together.
-    fn version(&self, hello: &Hello) -> Result<u16, Refusal> {
-        let version = VERSIONS.common(hello.versions).ok_or(Refusal::Versions(VERSIONS))?;
-        if hello.capabilities.is_plain() == self.plain {
-            Ok(version)
-        } else {
-            Err(Refusal::Plain(self.plain))
-        }
-    }
-
-    /// Why there is no room for one more link of this key, if there is none.
-    fn no_room(&self, key: &Name) -> Option<Refusal> {
-        let (limits, links) = (&self.agenda.limits, &self.matching.links);
-        let (count, of_key) = (links.count(), links.count_of(key));
-        if count >= limits.links_at_most() {
-            Some(Refusal::Links { count: count as u32, of_key: false })
-        } else if of_key >= limits.links_of_key_at_most(self.keys.len()) {
-            Some(Refusal::Links { count: of_key as u32, of_key: true })
-        } else {
-            None
-        }
     }
 
     fn refuse(&mut self, id: ConnId, key: Name, peer: SocketAddr, versions: Versions, refusal: Refusal) {

@@ -215,6 +215,13 @@ impl Pools {
         agenda.close(id, reason, Manner::Whole);
     }
 
+    /// Closes all idle connections of a link.
+    pub fn retire_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
+        while let Some(id) = self.next_idle(link) {
+            self.retire(id, CloseReason::Drained, agenda);
+        }
+    }
+
     /// All idle connections of a link, and all that do something else.
     pub fn all(&self, link: LinkId) -> Vec<ConnId> {
         let Some(pool) = self.pools.get(link) else { return Vec::new() };
