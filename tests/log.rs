@@ -94,7 +94,7 @@ impl Drop for Unread {
 
 /// A server and a client, admitted, and where users connect.
 fn unread_tunnel(folder: &Folder) -> (Unread, Unread, SocketAddr) {
-    let (key, local, free) = (folder.path("key"), echo_server().to_string(), "127.0.0.1:0");
+    let (key, local, free) = (folder.key(), echo_server().to_string(), "127.0.0.1:0");
     let arguments = ["server", "--keys", &key, "--request", free, "--message", free, "--control", free];
     let mut server = Unread::start(&arguments, false);
     let users = server.read_to("service default: users connect to ").parse().expect("an address");
@@ -167,8 +167,7 @@ fn lines_that_find_no_room_are_counted_and_the_log_goes_on_once_it_is_read() {
 #[test]
 fn a_failure_ends_the_program_though_nobody_reads_why() {
     let folder = Folder::new();
-    let made = Command::new(SKYORG).arg("keygen").output().expect("the program starts");
-    let (key, log) = (folder.file("key", made.stdout), folder.path("log"));
+    let (key, log) = (folder.key(), folder.path("log"));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = listener.local_addr().expect("bound").to_string();
     let server = ["server", "--keys", &key, "--request", &taken];
@@ -214,7 +213,7 @@ fn signals_that_are_not_about_ending_leave_both_sides_serving() {
 /// A server that logs to a file in a folder of its own.
 fn server_with_log(folder: &Folder) -> Process {
     fs::create_dir(folder.path("logs")).expect("a new folder");
-    let (key, log, free) = (folder.path("key"), folder.path("logs/log"), "127.0.0.1:0");
+    let (key, log, free) = (folder.key(), folder.path("logs/log"), "127.0.0.1:0");
     let ports = ["--request", free, "--message", free, "--control", free];
     let server =
         Process::skyorg(&[&["server", "--keys", &key, "--log-file", &log][..], &ports].concat(), None);
