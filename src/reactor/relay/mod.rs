@@ -377,13 +377,16 @@ impl<S: Socket> Relay<'_, S> {
         match &mut connection.kind {
             Kind::Message(message) => {
                 let unaccepted = message.session.is_unaccepted();
-                let aborted = match reason {
-                    CloseReason::Io(kind) if is_end_of_connection(kind) && !unaccepted => {
+                // Without a local side nobody asks why.
+                let Some(local) = self.all.unpair(id) else { return };
+                let aborted = match (reason, self.all.any(id)) {
+                    (CloseReason::Io(kind), Some(connection))
+                        if is_end_of_connection(kind) && !unaccepted =>
+                    {
                         last_words::abort(connection, &mut self.buffers.scratch)
                     }
                     _ => None,
                 };
-                let Some(local) = self.all.unpair(id) else { return };
                 match (aborted, reason) {
                     _ if unaccepted => self.give_back_user(local, false),
                     (Some(reason), _) => self.all.reset(local, CloseReason::Aborted(reason)),
