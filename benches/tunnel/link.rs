@@ -1,5 +1,6 @@
 //! A slow link, in a process of its own. It is a relay that delivers every chunk in order, half a round trip after it
-//! came. A new connection's first chunk comes one more round trip later: on a real link the TCP handshake costs that.
+//! came. A new connection is dialled on, and its first chunk comes, one more round trip later: on a real link the TCP
+//! handshake costs that, and a server sees a connection when the last packet of it has come.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -32,7 +33,7 @@ struct Direction {
 }
 
 struct Pair {
-    /// The connection that came in, and the one that the link dials for it half a round trip later.
+    /// The connection that came in, and the one that the link dials for it.
     ends: [Option<TcpStream>; 2],
     dial_at: Instant,
     opens_at: Instant,
@@ -132,7 +133,7 @@ impl Pair {
         let direction = || Direction { chunks: VecDeque::new(), readable: true, ended: false };
         Pair {
             ends: [Some(stream), None],
-            dial_at: now + round_trip / 2,
+            dial_at: now + round_trip + round_trip / 2,
             opens_at: now + round_trip,
             directions: [direction(), direction()],
         }

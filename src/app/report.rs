@@ -100,17 +100,22 @@ mod tests {
     #[test]
     fn users_that_were_never_served_are_counted_and_sessions_are_told() {
         let (now, mut report) = (Instant::now(), Report::default());
-        let left = |reason| Fact::UserLeft {
+        let left = |served, reason| Fact::UserLeft {
             number: 1,
             user: ([192, 0, 2, 1], 1).into(),
             service: "web".parse().expect("a name"),
             traffic: crate::machine::Traffic::default(),
             lasted: INTERVAL,
+            served,
             reason,
         };
-        assert_eq!(report.left_out(&left(CloseReason::NoClient), now), Some(0));
-        assert_eq!(report.left_out(&left(CloseReason::NoClient), now), None);
-        (0..9).for_each(|_| assert_eq!(report.left_out(&left(CloseReason::Finished), now), Some(0)));
+        for reason in [CloseReason::NoClient, CloseReason::PeerClosed] {
+            assert_eq!(report.left_out(&left(false, reason), now), Some(0), "{reason}");
+            assert_eq!(report.left_out(&left(false, reason), now), None, "{reason}");
+        }
+        for reason in [CloseReason::Finished, CloseReason::PeerClosed] {
+            (0..9).for_each(|_| assert_eq!(report.left_out(&left(true, reason), now), Some(0), "{reason}"));
+        }
     }
 
     #[test]

@@ -102,6 +102,8 @@ pub enum Fact {
         traffic: Traffic,
         /// How long it was there.
         lasted: Duration,
+        /// Whether a client served it, as far as the server knows: one that was refused is served once it gets a byte.
+        served: bool,
         /// Why it ended.
         reason: CloseReason,
     },
@@ -320,6 +322,7 @@ impl Fact {
             Fact::UserLeft { service, reason, .. } if reason.is_refusal() => {
                 once(reason.cause(), Some(service))
             }
+            Fact::UserLeft { service, served: false, .. } => once("user left unserved", Some(service)),
             Fact::AcceptPaused { .. } => once("accept paused", None),
             Fact::NotWatched { .. } => once("not watched", None),
             Fact::ClientCame { key, .. } => some("client came", key, LINKS_AT_ONCE),
@@ -394,7 +397,7 @@ impl fmt::Display for Fact {
                      the message port?"
                 )
             }
-            Fact::UserLeft { number, user, service, traffic, lasted, reason } => {
+            Fact::UserLeft { number, user, service, traffic, lasted, reason, .. } => {
                 let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
                 write!(
                     f,

@@ -261,6 +261,7 @@ impl Matching {
             service,
             traffic,
             lasted: agenda.now.saturating_duration_since(user.since),
+            served: traffic.sent > 0 || user.first.is_some() && user.refused.is_none(),
             reason,
         });
     }

@@ -911,7 +911,7 @@ fn a_user_that_left_is_told_of() {
     let (id, _) = stage.user();
     stage.wait(secs(1));
     let outputs = stage.gone(id, CloseReason::PeerClosed);
-    let [Fact::UserLeft { number: 1, user, lasted, reason: CloseReason::PeerClosed, .. }] =
+    let [Fact::UserLeft { number: 1, user, lasted, served: false, reason: CloseReason::PeerClosed, .. }] =
         outputs.facts()[..]
     else {
         panic!("{outputs:?}")
@@ -1298,6 +1298,7 @@ fn a_server_that_is_asked_again_to_end_resets_the_rest_at_once_and_tells_of_each
     assert_eq!(outputs.closes(), [(user, CloseReason::Shutdown, Manner::Reset)]);
     assert!(outputs.facts().contains(&&Fact::DrainOver { sessions: 1 }) && outputs.exits());
     let outputs = stage.gone(user, CloseReason::Shutdown);
-    let left = |fact: &&Fact| matches!(fact, Fact::UserLeft { reason: CloseReason::Shutdown, .. });
+    let left =
+        |fact: &&Fact| matches!(fact, Fact::UserLeft { served: true, reason: CloseReason::Shutdown, .. });
     assert!(outputs.facts().iter().any(left));
 }
