@@ -96,6 +96,8 @@ fn main() -> ExitCode {
         }),
         ["hostile", name, control, message, other, web, from, key] => helper(|| {
             raise_descriptors();
+            // Attackers have machines of their own.
+            let _ = rustix::process::nice(19);
             let [control, message] = [control.parse()?, message.parse()?];
             let [other, web] = [other.parse()?, web.parse()?];
             let key = keys::parse(&std::fs::read(key)?, &Origin::File(key.into()))
@@ -138,6 +140,10 @@ fn raise_descriptors() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(maximum), maximum: Some(maximum) });
 }
 
+/// Whose key it is.
+const VICTIM: usize = 0;
+const RIVAL: usize = 1;
+
 /// A server, the victim's client and local server, and the keys.
 struct House {
     program: PathBuf,
@@ -147,7 +153,7 @@ struct House {
     other: SocketAddr,
     control: SocketAddr,
     message: SocketAddr,
-    /// Where the client finds the server: slow links, if there is a round trip.
+    /// Where the victim's client finds the server: slow links, if there is a round trip.
     doors: [SocketAddr; 2],
     origin: SocketAddr,
     keys: [PathBuf; 2],
@@ -204,18 +210,25 @@ impl House {
         })
     }
 
-    fn client(&self, key: usize, local: &str) -> Result<Process, Box<dyn Error>> {
-        let [control, message] = self.doors.map(|door| door.to_string());
-        let key = self.keys[key].to_string_lossy();
+    fn client(&self, whose: usize, local: &str) -> Result<Process, Box<dyn Error>> {
+        let doors = if whose == RIVAL { [self.control, self.message] } else { self.doors };
+        let [control, message] = doors.map(|door| door.to_string());
+        let key = self.keys[whose].to_string_lossy();
         let words = ["client", "--server", &control, "--message", &message, "--key", &key];
         let words = [&words[..], &["--publish", local]].concat();
-        Ok(Process::start(&self.program, &words, self.folder.file("client.log"))?)
+        let log = self.folder.file("client.log");
+        if whose == VICTIM {
+            return Ok(Process::start(&self.program, &words, log)?);
+        }
+        // It stands for another machine's.
+        let program = self.program.to_string_lossy();
+        Ok(Process::start("nice".as_ref(), &[&["-n", "19", &program], &words[..]].concat(), log)?)
     }
 
     fn attack(&self, attack: &Attack) -> Result<Process, Box<dyn Error>> {
         let [control, message, other, web] =
             [self.control, self.message, self.other, self.web].map(|address| address.to_string());
-        let key = self.keys[1].to_string_lossy();
+        let key = self.keys[RIVAL].to_string_lossy();
         let words = ["hostile", attack.name, &control, &message, &other, &web, &self.from.to_string(), &key];
         Ok(Process::helper(&words, self.folder.file("hostile.log"))?)
     }
@@ -243,13 +256,13 @@ const WARM: Duration = Duration::from_secs(2);
 fn measure(arguments: &Arguments, attack: &Attack) -> Result<(), Box<dyn Error>> {
     let house = House::build(arguments, attack)?;
     let local = format!("default={}", house.origin);
-    let client = house.client(0, &local)?;
+    let client = house.client(VICTIM, &local)?;
     victim::serves(house.web)?;
     let time = Duration::from_secs_f64(arguments.seconds);
     let alone = Users::come(house.web, time);
     let closed = process::free_port()?;
     let refusing: Result<Vec<Process>, _> =
-        (0..attack.refusing).map(|_| house.client(1, &format!("other=127.0.0.1:{closed}"))).collect();
+        (0..attack.refusing).map(|_| house.client(RIVAL, &format!("other=127.0.0.1:{closed}"))).collect();
     let refusing = refusing?;
     let mut hostile = house.attack(attack)?;
     thread::sleep(WARM);
@@ -259,7 +272,7 @@ fn measure(arguments: &Arguments, attack: &Attack) -> Result<(), Box<dyn Error>>
     let cpu = (house.server.cpu_seconds()? - cpu) / passed;
     let log = (house.server.log_bytes()? - log) as f64 / passed;
     drop(client);
-    let _client = house.client(0, &local)?;
+    let _client = house.client(VICTIM, &local)?;
     let again = victim::serves(house.web)?;
     if let Some(words) = hostile.last_words()? {
         return Err(format!("the attack {} ended: {words}", attack.name).into());

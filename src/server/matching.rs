@@ -131,16 +131,16 @@ impl Matching {
         }
         // Only a user who has to wait counts as waiting.
         if self.services.waiting_count() >= agenda.limits.waiting_max {
-            match self.services.must_make_room(service, &agenda.limits) {
-                Some(newest) => {
-                    self.services.stop_waiting(newest);
-                    agenda.reset(newest, CloseReason::Full);
+            match self.services.must_make_room(service, self.users.origin(id), &agenda.limits) {
+                Some(last) => {
+                    self.services.stop_waiting(last);
+                    agenda.reset(last, CloseReason::Full);
                 }
                 None => return agenda.reset(id, CloseReason::Full),
             }
         }
         agenda.after(id, agenda.limits.wait);
-        self.services.wait(id, service, false);
+        self.services.wait(id, self.users.origin(id), service, false);
         self.ask_for_one(service);
     }
 
@@ -195,7 +195,7 @@ impl Matching {
                 Some(publication) => self.begin(id, publication, agenda),
                 None => {
                     // It has waited longest.
-                    self.services.wait(id, service, true);
+                    self.services.wait(id, self.users.origin(id), service, true);
                     self.ask_for_one(service);
                 }
             },
@@ -223,7 +223,7 @@ impl Matching {
         match self.services.publication_of(link, service) {
             Some(publication) if self.is_ready(link) => self.begin(id, publication, agenda),
             Some(_) if self.may_serve(link) => {
-                self.services.wait_for_link(id, link, first);
+                self.services.wait_for_link(id, self.users.origin(id), link, first);
                 self.want_one(link);
             }
             _ => agenda.reset(id, CloseReason::LinkLost),

@@ -16,6 +16,7 @@ mod links;
 mod listeners;
 mod matching;
 mod pool;
+mod queue;
 mod refill;
 mod services;
 mod strangers;

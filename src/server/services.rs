@@ -10,6 +10,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Bound;
 
+use super::queue::{Queue, Turn};
+use crate::base::address::Origin;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::slots::Slots;
@@ -73,13 +75,6 @@ enum Place {
     Link(LinkId),
 }
 
-/// Users in the order in which they are served. One that left stays in it until it is met.
-#[derive(Default)]
-struct Queue {
-    ids: VecDeque<ConnId>,
-    count: usize,
-}
-
 /// Whether a link may be given a user now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readiness {
@@ -103,7 +98,7 @@ pub(super) struct Services {
     names: HashMap<Name, ServiceId>,
     publications: Slots<kind::Publication, Publication>,
     offers: Table<kind::Link, Offers>,
-    waiting: Table<kind::Connection, Place>,
+    waiting: Table<kind::Connection, (Place, Turn)>,
     /// Services whose users wait, by how many do.
     by_waiting: BTreeSet<(usize, ServiceId)>,
 }
@@ -179,7 +174,7 @@ impl Services {
         offers.numbers.insert(number, publication);
         offers.unready.push_back(publication);
         service.publications.insert(publication);
-        if service.waiting.count > 0 {
+        if !service.waiting.is_empty() {
             offers.wanted.push_back(publication);
         } else {
             service.unwanted.push_back(publication);
@@ -217,7 +212,7 @@ impl Services {
     pub fn take_waiting(&mut self, link: LinkId) -> Vec<ConnId> {
         let mut users = Vec::new();
         let Some(offers) = self.offers.get_mut(link) else { return users };
-        while let Some(user) = offers.waiting.pop(&self.waiting, Place::Link(link)) {
+        while let Some(user) = offers.waiting.pop() {
             self.waiting.remove(user);
             users.push(user);
         }
@@ -337,12 +332,12 @@ impl Services {
 
     // Users who wait.
 
-    /// A user waits for any link that serves its service; `first` if it has waited longest.
-    pub fn wait(&mut self, user: ConnId, id: ServiceId, first: bool) {
+    /// A user of this address waits for any link that serves its service; `first` if it has waited longest.
+    pub fn wait(&mut self, user: ConnId, origin: Option<Origin>, id: ServiceId, first: bool) {
         let Some(service) = self.services.get_mut(id) else { return };
-        self.waiting.insert(user, Place::Service(id));
-        service.waiting.push(user, first);
-        note_waiting(&mut self.by_waiting, id, service.waiting.count - 1, service.waiting.count);
+        let turn = service.waiting.push(user, origin, first);
+        self.waiting.insert(user, (Place::Service(id), turn));
+        note_waiting(&mut self.by_waiting, id, service.waiting.len() - 1, service.waiting.len());
         for id in service.unwanted.drain(..) {
             let offers = self.publications.get(id).and_then(|it| self.offers.get_mut(it.link));
             if let Some(offers) = offers {
@@ -351,39 +346,46 @@ impl Services {
         }
     }
 
-    /// A user waits for this link alone; `first` if it has waited longest.
-    pub fn wait_for_link(&mut self, user: ConnId, link: LinkId, first: bool) {
+    /// A user of this address waits for this link alone; `first` if it has waited longest.
+    pub fn wait_for_link(&mut self, user: ConnId, origin: Option<Origin>, link: LinkId, first: bool) {
         if let Some(offers) = self.offers.get_mut(link) {
-            self.waiting.insert(user, Place::Link(link));
-            offers.waiting.push(user, first);
+            let turn = offers.waiting.push(user, origin, first);
+            self.waiting.insert(user, (Place::Link(link), turn));
         }
     }
 
     /// A user no longer waits; false if it did not.
     pub fn stop_waiting(&mut self, user: ConnId) -> bool {
-        let queue = match self.waiting.remove(user) {
-            Some(Place::Service(id)) => self.services.get_mut(id).map(|service| {
-                note_waiting(&mut self.by_waiting, id, service.waiting.count, service.waiting.count - 1);
-                &mut service.waiting
-            }),
-            Some(Place::Link(link)) => self.offers.get_mut(link).map(|offers| &mut offers.waiting),
-            None => return false,
-        };
-        if let Some(queue) = queue {
-            queue.leave(&self.waiting);
+        let Some((place, turn)) = self.waiting.remove(user) else { return false };
+        match place {
+            Place::Service(id) => {
+                if let Some(service) = self.services.get_mut(id) {
+                    note_waiting(&mut self.by_waiting, id, service.waiting.len(), service.waiting.len() - 1);
+                    service.waiting.leave(turn);
+                }
+            }
+            Place::Link(link) => {
+                if let Some(offers) = self.offers.get_mut(link) {
+                    offers.waiting.leave(turn);
+                }
+            }
         }
         true
     }
 
-    /// The user that makes room for one of this service when all places are taken: the newest of the service that has
-    /// most of them, if it has more than it is sure of, and more than the one that asks.
-    pub fn must_make_room(&mut self, asks: ServiceId, limits: &Limits) -> Option<ConnId> {
+    /// The user that makes room for one of this address and service when all places are taken: the last of the service
+    /// that has most of them, if it has more than it is sure of, and more than the one that asks. Within that service,
+    /// it makes room for whoever would be served before it.
+    pub fn must_make_room(&self, asks: ServiceId, origin: Option<Origin>, limits: &Limits) -> Option<ConnId> {
         let &(most, id) = self.by_waiting.last()?;
-        let own = self.services.get(asks)?.waiting.count;
-        if id == asks || own >= most || most <= limits.waiting_sure_of(self.services.len()) {
+        let own = &self.services.get(asks)?.waiting;
+        if own.len() >= most {
+            return own.behind(origin);
+        }
+        if most <= limits.waiting_sure_of(self.services.len()) {
             return None;
         }
-        self.services.get_mut(id)?.waiting.newest(&self.waiting, Place::Service(id))
+        self.services.get(id)?.waiting.last()
     }
 
     /// Whether a user waits.
@@ -402,23 +404,23 @@ impl Services {
         while offers.wanted.front().is_some_and(|&id| self.publications.get(id).is_none()) {
             offers.wanted.pop_front();
         }
-        offers.waiting.count > 0 || !offers.wanted.is_empty()
+        !offers.waiting.is_empty() || !offers.wanted.is_empty()
     }
 
     /// The user that a link serves next, which no longer waits: one of its own first, then one of each service in
     /// turn.
     pub fn next_user(&mut self, link: LinkId) -> Option<ConnId> {
         let offers = self.offers.get_mut(link)?;
-        if let Some(user) = offers.waiting.pop(&self.waiting, Place::Link(link)) {
+        if let Some(user) = offers.waiting.pop() {
             self.waiting.remove(user);
             return Some(user);
         }
         while let Some(id) = offers.wanted.pop_front() {
             let Some(publication) = self.publications.get(id) else { continue };
             let Some(service) = self.services.get_mut(publication.service) else { continue };
-            match service.waiting.pop(&self.waiting, Place::Service(publication.service)) {
+            match service.waiting.pop() {
                 Some(user) => {
-                    let count = service.waiting.count;
+                    let count = service.waiting.len();
                     note_waiting(&mut self.by_waiting, publication.service, count + 1, count);
                     self.waiting.remove(user);
                     offers.wanted.push_back(id);
@@ -428,43 +430,6 @@ impl Services {
             }
         }
         None
-    }
-}
-
-impl Queue {
-    fn push(&mut self, user: ConnId, first: bool) {
-        self.count += 1;
-        if first { self.ids.push_front(user) } else { self.ids.push_back(user) }
-    }
-
-    fn pop(&mut self, waiting: &Table<kind::Connection, Place>, place: Place) -> Option<ConnId> {
-        while let Some(user) = self.ids.pop_front() {
-            if waiting.get(user) == Some(&place) {
-                self.count -= 1;
-                return Some(user);
-            }
-        }
-        None
-    }
-
-    /// The user that came last. It stays in the queue.
-    fn newest(&mut self, waiting: &Table<kind::Connection, Place>, place: Place) -> Option<ConnId> {
-        loop {
-            let user = *self.ids.back()?;
-            if waiting.get(user) == Some(&place) {
-                return Some(user);
-            }
-            self.ids.pop_back();
-        }
-    }
-
-    /// One of its users no longer waits.
-    fn leave(&mut self, waiting: &Table<kind::Connection, Place>) {
-        self.count -= 1;
-        if self.ids.len() > 2 * self.count + STALE_MAX {
-            self.ids.retain(|&user| waiting.get(user).is_some());
-            self.ids.shrink_to(2 * self.count + STALE_MAX);
-        }
     }
 }
 
@@ -565,22 +530,22 @@ mod tests {
     #[test]
     fn a_link_serves_its_own_users_first_and_then_each_service_in_turn() {
         let (mut services, [a, b]) = two_services(2);
-        [1, 2].into_iter().for_each(|slot| services.wait(user(slot), a, false));
-        services.wait(user(3), b, false);
-        services.wait_for_link(user(4), link(0), false);
+        [1, 2].into_iter().for_each(|slot| services.wait(user(slot), None, a, false));
+        services.wait(user(3), None, b, false);
+        services.wait_for_link(user(4), None, link(0), false);
         assert_eq!(services.next_user(link(1)), Some(user(1)), "users of the other link are not its own");
         let next: Vec<_> = std::iter::from_fn(|| services.next_user(link(0))).collect();
         assert_eq!(next, [user(4), user(2), user(3)]);
         assert_eq!(services.waiting_count(), 0);
         // A service without waiting users is listed again when one comes.
-        services.wait(user(5), a, false);
+        services.wait(user(5), None, a, false);
         assert_eq!(services.next_user(link(0)), Some(user(5)));
     }
 
     #[test]
     fn a_user_that_leaves_is_passed_over() {
         let (mut services, [a, _]) = two_services(1);
-        (1..100).for_each(|slot| services.wait(user(slot), a, false));
+        (1..100).for_each(|slot| services.wait(user(slot), None, a, false));
         (1..99).for_each(|slot| {
             assert!(services.stop_waiting(user(slot)) && !services.stop_waiting(user(slot)))
         });
@@ -607,8 +572,8 @@ mod tests {
     fn what_a_link_published_goes_with_it_and_its_own_users_are_told() {
         let (mut services, [a, b]) = two_services(2);
         services.became_ready(link(0));
-        services.wait_for_link(user(1), link(0), false);
-        services.wait(user(2), a, false);
+        services.wait_for_link(user(1), None, link(0), false);
+        services.wait(user(2), None, a, false);
         assert_eq!(services.remove_link(link(0)), [user(1)]);
         assert!(services.next_ready(a, ready).is_none() && services.next_ready(b, ready).is_none());
         assert_eq!(services.next_user(link(1)), Some(user(2)));

@@ -91,9 +91,14 @@ impl Users {
         Some(user)
     }
 
+    /// The address that a user counts for.
+    pub fn origin(&self, id: ConnId) -> Option<Origin> {
+        self.table.get(id).and_then(counted)
+    }
+
     /// Whether a user that has just come takes more than its address may have.
     pub fn is_beyond_share(&self, id: ConnId) -> bool {
-        let Some(origin) = self.table.get(id).and_then(counted) else { return false };
+        let Some(origin) = self.origin(id) else { return false };
         let own = self.of_address.get(&origin).copied().unwrap_or(0);
         self.table.len() > self.most / 4 * 3 && own > (self.most / 4).max(1)
     }
@@ -123,7 +128,7 @@ impl Users {
     }
 }
 
-/// The address that a user counts for.
+/// The address that a user counts for; none if it comes from this host.
 fn counted(user: &User) -> Option<Origin> {
     let peer = user.peer();
     (!peer.ip().to_canonical().is_loopback()).then(|| Origin::of(peer))
