@@ -149,6 +149,7 @@ struct House {
     program: PathBuf,
     folder: Folder,
     server: Process,
+    server_log: PathBuf,
     web: SocketAddr,
     other: SocketAddr,
     control: SocketAddr,
@@ -176,7 +177,8 @@ impl House {
         let all = all.to_string_lossy();
         words.extend(["--service", "other=0.0.0.0:0", "--service", "idle=0.0.0.0:0", "--keys", &all]);
         words.extend(attack.server);
-        let mut server = Process::start(&program, &words, folder.file("server.log"))?;
+        let server_log = folder.file("server.log");
+        let mut server = Process::start(&program, &words, server_log.clone())?;
         let web = server.address_after("service default: users connect to ")?;
         let which = if matches!(attack.name, "waiting" | "passers") { "idle" } else { "other" };
         let other = server.address_after(&format!("service {which}: users connect to "))?;
@@ -198,6 +200,7 @@ impl House {
             program,
             folder,
             server,
+            server_log,
             web,
             other,
             control,
@@ -223,6 +226,11 @@ impl House {
         // It stands for another machine's.
         let program = self.program.to_string_lossy();
         Ok(Process::start("nice".as_ref(), &[&["-n", "19", &program], &words[..]].concat(), log)?)
+    }
+
+    /// Bytes that the server has logged.
+    fn logged(&self) -> std::io::Result<u64> {
+        Ok(std::fs::metadata(&self.server_log)?.len())
     }
 
     fn attack(&self, attack: &Attack) -> Result<Process, Box<dyn Error>> {
@@ -266,11 +274,11 @@ fn measure(arguments: &Arguments, attack: &Attack) -> Result<(), Box<dyn Error>>
     let refusing = refusing?;
     let mut hostile = house.attack(attack)?;
     thread::sleep(WARM);
-    let (began, cpu, log) = (Instant::now(), house.server.cpu_seconds()?, house.server.log_bytes()?);
+    let (began, cpu, log) = (Instant::now(), house.server.cpu_seconds()?, house.logged()?);
     let beside = Users::come(house.web, time);
     let passed = began.elapsed().as_secs_f64();
     let cpu = (house.server.cpu_seconds()? - cpu) / passed;
-    let log = (house.server.log_bytes()? - log) as f64 / passed;
+    let log = (house.logged()? - log) as f64 / passed;
     drop(client);
     let _client = house.client(VICTIM, &local)?;
     let again = victim::serves(house.web)?;

@@ -152,12 +152,7 @@ impl Relay {
                     pieces[count] = IoSlice::new(bytes);
                     count += 1;
                 }
-                (Ok((Step::Ignore, None)), Frame::Data(_, bytes)) => {
-                    self.discarded_bytes += bytes.len();
-                    if self.discarded_bytes > self.shared.limits.abort_drain_bytes {
-                        return Err(CloseReason::EndTimedOut);
-                    }
-                }
+                (Ok((Step::Ignore, None)), Frame::Data(..)) => {}
                 (Ok(taken), _) => {
                     asked = Some(taken);
                     break;
@@ -215,7 +210,7 @@ impl Relay {
             Step::Abort(reason) => {
                 match self.local.take() {
                     Some(local) if local.out.is_some() && local.failed.is_none() => {
-                        let deadline = Instant::now() + self.shared.limits.abort_flush;
+                        let deadline = Instant::now() + self.shared.limits.abort;
                         let reason = CloseReason::Aborted(reason);
                         tokio::spawn(local.finish_alone(deadline, reason, self.shared.clone()));
                     }

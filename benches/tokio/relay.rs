@@ -56,7 +56,6 @@ pub struct Relay {
     local: Option<Local>,
     dialling: Option<(ConnId, Dialling)>,
     deadline: Option<Pin<Box<Sleep>>>,
-    discarded_bytes: usize,
     announced_idle: bool,
 }
 
@@ -91,7 +90,6 @@ impl Relay {
             local: None,
             dialling: None,
             deadline: None,
-            discarded_bytes: 0,
             announced_idle: true,
         }
     }
@@ -231,8 +229,7 @@ impl Relay {
 
     /// Both ends must be done with an aborted session in time.
     fn clock_abort(&mut self) {
-        self.discarded_bytes = 0;
-        self.set_deadline(self.shared.limits.abort_drain);
+        self.set_deadline(self.shared.limits.abort);
     }
 
     fn set_deadline(&mut self, after: Duration) {
@@ -283,7 +280,7 @@ impl Relay {
         if self.local.as_ref().is_some_and(|local| local.read_ended) {
             return self.local_broke(kind, scratch);
         }
-        self.set_deadline(self.shared.limits.abort_flush);
+        self.set_deadline(self.shared.limits.abort);
         Ok(())
     }
 

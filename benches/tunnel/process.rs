@@ -119,11 +119,6 @@ impl Process {
         CpuTime::of(self.child.id())
     }
 
-    /// Bytes that it has logged so far.
-    pub fn log_bytes(&self) -> io::Result<u64> {
-        Ok(fs::metadata(&self.log)?.len())
-    }
-
     /// How many file descriptors it has open.
     pub fn descriptors(&self) -> io::Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())

@@ -38,6 +38,12 @@ impl<K> Deadlines<K> {
         }
     }
 
+    /// The deadline of `id`.
+    pub fn get(&self, id: Id<K>) -> Option<Instant> {
+        let (at, of) = self.heap[self.places.get(id.index())?];
+        (of == id).then_some(at)
+    }
+
     /// The earliest deadline.
     pub fn next(&self) -> Option<Instant> {
         self.heap.first().map(|entry| entry.0)

@@ -73,12 +73,11 @@ pub struct Limits {
     pub reconnect: (Duration, Duration),
     /// Least delay before the client dials a server again that has refused it.
     pub refused: Duration,
-    /// How long bytes before an abort may take to reach the local side.
-    pub abort_flush: Duration,
-    /// After an abort: time for both ends to be done, else the message connection is reset.
-    pub abort_drain: Duration,
-    /// After an abort: bytes that are read and thrown away, else the message connection is reset.
-    pub abort_drain_bytes: usize,
+    /// After an abort or an error: how long nothing may move until what was said before has arrived, and both ends are
+    /// done; else the connection is reset.
+    pub abort: Duration,
+    /// How long that may take in all.
+    pub abort_max: Duration,
     /// How long a good ending may take to be read by the peer.
     pub linger: Duration,
     /// How long a session's last bytes may wait for a local side that reads nothing.
@@ -141,9 +140,8 @@ impl Default for Limits {
             resolve_retry: Duration::from_secs(1),
             reconnect: (Duration::from_millis(100), Duration::from_secs(30)),
             refused: Duration::from_secs(1),
-            abort_flush: Duration::from_secs(1),
-            abort_drain: Duration::from_secs(2),
-            abort_drain_bytes: 256 * 1024,
+            abort: Duration::from_secs(2),
+            abort_max: Duration::from_secs(60),
             linger: Duration::from_secs(5),
             finish: Duration::from_secs(60),
             drain: Duration::from_secs(5),

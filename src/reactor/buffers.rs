@@ -74,16 +74,31 @@ impl<S: Socket> Buffers<S> {
         }
     }
 
-    /// Writes what a connection has to write, which is no local side; true if nothing is left. A failed write resets
-    /// it.
+    /// Writes what a connection has to write, which is no local side; true if nothing is left. A write that fails ends
+    /// it, see [`Buffers::fail`].
     pub fn flush(&mut self, all: &mut Connections<S>, id: ConnId) -> bool {
         let Some(connection) = all.find(id) else { return false };
         match connection.flush(self) {
             Ok(()) => connection.is_flushed(),
             Err(error) => {
-                all.reset(id, CloseReason::Io(error.kind()));
+                self.fail(all, id, error.kind());
                 false
             }
+        }
+    }
+
+    /// A connection that is no local side failed. It is reset; a message connection is first read to its end, because
+    /// its peer may have said more before it closed it.
+    pub fn fail(&mut self, all: &mut Connections<S>, id: ConnId, kind: io::ErrorKind) {
+        let Some(connection) = all.open(id) else { return all.reset(id, CloseReason::Io(kind)) };
+        connection.forget_unsent(self);
+        let Kind::Message(message) = &mut connection.kind else {
+            return all.reset(id, CloseReason::Io(kind));
+        };
+        if message.failed.is_none() {
+            message.failed = Some(kind);
+            connection.ready.readable = true;
+            all.queue(id);
         }
     }
 }

@@ -118,14 +118,20 @@ mod tests {
         Some(Origin::of(([192, 0, 2, last], 1).into()))
     }
 
+    fn come(queue: &mut Queue, slots: std::ops::RangeInclusive<u32>, origin: Option<Origin>) {
+        slots.for_each(|slot| {
+            queue.push(user(slot), origin, false);
+        });
+    }
+
     fn order(queue: &mut Queue) -> Vec<u32> {
-        std::iter::from_fn(|| queue.pop()).map(ConnId::slot).map(|slot| slot as u32).collect()
+        std::iter::from_fn(|| queue.pop()).map(ConnId::slot).collect()
     }
 
     #[test]
     fn addresses_take_turns_and_each_is_served_as_it_came() {
         let mut queue = Queue::default();
-        (1..=4).for_each(|slot| drop(queue.push(user(slot), origin(1), false)));
+        come(&mut queue, 1..=4, origin(1));
         queue.push(user(10), origin(2), false);
         queue.push(user(11), origin(2), false);
         queue.push(user(20), origin(3), false);
@@ -135,7 +141,7 @@ mod tests {
     #[test]
     fn who_comes_late_is_served_in_the_present_round() {
         let mut queue = Queue::default();
-        (1..=100).for_each(|slot| drop(queue.push(user(slot), origin(1), false)));
+        come(&mut queue, 1..=100, origin(1));
         (1..=50).for_each(|slot| assert_eq!(queue.pop(), Some(user(slot))));
         queue.push(user(200), origin(2), false);
         assert_eq!([queue.pop(), queue.pop()], [Some(user(200)), Some(user(51))]);
@@ -144,8 +150,8 @@ mod tests {
     #[test]
     fn who_has_waited_longest_is_first_and_who_has_no_share_waits_one_round() {
         let mut queue = Queue::default();
-        (1..=3).for_each(|slot| drop(queue.push(user(slot), origin(1), false)));
-        (10..=12).for_each(|slot| drop(queue.push(user(slot), None, false)));
+        come(&mut queue, 1..=3, origin(1));
+        come(&mut queue, 10..=12, None);
         queue.push(user(20), origin(2), true);
         assert_eq!(order(&mut queue), [20, 1, 10, 11, 12, 2, 3]);
     }
@@ -153,7 +159,7 @@ mod tests {
     #[test]
     fn who_would_be_served_last_makes_room_for_who_would_not() {
         let mut queue = Queue::default();
-        (1..=3).for_each(|slot| drop(queue.push(user(slot), origin(1), false)));
+        come(&mut queue, 1..=3, origin(1));
         assert_eq!((queue.behind(origin(2)), queue.behind(origin(1))), (Some(user(3)), None));
         assert_eq!(queue.last(), Some(user(3)));
     }
@@ -161,7 +167,7 @@ mod tests {
     #[test]
     fn nobody_stands_behind_all_who_come_later() {
         let mut queue = Queue::default();
-        (1..=3).for_each(|slot| drop(queue.push(user(slot), origin(1), false)));
+        come(&mut queue, 1..=3, origin(1));
         let mut served = Vec::new();
         for later in 10..30 {
             queue.push(user(u32::from(later)), origin(later), false);

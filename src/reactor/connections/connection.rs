@@ -45,6 +45,8 @@ pub(in crate::reactor) struct Connection<S: Socket> {
     pub ready: Ready,
     pub(super) turn: Turn,
     pub life: Life,
+    /// How often its patience has begun anew.
+    pub(super) renewals: u8,
     /// Spliced bytes that its socket did not take yet; they go before those of `out`.
     pub piped: Option<Box<Piped<S::Pipe>>>,
     /// Bytes that its socket did not take yet.
@@ -108,8 +110,8 @@ pub(in crate::reactor) struct Message {
     pub input: Option<Ring>,
     /// The last record was spliced, so the next one will be, once its head has been read.
     pub expects_head: bool,
-    /// Payload thrown away since the last abort.
-    pub discarded_bytes: u32,
+    /// Its socket failed. What the peer said before is still read.
+    pub failed: Option<io::ErrorKind>,
     /// Payload sent on it in this session, as far as it fits.
     pub carried_bytes: u32,
     /// The machine has been told that the session which it knows of is over.
@@ -124,7 +126,7 @@ impl Message {
             peer: None,
             input: None,
             expects_head: false,
-            discarded_bytes: 0,
+            failed: None,
             carried_bytes: 0,
             announced_idle: true,
         }
@@ -203,6 +205,11 @@ impl Local {
     /// Whether its bytes are still wanted.
     pub fn reads(&self) -> bool {
         self.reading != Reading::Ended && !matches!(self.writing, Writing::Aborting(_))
+    }
+
+    /// It is about to be reset, once what was said before has passed.
+    pub fn is_breaking_off(&self) -> bool {
+        matches!(self.reading, Reading::Failed(_)) || matches!(self.writing, Writing::Aborting(_))
     }
 
     /// What its deadline means.

@@ -9,7 +9,7 @@
 mod connection;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -21,6 +21,9 @@ use crate::base::table::{SLOTS_KEPT, room_for};
 use crate::machine::{CloseReason, Input};
 use connection::Turn;
 pub(super) use connection::{Connection, Kind, Life, Local, Message, Reading, Ready, Side, Writing};
+
+/// A patience is renewed once in this time.
+const RENEWED_EACH: Duration = Duration::from_secs(1);
 
 /// All connections; see the module.
 pub(super) struct Connections<S: Socket> {
@@ -67,8 +70,17 @@ impl<S: Socket> Connections<S> {
         let capacity = self.slots.capacity();
         self.slots.reserve(room_for(self.slots.len() + 1, capacity) - self.slots.len());
         let turn = Turn::None;
-        let key =
-            self.slots.insert(Connection { id, socket, ready, turn, life, piped: None, out: None, kind });
+        let key = self.slots.insert(Connection {
+            id,
+            socket,
+            ready,
+            turn,
+            life,
+            renewals: 0,
+            piped: None,
+            out: None,
+            kind,
+        });
         debug_assert_eq!(key, id.index(), "the id was made for the vacant slot");
     }
 
@@ -277,6 +289,28 @@ impl<S: Socket> Connections<S> {
     pub fn set_deadline(&mut self, id: ConnId, at: Option<Instant>) {
         if self.find(id).is_some() {
             self.deadlines.set(id, at);
+        }
+    }
+
+    /// A connection ends unless something moves on it in this time: see [`Connections::renew_patience`].
+    pub fn set_patience(&mut self, id: ConnId, time: Duration) {
+        if let Some(connection) = self.find(id) {
+            connection.renewals = 0;
+            self.deadlines.set(id, Some(self.now + time));
+        }
+    }
+
+    /// Something moved: the time of [`Connections::set_patience`] begins anew, at most once a second and so often
+    /// that it ends after `most`.
+    pub fn renew_patience(&mut self, id: ConnId, time: Duration, most: Duration) {
+        let latest = self.now + time - RENEWED_EACH;
+        if self.deadlines.get(id).is_none_or(|at| at > latest) {
+            return;
+        }
+        let Some(connection) = self.find(id) else { return };
+        if u64::from(connection.renewals) < most.as_secs().min(u8::MAX.into()) {
+            connection.renewals += 1;
+            self.deadlines.set(id, Some(self.now + time));
         }
     }
 

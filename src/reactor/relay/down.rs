@@ -58,7 +58,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                     false => Err(io::ErrorKind::WouldBlock.into()),
                 };
                 match read {
-                    Ok(0) => return self.relay.all.end(id, CloseReason::PeerClosed),
+                    Ok(0) => return self.ended(CloseReason::PeerClosed),
                     Ok(count) => {
                         connection.ready.note_read(count, end - filled);
                         message.expects_head = false;
@@ -73,8 +73,9 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                         stash(&mut message.input, &mut self.relay.buffers.rings, &raw[..filled]);
                         continue;
                     }
-                    Err(error) => return self.relay.all.reset(id, CloseReason::Io(error.kind())),
+                    Err(error) => return self.ended(CloseReason::Io(error.kind())),
                 }
+                self.relay.renew_abort(id);
             }
             let Some((consumed, met)) = self.open_records(filled) else { return };
             need_more = consumed == 0;
@@ -82,6 +83,15 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                 self.follow(met);
                 self.relay.part_if_over(id);
             }
+        }
+    }
+
+    /// Everything was read that came: the connection ends, by what went wrong first.
+    fn ended(&mut self, reason: CloseReason) {
+        match (self.relay.all.message(self.id).and_then(|message| message.failed), reason) {
+            (Some(kind), _) => self.relay.all.reset(self.id, CloseReason::Io(kind)),
+            (None, CloseReason::PeerClosed) => self.relay.all.end(self.id, reason),
+            (None, _) => self.relay.all.reset(self.id, reason),
         }
     }
 
@@ -124,12 +134,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                     pieces[count] = IoSlice::new(bytes);
                     count += 1;
                 }
-                (Ok((Step::Ignore, None)), Frame::Data(_, bytes)) => {
-                    half.discarded_bytes += bytes.len() as u32;
-                    if half.discarded_bytes as usize > self.relay.limits.abort_drain_bytes {
-                        break Err(CloseReason::EndTimedOut);
-                    }
-                }
+                (Ok((Step::Ignore, None)), Frame::Data(..)) => {}
                 (Ok(taken), _) => {
                     asked = Some(taken);
                     break Ok(());
@@ -165,7 +170,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
         if let Some(reply) = reply {
             self.relay.send_frame(id, &reply);
             if matches!(reply, Frame::Abort(..)) {
-                self.relay.clock_abort(id);
+                self.relay.all.set_patience(id, self.relay.limits.abort);
             }
         }
         let event = match step {

@@ -6,14 +6,13 @@
 //! than one ring in each direction.
 
 mod down;
-mod last_words;
 mod splice;
 mod up;
 
 use std::io;
 
 use super::buffers::{Buffers, Scratch, stash};
-use super::connections::{Connections, Kind, Life, Reading, Writing};
+use super::connections::{Connections, Kind, Life, Message, Reading, Writing};
 use super::world::network::Socket;
 use crate::base::id::ConnId;
 use crate::base::ring::RING_BYTES;
@@ -99,6 +98,7 @@ impl<S: Socket> Relay<'_, S> {
 
     /// Serves a user's or a proxy connection.
     pub fn serve_local(&mut self, id: ConnId) {
+        let before = self.all.local(id).map(|local| local.traffic);
         let had_bytes = self.all.open(id).is_some_and(|connection| !connection.is_flushed());
         let flushed = self.flush_local(id);
         if flushed
@@ -110,6 +110,12 @@ impl<S: Socket> Relay<'_, S> {
         self.end_local_writing(id, had_bytes);
         Up::new(self, id).pump();
         self.note_local_error(id);
+        if let Some(local) = self.all.local(id)
+            && local.is_breaking_off()
+            && before != Some(local.traffic)
+        {
+            self.all.renew_patience(id, self.limits.abort, self.limits.abort_max);
+        }
         self.end_local(id);
     }
 
@@ -176,14 +182,13 @@ impl<S: Socket> Relay<'_, S> {
 
     /// The local side broke. What it sent before that is still passed on, if it can be within a short time.
     fn fail_local(&mut self, id: ConnId, kind: io::ErrorKind) {
-        let deadline = self.all.now + self.limits.abort_flush;
         let Some(local) = self.all.local(id) else { return };
         if local.reading == Reading::Ended || !local.is_paired() {
             return self.all.reset(id, CloseReason::Io(kind));
         }
         if local.reading == Reading::Open {
             local.reading = Reading::Failed(kind);
-            self.all.set_deadline(id, Some(deadline));
+            self.all.set_patience(id, self.limits.abort);
             self.all.queue(id);
         }
     }
@@ -220,13 +225,12 @@ impl<S: Socket> Relay<'_, S> {
 
     /// Resets a local side, which is unpaired already, once the bytes before the abort are flushed.
     fn abort_local(&mut self, id: ConnId, reason: CloseReason) {
-        let deadline = self.all.now + self.limits.abort_flush;
         let Some(connection) = self.all.find(id) else { return };
         let flushed = connection.is_flushed();
         match &mut connection.kind {
             Kind::Local(local) if !flushed => {
                 local.writing = Writing::Aborting(reason);
-                self.all.set_deadline(id, Some(deadline));
+                self.all.set_patience(id, self.limits.abort);
                 self.all.queue(id);
             }
             _ => self.all.reset(id, reason),
@@ -270,14 +274,25 @@ impl<S: Socket> Relay<'_, S> {
         Down::new(self, id).pump();
         self.settle(id);
         self.note_message_error(id);
+        self.end_failed_message(id);
     }
 
+    /// An event told of an error, which reading need not meet while its local side takes nothing.
     fn note_message_error(&mut self, id: ConnId) {
         let Some(connection) = self.all.open(id) else { return };
         if std::mem::take(&mut connection.ready.error)
             && let Some(error) = connection.socket.take_error()
         {
-            self.all.reset(id, CloseReason::Io(error.kind()));
+            self.buffers.fail(self.all, id, error.kind());
+        }
+    }
+
+    /// A message connection that failed ends once nothing more comes.
+    fn end_failed_message(&mut self, id: ConnId) {
+        let Some(connection) = self.all.open(id) else { return };
+        let Kind::Message(Message { failed: Some(kind), .. }) = connection.kind else { return };
+        if !connection.ready.readable {
+            self.all.reset(id, CloseReason::Io(kind));
         }
     }
 
@@ -336,17 +351,16 @@ impl<S: Socket> Relay<'_, S> {
         let Some(message) = self.all.message(id) else { return };
         if let Some(frame) = message.session.abort(reason) {
             self.send_frame(id, &frame);
-            self.clock_abort(id);
+            self.all.set_patience(id, self.limits.abort);
         }
         self.all.queue(id);
     }
 
-    fn clock_abort(&mut self, id: ConnId) {
-        if let Some(message) = self.all.message(id) {
-            message.discarded_bytes = 0;
+    /// Bytes came on a message connection: after an abort, it has its time anew.
+    fn renew_abort(&mut self, id: ConnId) {
+        if self.all.message(id).is_some_and(|it| it.session.is_discarding() || it.failed.is_some()) {
+            self.all.renew_patience(id, self.limits.abort, self.limits.abort_max);
         }
-        let deadline = self.all.now + self.limits.abort_drain;
-        self.all.set_deadline(id, Some(deadline));
     }
 
     /// Sends again what a user has said so far, on the message connection that it was just given.
@@ -377,21 +391,11 @@ impl<S: Socket> Relay<'_, S> {
         match &mut connection.kind {
             Kind::Message(message) => {
                 let unaccepted = message.session.is_unaccepted();
-                // Without a local side nobody asks why.
                 let Some(local) = self.all.unpair(id) else { return };
-                let aborted = match (reason, self.all.any(id)) {
-                    (CloseReason::Io(kind), Some(connection))
-                        if is_end_of_connection(kind) && !unaccepted =>
-                    {
-                        last_words::abort(connection, &mut self.buffers.scratch)
-                    }
-                    _ => None,
-                };
-                match (aborted, reason) {
+                match reason {
                     _ if unaccepted => self.give_back_user(local, false),
-                    (Some(reason), _) => self.all.reset(local, CloseReason::Aborted(reason)),
-                    (None, CloseReason::LinkLost) => self.all.reset(local, reason),
-                    (None, _) => self.all.reset(local, CloseReason::Truncated),
+                    CloseReason::LinkLost => self.all.reset(local, reason),
+                    _ => self.all.reset(local, CloseReason::Truncated),
                 }
             }
             Kind::Local(_) => {

@@ -40,7 +40,7 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
             let (Kind::Local(half), Kind::Message(other)) = (&mut local.kind, &mut message.kind) else {
                 return;
             };
-            let wanted = half.reads() && other.session.may_send();
+            let wanted = half.reads() && other.session.may_send() && other.failed.is_none();
             if !wanted || !local.ready.readable || !message.ready.writable || message.piped.is_some() {
                 return;
             }
@@ -104,7 +104,7 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
             };
             let (message, left) = (message.id, message.out.is_some());
             if let Err(error) = written {
-                return self.relay.all.reset(message, CloseReason::Io(error.kind()));
+                return self.relay.buffers.fail(self.relay.all, message, error.kind());
             }
             if left {
                 self.relay.all.queue(message);
