@@ -136,6 +136,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.sockets.buffers.forget_free();
             self.sockets.facts.shrink_to(SLOTS_KEPT);
             self.events.shrink_to(SLOTS_KEPT);
+            all.repack(trim::trim);
+            // What moving took.
             trim::trim();
         }
     }
