@@ -6,7 +6,7 @@
 //! | [`sockets`] | everything but the machine: which file serves which connection, what an output does |
 //! | [`connections`] | every connection: readiness, kind, life, pairs; the run queue, deadlines, what is told |
 //! | [`listeners`] | listeners that come and go, and which of them are tried |
-//! | [`errands`] | outputs that cost a system call of their own |
+//! | [`errands`], [`dial_cost`] | outputs that cost a system call of their own; what dials cost |
 //! | [`strangers`], [`greeting`] | the handshake, at the server and at the client |
 //! | [`control`], [`relay`], [`leaving`] | what is done with a control connection, a session, an end |
 //! | [`buffers`], [`crowd`] | rings, pipes and scratch, leased while bytes wait; when memory is given back |
@@ -19,6 +19,7 @@ mod buffers;
 mod connections;
 mod control;
 mod crowd;
+mod dial_cost;
 mod errands;
 mod greeting;
 mod leaving;
