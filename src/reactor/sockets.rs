@@ -200,7 +200,7 @@ impl<N: Network> Sockets<N> {
             Ok(false) => {}
             Ok(true) => {
                 (connection.ready.readable, connection.ready.writable) = (true, true);
-                greeting::begin(&mut self.all, &mut self.buffers, id, self.limits.handshake);
+                greeting::begin(&mut self.all, &mut self.buffers, id, self.limits.heartbeat);
             }
             Err(error) => self.all.reset(id, CloseReason::DialFailed(error.kind())),
         }
