@@ -85,6 +85,9 @@ pub struct Limits {
     pub linger: Duration,
     /// How long a session's last bytes may wait for a local side that reads nothing.
     pub finish: Duration,
+    /// How long a session may go on without a byte in either direction before the server ends it, if there is a limit.
+    /// It ends up to a quarter of this time later.
+    pub idle: Option<Duration>,
     /// How long running sessions get after the operator asked the process to end.
     pub drain: Duration,
     /// Mean time between attempts to find another link while one drains; jittered by a quarter.
@@ -148,6 +151,7 @@ impl Default for Limits {
             abort_drain_bytes: 256 * 1024,
             linger: Duration::from_secs(5),
             finish: Duration::from_secs(60),
+            idle: None,
             drain: Duration::from_secs(5),
             drain_retry: Duration::from_millis(500),
             drain_seek: Duration::from_secs(60),

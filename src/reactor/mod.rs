@@ -9,6 +9,7 @@
 //! | [`errands`], [`dial_cost`] | outputs that cost a system call of their own; what dials cost |
 //! | [`strangers`], [`greeting`] | the handshake, at the server and at the client |
 //! | [`control`], [`relay`], [`leaving`] | what is done with a control connection, a session, an end |
+//! | [`idle`] | sessions on which no byte moves |
 //! | [`buffers`], [`crowd`] | rings, pipes and scratch, leased while bytes wait; when memory is given back |
 //! | [`world`] | the system: sockets, clock, names, signals, allocator |
 //!
@@ -22,6 +23,7 @@ mod crowd;
 mod dial_cost;
 mod errands;
 mod greeting;
+mod idle;
 mod leaving;
 mod listeners;
 mod relay;
@@ -151,6 +153,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.machine.poll_timeout(),
             sockets.listeners.next_try(now),
             self.crowd.due(sockets.all.count()),
+            sockets.idle.due(),
         ];
         let timeout = if sockets.all.has_work() || !sockets.errands.is_empty() {
             Some(Duration::ZERO)
@@ -217,6 +220,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     fn fire_deadlines(&mut self) {
         self.sockets.fire_deadlines();
+        self.sockets.idle.sweep(&mut self.sockets.all);
         self.settle();
         let now = self.sockets.all.now;
         drive_timeout(&mut self.machine, &mut self.sockets, now);

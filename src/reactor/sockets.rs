@@ -12,6 +12,7 @@ use super::connections::{Connections, Kind, Life, Local, Side};
 use super::dial_cost::DialCost;
 use super::errands::{Errand, Errands};
 use super::greeting::Greeter;
+use super::idle::Idle;
 use super::listeners::{Listeners, Tried};
 use super::relay::Relay;
 use super::strangers::Strangers;
@@ -31,6 +32,7 @@ pub(super) struct Sockets<N: Network> {
     pub buffers: Buffers<N::Socket>,
     pub errands: Errands,
     dial_cost: DialCost,
+    pub idle: Idle,
     pub facts: VecDeque<Fact>,
     pub exit: bool,
 }
@@ -79,6 +81,7 @@ impl<N: Network> Sockets<N> {
             buffers: Buffers::new(&limits),
             errands: Errands::default(),
             dial_cost: DialCost::default(),
+            idle: Idle::new(limits.idle, now),
             facts: VecDeque::new(),
             exit: false,
             limits,

@@ -169,6 +169,11 @@ impl<S: Socket> Connections<S> {
         (!matches!(found.life, Life::Doomed { .. })).then_some(found)
     }
 
+    /// Every connection is in a slot below this.
+    pub fn slots_end(&self) -> u32 {
+        self.slots.capacity() as u32
+    }
+
     /// The connection, if it is open.
     pub fn open(&mut self, id: ConnId) -> Option<&mut Connection<S>> {
         self.any(id).filter(|connection| connection.life == Life::Open)
