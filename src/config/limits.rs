@@ -34,8 +34,8 @@ pub struct Limits {
     pub proxies_spare: usize,
     /// Least and most time a client has to accept a session; three round trips in between.
     pub accept: (Duration, Duration),
-    /// How long a ticket may wait to be dialled for, and how long it counts at the server: another is issued then. It is
-    /// good for a heartbeat more, because the connection that brings it may be late.
+    /// How long a ticket may wait to be dialled for, and how long it counts at the server: another is issued then. It
+    /// is good for a heartbeat more, because the connection that brings it may be late.
     pub ticket: Duration,
     /// Mean time between pings of an idle message connection; jittered by a quarter.
     pub idle_ping: Duration,

@@ -363,8 +363,8 @@ pub struct Throttle<'f> {
 /// The system has no local port left for a dial (connect(2), EADDRNOTAVAIL).
 const NO_LOCAL_PORT: CloseReason = CloseReason::DialFailed(io::ErrorKind::AddrNotAvailable);
 /// Why local ports are scarce, and what helps (ip-sysctl).
-const PORTS_ADVICE: &str = "too many connections from this host to it are open or in TIME_WAIT; net.ipv4.tcp_tw_reuse=1 \
-                            and a wider net.ipv4.ip_local_port_range help";
+const PORTS_ADVICE: &str = "too many connections from this host to it are open or in TIME_WAIT; \
+                            net.ipv4.tcp_tw_reuse=1 and a wider net.ipv4.ip_local_port_range help";
 
 /// Clients of one key that come or go, and are told of before the others are counted.
 const LINKS_AT_ONCE: u32 = 20;
