@@ -13,12 +13,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pair::{PATIENCE, Pair, raise_descriptor_limit};
+use rustix::process::{Pid, Signal, kill_process};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 /// Sessions that have spoken once and are idle.
 const IDLE_SESSIONS: usize = 2_000;
+/// What a burst needed is given back within this time.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(5);
 /// Users that do not read.
 const STALLED_USERS: usize = 100;
 /// A session stalls when nothing has moved for this long.
@@ -103,6 +106,55 @@ fn an_idle_session_holds_less_than_one_kib_plain() {
 #[test]
 fn an_idle_session_holds_less_than_four_kib_sealed() {
     idle_sessions_hold_less_than(4 * KIB, &[]);
+}
+
+/// Users that come all together, speak once and stay: what they needed on the way is given back soon after, though
+/// none of them has left.
+fn a_burst_leaves_less_than(limit_bytes: usize, arguments: &[&str]) {
+    raise_descriptor_limit();
+    let (listener, local) = local_server();
+    let pair = Pair::start(local, arguments);
+    let sessions = start_echo(listener);
+    let first = speak(pair.request);
+    let before = pair.anonymous_bytes();
+    // All are connected before any is answered, because the client is stopped meanwhile.
+    let client = Pid::from_raw(pair.client.id() as i32).expect("a process");
+    kill_process(client, Signal::STOP).expect("it lives");
+    let connect = |_| {
+        let mut user = TcpStream::connect(pair.request).expect("the server listens");
+        user.set_read_timeout(Some(PATIENCE)).expect("a time");
+        user.write_all(MESSAGE).expect("taken");
+        user
+    };
+    let mut users: Vec<TcpStream> = (0..IDLE_SESSIONS).map(connect).collect();
+    kill_process(client, Signal::CONT).expect("it lives");
+    for user in &mut users {
+        let mut message = [0; MESSAGE.len()];
+        user.read_exact(&mut message).expect("the answer, in time");
+        assert_eq!(message, *MESSAGE);
+    }
+    let over = Instant::now();
+    let mut per_session = usize::MAX;
+    while per_session >= limit_bytes && over.elapsed() < GIVEN_BACK_WITHIN {
+        thread::sleep(Duration::from_millis(100)); // paces: what both hold is looked at again
+        per_session = pair.anonymous_bytes().saturating_sub(before) / IDLE_SESSIONS;
+    }
+    println!(
+        "{arguments:?}: {per_session} bytes per session {} ms after a burst",
+        over.elapsed().as_millis()
+    );
+    assert!(per_session < limit_bytes, "{per_session} bytes per session");
+    drop((first, users, sessions));
+}
+
+#[test]
+fn a_burst_leaves_less_than_one_and_a_quarter_kib_plain() {
+    a_burst_leaves_less_than(5 * KIB / 4, &["--plain"]);
+}
+
+#[test]
+fn a_burst_leaves_less_than_four_and_a_half_kib_sealed() {
+    a_burst_leaves_less_than(9 * KIB / 2, &[]);
 }
 
 /// Writes into all sessions until none has taken a byte for a while; returns how many bytes they took.

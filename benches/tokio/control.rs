@@ -28,7 +28,7 @@ type Commands = UnboundedReceiver<Command>;
 /// Server: a connection at the message or control port, until it ends.
 pub async fn stranger(id: ConnId, stream: TcpStream, mut commands: Commands, shared: Shared) {
     // Boxed, so that an idle message connection does not keep room for a handshake.
-    let handshake = Box::pin(timeout(shared.limits.handshake, admit(id, &stream, &mut commands, &shared)));
+    let handshake = Box::pin(timeout(shared.limits.heartbeat, admit(id, &stream, &mut commands, &shared)));
     match handshake.await.unwrap_or(Err(CloseReason::HandshakeTimedOut)) {
         Ok((channel, Purpose::Message)) => {
             Relay::new(id, End::Server, stream, channel, commands, shared).run().await;
@@ -95,7 +95,7 @@ pub async fn dial(
     commands: Commands,
     shared: Shared,
 ) {
-    let handshake = shared.limits.handshake;
+    let handshake = shared.limits.heartbeat;
     let greeted = Box::pin(async {
         let connected = timeout_at(deadline.into(), sockets::connect(address)).await;
         let stream = match connected.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {

@@ -3,6 +3,9 @@
 //! While dials fail, one every half second stands for all, at one address after the other; the control port is one of
 //! them, because it admits message connections, too. The first that is proved ends the pause, and its address is used
 //! from then on.
+//!
+//! A dial that is late counts as one that failed, and its ticket is dialled for again: whichever arrives first uses it.
+//! The late one goes on until the heartbeat is over, because the line may be that slow.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -35,8 +38,10 @@ pub(super) struct Dials {
     tickets: VecDeque<Ticket>,
     /// Asked of the reactor and not begun, in that order.
     asked: VecDeque<Way>,
-    /// Dialled and not proved.
-    coming: usize,
+    /// Dialled and not proved, and when each is late; in that order.
+    coming: VecDeque<(Way, Instant)>,
+    /// Dialled, not proved and late.
+    late: usize,
     /// While dials fail: when the next one is made.
     pause: Option<Instant>,
 }
@@ -48,19 +53,22 @@ impl Dials {
             addresses: addresses.collect(),
             tickets: VecDeque::new(),
             asked: VecDeque::new(),
-            coming: 0,
+            coming: VecDeque::new(),
+            late: 0,
             pause: None,
         }
     }
 
     /// Message connections that are on their way or wait to be.
     fn count(&self) -> usize {
-        self.tickets.len() + self.asked.len() + self.coming
+        self.tickets.len() + self.asked.len() + self.coming.len() + self.late
     }
 
-    /// When it wants to dial.
+    /// When it wants to dial, or to look for dials that are late.
     pub fn due(&self) -> Option<Instant> {
-        self.pause.filter(|_| !self.tickets.is_empty())
+        let retry = self.pause.filter(|_| !self.tickets.is_empty());
+        let late = self.coming.front().map(|entry| entry.1);
+        retry.into_iter().chain(late).min()
     }
 
     /// Other addresses lead there from now on.
@@ -94,13 +102,19 @@ impl Dials {
 
     /// Dials for as many tickets as may be dialled for now.
     pub fn go(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
+        while let Some(&(way, _)) = self.coming.front().filter(|entry| entry.1 <= agenda.now) {
+            self.coming.pop_front();
+            self.late += 1;
+            self.try_elsewhere(way, CloseReason::HandshakeTimedOut, agenda);
+            self.tickets.push_back(way.ticket);
+        }
         self.drop_expired(agenda);
         let most = match self.pause {
             // Those that are proved at the server, and have not heard it, count as well.
-            None => agenda.limits.messages_at_once.saturating_sub(self.asked.len() + self.coming),
+            None => agenda.limits.messages_at_once.saturating_sub(self.asked.len() + self.coming.len()),
             Some(at) => usize::from(at <= agenda.now),
         };
-        let deadline = agenda.now + agenda.limits.handshake;
+        let deadline = agenda.now + agenda.limits.heartbeat;
         for _ in 0..most {
             // The newest is good for longest.
             let ticket =
@@ -117,15 +131,28 @@ impl Dials {
     }
 
     /// The dial that was asked for first has begun.
-    pub fn begun(&mut self) -> Option<Way> {
+    pub fn begun(&mut self, agenda: &Agenda) -> Option<Way> {
         let way = self.asked.pop_front()?;
-        self.coming += 1;
+        self.coming.push_back((way, agenda.now + agenda.limits.late));
         Some(way)
+    }
+
+    /// A dial is over, well or not; false if it was late.
+    fn is_over_in_time(&mut self, way: Way) -> bool {
+        let number = way.ticket.number;
+        let place = self.coming.iter().position(|(other, _)| other.ticket.number == number);
+        match place {
+            Some(place) => drop(self.coming.remove(place)),
+            None => self.late -= 1,
+        }
+        place.is_some()
     }
 
     /// A message connection is proved: its address works.
     pub fn arrived(&mut self, way: Way, agenda: &mut Agenda) {
-        self.coming -= 1;
+        if !self.is_over_in_time(way) {
+            self.tickets.retain(|ticket| ticket.number != way.ticket.number);
+        }
         let address = way.address.into();
         if self.pause.take().is_some() {
             if let Some(place) = self.addresses.iter().position(|&other| other == address) {
@@ -137,7 +164,17 @@ impl Dials {
 
     /// A message connection could not be made.
     pub fn failed(&mut self, way: Way, reason: CloseReason, agenda: &mut Agenda) {
-        self.coming -= 1;
+        if self.is_over_in_time(way) {
+            self.try_elsewhere(way, reason, agenda);
+            // No server has seen the ticket.
+            if let CloseReason::DialFailed(_) = reason {
+                self.tickets.push_back(way.ticket);
+            }
+        }
+    }
+
+    /// A dial failed, or is late.
+    fn try_elsewhere(&mut self, way: Way, reason: CloseReason, agenda: &mut Agenda) {
         let address = way.address.into();
         agenda.fact(Fact::MessageFailed { address, reason });
         if self.pause.is_none() {
@@ -145,10 +182,6 @@ impl Dials {
             if self.addresses.front() == Some(&address) {
                 self.addresses.rotate_left(1);
             }
-        }
-        // No server has seen the ticket.
-        if let CloseReason::DialFailed(_) = reason {
-            self.tickets.push_back(way.ticket);
         }
     }
 }

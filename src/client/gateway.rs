@@ -43,8 +43,10 @@ pub(super) struct Gateway {
     /// Attempts that failed, and links that did not stand long, since the last link that did.
     failures: u32,
     last_pause: Duration,
-    /// When it wants attention: the end of a pause, or of the time for a Welcome.
+    /// When it wants attention: the end of a pause, or of the time for a Welcome, or when a dial is late.
     due: Option<Instant>,
+    /// A dial that is late, and the index of its address. Another goes on beside it, and the first that is proved wins.
+    late: Option<(ConnId, usize)>,
     /// The link on which the server has said Drain, while it stands.
     draining: Option<LinkId>,
     /// Until when another link is tried for often, because the one before drains.
@@ -79,6 +81,7 @@ impl Gateway {
             failures: 0,
             last_pause: Duration::ZERO,
             due: Some(now),
+            late: None,
             draining: None,
             sought_until: None,
             leaving: false,
@@ -134,30 +137,40 @@ impl Gateway {
             }
             return self.pause(agenda);
         };
-        self.stage = Stage::Dialling(index, None);
+        (self.stage, self.due) = (Stage::Dialling(index, None), None);
         let secret = self.settings.key.secret.clone();
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Control, key_id: key_id(&secret) };
         let greeting = Greeting { hello, secret, ticket: 0, plain: false };
-        let deadline = agenda.now + agenda.limits.handshake;
+        let deadline = agenda.now + agenda.limits.heartbeat;
         agenda.push(Output::Dial { dial: Dial::Control(greeting), address, deadline });
     }
 
     /// A control connection is dialled.
-    pub fn dialling(&mut self, id: ConnId) {
-        if let Stage::Dialling(_, dialled) = &mut self.stage {
-            *dialled = Some(id);
+    pub fn dialling(&mut self, id: ConnId, agenda: &mut Agenda) {
+        match &mut self.stage {
+            Stage::Dialling(_, dialled @ None) => {
+                *dialled = Some(id);
+                self.due = Some(agenda.now + agenda.limits.late);
+            }
+            // The one that was late has won meanwhile.
+            _ => agenda.reset(id, CloseReason::Retired),
         }
     }
 
     /// The server has proved itself: says Hello, and what is to be published.
     pub fn greeted(&mut self, id: ConnId, names: &Names, sessions: &Sessions, agenda: &mut Agenda) {
-        let Stage::Dialling(index, Some(dialled)) = self.stage else { return };
-        if dialled != id {
-            return;
-        }
+        let dialled = match self.stage {
+            Stage::Dialling(index, dialled) => dialled.map(|dialled| (dialled, index)),
+            Stage::Pause | Stage::Resolving => None,
+            _ => return,
+        };
+        let both = [dialled, self.late.take()].into_iter().flatten();
+        let (winner, losers): (Vec<_>, Vec<_>) = both.partition(|&(other, _)| other == id);
+        losers.iter().for_each(|&(loser, _)| agenda.reset(loser, CloseReason::Retired));
+        let [(_, index)] = winner[..] else { return };
         let Some(&address) = names.found(self.settings.name).get(index) else { return };
         self.stage = Stage::Greeted(id, address);
-        self.due = Some(agenda.now + agenda.limits.handshake);
+        self.due = Some(agenda.now + agenda.limits.heartbeat);
         let hello = Hello {
             versions: VERSIONS,
             capabilities: Capabilities::new(self.settings.plain),
@@ -269,6 +282,12 @@ impl Gateway {
         self.due = None;
         match self.stage {
             Stage::Pause => self.connect(names, agenda),
+            Stage::Dialling(index, Some(id)) if self.late.is_none() => {
+                let (server, reason) = (self.settings.server.clone(), CloseReason::HandshakeTimedOut);
+                agenda.fact(Fact::ServerUnreachable { server, reason });
+                self.late = Some((id, index));
+                self.dial((index + 1) % names.found(self.settings.name).len().max(1), names, agenda);
+            }
             // It may have said something, but not what was asked.
             Stage::Greeted(id, _) => agenda.reset(id, CloseReason::HandshakeTimedOut),
             _ => {}
@@ -330,6 +349,13 @@ impl Gateway {
     /// A control connection is gone that was no link's.
     pub fn closed(&mut self, id: ConnId, reason: CloseReason, names: &Names, agenda: &mut Agenda) {
         let server = self.settings.server.clone();
+        if self.late.take_if(|late| late.0 == id).is_some() {
+            // The other one may be late by now.
+            if let Stage::Dialling(_, Some(_)) = self.stage {
+                self.due = self.due.or(Some(agenda.now));
+            }
+            return;
+        }
         match self.stage {
             Stage::Greeted(control, _) if control == id => {
                 agenda.fact(Fact::NotWelcomed { server, reason });
@@ -354,7 +380,7 @@ impl Gateway {
 
     /// The client leaves: no attempt follows, and the one that has proved itself goes on to say so.
     pub fn leave(&mut self) {
-        self.leaving = true;
+        (self.leaving, self.late) = (true, None);
         if matches!(self.stage, Stage::Pause | Stage::Resolving | Stage::Dialling(..)) {
             (self.stage, self.due) = (Stage::Pause, None);
         }

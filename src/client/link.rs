@@ -128,8 +128,10 @@ impl Link {
     }
 
     /// A message connection is dialled.
-    pub fn dialling(&mut self) -> Option<Way> {
-        self.dials.begun()
+    pub fn dialling(&mut self, agenda: &mut Agenda) -> Option<Way> {
+        let way = self.dials.begun(agenda);
+        self.schedule(agenda);
+        way
     }
 
     /// A message connection is proved.

@@ -31,7 +31,7 @@ use crate::config::limits::Limits;
 use crate::machine::{Agenda, CloseReason, Dialled, Fact, Input, Machine, Output, SessionEvent, Traffic};
 use crate::wire::control::{ControlFrame, PublicationNumber};
 use gateway::{Gateway, Settings};
-use link::{Link, Links};
+use link::Links;
 use names::Names;
 use sessions::{Published, Sessions};
 
@@ -79,12 +79,14 @@ impl Client {
 
     fn dialling(&mut self, id: ConnId, purpose: Dialled) {
         match purpose {
-            Dialled::Control => self.gateway.dialling(id),
-            Dialled::Message(link) => match self.links.get_mut(link).and_then(Link::dialling) {
-                Some(way) => self.sessions.dialling(id, link, way),
-                // The link ended meanwhile.
-                None => self.agenda.reset(id, CloseReason::LinkLost),
-            },
+            Dialled::Control => self.gateway.dialling(id, &mut self.agenda),
+            Dialled::Message(link) => {
+                match self.links.get_mut(link).and_then(|it| it.dialling(&mut self.agenda)) {
+                    Some(way) => self.sessions.dialling(id, link, way),
+                    // The link ended meanwhile.
+                    None => self.agenda.reset(id, CloseReason::LinkLost),
+                }
+            }
             Dialled::Proxy(message) => self.sessions.dialling_proxy(id, message, &mut self.agenda),
         }
     }

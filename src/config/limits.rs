@@ -34,7 +34,8 @@ pub struct Limits {
     pub proxies_spare: usize,
     /// Least and most time a client has to accept a session; three round trips in between.
     pub accept: (Duration, Duration),
-    /// How long a ticket is good.
+    /// How long a ticket may wait to be dialled for, and how long it counts at the server: another is issued then. It
+    /// is good for a heartbeat more, because the connection that brings it may be late.
     pub ticket: Duration,
     /// Mean time between pings of an idle message connection; jittered by a quarter.
     pub idle_ping: Duration,
@@ -50,8 +51,9 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// Least heartbeat that a peer can ask for.
     pub heartbeat_min: Duration,
-    /// From dial to the end of the handshake, at the client.
-    pub handshake: Duration,
+    /// A control or message connection that is dialled and not proved after this time is late: another one is tried
+    /// beside it. It may still arrive: connecting and the answer may each take as long as the heartbeat.
+    pub late: Duration,
     /// Least and most time that a stranger at the server has for its first flight; drawn for each. One that failed is
     /// closed then, too. One that proved a secret has until the heartbeat for the rest.
     pub flight: (Duration, Duration),
@@ -82,6 +84,9 @@ pub struct Limits {
     pub linger: Duration,
     /// How long a session's last bytes may wait for a local side that reads nothing.
     pub finish: Duration,
+    /// How long a session may go on without a byte in either direction before the server ends it, if there is a limit.
+    /// It ends up to a quarter of this time later.
+    pub idle: Option<Duration>,
     /// How long running sessions get after the operator asked the process to end.
     pub drain: Duration,
     /// Mean time between attempts to find another link while one drains; jittered by a quarter.
@@ -129,7 +134,7 @@ impl Default for Limits {
             retire: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
             heartbeat_min: Duration::from_secs(1),
-            handshake: Duration::from_secs(5),
+            late: Duration::from_secs(5),
             flight: (Duration::from_secs(3), Duration::from_secs(5)),
             strangers_max: 1_024,
             strangers_per_address_max: 256,
@@ -144,6 +149,7 @@ impl Default for Limits {
             abort_max: Duration::from_secs(60),
             linger: Duration::from_secs(5),
             finish: Duration::from_secs(60),
+            idle: None,
             drain: Duration::from_secs(5),
             drain_retry: Duration::from_millis(500),
             drain_seek: Duration::from_secs(60),

@@ -64,6 +64,8 @@ pub enum CloseReason {
     Full,
     /// What was aborted did not end, or a good ending was not read, in time.
     EndTimedOut,
+    /// No byte of the session moved for as long as it may be idle.
+    Idle,
     /// A peer does not read what it is sent.
     Overflow,
     /// More idle connections than the pool needs.
@@ -99,6 +101,7 @@ impl fmt::Display for CloseReason {
             Self::NoClient => f.write_str("no client took the user in time"),
             Self::Full => f.write_str("the limit is reached"),
             Self::EndTimedOut => f.write_str("the other side did not end in time"),
+            Self::Idle => write!(f, "{}", AbortReason::Idle),
             Self::Overflow => f.write_str("the peer does not read"),
             Self::Retired => f.write_str("no longer needed"),
             Self::Drained => f.write_str("drained"),

@@ -60,6 +60,7 @@ mod tests {
             ("user reset", CloseReason::Io(ErrorKind::BrokenPipe), aborted(AbortReason::Reset)),
             ("local server reset", aborted(AbortReason::Reset), reset),
             ("local server reset", aborted(AbortReason::Reset), CloseReason::Io(ErrorKind::BrokenPipe)),
+            ("idle", CloseReason::Idle, aborted(AbortReason::Idle)),
             ("link lost", CloseReason::LinkLost, CloseReason::LinkLost),
             ("server ended", CloseReason::Shutdown, aborted(AbortReason::Shutdown)),
             ("client ended", aborted(AbortReason::Shutdown), CloseReason::Shutdown),

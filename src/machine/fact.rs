@@ -2,6 +2,7 @@
 //! lines of facts, others may count them, and they cannot disagree.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -275,6 +276,13 @@ pub enum Fact {
     },
 
     // The reactor.
+    /// The system takes long to begin connections to local servers, and the loop stands meanwhile.
+    DialsSlow {
+        /// Where the last one goes.
+        address: SocketAddr,
+        /// How long one of the last took in the middle.
+        mean: Duration,
+    },
     /// The system has run out of something that accepting takes.
     AcceptPaused {
         /// What it said.
@@ -335,7 +343,9 @@ impl Fact {
             Fact::ServerUnreachable { .. } => once("server unreachable", None),
             Fact::MessageFailed { .. } => once("message failed", None),
             Fact::LocalName { service, fault, .. } => once(fault.cause(), Some(service)),
+            Fact::LocalFailed { service, reason: NO_LOCAL_PORT, .. } => once("no local port", Some(service)),
             Fact::LocalFailed { service, .. } => once("local failed", Some(service)),
+            Fact::DialsSlow { .. } => once("dials slow", None),
             Fact::Duplicate { .. } => once("duplicate", None),
             _ => None,
         }
@@ -352,6 +362,12 @@ pub struct Throttle<'f> {
     /// How many are told at once.
     pub at_once: u32,
 }
+
+/// The system has no local port left for a dial (connect(2), EADDRNOTAVAIL).
+const NO_LOCAL_PORT: CloseReason = CloseReason::DialFailed(io::ErrorKind::AddrNotAvailable);
+/// Why local ports are scarce, and what helps (ip-sysctl).
+const PORTS_ADVICE: &str = "too many connections from this host to it are open or in TIME_WAIT; \
+                            net.ipv4.tcp_tw_reuse=1 and a wider net.ipv4.ip_local_port_range help";
 
 /// Clients of one key that come or go, and are told of before the others are counted.
 const LINKS_AT_ONCE: u32 = 20;
@@ -452,6 +468,10 @@ impl fmt::Display for Fact {
             Fact::MessageArrived { address } => {
                 write!(f, "message connections come through at {address} now")
             }
+            Fact::LocalFailed { number, user, service, local, reason: NO_LOCAL_PORT } => write!(
+                f,
+                "#{number} user {user} of {service}: no local port is left to connect to {local}: {PORTS_ADVICE}"
+            ),
             Fact::LocalFailed { number, user, service, local, reason } => write!(
                 f,
                 "#{number} user {user} of {service}: local server {local} did not take the connection: {reason}"
@@ -466,8 +486,56 @@ impl fmt::Display for Fact {
                 )
             }
             Fact::Duplicate { number } => write!(f, "#{number} came again and has been seen already"),
+            Fact::DialsSlow { address, mean } => write!(
+                f,
+                "the system takes {:.1} ms to find a local port for each connection to {address}: {PORTS_ADVICE}",
+                mean.as_secs_f64() * 1e3
+            ),
             Fact::AcceptPaused { error } => write!(f, "cannot take connections for now: {error}"),
             Fact::NotWatched { error } => write!(f, "a connection cannot be watched: {error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local_failed(kind: io::ErrorKind) -> Fact {
+        Fact::LocalFailed {
+            number: 7,
+            user: ([192, 0, 2, 1], 1234).into(),
+            service: "web".parse().expect("a name"),
+            local: HostPort::parse("10.0.0.5:80", None, None).expect("an address"),
+            reason: CloseReason::DialFailed(kind),
+        }
+    }
+
+    #[test]
+    fn a_local_server_is_not_blamed_where_local_ports_are_scarce() {
+        assert_eq!(
+            local_failed(io::ErrorKind::AddrNotAvailable).to_string(),
+            "#7 user 192.0.2.1:1234 of web: no local port is left to connect to 10.0.0.5:80: too many connections \
+             from this host to it are open or in TIME_WAIT; net.ipv4.tcp_tw_reuse=1 and a wider \
+             net.ipv4.ip_local_port_range help"
+        );
+        let slow =
+            Fact::DialsSlow { address: ([10, 0, 0, 5], 80).into(), mean: Duration::from_micros(1_640) };
+        assert!(slow.to_string().starts_with(
+            "the system takes 1.6 ms to find a local port for each connection to 10.0.0.5:80: too many"
+        ));
+        assert!(
+            local_failed(io::ErrorKind::ConnectionRefused)
+                .to_string()
+                .contains("did not take the connection")
+        );
+    }
+
+    #[test]
+    fn scarce_ports_hide_no_local_server_that_is_down() {
+        let [scarce, down] =
+            [io::ErrorKind::AddrNotAvailable, io::ErrorKind::ConnectionRefused].map(local_failed);
+        let cause = |fact: &Fact| fact.throttle().map(|throttle| throttle.cause);
+        assert!(cause(&scarce).is_some() && cause(&scarce) != cause(&down));
     }
 }

@@ -6,9 +6,10 @@
 //! | [`sockets`] | everything but the machine: which file serves which connection, what an output does |
 //! | [`connections`] | every connection: readiness, kind, life, pairs; the run queue, deadlines, what is told |
 //! | [`listeners`] | listeners that come and go, and which of them are tried |
-//! | [`errands`] | outputs that cost a system call of their own |
+//! | [`errands`], [`dial_cost`] | outputs that cost a system call of their own; what dials cost |
 //! | [`strangers`], [`greeting`] | the handshake, at the server and at the client |
 //! | [`control`], [`relay`], [`leaving`] | what is done with a control connection, a session, an end |
+//! | [`idle`] | sessions on which no byte moves |
 //! | [`buffers`], [`crowd`] | rings, pipes and scratch, leased while bytes wait; when memory is given back |
 //! | [`world`] | the system: sockets, clock, names, signals, allocator |
 //!
@@ -19,8 +20,10 @@ mod buffers;
 mod connections;
 mod control;
 mod crowd;
+mod dial_cost;
 mod errands;
 mod greeting;
+mod idle;
 mod leaving;
 mod listeners;
 mod relay;
@@ -136,6 +139,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.sockets.buffers.forget_free();
             self.sockets.facts.shrink_to(SLOTS_KEPT);
             self.events.shrink_to(SLOTS_KEPT);
+            all.repack(trim::trim);
+            // What moving took.
             trim::trim();
         }
     }
@@ -148,6 +153,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             self.machine.poll_timeout(),
             sockets.listeners.next_try(now),
             self.crowd.due(sockets.all.count()),
+            sockets.idle.due(),
         ];
         let timeout = if sockets.all.has_work() || !sockets.errands.is_empty() {
             Some(Duration::ZERO)
@@ -214,6 +220,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     fn fire_deadlines(&mut self) {
         self.sockets.fire_deadlines();
+        self.sockets.idle.sweep(&mut self.sockets.all);
         self.settle();
         let now = self.sockets.all.now;
         drive_timeout(&mut self.machine, &mut self.sockets, now);

@@ -9,8 +9,10 @@ use std::time::Instant;
 
 use super::buffers::Buffers;
 use super::connections::{Connections, Kind, Life, Local, Side};
+use super::dial_cost::DialCost;
 use super::errands::{Errand, Errands};
 use super::greeting::Greeter;
+use super::idle::Idle;
 use super::listeners::{Listeners, Tried};
 use super::relay::Relay;
 use super::strangers::Strangers;
@@ -29,6 +31,8 @@ pub(super) struct Sockets<N: Network> {
     strangers: Strangers,
     pub buffers: Buffers<N::Socket>,
     pub errands: Errands,
+    dial_cost: DialCost,
+    pub idle: Idle,
     pub facts: VecDeque<Fact>,
     pub exit: bool,
 }
@@ -76,6 +80,8 @@ impl<N: Network> Sockets<N> {
             strangers: Strangers::new(&limits, jitter),
             buffers: Buffers::new(&limits),
             errands: Errands::default(),
+            dial_cost: DialCost::default(),
+            idle: Idle::new(limits.idle, now),
             facts: VecDeque::new(),
             exit: false,
             limits,
@@ -197,7 +203,7 @@ impl<N: Network> Sockets<N> {
             Ok(false) => {}
             Ok(true) => {
                 (connection.ready.readable, connection.ready.writable) = (true, true);
-                greeting::begin(&mut self.all, &mut self.buffers, id, self.limits.handshake);
+                greeting::begin(&mut self.all, &mut self.buffers, id, self.limits.heartbeat);
             }
             Err(error) => self.all.reset(id, CloseReason::DialFailed(error.kind())),
         }
@@ -259,7 +265,15 @@ impl<N: Network> Sockets<N> {
                 (Kind::Local(Local::new(Side::Proxy)), Dialled::Proxy(message))
             }
         };
+        let began = self.network.now();
         let connected = self.network.connect(address);
+        // Within this host the system finds a port at once.
+        if let Dialled::Proxy(_) = purpose
+            && !address.ip().to_canonical().is_loopback()
+            && let Some(mean) = self.dial_cost.note(self.network.now().saturating_duration_since(began))
+        {
+            self.facts.push_back(Fact::DialsSlow { address, mean });
+        }
         let inserted = connected.map(|socket| self.insert(socket, kind, Life::Connecting));
         match inserted {
             Ok(Some(id)) => {

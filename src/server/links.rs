@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::services::Readiness;
-use super::tickets::Tickets;
+use super::tickets::{Redeemed, Tickets};
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
@@ -329,9 +329,10 @@ impl Links {
     /// Uses a ticket of a link up; false if it is not good.
     pub fn redeem(&mut self, id: LinkId, ticket: u64) -> bool {
         let Some(link) = self.slots.get_mut(id) else { return false };
-        let good = link.tickets.redeem(ticket);
-        link.coming += usize::from(good);
-        good
+        let redeemed = link.tickets.redeem(ticket);
+        link.coming += usize::from(redeemed != Redeemed::No);
+        self.outstanding += usize::from(redeemed == Redeemed::Late);
+        redeemed != Redeemed::No
     }
 
     /// What had a ticket of this link has come, or will not; false if the link is gone.
@@ -345,7 +346,7 @@ impl Links {
     /// Drops a link's tickets whose time is over; returns how many.
     pub fn expire(&mut self, id: LinkId, now: Instant) -> usize {
         let Some(link) = self.slots.get_mut(id) else { return 0 };
-        let expired = link.tickets.expire(now);
+        let expired = link.tickets.expire(now, link.heartbeat);
         link.brings_none |= expired > 0;
         self.outstanding -= expired;
         expired

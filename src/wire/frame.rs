@@ -35,10 +35,12 @@ pub enum AbortReason {
     Duplicate,
     /// The process is ending and will not wait longer.
     Shutdown,
+    /// No byte of it moved for as long as the server lets it be idle.
+    Idle,
 }
 
 impl AbortReason {
-    const ALL: [AbortReason; 4] = [Self::Reset, Self::Refused, Self::Duplicate, Self::Shutdown];
+    const ALL: [AbortReason; 5] = [Self::Reset, Self::Refused, Self::Duplicate, Self::Shutdown, Self::Idle];
 
     fn code(self) -> u8 {
         match self {
@@ -46,6 +48,7 @@ impl AbortReason {
             Self::Refused => 2,
             Self::Duplicate => 3,
             Self::Shutdown => 4,
+            Self::Idle => 5,
         }
     }
 }
@@ -57,6 +60,7 @@ impl fmt::Display for AbortReason {
             Self::Refused => "the local server did not take the connection",
             Self::Duplicate => "a duplicate of a session already seen",
             Self::Shutdown => "the other side is shutting down",
+            Self::Idle => "idle",
         })
     }
 }

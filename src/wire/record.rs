@@ -81,8 +81,8 @@ enum Kind {
     Sealed(Box<Sealed>),
     /// `Data` travels as it is, every other frame with a tag.
     Plain {
-        /// What it counts.
-        counts: Box<Plain>,
+        /// What it counts; nowhere only between [`Channel::unbox`] and [`Channel::rebox`].
+        counts: Option<Box<Plain>>,
         /// Who this end is.
         end: Sender,
         /// Bytes of the unfinished `Data` frame that have not arrived.
@@ -98,7 +98,8 @@ struct Sealed {
 }
 
 /// What a plain channel counts, and the key of its tags.
-struct Plain {
+#[derive(Default)]
+pub struct Plain {
     key: TagKey,
     sent: Progress,
     received: Progress,
@@ -115,13 +116,30 @@ impl Channel {
         let end = if proved.transport.is_initiator() { Sender::Initiator } else { Sender::Responder };
         let (sent, received) = (Progress::default(), Progress::default());
         let counts = Plain { key: proved.tag_key(), sent, received, sid: 0 };
-        Channel(Kind::Plain { counts: Box::new(counts), end, remaining: 0 })
+        Channel(Kind::Plain { counts: Some(Box::new(counts)), end, remaining: 0 })
     }
 
     /// `rekey_step` is a power of two.
     fn sealed(proved: Proved, rekey_step: u64) -> Channel {
         let rekey_mask = rekey_step - 1;
         Channel(Kind::Sealed(Box::new(Sealed { transport: proved.transport, rekey_mask })))
+    }
+
+    /// Takes what a plain channel counts out of its place in memory, which is freed. It seals and opens nothing until
+    /// [`Channel::rebox`].
+    pub fn unbox(&mut self) -> Option<Plain> {
+        match &mut self.0 {
+            Kind::Sealed(_) => None,
+            // Taken, not moved: what is left behind is wiped.
+            Kind::Plain { counts, .. } => counts.take().map(|mut counts| std::mem::take(&mut *counts)),
+        }
+    }
+
+    /// Gives what [`Channel::unbox`] took a new place.
+    pub fn rebox(&mut self, plain: &mut Plain) {
+        if let Kind::Plain { counts, .. } = &mut self.0 {
+            *counts = Some(Box::new(std::mem::take(plain)));
+        }
     }
 
     /// Whether payload travels as it is.
@@ -135,7 +153,7 @@ impl Channel {
         let (length, body) = out.split_first_chunk_mut::<LENGTH_BYTES>().ok_or(BadRecord)?;
         let body_bytes = match &mut self.0 {
             Kind::Sealed(sealed) => sealed.seal(clear, body)?,
-            Kind::Plain { counts, end, .. } => counts.seal(*end, clear, body)?,
+            Kind::Plain { counts, end, .. } => counts.as_mut().ok_or(BadRecord)?.seal(*end, clear, body)?,
         };
         *length = (body_bytes as u32).to_be_bytes();
         Ok(LENGTH_BYTES + body_bytes)
@@ -173,7 +191,7 @@ impl Channel {
     /// Length and head of a plain `Data` record, whose `payload` bytes (from 1 to [`PLAIN_DATA_MAX`]) the caller sends
     /// behind them; `None` on a sealed channel. Nothing else may be sealed in between.
     pub fn plain_data_header(&mut self, sid: Sid, payload: usize) -> Option<[u8; HEADROOM]> {
-        let Kind::Plain { counts, .. } = &mut self.0 else { return None };
+        let Kind::Plain { counts: Some(counts), .. } = &mut self.0 else { return None };
         counts.sent.note_data(HEADROOM + payload);
         let mut header = [0; HEADROOM];
         header[..LENGTH_BYTES].copy_from_slice(&((payload + HEAD_BYTES) as u32).to_be_bytes());
@@ -209,7 +227,9 @@ impl Channel {
                     Ok(Opened { consumed, frame: Some(frame) })
                 }
             },
-            Kind::Plain { counts, end, remaining } => counts.open(*end, remaining, input),
+            Kind::Plain { counts, end, remaining } => {
+                counts.as_mut().ok_or(BadRecord)?.open(*end, remaining, input)
+            }
         }
     }
 
@@ -890,6 +910,19 @@ mod tests {
             assert!(opens_all(&mut server, &ping), "{round}");
         }
         assert_eq!(pair(false).0.plain_data_header(7, 100), None);
+    }
+
+    #[test]
+    fn a_plain_channel_goes_on_after_its_counts_were_moved() {
+        let (mut client, mut server) = pair(true);
+        let before = sealed(&mut client, &session());
+        let mut counts = [client.unbox().expect("it is plain"), server.unbox().expect("it is plain")];
+        assert!(refuses(&mut server, &before), "nothing opens meanwhile");
+        assert!(client.seal(&Frame::Ping.encode(), &mut [0; SMALL_RECORD_BYTES_MAX]).is_err());
+        client.rebox(&mut counts[0]);
+        server.rebox(&mut counts[1]);
+        let after = sealed(&mut client, &session());
+        assert!(opens_all(&mut server, &[before, after].concat()));
     }
 
     #[test]

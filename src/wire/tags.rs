@@ -16,6 +16,7 @@ use super::handshake::Secret;
 pub(super) const TAG_BYTES: usize = 16;
 
 /// The key of one connection's tags.
+#[derive(Default)]
 pub(super) struct TagKey(Zeroizing<[u8; 32]>);
 
 impl TagKey {

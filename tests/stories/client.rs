@@ -256,6 +256,51 @@ fn addresses_of_the_server_are_tried_one_after_the_other_before_a_pause() {
 }
 
 #[test]
+fn a_server_has_the_heartbeat_to_take_the_connection_and_again_to_welcome() {
+    let (mut stage, outputs) = begin(config());
+    let [Output::Dial { deadline, .. }] = outputs.0[1..] else { panic!("{outputs:?}") };
+    assert_eq!(deadline, stage.now + Limits::default().heartbeat);
+    let control = stage.dialling(Dialled::Control);
+    stage.connected(control);
+    assert_eq!(stage.wait(Limits::default().heartbeat - millis(1)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(control, CloseReason::HandshakeTimedOut, Manner::Reset)]);
+}
+
+#[test]
+fn a_server_that_is_late_is_dialled_again_beside_and_only_the_first_that_is_proved_is_greeted() {
+    for first_wins in [true, false] {
+        let (mut stage, _) = begin(config());
+        let first = stage.dialling(Dialled::Control);
+        let outputs = stage.wait(Limits::default().late);
+        let unreachable = Fact::ServerUnreachable {
+            server: host("192.0.2.1:33335"),
+            reason: CloseReason::HandshakeTimedOut,
+        };
+        assert_eq!((outputs.facts(), outputs.controls().len()), (vec![&unreachable], 1));
+        let second = stage.dialling(Dialled::Control);
+        assert_eq!(stage.wait(Limits::default().late).controls(), [], "one rival and no more");
+        let (winner, loser) = if first_wins { (first, second) } else { (second, first) };
+        let outputs = stage.connected(winner);
+        assert!(matches!(outputs.said(winner)[0], ControlFrame::Hello(_)));
+        assert_eq!(outputs.closes(), [(loser, CloseReason::Retired, Manner::Reset)]);
+        assert_eq!(stage.gone(loser, CloseReason::Retired).dials().len(), 0);
+        stage.hear(winner, ControlFrame::Welcome(welcome()));
+        stage.message(winner, 1);
+    }
+}
+
+#[test]
+fn where_a_late_dial_fails_at_last_the_other_one_may_have_a_rival() {
+    let (mut stage, _) = begin(config());
+    let first = stage.dialling(Dialled::Control);
+    stage.wait(Limits::default().late);
+    stage.dialling(Dialled::Control);
+    stage.wait(Limits::default().late);
+    let outputs = stage.gone(first, CloseReason::DialFailed(std::io::ErrorKind::TimedOut));
+    assert_eq!(outputs.controls().len(), 1);
+}
+
+#[test]
 fn pauses_grow_with_failures_up_to_the_most() {
     let (mut stage, _) = begin(config());
     let (least, most) = Limits::default().reconnect;
@@ -563,6 +608,39 @@ fn the_first_message_connection_that_is_proved_ends_the_pause_and_its_port_is_us
     let dials = outputs.dials();
     assert_eq!(dials.len(), 3, "those that waited, and the one that no server has seen: {dials:?}");
     assert!(dials.iter().all(|&(_, to)| to == address("192.0.2.1:33335")), "{dials:?}");
+}
+
+#[test]
+fn a_message_connection_that_is_late_keeps_its_ticket_from_no_other_and_may_still_arrive() {
+    for late_arrives_first in [true, false] {
+        let (mut stage, control) = linked(config());
+        let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
+        let link = outputs.message_links()[0];
+        let heartbeat = Limits::default().heartbeat;
+        assert!(outputs.0.iter().any(
+            |output| matches!(output, Output::Dial { deadline, .. } if *deadline == stage.now + heartbeat)
+        ));
+        let late = stage.dialling(Dialled::Message(link));
+        assert_eq!(stage.wait(Limits::default().late - millis(1)).facts().len(), 0);
+        let outputs = stage.wait(millis(1));
+        let (to, reason) = (address("192.0.2.1:33334"), CloseReason::HandshakeTimedOut);
+        assert_eq!(outputs.facts(), [&Fact::MessageFailed { address: to, reason }]);
+        if late_arrives_first {
+            stage.connected(late);
+            assert_eq!(stage.wait(millis(500)).dials().len(), 0, "its ticket is used");
+        } else {
+            let outputs = stage.wait(millis(500));
+            let [(Dial::Message(_, greeting), to)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+            assert_eq!((greeting.ticket, to), (1, address("192.0.2.1:33335")));
+            let other = stage.dialling(Dialled::Message(link));
+            assert_eq!(stage.connected(other).facts().len(), 1);
+            // The server takes a ticket once.
+            let outputs = stage.gone(late, CloseReason::PeerClosed);
+            assert_eq!((outputs.facts().len(), outputs.dials().len()), (0, 0));
+        }
+        let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 2, count: 128 });
+        assert_eq!(outputs.dials().len(), 128, "and every place is free again");
+    }
 }
 
 #[test]

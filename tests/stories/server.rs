@@ -352,8 +352,26 @@ fn a_ticket_expires_and_another_is_issued_in_its_place() {
     let expired = Fact::TicketsExpired { key: name("office"), count: POOL };
     assert!(outputs.facts().contains(&&expired), "{outputs:?}");
     assert_eq!(outputs.asked(client.control), [(3, 1)]);
+}
+
+#[test]
+fn a_message_connection_that_is_late_is_admitted_though_another_was_asked_for_in_its_place() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    stage.wait(limits().ticket);
+    let late = limits().heartbeat - secs(1);
+    for _ in 0..late.as_secs() {
+        stage.hear(client.control, ControlFrame::Ping);
+        stage.wait(secs(1));
+    }
     let (id, outputs) = stage.message(client.link, 1);
-    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)]);
+    assert_eq!(outputs.answered(), [id]);
+    let (id, outputs) = stage.message(client.link, 1);
+    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)], "once");
+    stage.hear(client.control, ControlFrame::Ping);
+    stage.wait(limits().ticket);
+    let (id, outputs) = stage.message(client.link, 2);
+    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)], "and not for ever");
 }
 
 // Clients.

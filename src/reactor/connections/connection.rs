@@ -171,6 +171,12 @@ pub(in crate::reactor) enum Side {
     Proxy,
 }
 
+/// How many bytes had moved when a local side was last looked at, and since when no more have; both as far as they fit.
+struct Moved {
+    count: u32,
+    at_ms: u32,
+}
+
 /// The local side of a session.
 pub(in crate::reactor) struct Local {
     pub side: Side,
@@ -181,6 +187,8 @@ pub(in crate::reactor) struct Local {
     /// Server: what was read before `Started`, kept in case it must be sent again.
     pub retained: Option<Ring>,
     pub traffic: Traffic,
+    /// When bytes were last seen to have moved.
+    moved: Moved,
     /// Its reads fill: worth splicing.
     pub is_bulk: bool,
 }
@@ -194,12 +202,22 @@ impl Local {
             writing: Writing::Open,
             retained: None,
             traffic: Traffic::default(),
+            moved: Moved { count: u32::MAX, at_ms: 0 },
             is_bulk: false,
         }
     }
 
     pub fn is_paired(&self) -> bool {
         self.peer.is_some()
+    }
+
+    /// Looks whether bytes have moved since it was last looked at; returns for how long none have.
+    pub fn quiet_ms(&mut self, now_ms: u32) -> u32 {
+        let count = (self.traffic.received + self.traffic.sent) as u32;
+        if count != self.moved.count {
+            self.moved = Moved { count, at_ms: now_ms };
+        }
+        now_ms.wrapping_sub(self.moved.at_ms)
     }
 
     /// Whether its bytes are still wanted.
@@ -257,5 +275,28 @@ impl Kind {
             Kind::Message(message) => Some(message),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_side_is_quiet_since_bytes_were_last_seen_to_have_moved() {
+        let mut local = Local::new(Side::User);
+        assert_eq!(local.quiet_ms(1_000), 0, "it is looked at for the first time");
+        assert_eq!(local.quiet_ms(1_500), 500);
+        local.traffic.sent += 1;
+        assert_eq!(local.quiet_ms(2_000), 0);
+        local.traffic.received += 1;
+        assert_eq!((local.quiet_ms(u32::MAX), local.quiet_ms(9)), (0, 10), "the clock wraps around");
+    }
+
+    /// A process holds two of these per session.
+    #[test]
+    fn a_connection_takes_little_memory() {
+        use crate::reactor::world::mio_network::MioSocket;
+        assert_eq!(size_of::<Connection<MioSocket>>(), 120);
     }
 }

@@ -19,6 +19,7 @@ use crate::base::deadlines::Deadlines;
 use crate::base::id::{ConnId, kind};
 use crate::base::table::{SLOTS_KEPT, room_for};
 use crate::machine::{CloseReason, Input};
+use crate::wire::record::{Channel, Plain};
 use connection::Turn;
 pub(super) use connection::{Connection, Kind, Life, Local, Message, Reading, Ready, Side, Writing};
 
@@ -148,6 +149,20 @@ impl<S: Socket> Connections<S> {
         self.inbox.shrink_to(SLOTS_KEPT);
     }
 
+    /// Lays the small parts of plain message connections side by side. A burst has put them wherever there was room
+    /// between what it needed on the way, and each of them alone would keep a page in use. `give_back` is called while
+    /// they are out of its way.
+    pub fn repack(&mut self, give_back: impl FnOnce()) {
+        let mut unboxed: Vec<Plain> = self.channels().filter_map(Channel::unbox).collect();
+        give_back();
+        let plain = self.channels().filter(|channel| channel.is_plain());
+        plain.zip(&mut unboxed).for_each(|(channel, plain)| channel.rebox(plain));
+    }
+
+    fn channels(&mut self) -> impl Iterator<Item = &mut Channel> {
+        self.slots.iter_mut().filter_map(|(_, it)| Some(&mut it.kind.message()?.channel))
+    }
+
     // Finding.
 
     /// The connection, marked or not.
@@ -164,6 +179,11 @@ impl<S: Socket> Connections<S> {
     pub fn at(&mut self, slot: u32) -> Option<&mut Connection<S>> {
         let found = self.slots.get_mut(slot as usize)?;
         (!matches!(found.life, Life::Doomed { .. })).then_some(found)
+    }
+
+    /// Every connection is in a slot below this.
+    pub fn slots_end(&self) -> u32 {
+        self.slots.capacity() as u32
     }
 
     /// The connection, if it is open.

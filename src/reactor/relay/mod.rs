@@ -404,6 +404,7 @@ impl<S: Socket> Relay<'_, S> {
                     // The machine hears of it, and dials the next address or refuses the session.
                     CloseReason::DialFailed(_) => {}
                     CloseReason::Shutdown => self.abort_session(message, AbortReason::Shutdown),
+                    CloseReason::Idle => self.abort_session(message, AbortReason::Idle),
                     _ => self.abort_session(message, AbortReason::Reset),
                 }
             }
