@@ -100,6 +100,10 @@ pub struct Limits {
     pub rings_kept: usize,
     /// Pipes for splicing bulk flows of plain message connections; a flow that gets none is read and written.
     pub pipes_max: usize,
+    /// How long a server that starts asks again for an address that is in use.
+    pub listen: Duration,
+    /// Time between two such attempts.
+    pub listen_retry: Duration,
     /// File descriptors kept back from users and strangers.
     pub descriptor_reserve: usize,
     /// File descriptors for users, links and message connections, at the server.
@@ -154,6 +158,8 @@ impl Default for Limits {
             turn_accepts: 16,
             rings_kept: 64,
             pipes_max: 64,
+            listen: Duration::from_secs(5),
+            listen_retry: Duration::from_millis(100),
             descriptor_reserve: 16,
             room: usize::MAX,
         }

@@ -9,12 +9,14 @@ use log::Level;
 
 use super::close::CloseReason;
 use super::ending::Ending;
+use super::fault::Fault;
 use super::input::Traffic;
 use super::name_fault::NameFault;
-use crate::base::address::HostPort;
+use crate::base::address::{HostPort, Listen};
 use crate::base::id::ConnId;
 use crate::base::name::Name;
 use crate::wire::control::{Denial, Refusal, Versions};
+use crate::wire::handshake::HandshakeError;
 
 /// Something that an operator may want to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,6 +125,14 @@ pub enum Fact {
     DrainOver {
         /// How many.
         sessions: usize,
+    },
+
+    /// A server that starts cannot listen yet, because the address is in use.
+    AddressInUse {
+        /// Where.
+        at: Listen,
+        /// How long it tries.
+        time: Duration,
     },
 
     // The client.
@@ -273,15 +283,24 @@ pub enum Fact {
     },
 
     // The reactor.
-    /// The system has run out of something that accepting takes.
+    /// A listener cannot take connections, and is tried again after a pause.
     AcceptPaused {
-        /// What it said.
-        error: String,
+        /// Where it listens.
+        at: SocketAddr,
+        /// What the system said.
+        fault: Fault,
     },
     /// A new connection cannot be watched, and was dropped.
     NotWatched {
         /// What the system said.
-        error: String,
+        fault: Fault,
+    },
+    /// The system does not have a socket option that is good to have.
+    OptionMissing {
+        /// The option.
+        name: &'static str,
+        /// What the system said.
+        fault: Fault,
     },
 }
 
@@ -289,7 +308,9 @@ impl Fact {
     /// How much it matters.
     pub fn level(&self) -> Level {
         match self {
-            Fact::NextAttempt { .. } | Fact::Duplicate { .. } => Level::Debug,
+            // Who only looks whether the port is open is a health check.
+            Fact::NotAdmitted { reason: CloseReason::PeerClosed, .. } => Level::Debug,
+            Fact::NextAttempt { .. } | Fact::Duplicate { .. } | Fact::OptionMissing { .. } => Level::Debug,
             Fact::ClientCame { .. }
             | Fact::ClientGone { .. }
             | Fact::ClientLeaves { .. }
@@ -320,7 +341,8 @@ impl Fact {
             Fact::UserLeft { service, reason, .. } if reason.is_refusal() => {
                 once(reason.cause(), Some(service))
             }
-            Fact::AcceptPaused { .. } => once("accept paused", None),
+            Fact::AcceptPaused { fault, .. } if fault.is_exhaustion() => once("accept exhausted", None),
+            Fact::AcceptPaused { .. } => once("accept failed", None),
             Fact::NotWatched { .. } => once("not watched", None),
             Fact::ClientCame { key, .. } => some("client came", key, LINKS_AT_ONCE),
             Fact::ClientGone { key, .. } => some("client gone", key, LINKS_AT_ONCE),
@@ -355,6 +377,11 @@ const LINKS_AT_ONCE: u32 = 20;
 /// Publications of one key that are told of: a client may have 1,024.
 const PUBLICATIONS_AT_ONCE: u32 = 1_100;
 
+/// What can be done about an error of the system, where the error says it.
+fn write_advice(f: &mut fmt::Formatter<'_>, fault: Fault) -> fmt::Result {
+    fault.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
+}
+
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -386,7 +413,19 @@ impl fmt::Display for Fact {
                     _ => Ok(()),
                 }
             }
-            Fact::NotAdmitted { peer, reason } => write!(f, "{peer} was not admitted: {reason}"),
+            Fact::NotAdmitted { peer, reason } => {
+                write!(f, "{peer} was not admitted: {reason}")?;
+                match reason {
+                    CloseReason::UnknownKey => f.write_str(
+                        "; a running server reads its key file only when it starts: if this key was added since, \
+                         restart it",
+                    ),
+                    CloseReason::Stranger(HandshakeError::Unproved) => {
+                        f.write_str("; its secret is another one: compare the key lines on both sides")
+                    }
+                    _ => Ok(()),
+                }
+            }
             Fact::TicketsExpired { key, count } => {
                 write!(
                     f,
@@ -409,6 +448,9 @@ impl fmt::Display for Fact {
                 write!(f, "draining: {sessions} running sessions have up to {} s to finish", time.as_secs())
             }
             Fact::DrainOver { sessions } => write!(f, "{sessions} sessions had not finished and are reset"),
+            Fact::AddressInUse { at, time } => {
+                write!(f, "cannot listen on {at} yet: the address is in use; trying for {} s", time.as_secs())
+            }
             Fact::Connecting { server } => write!(f, "connecting to {server}"),
             Fact::Connected { link, server, address, key } => {
                 write!(f, "{link} connected to {server} at {address} with key {key}")
@@ -426,7 +468,8 @@ impl fmt::Display for Fact {
             Fact::ServerUnproved { server, key, reason } => write!(
                 f,
                 "{server} did not answer the handshake ({reason}): it does not know key {key}, its secret there \
-                 differs, or the port is not skyorg's control port; compare the key lines on both sides"
+                 differs, or the port is not skyorg's control port; compare the key lines on both sides, and restart \
+                 the server if its line is newer than its start: it reads its key file only then"
             ),
             Fact::NotWelcomed { server, reason } => {
                 write!(f, "{server} ended the connection before it admitted this client: {reason}")
@@ -463,8 +506,20 @@ impl fmt::Display for Fact {
                 )
             }
             Fact::Duplicate { number } => write!(f, "#{number} came again and has been seen already"),
-            Fact::AcceptPaused { error } => write!(f, "cannot take connections for now: {error}"),
-            Fact::NotWatched { error } => write!(f, "a connection cannot be watched: {error}"),
+            Fact::AcceptPaused { at, fault } => {
+                write!(f, "cannot take connections at {at} for now: {fault}")?;
+                write_advice(f, *fault)
+            }
+            Fact::NotWatched { fault } => {
+                write!(f, "a connection cannot be watched: {fault}")?;
+                write_advice(f, *fault)
+            }
+            Fact::OptionMissing { name, fault } => {
+                write!(
+                    f,
+                    "this system does not have the socket option {name}, and sockets go without it: {fault}"
+                )
+            }
         }
     }
 }

@@ -81,7 +81,7 @@ impl<S: Socket> Buffers<S> {
         match connection.flush(self) {
             Ok(()) => connection.is_flushed(),
             Err(error) => {
-                all.reset(id, CloseReason::Io(error.kind()));
+                all.reset(id, CloseReason::Io(error.into()));
                 false
             }
         }

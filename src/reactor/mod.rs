@@ -188,6 +188,9 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                     self.sockets.all.tell(Input::Drain);
                 }
                 Event::HangUp => self.hung_up = true,
+                Event::OptionMissing { name, fault } => {
+                    self.sockets.facts.push_back(Fact::OptionMissing { name, fault });
+                }
             }
         }
         self.settle();

@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(400);
 /// In this time the pool is as it was: what a burst left over is retired.
 const RECOVERY: Duration = Duration::from_secs(260);
 
+/// EPERM, ENETDOWN, EPROTO, ECONNABORTED, EMFILE and ENOMEM (errno(3)), as accept(2) may say them again and again.
+const UNFORESEEN: [i32; 6] = [1, 100, 71, 103, 24, 12];
+
 /// Where users of a service connect.
 pub fn request_address(service: usize) -> SocketAddr {
     SocketAddr::new(SERVER_IP, [33333, 33336][service])
@@ -83,6 +86,8 @@ pub enum Tale {
     SlowName,
     /// The server is replaced by another while sessions run, and nothing else goes wrong.
     Replaced,
+    /// For some seconds no connection can be taken, for a reason that nobody foresaw; users come meanwhile.
+    Forbidden,
     /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
     Unspliced,
 }
@@ -105,6 +110,10 @@ impl Tale {
                 .map(|fault| (at, Coming::Fault(fault)))
                 .collect(),
             Tale::Unspliced | Tale::SlowName => Vec::new(),
+            Tale::Forbidden => {
+                let error = UNFORESEEN[rng.usize(..UNFORESEEN.len())];
+                vec![(at, Coming::Fault(Fault::NoAccept { error, lasts: Duration::from_secs(4) }))]
+            }
             _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
         };
         let span_ms = match self {
@@ -213,8 +222,9 @@ impl World {
         trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
         let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
         let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
-        let strict = matches!(tale, Tale::Holed | Tale::Failed | Tale::SlowName | Tale::Replaced)
-            || faultless && shape.accept_errors == 0.0;
+        let strict =
+            matches!(tale, Tale::Holed | Tale::Failed | Tale::SlowName | Tale::Replaced | Tale::Forbidden)
+                || faultless && shape.accept_errors == 0.0;
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
             net,
@@ -272,7 +282,12 @@ impl World {
         }
         if !matches!(
             self.tale,
-            Tale::Anything | Tale::Failed | Tale::Unspliced | Tale::SlowName | Tale::Replaced
+            Tale::Anything
+                | Tale::Failed
+                | Tale::Unspliced
+                | Tale::SlowName
+                | Tale::Replaced
+                | Tale::Forbidden
         ) {
             let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);

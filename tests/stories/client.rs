@@ -11,7 +11,9 @@ use skyorg::base::id::{ConnId, LinkId, NameId};
 use skyorg::client::Client;
 use skyorg::config::limits::Limits;
 use skyorg::config::{ClientConfig, Key};
-use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Input, Manner, NameFault, Output, SessionEvent};
+use skyorg::machine::{
+    CloseReason, Dial, Dialled, Fact, Fault, Input, Manner, NameFault, Output, SessionEvent,
+};
 use skyorg::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
     Versions, Want, Welcome,
@@ -20,7 +22,7 @@ use skyorg::wire::frame::{AbortReason, Start};
 use skyorg::wire::handshake::{Purpose, Secret, key_id};
 
 const HEARTBEAT: Duration = Duration::from_secs(30);
-const REFUSED: CloseReason = CloseReason::DialFailed(std::io::ErrorKind::ConnectionRefused);
+const REFUSED: CloseReason = CloseReason::DialFailed(Fault::Kind(std::io::ErrorKind::ConnectionRefused));
 
 /// A client whose names and dials are answered by the test.
 struct Stage(Story<Client>);

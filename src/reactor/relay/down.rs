@@ -73,7 +73,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                         stash(&mut message.input, &mut self.relay.buffers.rings, &raw[..filled]);
                         continue;
                     }
-                    Err(error) => return self.relay.all.reset(id, CloseReason::Io(error.kind())),
+                    Err(error) => return self.relay.all.reset(id, CloseReason::Io(error.into())),
                 }
             }
             let Some((consumed, met)) = self.open_records(filled) else { return };
@@ -150,7 +150,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             match written {
                 Ok(()) if left => self.relay.all.queue(local),
                 Ok(()) => {}
-                Err(error) => self.relay.fail_local_writing(local, error.kind()),
+                Err(error) => self.relay.fail_local_writing(local, error.into()),
             }
         }
         if let Err(reason) = outcome {
