@@ -138,12 +138,12 @@ fn serve(arguments: ServerArguments) -> Result<(), Failure> {
     let (config, made) = server_config(arguments)?;
     if let Some(path) = made {
         // Printed at every log level: the operator needs these lines to go on.
-        let mut stderr = io::stderr();
-        let _ = writeln!(stderr, "There was no key file, so one was made: {}", path.display());
-        let _ = writeln!(
-            stderr,
-            "Copy it to ~/.config/skyorg/key on the client's machine; its one line is the client's key."
+        let lines = format!(
+            "There was no key file, so one was made: {}\n\
+             Copy it to ~/.config/skyorg/key on the client's machine; its one line is the client's key.\n",
+            path.display()
         );
+        let _ = io::stderr().write_all(lines.as_bytes());
     }
     let server = match Server::bind(config) {
         Err(StartError::AskedToEnd) => return Ok(()),

@@ -30,7 +30,7 @@ pub(super) struct Names(Slots<kind::Name, Entry>);
 impl Names {
     /// Adds a name; `None` if there are as many as can be named.
     pub fn add(&mut self, host: &HostPort) -> Option<NameId> {
-        let found = host.numeric().into_iter().collect();
+        let found = host.known();
         let (host, waiting) = (host.clone(), BTreeMap::new());
         self.0.insert(Entry { host, found, fresh_until: None, failed: false, asked: false, waiting }).ok()
     }
@@ -44,12 +44,12 @@ impl Names {
     pub fn is_stale(&self, id: NameId, agenda: &Agenda) -> bool {
         let Some(entry) = self.0.get(id) else { return false };
         let fresh = entry.fresh_until.is_some_and(|until| agenda.now < until);
-        entry.host.numeric().is_none() && !fresh
+        entry.host.known().is_empty() && !fresh
     }
 
     /// Whether a name must be asked for anew with each attempt: it is not numeric.
     pub fn must_be_asked(&self, id: NameId) -> bool {
-        self.0.get(id).is_some_and(|entry| entry.host.numeric().is_none())
+        self.0.get(id).is_some_and(|entry| entry.host.known().is_empty())
     }
 
     /// Whether the last lookup of a name failed.
