@@ -22,8 +22,8 @@ use skyorg::base::id::{ConnId, ListenerId, NameId, kind};
 use skyorg::base::slots::Slots;
 use skyorg::config::limits::Limits;
 use skyorg::machine::{
-    CloseReason, Dial, Dialled, Door, Input, Machine, Manner, Output, SessionEvent, Surroundings, Traffic,
-    drive, drive_timeout,
+    CloseReason, Dial, Dialled, Door, Input, Lookup, Machine, Manner, Output, SessionEvent, Surroundings,
+    Traffic, drive, drive_timeout,
 };
 use skyorg::reactor::world::mio_network::set_accepted_options;
 use skyorg::wire::control::ControlFrame;
@@ -303,9 +303,11 @@ impl Tasks {
         let HostPort { host, port } = host;
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            let found = tokio::net::lookup_host((&*host, port)).await;
-            let addresses = found.map_or(Vec::new(), Iterator::collect);
-            shared.input(Input::Resolved { name, addresses });
+            let lookup = match tokio::net::lookup_host((&*host, port)).await {
+                Ok(found) => Lookup::Found(found.collect()),
+                Err(error) => Lookup::Failed(error.to_string().into()),
+            };
+            shared.input(Input::Resolved { name, lookup });
         });
     }
 

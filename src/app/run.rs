@@ -1,5 +1,5 @@
-//! From a configuration to a running loop: raises the limit of descriptors and lowers our own to what the system allows,
-//! hands the machine to the reactor, and then binds the ports.
+//! From a configuration to a running loop: raises the limit of descriptors and lowers our own to what the system
+//! allows, hands the machine to the reactor, and then binds the ports.
 
 use std::fmt;
 use std::io;
@@ -17,7 +17,7 @@ use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
 use crate::config::limits::Limits;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::machine::{Fault, Machine};
+use crate::machine::{Advised, Fault, Machine};
 use crate::reactor::Reactor;
 use crate::reactor::world::mio_network::MioNetwork;
 use crate::server::{ListenerState, ListenerUse, Server as ServerMachine};
@@ -88,26 +88,21 @@ pub enum StartError {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fault = match self {
+        match self {
             StartError::Listen { what, at, fault } => {
-                write!(f, "cannot listen on {at} for {what}: {fault}")?;
+                write!(f, "cannot listen on {at} for {what}: {}", Advised(*fault))?;
                 match fault.kind() {
-                    io::ErrorKind::AddrInUse => return write!(f, "; {}", in_use::Advice(at.port())),
+                    io::ErrorKind::AddrInUse => write!(f, "; {}", in_use::Advice(at.port())),
                     io::ErrorKind::PermissionDenied if at.port() < 1024 => {
-                        f.write_str("; choose a port above 1023, or run with the right to it")?;
+                        f.write_str("; choose a port above 1023, or run with the right to it")
                     }
-                    io::ErrorKind::AddrNotAvailable => f.write_str("; choose an address of this host")?,
-                    _ => {}
+                    io::ErrorKind::AddrNotAvailable => f.write_str("; choose an address of this host"),
+                    _ => Ok(()),
                 }
-                fault
             }
-            StartError::System(what, fault) => {
-                write!(f, "the system gives no {what}: {fault}")?;
-                fault
-            }
-            StartError::AskedToEnd => return f.write_str("asked to end"),
-        };
-        fault.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
+            StartError::System(what, fault) => write!(f, "the system gives no {what}: {}", Advised(*fault)),
+            StartError::AskedToEnd => f.write_str("asked to end"),
+        }
     }
 }
 
@@ -206,6 +201,7 @@ fn turn<M: Machine>(reactor: &mut Reactor<M, MioNetwork>, report: &mut Report) -
     for fact in reactor.facts() {
         report.take(&fact, now);
     }
+    report.tell_left_out(now);
     if reactor.take_hang_up() {
         journal::open_again();
     }

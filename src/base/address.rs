@@ -185,8 +185,8 @@ impl fmt::Display for BadAddress {
                 "wanted PORT for all interfaces, or IP:PORT, such as 8080, 127.0.0.1:8080 or [::1]:8080"
             }
             Self::Zone => {
-                "no network interface of this host has the name behind '%', or the address is not one of a link, such as \
-                 [fe80::1%eth0]:8080"
+                "no network interface of this host has the name behind '%', or the address is not one of a link, such \
+                 as [fe80::1%eth0]:8080"
             }
             Self::Slash => "wanted HOST:PORT, such as localhost:8080; leave out http:// and any path",
             Self::NoHost => "the host is missing: wanted HOST:PORT, such as db.lan:5432",

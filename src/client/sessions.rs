@@ -4,10 +4,12 @@
 //! A local server is dialled at most once per session that has not been seen before.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::dials::Way;
-use super::names::Names;
+use super::names::{Consulted, Names};
 use super::seen::Seen;
 use crate::base::address::{HostPort, PackedAddress};
 use crate::base::id::{ConnId, LinkId, NameId, kind};
@@ -16,6 +18,9 @@ use crate::base::table::Table;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Traffic};
 use crate::wire::control::{Denial, GrantedAddress, PublicationNumber};
 use crate::wire::frame::{AbortReason, Sid, Start};
+
+/// Attempts that are kept when they are over.
+const ATTEMPTS_KEPT: usize = 64;
 
 /// What the client publishes.
 pub(super) struct Published {
@@ -55,6 +60,17 @@ struct Session {
     first_sid: Sid,
     /// The proxy connection, once one is dialled.
     proxy: Option<ConnId>,
+    /// While its local server is sought.
+    attempt: Option<Box<Attempt>>,
+}
+
+/// How far a session has come in seeking its local server. It remembers addresses, because those of a name may change.
+#[derive(Default)]
+struct Attempt {
+    /// Addresses that were tried, the last one perhaps not to its end.
+    tried: Vec<SocketAddr>,
+    /// Why the first of them failed that tells something of the local server.
+    reason: Option<CloseReason>,
 }
 
 /// The user of a session.
@@ -63,8 +79,6 @@ struct UserOf {
     number: u64,
     address: PackedAddress,
     publication: PublicationNumber,
-    /// How many of the local server's addresses were tried for it. It stands here because there is room.
-    tried: u16,
     since: Instant,
 }
 
@@ -83,12 +97,21 @@ pub(super) struct Sessions {
     proxies: Table<kind::Connection, Proxy>,
     /// Sessions that run.
     running: usize,
+    /// Some attempts that are over, for the next ones to use.
+    attempts: Vec<Box<Attempt>>,
 }
 
 impl Sessions {
     /// No sessions of these publications.
     pub fn new(published: BTreeMap<PublicationNumber, Published>) -> Sessions {
-        Sessions { published, messages: Table::default(), proved: 0, proxies: Table::default(), running: 0 }
+        Sessions {
+            published,
+            messages: Table::default(),
+            proved: 0,
+            proxies: Table::default(),
+            running: 0,
+            attempts: Vec::new(),
+        }
     }
 
     // Message connections.
@@ -187,10 +210,9 @@ impl Sessions {
             number: start.number,
             address: start.user.into(),
             publication: start.publication,
-            tried: 0,
             since: agenda.now,
         };
-        let session = Session { user, sid: start.sid, first_sid, proxy: None };
+        let session = Session { user, sid: start.sid, first_sid, proxy: None, attempt: None };
         // The end of the session before may not have been told of yet.
         let was_busy = matches!(message.state, State::Busy(_));
         self.running += usize::from(!was_busy);
@@ -245,64 +267,68 @@ impl Sessions {
         agenda.fact(Fact::Duplicate { number: start.number });
     }
 
-    /// Dials the next address of the session's local server, or has its name resolved first.
+    /// Seeks a session's local server: dials it, or waits for its name's addresses first.
     fn dial(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
+        let Some(State::Busy(session)) = self.state(id) else { return };
+        let Some(published) = self.published.get(&session.user.publication) else {
+            return refuse(id, agenda);
+        };
+        // A session that must wait for a name waits no longer than for a local server.
+        let last = session.user.since + agenda.limits.local_dial;
+        let until = match names.consult(published.name, agenda) {
+            Consulted::Go => return self.dial_next(id, names, agenda),
+            Consulted::WaitUntil(until) => until.min(last),
+            Consulted::Wait => last,
+        };
+        names.wait(published.name, id, session.sid);
+        agenda.at(id, Some(until));
+    }
+
+    /// Dials the first address of the session's local server that was not tried.
+    fn dial_next(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
         let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else { return };
         let Some(published) = self.published.get(&session.user.publication) else {
             return refuse(id, agenda);
         };
-        let last = session.user.since + agenda.limits.local_dial;
-        if names.is_stale(published.name, agenda) {
-            names.ask(published.name, agenda);
-            // What is known is used meanwhile. A session that must wait for a name waits no longer than for a local
-            // server.
-            if names.found(published.name).is_empty() {
-                names.wait(published.name, id, session.sid);
-                return agenda.at(id, Some(last));
-            }
-        }
-        if names.has_failed(published.name) {
-            let outdated = !names.found(published.name).is_empty();
-            let fault = if outdated { NameFault::Outdated } else { NameFault::Unresolved };
-            published.tell_name(fault, agenda);
-        }
         let found = names.found(published.name);
-        let left = found.len().saturating_sub(session.user.tried.into());
-        let Some(&address) = found.get(usize::from(session.user.tried)) else { return refuse(id, agenda) };
-        session.user.tried += 1;
+        if let Some(why) = names.failure(published.name) {
+            let fault = if found.is_empty() { NameFault::Unresolved } else { NameFault::Outdated };
+            published.tell_name(fault(why.into()), agenda);
+        }
+        let attempt = session.attempt.get_or_insert_with(|| self.attempts.pop().unwrap_or_default());
+        let mut left = found.iter().filter(|address| !attempt.tried.contains(address));
+        let Some(&address) = left.next() else { return refuse(id, agenda) };
         // Each address gets its share of what is left of the time.
-        let share = last.saturating_duration_since(agenda.now) / left.max(1) as u32;
+        let last = session.user.since + agenda.limits.local_dial;
+        let share = last.saturating_duration_since(agenda.now) / (1 + left.count() as u32);
+        attempt.tried.push(address);
         let deadline = agenda.now + share;
         agenda.push(Output::Dial { dial: Dial::Proxy(id, session.sid), address, deadline });
     }
 
-    /// A name was resolved, or not: the sessions that waited for it go on.
+    /// A name was looked up: the sessions that waited for it go on.
     pub fn resolved(&mut self, waiting: BTreeMap<ConnId, Sid>, names: &mut Names, agenda: &mut Agenda) {
         for (id, sid) in waiting {
             let Some(State::Busy(session)) = self.state(id) else { continue };
-            let waits = session.sid == sid && session.proxy.is_none() && session.user.tried == 0;
-            let Some(published) = self.published.get(&session.user.publication).filter(|_| waits) else {
-                continue;
-            };
-            agenda.at(id, None);
-            // A name that leads nowhere is not asked for again on behalf of sessions that have waited for it.
-            if names.found(published.name).is_empty() {
-                published.tell_name(NameFault::Unresolved, agenda);
-                refuse(id, agenda);
-            } else {
-                self.dial(id, names, agenda);
+            if session.sid == sid && session.proxy.is_none() && session.attempt.is_none() {
+                agenda.at(id, None);
+                // A name that leads nowhere is not asked for again on behalf of sessions that have waited for it.
+                self.dial_next(id, names, agenda);
             }
         }
     }
 
-    /// A session has waited for its local server's name as long as it may.
-    pub fn due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        if let Some(State::Busy(session)) = self.state(id) {
-            if let Some(published) = self.published.get(&session.user.publication) {
-                published.tell_name(NameFault::Late, agenda);
-            }
-            refuse(id, agenda);
+    /// A session has waited for its local server's name as long as it may: what was known before is good enough.
+    pub fn due(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
+        let Some(State::Busy(session)) = self.state(id) else { return };
+        let Some(published) = self.published.get(&session.user.publication) else {
+            return refuse(id, agenda);
+        };
+        if names.found(published.name).is_empty() {
+            published.tell_name(NameFault::Late, agenda);
+            return refuse(id, agenda);
         }
+        self.dial_next(id, names, agenda);
     }
 
     /// Both directions of a session have ended.
@@ -326,6 +352,28 @@ impl Sessions {
             }
             // Its message connection is gone; so will it be.
             _ => agenda.reset(id, CloseReason::LinkLost),
+        }
+    }
+
+    /// A proxy connection stands: its address is tried first from now on.
+    pub fn proxy_connected(&mut self, id: ConnId, names: &mut Names) {
+        let Some(message) = self.proxies.get(id).map(|proxy| proxy.message) else { return };
+        let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
+            return;
+        };
+        if session.proxy != Some(id) {
+            return;
+        }
+        let Some(mut attempt) = session.attempt.take() else { return };
+        if let (Some(published), Some(&address)) =
+            (self.published.get(&session.user.publication), attempt.tried.last())
+        {
+            names.worked(published.name, address);
+        }
+        if self.attempts.len() < ATTEMPTS_KEPT {
+            attempt.tried.clear();
+            attempt.reason = None;
+            self.attempts.push(attempt);
         }
     }
 
@@ -382,14 +430,32 @@ impl Sessions {
             return;
         }
         session.proxy = None;
-        let Some(published) = self.published.get(&user.publication) else { return };
-        let more = usize::from(session.user.tried) < names.found(published.name).len();
-        if more && agenda.now < user.since + agenda.limits.local_dial {
-            return self.dial(message, names, agenda);
+        let (Some(published), Some(attempt)) = (self.published.get(&user.publication), &mut session.attempt)
+        else {
+            return;
+        };
+        names.ask_again(published.name, agenda);
+        let told = attempt.reason.get_or_insert(reason);
+        if is_of_this_host(*told) {
+            *told = reason;
         }
-        self.tell_failed(user, reason, agenda);
+        let told = *told;
+        let more = names.found(published.name).iter().any(|address| !attempt.tried.contains(address));
+        if more && agenda.now < user.since + agenda.limits.local_dial {
+            return self.dial_next(message, names, agenda);
+        }
+        self.tell_failed(user, told, agenda);
         refuse(message, agenda);
     }
+}
+
+/// Whether a dial failed before it left this host, which tells nothing of a local server elsewhere.
+fn is_of_this_host(reason: CloseReason) -> bool {
+    let CloseReason::DialFailed(fault) = reason else { return false };
+    matches!(
+        fault.kind(),
+        ErrorKind::AddrNotAvailable | ErrorKind::NetworkUnreachable | ErrorKind::Unsupported
+    )
 }
 
 fn refuse(message: ConnId, agenda: &mut Agenda) {
@@ -403,6 +469,6 @@ mod tests {
     /// A client holds one of these per idle session, and two of its user.
     #[test]
     fn a_session_takes_little_memory() {
-        assert_eq!((size_of::<Message>(), size_of::<Proxy>()), (80, 56));
+        assert_eq!((size_of::<Message>(), size_of::<Proxy>()), (88, 56));
     }
 }

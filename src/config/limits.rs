@@ -67,8 +67,13 @@ pub struct Limits {
     pub local_dial_max: Duration,
     /// How long a resolved name of a local server is used before it is resolved anew.
     pub resolved: Duration,
-    /// How long after a failed lookup a name is asked for again.
+    /// How long after a lookup a name is asked for again at the earliest, on behalf of sessions or after a failed dial.
+    /// "No such name" counts when it comes again after that.
     pub resolve_retry: Duration,
+    /// How long addresses are kept that could not be renewed.
+    pub resolved_kept: Duration,
+    /// How long a session waits for fresh addresses before it uses old ones.
+    pub resolve_wait: Duration,
     /// Least and most delay before the client dials the server again; full jitter below the current one.
     pub reconnect: (Duration, Duration),
     /// Least delay before the client dials a server again that has refused it.
@@ -143,6 +148,8 @@ impl Default for Limits {
             local_dial_max: Duration::from_secs(30),
             resolved: Duration::from_secs(10),
             resolve_retry: Duration::from_secs(1),
+            resolved_kept: Duration::from_secs(24 * 3600),
+            resolve_wait: Duration::from_millis(100),
             reconnect: (Duration::from_millis(100), Duration::from_secs(30)),
             refused: Duration::from_secs(1),
             abort_flush: Duration::from_secs(1),

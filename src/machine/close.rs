@@ -119,6 +119,19 @@ impl CloseReason {
         }
     }
 
+    /// What an operator can do about a stranger that went for this reason, if it is a client.
+    pub fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::UnknownKey => Some(
+                "a running server reads its key file only when it starts: if this key was added since, restart it",
+            ),
+            Self::Stranger(HandshakeError::Unproved) => {
+                Some("its secret is another one: compare the key lines on both sides")
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a user that goes for this reason was never served.
     pub fn is_refusal(self) -> bool {
         matches!(self, Self::NoClient | Self::Full | Self::NotStarted | Self::Aborted(AbortReason::Refused))

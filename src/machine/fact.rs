@@ -9,14 +9,14 @@ use log::Level;
 
 use super::close::CloseReason;
 use super::ending::Ending;
-use super::fault::Fault;
+use super::fault::{Advised, Fault};
 use super::input::Traffic;
 use super::name_fault::NameFault;
+use super::throttle::{LINKS_AT_ONCE, PUBLICATIONS_AT_ONCE, Throttle};
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::ConnId;
 use crate::base::name::Name;
 use crate::wire::control::{Denial, Refusal, Versions};
-use crate::wire::handshake::HandshakeError;
 
 /// Something that an operator may want to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -224,6 +224,8 @@ pub enum Fact {
         host: HostPort,
         /// What it is for.
         purpose: &'static str,
+        /// Why.
+        why: Box<str>,
     },
     /// A session needs the name of its local server, and something is wrong with it.
     LocalName {
@@ -361,27 +363,6 @@ impl Fact {
     }
 }
 
-/// By what a fact is throttled: its cause, whose it is, and how many of both are told before the others are counted.
-#[derive(Clone, Copy, Debug)]
-pub struct Throttle<'f> {
-    /// What happened.
-    pub cause: &'static str,
-    /// The key or the service that it happened to.
-    pub key: Option<&'f Name>,
-    /// How many are told at once.
-    pub at_once: u32,
-}
-
-/// Clients of one key that come or go, and are told of before the others are counted.
-const LINKS_AT_ONCE: u32 = 20;
-/// Publications of one key that are told of: a client may have 1,024.
-const PUBLICATIONS_AT_ONCE: u32 = 1_100;
-
-/// What can be done about an error of the system, where the error says it.
-fn write_advice(f: &mut fmt::Formatter<'_>, fault: Fault) -> fmt::Result {
-    fault.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
-}
-
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -415,16 +396,7 @@ impl fmt::Display for Fact {
             }
             Fact::NotAdmitted { peer, reason } => {
                 write!(f, "{peer} was not admitted: {reason}")?;
-                match reason {
-                    CloseReason::UnknownKey => f.write_str(
-                        "; a running server reads its key file only when it starts: if this key was added since, \
-                         restart it",
-                    ),
-                    CloseReason::Stranger(HandshakeError::Unproved) => {
-                        f.write_str("; its secret is another one: compare the key lines on both sides")
-                    }
-                    _ => Ok(()),
-                }
+                reason.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
             }
             Fact::TicketsExpired { key, count } => {
                 write!(
@@ -480,8 +452,8 @@ impl fmt::Display for Fact {
             Fact::ServerDrains { server } => write!(f, "{server} drains; its running sessions go on"),
             Fact::LinkLost { server, reason } => write!(f, "connection to {server} ended: {reason}"),
             Fact::NextAttempt { pause } => write!(f, "next attempt in {:.1} s", pause.as_secs_f64()),
-            Fact::Unresolved { host, purpose } => {
-                write!(f, "the name {} of {purpose} could not be resolved", host.host)
+            Fact::Unresolved { host, purpose, why } => {
+                write!(f, "the name {} of {purpose} could not be resolved ({why})", host.host)
             }
             Fact::LocalName { service, local, fault } => {
                 write!(f, "service {service}: the name {} of its local server {fault}", local.host)
@@ -507,13 +479,9 @@ impl fmt::Display for Fact {
             }
             Fact::Duplicate { number } => write!(f, "#{number} came again and has been seen already"),
             Fact::AcceptPaused { at, fault } => {
-                write!(f, "cannot take connections at {at} for now: {fault}")?;
-                write_advice(f, *fault)
+                write!(f, "cannot take connections at {at} for now: {}", Advised(*fault))
             }
-            Fact::NotWatched { fault } => {
-                write!(f, "a connection cannot be watched: {fault}")?;
-                write_advice(f, *fault)
-            }
+            Fact::NotWatched { fault } => write!(f, "a connection cannot be watched: {}", Advised(*fault)),
             Fact::OptionMissing { name, fault } => {
                 write!(
                     f,

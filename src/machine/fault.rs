@@ -119,6 +119,16 @@ impl fmt::Display for Fault {
     }
 }
 
+/// An error with what can be done about it, where that follows from it.
+pub struct Advised(pub Fault);
+
+impl fmt::Display for Advised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        self.0.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -179,9 +179,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                     }
                 }
                 Event::Acceptable(slot) => self.sockets.listeners.note_ready(slot),
-                Event::Resolved(name, addresses) => {
-                    self.sockets.all.tell(Input::Resolved { name, addresses });
-                }
+                Event::Resolved(name, lookup) => self.sockets.all.tell(Input::Resolved { name, lookup }),
                 Event::Terminate if self.terminated => self.sockets.all.tell(Input::GiveUp),
                 Event::Terminate => {
                     self.terminated = true;

@@ -377,8 +377,8 @@ impl Line {
     }
 }
 
-/// Why a stranger failed that ended after so many bytes: one that said nothing has only looked whether the port is open,
-/// however it left, and one that left in mid-sentence does not speak our language.
+/// Why a stranger failed that ended after so many bytes: one that said nothing has only looked whether the port is
+/// open, however it left, and one that left in mid-sentence does not speak our language.
 fn unspoken(reason: CloseReason, said_bytes: usize) -> CloseReason {
     match reason {
         CloseReason::Io(fault) if said_bytes == 0 && fault.kind() == io::ErrorKind::ConnectionReset => {

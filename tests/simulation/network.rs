@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::id::{ConnId, ListenerId, NameId};
+use skyorg::machine::Lookup;
 use skyorg::reactor::world::network::{Accepted, Event, Network, Socket};
 
 use super::tcp::{EndId, Host, Listener, Net};
@@ -84,8 +85,8 @@ impl Network for VirtualNetwork {
     }
 
     fn resolve(&mut self, name: NameId, host: HostPort) {
-        let addresses = self.names.get(&*host.host).cloned().unwrap_or_default();
-        self.net.borrow_mut().answer_later(self.host, Event::Resolved(name, addresses));
+        let lookup = self.names.get(&*host.host).cloned().map_or(Lookup::NoSuchName, Lookup::Found);
+        self.net.borrow_mut().answer_later(self.host, Event::Resolved(name, lookup));
     }
 }
 

@@ -128,8 +128,8 @@ impl Network for MioNetwork {
         for event in &self.events {
             match event.token() {
                 WAKER => {
-                    while let Some((name, addresses)) = self.resolver.answer() {
-                        out.push(Event::Resolved(name, addresses));
+                    while let Some((name, lookup)) = self.resolver.answer() {
+                        out.push(Event::Resolved(name, lookup));
                     }
                 }
                 SIGNALS => out.extend(self.signals.pending().filter_map(asked_by)),

@@ -65,8 +65,8 @@ impl Options {
         Ok(())
     }
 
-    /// The options of an accepted connection. Linux hands on the listener's own (tcp(7)); others may not. But a listener
-    /// on all interfaces does not know which peers will connect.
+    /// The options of an accepted connection. Linux hands on the listener's own (tcp(7)); others may not. But a
+    /// listener on all interfaces does not know which peers will connect.
     pub fn set_accepted(&mut self, socket: &SockRef, peer: SocketAddr) -> io::Result<()> {
         if cfg!(target_os = "linux") {
             unpace(socket, peer);
