@@ -25,7 +25,7 @@ use skyorg::machine::{
     CloseReason, Dial, Dialled, Door, Input, Lookup, Machine, Manner, Output, SessionEvent, Surroundings,
     Traffic, drive, drive_timeout,
 };
-use skyorg::reactor::world::mio_network::set_accepted_options;
+use skyorg::reactor::world::options::Options;
 use skyorg::wire::control::ControlFrame;
 use skyorg::wire::frame::{AbortReason, Start};
 use skyorg::wire::handshake::Secret;
@@ -240,7 +240,7 @@ impl Tasks {
                 match listener.accept().await {
                     Ok((stream, peer)) => {
                         // If it is over already, its reader or writer will find out.
-                        let _ = set_accepted_options(&SockRef::from(&stream), peer);
+                        let _ = Options::default().set_accepted(&SockRef::from(&stream), peer);
                         shared.tell(Event::Accepted(door, stream, peer));
                     }
                     Err(error) => {

@@ -150,6 +150,14 @@ fn accepting_that_fails_for_any_reason_pauses_and_loses_nobody() {
 }
 
 #[test]
+fn a_name_server_that_fails_loses_nobody_once_it_has_answered() {
+    for seed in 0..64 {
+        let _seed = Seed(seed);
+        World::tell(seed, Tale::Nameless).live();
+    }
+}
+
+#[test]
 fn a_client_that_is_gone_is_forgotten() {
     for seed in 0..16 {
         let _seed = Seed(seed);

@@ -133,6 +133,8 @@ pub struct Shape {
     pub instant: f64,
     /// How long a name takes to be resolved.
     pub name_delay: Duration,
+    /// How often a lookup fails of a name that was found before.
+    pub name_failures: f64,
 }
 
 pub struct Listener {
