@@ -135,7 +135,7 @@ impl Gateway {
     fn begin_to_dial(&mut self, names: &Names, agenda: &mut Agenda) {
         self.due = None;
         self.left = names.found(self.settings.name).iter().copied().collect();
-        if self.left.is_empty() {
+        if self.left.is_empty() || names.failure(self.settings.name).is_some() {
             names.tell_unresolved(self.settings.name, "the server", agenda);
         }
         self.dial(agenda);

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, NameId, kind};
@@ -23,6 +23,8 @@ const NO_SUCH_NAME: &str = "no such name";
 /// A host name.
 struct Entry {
     host: HostPort,
+    /// It is looked up: its addresses are not known without that.
+    is_looked_up: bool,
     /// Its addresses; the one that worked last comes first.
     found: Vec<SocketAddr>,
     /// The address that worked last.
@@ -59,9 +61,11 @@ pub(super) struct Names(Slots<kind::Name, Entry>);
 impl Names {
     /// Adds a name; `None` if there are as many as can be named.
     pub fn add(&mut self, host: &HostPort) -> Option<NameId> {
+        let found = host.known();
         let entry = Entry {
-            found: host.known(),
             host: host.clone(),
+            is_looked_up: found.is_empty(),
+            found,
             worked: None,
             found_at: None,
             absent_since: None,
@@ -92,8 +96,11 @@ impl Names {
     pub fn ask(&mut self, id: NameId, agenda: &mut Agenda) {
         if let Some(entry) = self.0.get_mut(id)
             && entry.asked_at.is_none()
-            && entry.host.known().is_empty()
+            && entry.is_looked_up
         {
+            if entry.age(agenda).is_some_and(|age| age >= agenda.limits.resolved_kept) {
+                entry.forget();
+            }
             entry.asked_at = Some(agenda.now);
             agenda.push(Output::Resolve { name: id, host: entry.host.clone() });
         }
@@ -109,23 +116,17 @@ impl Names {
 
     /// A session needs the addresses: asks for them where it is time for that, and says whether it waits.
     pub fn consult(&mut self, id: NameId, agenda: &mut Agenda) -> Consulted {
-        let Some(entry) = self.0.get_mut(id) else { return Consulted::Go };
-        if !entry.host.known().is_empty() {
-            return Consulted::Go;
-        }
-        let limits = agenda.limits.clone();
-        let age = entry.found_at.map(|at| agenda.now.saturating_duration_since(at));
-        if age.is_some_and(|age| age >= limits.resolved_kept) {
-            entry.forget();
-        }
-        let is_fresh = age.is_some_and(|age| age < limits.resolved);
-        if age.is_none_or(|age| age >= limits.resolved.mul_f64(RENEWED_AFTER)) {
+        let fresh_for = agenda.limits.resolved;
+        let Some(entry) = self.0.get(id).filter(|entry| entry.is_looked_up) else { return Consulted::Go };
+        let age = entry.age(agenda);
+        if age.is_none_or(|age| age >= fresh_for.mul_f64(RENEWED_AFTER)) {
             self.ask_again(id, agenda);
         }
+        let is_fresh = age.is_some_and(|age| age < fresh_for);
         let Some(entry) = self.0.get(id) else { return Consulted::Go };
         match entry.asked_at {
             Some(asked_at) if !is_fresh && !entry.found.is_empty() => {
-                let until = asked_at + limits.resolve_wait;
+                let until = asked_at + agenda.limits.resolve_wait;
                 if agenda.now < until { Consulted::WaitUntil(until) } else { Consulted::Go }
             }
             Some(_) if entry.found.is_empty() => Consulted::Wait,
@@ -180,6 +181,11 @@ impl Names {
 }
 
 impl Entry {
+    /// How long ago its addresses were found.
+    fn age(&self, agenda: &Agenda) -> Option<Duration> {
+        self.found_at.map(|at| agenda.now.saturating_duration_since(at))
+    }
+
     fn forget(&mut self) {
         (self.found, self.found_at) = (Vec::new(), None);
     }

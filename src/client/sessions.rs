@@ -98,6 +98,7 @@ pub(super) struct Sessions {
     /// Sessions that run.
     running: usize,
     /// Some attempts that are over, for the next ones to use.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
     attempts: Vec<Box<Attempt>>,
 }
 

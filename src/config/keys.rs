@@ -557,10 +557,10 @@ mod tests {
     #[test]
     fn each_way_makes_a_file_that_only_its_owner_reads_and_replaces_none() {
         let lacks: Way = |_, _| Err(io::ErrorKind::Unsupported.into());
-        for number in 0..WAYS.len() {
+        for (number, way) in WAYS.into_iter().enumerate() {
             let folder = Folder::new();
             let path = folder.0.join("key");
-            let ways = [lacks, WAYS[number], lacks];
+            let ways = [lacks, way, lacks];
             assert!(make_file(&path, &ways).expect("makes"), "way {number}");
             let made = read_file(&path).expect("it is whole");
             assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::fault::Fault;
+use super::fault::{Advised, Fault};
 use crate::wire::frame::AbortReason;
 use crate::wire::handshake::{HandshakeError, Purpose};
 
@@ -82,7 +82,7 @@ impl fmt::Display for CloseReason {
             Self::Finished => f.write_str("finished"),
             Self::PeerClosed => f.write_str("closed by the peer"),
             Self::Io(fault) => write!(f, "{fault}"),
-            Self::DialFailed(fault) => write!(f, "could not connect: {fault}"),
+            Self::DialFailed(fault) => write!(f, "could not connect: {}", Advised(*fault)),
             Self::Aborted(reason) => write!(f, "aborted: {reason}"),
             Self::Truncated => f.write_str("its message connection broke"),
             Self::ProtocolError => f.write_str("protocol error"),

@@ -354,6 +354,7 @@ impl Fact {
             Fact::PublicationDenied { service, .. } => once("publication denied", Some(service)),
             Fact::TicketsExpired { key, .. } => once("tickets expired", Some(key)),
             Fact::ServerUnreachable { .. } => once("server unreachable", None),
+            Fact::Unresolved { purpose, .. } => once(purpose, None),
             Fact::MessageFailed { .. } => once("message failed", None),
             Fact::LocalName { service, fault, .. } => once(fault.cause(), Some(service)),
             Fact::LocalFailed { service, .. } => once("local failed", Some(service)),

@@ -3,55 +3,121 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::num::NonZeroU16;
 
 use rustix::io::Errno;
 
-/// An error of the operating system, or of a kind that has no number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The system's number (errno(3)). All of them fit.
+/// An error of the operating system, or of a kind that has no number there. Each connection has room for some of them,
+/// so it is two bytes: a number (errno(3)) below [`NUMBERS`], with the option that it is about above that; or, from
+/// [`FIRST_KIND`], a kind of [`KINDS`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fault(NonZeroU16);
+
+/// The system's numbers are smaller (Linux: MAX_ERRNO).
+const NUMBERS: u16 = 4096;
+const FIRST_KIND: u16 = 0x8000;
+
+/// Kinds that occur without a number: a time that is over, what our own code finds, and what a test's network says.
+const KINDS: [ErrorKind; 12] = [
+    ErrorKind::Other,
+    ErrorKind::TimedOut,
+    ErrorKind::InvalidData,
+    ErrorKind::UnexpectedEof,
+    ErrorKind::WriteZero,
+    ErrorKind::ConnectionRefused,
+    ErrorKind::ConnectionReset,
+    ErrorKind::BrokenPipe,
+    ErrorKind::NotConnected,
+    ErrorKind::AddrInUse,
+    ErrorKind::AddrNotAvailable,
+    ErrorKind::PermissionDenied,
+];
+
+/// What a fault is, unpacked.
+enum Unpacked {
     System(u16),
-    /// A kind without a number, such as a time that is over.
+    /// The system does not have an option that a socket needs, and said this number.
+    Option(Needed, u16),
     Kind(ErrorKind),
-    /// The system does not have an option that a socket needs.
-    Option {
-        /// The option.
-        name: &'static str,
-        /// The system's number.
-        number: u16,
-    },
+}
+
+/// A socket option without which a socket is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needed {
+    /// Closing sends RST (socket(7)).
+    Linger,
+    /// Whether a listener takes IPv4, too (ipv6(7)).
+    V6Only,
+}
+
+impl fmt::Display for Needed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Needed::Linger => "SO_LINGER",
+            Needed::V6Only => "IPV6_V6ONLY",
+        })
+    }
 }
 
 /// A socket option that is needed could not be set.
 #[derive(Debug)]
 pub struct OptionFailed {
-    /// The option, as socket(7) or tcp(7) calls it.
-    pub name: &'static str,
+    /// The option.
+    pub option: Needed,
     /// What the system said.
     pub error: io::Error,
 }
 
 impl fmt::Display for OptionFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.error)
+        write!(f, "{}: {}", self.option, self.error)
     }
 }
 
 impl std::error::Error for OptionFailed {}
 
 impl Fault {
+    /// The system's error of this number.
+    pub const fn of_number(number: u16) -> Fault {
+        Fault::pack(if number < NUMBERS { number } else { 0 })
+    }
+
+    const fn pack(packed: u16) -> Fault {
+        match NonZeroU16::new(packed) {
+            Some(packed) => Fault(packed),
+            None => Fault(NonZeroU16::MIN),
+        }
+    }
+
+    fn unpack(self) -> Unpacked {
+        let Fault(packed) = self;
+        let (above, number) = (packed.get() / NUMBERS, packed.get() % NUMBERS);
+        match above {
+            0 => Unpacked::System(number),
+            1 => Unpacked::Option(Needed::Linger, number),
+            2 => Unpacked::Option(Needed::V6Only, number),
+            _ => Unpacked::Kind(KINDS.get(usize::from(number)).copied().unwrap_or(ErrorKind::Other)),
+        }
+    }
+
     /// The kind, by which decisions are made.
     pub fn kind(self) -> ErrorKind {
-        match self {
-            Fault::System(number) | Fault::Option { number, .. } => system(number).kind(),
-            Fault::Kind(kind) => kind,
+        match self.unpack() {
+            Unpacked::System(number) | Unpacked::Option(_, number) => system(number).kind(),
+            Unpacked::Kind(kind) => kind,
+        }
+    }
+
+    fn errno(self) -> Option<Errno> {
+        match self.unpack() {
+            Unpacked::System(number) => Some(Errno::from_raw_os_error(number.into())),
+            _ => None,
         }
     }
 
     /// What an operator can do about it, where that follows from the error alone.
     pub fn advice(self) -> Option<&'static str> {
-        let Fault::System(number) = self else { return None };
-        match Errno::from_raw_os_error(number.into()) {
+        match self.errno()? {
             Errno::MFILE => {
                 Some("raise the limit of file descriptors (ulimit -n, or LimitNOFILE= of a systemd unit)")
             }
@@ -64,9 +130,7 @@ impl Fault {
 
     /// Whether the system has run out of what every new connection takes.
     pub fn is_exhaustion(self) -> bool {
-        let Fault::System(number) = self else { return false };
-        let errno = Errno::from_raw_os_error(number.into());
-        matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
+        matches!(self.errno(), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
     }
 }
 
@@ -75,18 +139,19 @@ fn system(number: u16) -> io::Error {
 }
 
 fn number(error: &io::Error) -> Option<u16> {
-    error.raw_os_error().and_then(|number| number.try_into().ok())
+    error.raw_os_error().and_then(|number| number.try_into().ok()).filter(|&number| number < NUMBERS)
 }
 
 impl From<&io::Error> for Fault {
     fn from(error: &io::Error) -> Fault {
         if let Some(number) = number(error) {
-            return Fault::System(number);
+            return Fault::of_number(number);
         }
-        let option = error.get_ref().and_then(|inner| inner.downcast_ref::<OptionFailed>());
-        match option.and_then(|option| Some((option.name, number(&option.error)?))) {
-            Some((name, number)) => Fault::Option { name, number },
-            None => Fault::Kind(error.kind()),
+        let failed = error.get_ref().and_then(|inner| inner.downcast_ref::<OptionFailed>());
+        match failed.and_then(|failed| Some((failed.option, number(&failed.error)?))) {
+            Some((Needed::Linger, number)) => Fault::pack(NUMBERS + number),
+            Some((Needed::V6Only, number)) => Fault::pack(2 * NUMBERS + number),
+            None => error.kind().into(),
         }
     }
 }
@@ -99,7 +164,8 @@ impl From<io::Error> for Fault {
 
 impl From<ErrorKind> for Fault {
     fn from(kind: ErrorKind) -> Fault {
-        Fault::Kind(kind)
+        let place = KINDS.iter().position(|&known| known == kind).unwrap_or(0);
+        Fault::pack(FIRST_KIND + place as u16)
     }
 }
 
@@ -111,11 +177,17 @@ impl From<Errno> for Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Fault::System(number) => write!(f, "{}", system(number)),
-            Fault::Kind(kind) => write!(f, "{kind}"),
-            Fault::Option { name, number } => write!(f, "{name}: {}", system(number)),
+        match self.unpack() {
+            Unpacked::System(number) => write!(f, "{}", system(number)),
+            Unpacked::Kind(kind) => write!(f, "{kind}"),
+            Unpacked::Option(option, number) => write!(f, "{option}: {}", system(number)),
         }
+    }
+}
+
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
     }
 }
 
@@ -147,10 +219,17 @@ mod tests {
     #[test]
     fn an_option_that_is_missing_is_named() {
         let error = io::Error::from(Errno::NOPROTOOPT);
-        let failed = io::Error::new(error.kind(), OptionFailed { name: "SO_LINGER", error });
+        let failed = io::Error::new(error.kind(), OptionFailed { option: Needed::Linger, error });
         let fault = Fault::from(&failed);
         assert_eq!(fault.to_string(), failed.to_string());
         assert!(fault.to_string().starts_with("SO_LINGER: Protocol not available (os error"), "{fault}");
+    }
+
+    /// Each connection holds some.
+    #[test]
+    fn it_takes_little_memory() {
+        assert_eq!((size_of::<Fault>(), size_of::<crate::machine::CloseReason>()), (2, 4));
+        assert!(KINDS.iter().all(|&kind| Fault::from(kind).kind() == kind));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub use close::{CloseReason, Manner};
 pub use drive::{Surroundings, drive, drive_timeout};
 pub use ending::Ending;
 pub use fact::Fact;
-pub use fault::{Advised, Fault, OptionFailed};
+pub use fault::{Advised, Fault, Needed, OptionFailed};
 pub use input::{Input, LINK_RANDOM_BYTES, Lookup, Proof, SessionEvent, Traffic};
 pub use name_fault::NameFault;
 pub use output::{Dial, Dialled, Door, Greeting, Output};

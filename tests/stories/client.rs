@@ -22,7 +22,8 @@ use skyorg::wire::frame::{AbortReason, Start};
 use skyorg::wire::handshake::{Purpose, Secret, key_id};
 
 const HEARTBEAT: Duration = Duration::from_secs(30);
-const REFUSED: CloseReason = CloseReason::DialFailed(Fault::Kind(std::io::ErrorKind::ConnectionRefused));
+const ECONNREFUSED: u16 = 111;
+const REFUSED: CloseReason = CloseReason::DialFailed(Fault::of_number(ECONNREFUSED));
 
 /// A client whose names and dials are answered by the test.
 struct Stage(Story<Client>);

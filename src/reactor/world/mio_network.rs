@@ -21,6 +21,7 @@ use super::ports::Ports;
 use super::resolver::Resolver;
 use crate::base::address::{HostPort, Listen, any_addresses};
 use crate::base::id::{ConnId, ListenerId, NameId, SLOTS_MAX};
+use crate::machine::Needed;
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 256;
@@ -42,7 +43,7 @@ fn listen(at: Listen, options: &mut Options) -> io::Result<(TcpListener, SocketA
         if address.is_ipv6() {
             // All interfaces means both families; one address means itself.
             let only = !address.ip().is_unspecified() || matches!(at, Listen::At(_));
-            needed("IPV6_V6ONLY", socket.set_only_v6(only))?;
+            needed(Needed::V6Only, socket.set_only_v6(only))?;
         }
         options.set(&SockRef::from(&socket), address, Way::Accepted)?;
         socket.bind(&address.into())?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::net::sockopt::{set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
 use socket2::SockRef;
 
-use crate::machine::{Fault, OptionFailed};
+use crate::machine::{Fault, Needed, OptionFailed};
 
 /// With this, a user that vanished without a FIN or RST is noticed after about three minutes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
@@ -52,7 +52,7 @@ impl Options {
     /// is killed in mid-session. `address` is its own or its peer's.
     pub fn set(&mut self, socket: &SockRef, address: SocketAddr, way: Way) -> io::Result<()> {
         unpace(socket, address);
-        needed("SO_LINGER", socket.set_linger(Some(Duration::ZERO)))?;
+        needed(Needed::Linger, socket.set_linger(Some(Duration::ZERO)))?;
         self.try_to("TCP_NODELAY", || socket.set_tcp_nodelay(true));
         self.try_to("TCP_NOTSENT_LOWAT", || socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
         self.try_to("SO_KEEPALIVE", || socket.set_keepalive(true));
@@ -94,8 +94,8 @@ impl Options {
 }
 
 /// Names an option without which a socket is of no use.
-pub fn needed(name: &'static str, outcome: io::Result<()>) -> io::Result<()> {
-    outcome.map_err(|error| io::Error::new(error.kind(), OptionFailed { name, error }))
+pub fn needed(option: Needed, outcome: io::Result<()>) -> io::Result<()> {
+    outcome.map_err(|error| io::Error::new(error.kind(), OptionFailed { option, error }))
 }
 
 /// Turns off pacing for a connection within this host.
@@ -152,7 +152,8 @@ mod tests {
 
     #[test]
     fn an_option_that_is_needed_is_named_where_it_fails() {
-        let failed = needed("SO_LINGER", Err(io::ErrorKind::Unsupported.into())).expect_err("it is missing");
+        let failed =
+            needed(Needed::Linger, Err(io::ErrorKind::Unsupported.into())).expect_err("it is missing");
         assert!(failed.to_string().starts_with("SO_LINGER: "), "{failed}");
     }
 }

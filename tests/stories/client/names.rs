@@ -351,7 +351,7 @@ fn localhost_is_loopback_and_is_not_looked_up() {
     assert_eq!(stage.gone(proxy, REFUSED).proxies(), to(message, "[::1]:80"));
     let proxy = stage.dialling(Dialled::Proxy(message));
     // This host has no IPv6, which says nothing of the local server.
-    let nowhere = CloseReason::DialFailed(Fault::Kind(ErrorKind::AddrNotAvailable));
+    let nowhere = CloseReason::DialFailed(ErrorKind::AddrNotAvailable.into());
     let outputs = stage.gone(proxy, nowhere);
     let [Fact::LocalFailed { reason, .. }] = outputs.facts()[..] else { panic!("{outputs:?}") };
     assert_eq!((*reason, outputs.aborts().len()), (REFUSED, 1));
