@@ -226,7 +226,7 @@ impl Machine for Client {
         }
         while let Some(id) = self.agenda.next_due() {
             if !self.links.is_due(id, &mut self.agenda) {
-                self.sessions.due(id, &self.names, &mut self.agenda);
+                self.sessions.due(id, &mut self.names, &mut self.agenda);
             }
         }
         if self.draining.take_if(|at| *at <= now).is_some() {

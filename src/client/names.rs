@@ -157,6 +157,13 @@ impl Names {
         }
     }
 
+    /// A session waits no longer.
+    pub fn stop_waiting(&mut self, id: NameId, message: ConnId) {
+        if let Some(entry) = self.0.get_mut(id) {
+            entry.waiting.remove(&message);
+        }
+    }
+
     /// Notes an answer; returns the message connections and the sessions that waited for it.
     pub fn answer(&mut self, id: NameId, lookup: Lookup, agenda: &Agenda) -> BTreeMap<ConnId, Sid> {
         let Some(entry) = self.0.get_mut(id) else { return BTreeMap::new() };

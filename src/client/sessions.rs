@@ -20,7 +20,7 @@ use crate::wire::control::{Denial, GrantedAddress, PublicationNumber};
 use crate::wire::frame::{AbortReason, Sid, Start};
 
 /// Attempts that are kept when they are over.
-const ATTEMPTS_KEPT: usize = 64;
+const ATTEMPTS_KEPT: usize = 16;
 
 /// What the client publishes.
 pub(super) struct Published {
@@ -58,8 +58,6 @@ struct Session {
     sid: Sid,
     /// The number under which the user's bytes were first sent.
     first_sid: Sid,
-    /// The proxy connection, once one is dialled.
-    proxy: Option<ConnId>,
     /// While its local server is sought.
     attempt: Option<Box<Attempt>>,
 }
@@ -67,8 +65,12 @@ struct Session {
 /// How far a session has come in seeking its local server. It remembers addresses, because those of a name may change.
 #[derive(Default)]
 struct Attempt {
-    /// Addresses that were tried, the last one perhaps not to its end.
-    tried: Vec<SocketAddr>,
+    /// The address that is dialled.
+    dialled: Option<SocketAddr>,
+    /// The proxy connection that is on its way there, once it has an id.
+    proxy: Option<ConnId>,
+    /// Addresses that failed.
+    failed: Vec<SocketAddr>,
     /// Why the first of them failed that tells something of the local server.
     reason: Option<CloseReason>,
 }
@@ -213,7 +215,7 @@ impl Sessions {
             publication: start.publication,
             since: agenda.now,
         };
-        let session = Session { user, sid: start.sid, first_sid, proxy: None, attempt: None };
+        let session = Session { user, sid: start.sid, first_sid, attempt: None };
         // The end of the session before may not have been told of yet.
         let was_busy = matches!(message.state, State::Busy(_));
         self.running += usize::from(!was_busy);
@@ -297,12 +299,12 @@ impl Sessions {
             published.tell_name(fault(why.into()), agenda);
         }
         let attempt = session.attempt.get_or_insert_with(|| self.attempts.pop().unwrap_or_default());
-        let mut left = found.iter().filter(|address| !attempt.tried.contains(address));
+        let mut left = found.iter().filter(|address| !attempt.failed.contains(address));
         let Some(&address) = left.next() else { return refuse(id, agenda) };
         // Each address gets its share of what is left of the time.
         let last = session.user.since + agenda.limits.local_dial;
         let share = last.saturating_duration_since(agenda.now) / (1 + left.count() as u32);
-        attempt.tried.push(address);
+        attempt.dialled = Some(address);
         let deadline = agenda.now + share;
         agenda.push(Output::Dial { dial: Dial::Proxy(id, session.sid), address, deadline });
     }
@@ -311,7 +313,7 @@ impl Sessions {
     pub fn resolved(&mut self, waiting: BTreeMap<ConnId, Sid>, names: &mut Names, agenda: &mut Agenda) {
         for (id, sid) in waiting {
             let Some(State::Busy(session)) = self.state(id) else { continue };
-            if session.sid == sid && session.proxy.is_none() && session.attempt.is_none() {
+            if session.sid == sid && session.attempt.is_none() {
                 agenda.at(id, None);
                 // A name that leads nowhere is not asked for again on behalf of sessions that have waited for it.
                 self.dial_next(id, names, agenda);
@@ -320,11 +322,12 @@ impl Sessions {
     }
 
     /// A session has waited for its local server's name as long as it may: what was known before is good enough.
-    pub fn due(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
+    pub fn due(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
         let Some(State::Busy(session)) = self.state(id) else { return };
         let Some(published) = self.published.get(&session.user.publication) else {
             return refuse(id, agenda);
         };
+        names.stop_waiting(published.name, id);
         if names.found(published.name).is_empty() {
             published.tell_name(NameFault::Late, agenda);
             return refuse(id, agenda);
@@ -348,7 +351,9 @@ impl Sessions {
     pub fn dialling_proxy(&mut self, id: ConnId, message: ConnId, agenda: &mut Agenda) {
         match self.messages.get_mut(message).map(|message| &mut message.state) {
             Some(State::Busy(session)) => {
-                session.proxy = Some(id);
+                if let Some(attempt) = &mut session.attempt {
+                    attempt.proxy = Some(id);
+                }
                 self.proxies.insert(id, Proxy { message, user: session.user });
             }
             // Its message connection is gone; so will it be.
@@ -362,18 +367,15 @@ impl Sessions {
         let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
             return;
         };
-        if session.proxy != Some(id) {
-            return;
-        }
-        let Some(mut attempt) = session.attempt.take() else { return };
-        if let (Some(published), Some(&address)) =
-            (self.published.get(&session.user.publication), attempt.tried.last())
+        let Some(mut attempt) = session.attempt.take_if(|attempt| attempt.proxy == Some(id)) else { return };
+        if let (Some(published), Some(address)) =
+            (self.published.get(&session.user.publication), attempt.dialled)
         {
             names.worked(published.name, address);
         }
         if self.attempts.len() < ATTEMPTS_KEPT {
-            attempt.tried.clear();
-            attempt.reason = None;
+            (attempt.dialled, attempt.proxy, attempt.reason) = (None, None, None);
+            attempt.failed.clear();
             self.attempts.push(attempt);
         }
     }
@@ -427,21 +429,19 @@ impl Sessions {
         let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
             return;
         };
-        if session.proxy != Some(id) {
-            return;
-        }
-        session.proxy = None;
-        let (Some(published), Some(attempt)) = (self.published.get(&user.publication), &mut session.attempt)
-        else {
+        let attempt = session.attempt.as_mut().filter(|attempt| attempt.proxy == Some(id));
+        let (Some(published), Some(attempt)) = (self.published.get(&user.publication), attempt) else {
             return;
         };
+        attempt.proxy = None;
         names.ask_again(published.name, agenda);
+        attempt.failed.extend(attempt.dialled.take());
         let told = attempt.reason.get_or_insert(reason);
         if is_of_this_host(*told) {
             *told = reason;
         }
         let told = *told;
-        let more = names.found(published.name).iter().any(|address| !attempt.tried.contains(address));
+        let more = names.found(published.name).iter().any(|address| !attempt.failed.contains(address));
         if more && agenda.now < user.since + agenda.limits.local_dial {
             return self.dial_next(message, names, agenda);
         }
@@ -470,6 +470,6 @@ mod tests {
     /// A client holds one of these per idle session, and two of its user.
     #[test]
     fn a_session_takes_little_memory() {
-        assert_eq!((size_of::<Message>(), size_of::<Proxy>()), (88, 56));
+        assert_eq!((size_of::<Message>(), size_of::<Proxy>()), (80, 56));
     }
 }
