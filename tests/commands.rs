@@ -146,12 +146,18 @@ fn a_port_that_is_taken_is_named() {
     let key = folder.key();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it is bound").to_string();
-    for place in [1, 3, 5] {
-        let mut arguments = ANY_PORTS;
-        arguments[place] = &address;
-        let arguments = [&["server", "--keys", &key][..], &arguments].concat();
-        fails(&arguments, 1, &["cannot listen on", &address, "choose another"]);
-    }
+    // At once: each waits some seconds for the port.
+    std::thread::scope(|scope| {
+        for place in [1, 3, 5] {
+            let (key, address) = (&key, &address);
+            scope.spawn(move || {
+                let mut arguments = ANY_PORTS;
+                arguments[place] = address;
+                let arguments = [&["server", "--keys", key][..], &arguments].concat();
+                fails(&arguments, 1, &["cannot listen on", address, "choose another"]);
+            });
+        }
+    });
     // An address of documentation is not this host's (RFC 5737).
     let mut arguments = ANY_PORTS;
     arguments[1] = "192.0.2.1:0";

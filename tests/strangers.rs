@@ -166,6 +166,32 @@ fn a_client_with_another_key_is_a_stranger_and_says_so() {
 }
 
 #[test]
+fn a_key_added_to_a_running_server_is_told_to_need_a_restart_beside_any_number_of_health_checks() {
+    let tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    for number in 0..25 {
+        let check = connect([tunnel.control, tunnel.message][number % 2]);
+        if number % 3 == 0 {
+            common::reset(check);
+        }
+    }
+    let keygen = std::process::Command::new(common::SKYORG).args(["keygen", "added"]).output();
+    let line = keygen.expect("it runs").stdout;
+    let lines = [std::fs::read(&tunnel.key).expect("the server's keys"), line.clone()].concat();
+    std::fs::write(&tunnel.key, lines).expect("it is ours");
+    let added = tunnel.folder.file("added", line);
+    let client = Process::skyorg(
+        &["client", "--server", &tunnel.control.to_string(), "--local", "1", "--key", &added],
+        None,
+    );
+    let line = client.wait_for("did not answer the handshake");
+    assert!(line.contains("restart the server if its line is newer than its start"), "{line}");
+    let line = tunnel.server.wait_for("was not admitted: stranger: unknown key; ");
+    assert!(line.contains("reads its key file only when it starts") && line.contains("restart it"), "{line}");
+    let told = tunnel.server.lines().into_iter().filter(|line| line.contains("was not admitted"));
+    assert_eq!(told.count(), 1, "health checks are no warnings");
+}
+
+#[test]
 fn a_user_of_a_service_without_a_client_is_reset_in_time() {
     // No client at all.
     let mut tunnel = Tunnel::start(Mode::Sealed, echo_server());

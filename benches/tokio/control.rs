@@ -100,7 +100,7 @@ pub async fn dial(
         let connected = timeout_at(deadline.into(), sockets::connect(address)).await;
         let stream = match connected.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => stream,
-            Err(error) => return Err(CloseReason::DialFailed(error.kind())),
+            Err(error) => return Err(CloseReason::DialFailed(error.into())),
         };
         let proved = timeout(handshake, greet(&stream, &greeting)).await;
         proved.unwrap_or(Err(CloseReason::HandshakeTimedOut)).map(|channel| (stream, channel))
@@ -187,7 +187,7 @@ impl Control {
                 Ok(0) => return Err(CloseReason::PeerClosed),
                 Ok(count) => input.extend_from_slice(&scratch.raw[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(CloseReason::Io(error.kind())),
+                Err(error) => return Err(CloseReason::Io(error.into())),
             }
             loop {
                 let opened = self.channel.open_sealed(input, &mut &mut scratch.clear[..]);
@@ -220,12 +220,12 @@ pub fn end(stream: TcpStream, manner: Manner) {
 
 async fn read_exact(stream: &TcpStream, mut buffer: &mut [u8]) -> Result<(), CloseReason> {
     while !buffer.is_empty() {
-        stream.readable().await.map_err(|error| CloseReason::Io(error.kind()))?;
+        stream.readable().await.map_err(|error| CloseReason::Io(error.into()))?;
         match stream.try_read(buffer) {
             Ok(0) => return Err(CloseReason::PeerClosed),
             Ok(count) => buffer = &mut buffer[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(CloseReason::Io(error.kind())),
+            Err(error) => return Err(CloseReason::Io(error.into())),
         }
     }
     Ok(())
@@ -233,11 +233,11 @@ async fn read_exact(stream: &TcpStream, mut buffer: &mut [u8]) -> Result<(), Clo
 
 async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> Result<(), CloseReason> {
     while !bytes.is_empty() {
-        stream.writable().await.map_err(|error| CloseReason::Io(error.kind()))?;
+        stream.writable().await.map_err(|error| CloseReason::Io(error.into()))?;
         match stream.try_write(bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(CloseReason::Io(error.kind())),
+            Err(error) => return Err(CloseReason::Io(error.into())),
         }
     }
     Ok(())

@@ -22,10 +22,10 @@ use skyorg::base::id::{ConnId, ListenerId, NameId, kind};
 use skyorg::base::slots::Slots;
 use skyorg::config::limits::Limits;
 use skyorg::machine::{
-    CloseReason, Dial, Dialled, Door, Input, Machine, Manner, Output, SessionEvent, Surroundings, Traffic,
-    drive, drive_timeout,
+    CloseReason, Dial, Dialled, Door, Input, Lookup, Machine, Manner, Output, SessionEvent, Surroundings,
+    Traffic, drive, drive_timeout,
 };
-use skyorg::reactor::world::mio_network::set_accepted_options;
+use skyorg::reactor::world::options::Options;
 use skyorg::wire::control::ControlFrame;
 use skyorg::wire::frame::{AbortReason, Start};
 use skyorg::wire::handshake::Secret;
@@ -240,7 +240,7 @@ impl Tasks {
                 match listener.accept().await {
                     Ok((stream, peer)) => {
                         // If it is over already, its reader or writer will find out.
-                        let _ = set_accepted_options(&SockRef::from(&stream), peer);
+                        let _ = Options::default().set_accepted(&SockRef::from(&stream), peer);
                         shared.tell(Event::Accepted(door, stream, peer));
                     }
                     Err(error) => {
@@ -303,9 +303,11 @@ impl Tasks {
         let HostPort { host, port } = host;
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            let found = tokio::net::lookup_host((&*host, port)).await;
-            let addresses = found.map_or(Vec::new(), Iterator::collect);
-            shared.input(Input::Resolved { name, addresses });
+            let lookup = match tokio::net::lookup_host((&*host, port)).await {
+                Ok(found) => Lookup::Found(found.collect()),
+                Err(error) => Lookup::Failed(error.to_string().into()),
+            };
+            shared.input(Input::Resolved { name, lookup });
         });
     }
 

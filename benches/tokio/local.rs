@@ -123,7 +123,7 @@ impl Local {
             };
         }
         let reason = match flushed {
-            Err(error) if reason == CloseReason::Finished => CloseReason::Io(error.kind()),
+            Err(error) if reason == CloseReason::Finished => CloseReason::Io(error.into()),
             _ => reason,
         };
         with_scratch(|scratch| self.close(reason, &mut scratch.rings, &shared));

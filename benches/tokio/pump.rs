@@ -114,7 +114,7 @@ impl Relay {
                         scratch.rings.push(&mut self.input, &raw[..filled]);
                         return Ok(false);
                     }
-                    Err(error) => return Err(CloseReason::Io(error.kind())),
+                    Err(error) => return Err(CloseReason::Io(error.into())),
                 }
             }
             let (consumed, asked) = self.open_records(filled, scratch)?;

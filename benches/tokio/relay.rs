@@ -158,7 +158,7 @@ impl Relay {
                 Ok(())
             }
             Wake::Dialled(id, Err(error)) => {
-                self.shared.closed(id, CloseReason::DialFailed(error.kind()), Traffic::default());
+                self.shared.closed(id, CloseReason::DialFailed(error.into()), Traffic::default());
                 Ok(())
             }
             Wake::Deadline => match self.local.as_ref().and_then(|local| local.failed) {
@@ -239,7 +239,7 @@ impl Relay {
     fn write(&mut self, sealed: &[u8], rings: &mut Rings) -> Result<(), CloseReason> {
         let written = write(&self.stream, &mut self.out, rings, &[IoSlice::new(sealed)]);
         self.blocked = self.out.is_some();
-        written.map(drop).map_err(|error| CloseReason::Io(error.kind()))
+        written.map(drop).map_err(|error| CloseReason::Io(error.into()))
     }
 
     fn flush(&mut self, scratch: &mut Scratch) -> Result<(), CloseReason> {
@@ -295,7 +295,7 @@ impl Relay {
     }
 
     fn local_broke(&mut self, kind: io::ErrorKind, scratch: &mut Scratch) -> Result<(), CloseReason> {
-        self.drop_local(CloseReason::Io(kind), scratch);
+        self.drop_local(CloseReason::Io(kind.into()), scratch);
         self.abort(AbortReason::Reset, scratch)
     }
 
@@ -317,7 +317,10 @@ impl Relay {
             local => {
                 let failed = local.as_ref().and_then(|local| local.failed);
                 self.local = local;
-                self.drop_local(failed.map_or(CloseReason::Finished, CloseReason::Io), scratch);
+                self.drop_local(
+                    failed.map_or(CloseReason::Finished, |kind| CloseReason::Io(kind.into())),
+                    scratch,
+                );
             }
         }
     }

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
 
 use rustix::io::Errno;
-use skyorg::reactor::world::mio_network::{accepted_keepalive, dialled_keepalive, set_options};
+use skyorg::reactor::world::options::{Options, Way};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -15,7 +15,7 @@ const BACKLOG: u32 = 4096;
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket(address)?;
     socket.set_reuseaddr(true)?;
-    set_options(&SockRef::from(&socket), address, &accepted_keepalive())?;
+    Options::default().set(&SockRef::from(&socket), address, Way::Accepted)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -23,7 +23,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Connects. Tokio's own connect fails if the peer has reset by now, though what the peer said before is still here.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    set_options(&SockRef::from(&socket), address, &dialled_keepalive())?;
+    Options::default().set(&SockRef::from(&socket), address, Way::Dialled)?;
     match socket.connect(&address.into()) {
         // The connection is being made (connect(2)).
         Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),

@@ -30,7 +30,7 @@ impl Server {
         for listener in hub.machine().listeners().iter() {
             let address = match &listener.state {
                 ListenerState::Listening(address) => address,
-                ListenerState::Asked => continue,
+                ListenerState::Asked | ListenerState::InUse => continue,
                 ListenerState::Failed(error) => return Err(io::Error::new(error.kind(), error.to_string())),
             };
             addresses.push(*address);

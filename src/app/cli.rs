@@ -16,7 +16,7 @@ use log::LevelFilter;
 
 use crate::app::demo;
 use crate::app::journal::{self, Place};
-use crate::app::run::{BindError, Client, Server, forbid_core_dumps};
+use crate::app::run::{Client, Server, StartError, forbid_core_dumps};
 use crate::base::address::{HostPort, Listen};
 use crate::base::name::Name;
 use crate::config::keys::{self, KeyError};
@@ -138,14 +138,17 @@ fn serve(arguments: ServerArguments) -> Result<(), Failure> {
     let (config, made) = server_config(arguments)?;
     if let Some(path) = made {
         // Printed at every log level: the operator needs these lines to go on.
-        let mut stderr = io::stderr();
-        let _ = writeln!(stderr, "There was no key file, so one was made: {}", path.display());
-        let _ = writeln!(
-            stderr,
-            "Copy it to ~/.config/skyorg/key on the client's machine; its one line is the client's key."
+        let lines = format!(
+            "There was no key file, so one was made: {}\n\
+             Copy it to ~/.config/skyorg/key on the client's machine; its one line is the client's key.\n",
+            path.display()
         );
+        let _ = io::stderr().write_all(lines.as_bytes());
     }
-    let server = Server::bind(config).map_err(Failure::Bind)?;
+    let server = match Server::bind(config) {
+        Err(StartError::AskedToEnd) => return Ok(()),
+        bound => bound.map_err(Failure::Start)?,
+    };
     if let Some(shortage) = server.shortage() {
         log::warn!("{shortage}");
     }
@@ -155,7 +158,7 @@ fn serve(arguments: ServerArguments) -> Result<(), Failure> {
 fn connect(arguments: ClientArguments) -> Result<(), Failure> {
     start_log(arguments.log_level, arguments.log_file.as_deref())?;
     let config = client_config(arguments, std::env::var_os(keys::VARIABLE))?;
-    let client = Client::new(config).map_err(|error| Failure::Io("the client cannot start", error))?;
+    let client = Client::new(config).map_err(Failure::Start)?;
     client.run().map_err(|error| Failure::Io("the client cannot go on", error))
 }
 
@@ -277,8 +280,8 @@ enum Failure {
     LogFile(PathBuf, io::Error),
     /// No usable key.
     Key(KeyError),
-    /// The server cannot listen.
-    Bind(BindError),
+    /// The server or the client cannot start.
+    Start(StartError),
     /// The demo failed.
     Demo(demo::DemoError),
     /// Something that the operating system refused while running.
@@ -288,7 +291,7 @@ enum Failure {
 impl Failure {
     fn status(&self) -> u8 {
         match self {
-            Self::Bind(_) | Self::Demo(_) | Self::Io(..) | Self::Key(KeyError::Random) => 1,
+            Self::Start(_) | Self::Demo(_) | Self::Io(..) | Self::Key(KeyError::Random) => 1,
             _ => 2,
         }
     }
@@ -337,7 +340,7 @@ impl fmt::Display for Failure {
                 path.display()
             ),
             Self::Key(error) => write!(f, "{error}"),
-            Self::Bind(error) => write!(f, "{error}"),
+            Self::Start(error) => write!(f, "{error}"),
             Self::Demo(error) => write!(f, "{error}"),
             Self::Io(what, error) => write!(f, "{what}: {error}"),
         }

@@ -11,7 +11,7 @@ use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use crate::app::cli::default_service;
-use crate::app::run::{BindError, Client, Server};
+use crate::app::run::{Client, Server, StartError};
 use crate::base::address::{HostPort, Listen};
 use crate::config::keys::{self, KeyError};
 use crate::config::limits::Limits;
@@ -33,8 +33,8 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 pub enum DemoError {
     /// No key could be made.
     Key(KeyError),
-    /// The server cannot listen.
-    Bind(BindError),
+    /// The server or the client cannot start.
+    Start(StartError),
     /// The operating system refused something.
     Io(&'static str, io::Error),
     /// The server or the client ended.
@@ -47,7 +47,7 @@ impl fmt::Display for DemoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(error) => write!(f, "{error}"),
-            Self::Bind(error) => write!(f, "{error}"),
+            Self::Start(error) => write!(f, "{error}"),
             Self::Io(what, error) => write!(f, "{what}: {error}"),
             Self::Ended(who, error) => write!(f, "the {who} cannot go on: {error}"),
             Self::NoAnswer(error) => {
@@ -126,7 +126,7 @@ fn start_tunnel(local: SocketAddr) -> Result<(Places, Receiver<End>), DemoError>
         plain: false,
         limits: Limits::default(),
     })
-    .map_err(DemoError::Bind)?;
+    .map_err(DemoError::Start)?;
     let bound = server.bound();
     let Some(&(_, request)) = bound.services.first() else {
         return Err(DemoError::Io("the server has no request port", io::ErrorKind::AddrNotAvailable.into()));
@@ -140,7 +140,7 @@ fn start_tunnel(local: SocketAddr) -> Result<(Places, Receiver<End>), DemoError>
         plain: false,
         limits: Limits::default(),
     })
-    .map_err(|error| DemoError::Io("the client cannot start", error))?;
+    .map_err(DemoError::Start)?;
     let (ended, ends) = mpsc::channel();
     spawn("server", ended.clone(), move || server.run())?;
     spawn("client", ended, move || client.run())?;

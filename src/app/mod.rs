@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod demo;
+mod in_use;
 mod journal;
 mod report;
 pub mod run;

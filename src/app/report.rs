@@ -1,5 +1,6 @@
 //! Facts become log lines. Facts whose pace a peer sets are throttled, each cause and key by itself: no peer fills a
-//! log, and no cause hides another.
+//! log, and no cause hides another. What is left out is told when its time has come, even if nothing like it happens
+//! again: a failure that comes soon after another one, and stays, is not hidden by that.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,49 +17,89 @@ type Cause = (&'static str, Option<Name>);
 
 /// What was told lately.
 #[derive(Default)]
-pub(super) struct Report(HashMap<Cause, Told>);
+pub(super) struct Report {
+    told: HashMap<Cause, Told>,
+    /// When the first of what was left out is told, at the latest.
+    due: Option<Instant>,
+}
 
 struct Told {
     /// When the first of them was told.
     at: Instant,
     told: u32,
-    left_out: u32,
+    /// Those that were left out since the last that was told: how many, and the last one.
+    left_out: Option<(u32, Fact)>,
+}
+
+impl Told {
+    fn once(now: Instant) -> Told {
+        Told { at: now, told: 1, left_out: None }
+    }
+}
+
+fn tell(fact: &Fact, left_out: u32) {
+    match left_out {
+        0 => log::log!(fact.level(), "{fact}"),
+        _ => log::log!(fact.level(), "{fact} (and {left_out} more like it)"),
+    }
 }
 
 impl Report {
     /// Tells a fact, or counts it.
     pub fn take(&mut self, fact: &Fact, now: Instant) {
         if let Some(left_out) = self.left_out(fact, now) {
-            match left_out {
-                0 => log::log!(fact.level(), "{fact}"),
-                _ => log::log!(fact.level(), "{fact} (and {left_out} more like it)"),
+            tell(fact, left_out);
+        }
+    }
+
+    /// Tells what was left out and has waited for as long as it may.
+    pub fn tell_left_out(&mut self, now: Instant) {
+        self.take_due(now).iter().for_each(|(fact, others)| tell(fact, *others));
+    }
+
+    /// The last fact of each cause whose time has come, and how many like it came before.
+    fn take_due(&mut self, now: Instant) -> Vec<(Fact, u32)> {
+        if self.due.is_none_or(|due| now < due) {
+            return Vec::new();
+        }
+        let mut due = Vec::new();
+        for told in self.told.values_mut().filter(|told| now >= told.at + INTERVAL) {
+            if let Some((count, fact)) = told.left_out.take() {
+                *told = Told::once(now);
+                due.push((fact, count - 1));
             }
         }
+        let waiting = self.told.values().filter(|told| told.left_out.is_some());
+        self.due = waiting.map(|told| told.at + INTERVAL).min();
+        due
     }
 
     /// How many facts like this one were left out since the last that was told; `None` if this one is left out, too.
     fn left_out(&mut self, fact: &Fact, now: Instant) -> Option<u32> {
         let Some(Throttle { cause, key, at_once }) = fact.throttle() else { return Some(0) };
-        if self.0.len() >= APART_MAX {
-            self.0.retain(|_, told| now < told.at + INTERVAL);
+        if self.told.len() >= APART_MAX {
+            self.told.retain(|_, told| now < told.at + INTERVAL || told.left_out.is_some());
         }
-        let key = key.filter(|_| self.0.len() < APART_MAX).cloned();
-        let told = self.0.get_mut(&(cause, key.clone()));
-        match told {
+        let key = key.filter(|_| self.told.len() < APART_MAX).cloned();
+        match self.told.get_mut(&(cause, key.clone())) {
             Some(told) if now < told.at + INTERVAL && told.told < at_once => {
                 told.told += 1;
                 Some(0)
             }
             Some(told) if now < told.at + INTERVAL => {
-                told.left_out += 1;
+                let count = told.left_out.as_ref().map_or(1, |(count, _)| count + 1);
+                told.left_out = Some((count, fact.clone()));
+                let due = told.at + INTERVAL;
+                self.due = Some(self.due.map_or(due, |at| at.min(due)));
                 None
             }
             Some(told) => {
-                (told.at, told.told) = (now, 1);
-                Some(std::mem::take(&mut told.left_out))
+                let left_out = told.left_out.take().map_or(0, |(count, _)| count);
+                *told = Told::once(now);
+                Some(left_out)
             }
             None => {
-                self.0.insert((cause, key), Told { at: now, told: 1, left_out: 0 });
+                self.told.insert((cause, key), Told::once(now));
                 Some(0)
             }
         }
@@ -127,6 +168,52 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_that_follows_another_and_stays_is_told_though_nothing_like_it_comes_again() {
+        let (now, mut report) = (Instant::now(), Report::default());
+        let failed = |port| Fact::MessageFailed {
+            address: ([192, 0, 2, 1], port).into(),
+            reason: CloseReason::HandshakeTimedOut,
+        };
+        assert_eq!(report.left_out(&failed(1), now), Some(0));
+        assert_eq!(report.left_out(&failed(2), now + INTERVAL / 2), None);
+        assert_eq!(report.left_out(&failed(3), now + INTERVAL / 2), None);
+        assert_eq!(report.take_due(now + INTERVAL / 2), []);
+        assert_eq!(report.take_due(now + INTERVAL), [(failed(3), 1)]);
+        assert_eq!(report.left_out(&failed(4), now + INTERVAL), None, "that counts as told");
+        assert_eq!(report.take_due(now + 2 * INTERVAL), [(failed(4), 0)]);
+        assert_eq!(report.take_due(now + 9 * INTERVAL), []);
+    }
+
+    #[test]
+    fn a_message_port_that_fails_is_told_of_as_long_as_it_does() {
+        let (now, mut report) = (Instant::now(), Report::default());
+        let reason = CloseReason::DialFailed(std::io::ErrorKind::TimedOut.into());
+        let fact = Fact::MessageFailed { address: ([192, 0, 2, 1], 33334).into(), reason };
+        // Two dials a second, for a minute.
+        let lines = (0..120).filter(|&dial| {
+            let now = now + INTERVAL / 20 * dial;
+            usize::from(report.left_out(&fact, now).is_some()) + report.take_due(now).len() > 0
+        });
+        assert_eq!(lines.count(), 6);
+    }
+
+    #[test]
+    fn health_checks_are_debug_and_hide_no_client_that_fails() {
+        let (now, mut report) = (Instant::now(), Report::default());
+        let mut lines = Vec::new();
+        for _ in 0..25 {
+            for reason in [CloseReason::PeerClosed, CloseReason::UnknownKey, CloseReason::UnknownLink] {
+                let fact = stranger(reason);
+                if report.left_out(&fact, now) == Some(0) && fact.level() <= log::Level::Warn {
+                    lines.push(fact.to_string());
+                }
+            }
+        }
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].contains("unknown key; a running server reads its key file only when it starts"));
+    }
+
+    #[test]
     fn what_is_told_apart_is_bounded() {
         let (now, mut report) = (Instant::now(), Report::default());
         for number in 0..10 * APART_MAX {
@@ -134,7 +221,7 @@ mod tests {
             let fact = Fact::TicketsExpired { key, count: 1 };
             report.left_out(&fact, now);
         }
-        assert!(report.0.len() <= APART_MAX + 1, "{}", report.0.len());
+        assert!(report.told.len() <= APART_MAX + 1, "{}", report.told.len());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! From a configuration to a running loop: binds the ports, lowers the limits to what the system allows, and hands
-//! the machine to the reactor.
+//! From a configuration to a running loop: raises the limit of descriptors and lowers our own to what the system
+//! allows, hands the machine to the reactor, and then binds the ports.
 
 use std::fmt;
 use std::io;
@@ -10,14 +10,14 @@ use std::time::Instant;
 use log::info;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::journal;
 use super::report::Report;
+use super::{in_use, journal};
 use crate::base::address::{Listen, any_addresses};
 use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
 use crate::config::limits::Limits;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::machine::Machine;
+use crate::machine::{Advised, Fault, Machine};
 use crate::reactor::Reactor;
 use crate::reactor::world::mio_network::MioNetwork;
 use crate::server::{ListenerState, ListenerUse, Server as ServerMachine};
@@ -35,14 +35,14 @@ pub struct Bound {
 
 impl Bound {
     /// Where a server's listeners are, if it could listen at all of them.
-    fn of(machine: &ServerMachine) -> Result<Bound, BindError> {
+    fn of(machine: &ServerMachine) -> Result<Bound, StartError> {
         let nowhere = any_addresses(0)[0];
         let mut bound = Bound { services: Vec::new(), message: nowhere, control: nowhere };
         for listener in machine.listeners().iter() {
             let name = machine.service_name(listener);
             let address = match &listener.state {
                 ListenerState::Listening(address) => *address,
-                ListenerState::Asked => continue,
+                ListenerState::Asked | ListenerState::InUse => continue,
                 ListenerState::Failed(error) => {
                     let what = match (listener.serves, name) {
                         (ListenerUse::Message, _) => "message connections".into(),
@@ -52,8 +52,7 @@ impl Bound {
                             format!("users of service {}", name.map_or("", Name::as_str))
                         }
                     };
-                    let (error, kind) = (error.to_string(), error.kind());
-                    return Err(BindError { what, at: listener.at, error, kind });
+                    return Err(StartError::Listen { what, at: listener.at, fault: error.into() });
                 }
             };
             match (listener.serves, name) {
@@ -69,35 +68,56 @@ impl Bound {
     }
 }
 
-/// 16 random bytes that name this process.
-fn random_instance() -> io::Result<[u8; 16]> {
-    let mut instance = [0; 16];
-    getrandom::fill(&mut instance).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(instance)
-}
-
-/// A port that the server cannot listen on.
+/// Why a server or a client does not start.
 #[derive(Debug)]
-pub struct BindError {
-    what: String,
-    at: Listen,
-    error: String,
-    kind: io::ErrorKind,
+pub enum StartError {
+    /// The server cannot listen.
+    Listen {
+        /// For whom.
+        what: String,
+        /// Where.
+        at: Listen,
+        /// What the system said.
+        fault: Fault,
+    },
+    /// The system does not give what every process of ours needs.
+    System(&'static str, Fault),
+    /// The process was asked to end before it could listen everywhere.
+    AskedToEnd,
 }
 
-impl fmt::Display for BindError {
+impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BindError { what, at, error, kind } = self;
-        write!(f, "cannot listen on {at} for {what}: {error}; ")?;
-        match kind {
-            io::ErrorKind::AddrInUse => f.write_str("end the program that has the port, or choose another"),
-            io::ErrorKind::PermissionDenied => {
-                f.write_str("choose a port above 1023, or run with the right to it")
+        match self {
+            StartError::Listen { what, at, fault } => {
+                write!(f, "cannot listen on {at} for {what}: {}", Advised(*fault))?;
+                match fault.kind() {
+                    io::ErrorKind::AddrInUse => write!(f, "; {}", in_use::Advice(at.port())),
+                    io::ErrorKind::PermissionDenied if at.port() < 1024 => {
+                        f.write_str("; choose a port above 1023, or run with the right to it")
+                    }
+                    io::ErrorKind::AddrNotAvailable => f.write_str("; choose an address of this host"),
+                    _ => Ok(()),
+                }
             }
-            io::ErrorKind::AddrNotAvailable => f.write_str("choose an address of this host"),
-            _ => f.write_str("choose another address"),
+            StartError::System(what, fault) => write!(f, "the system gives no {what}: {}", Advised(*fault)),
+            StartError::AskedToEnd => f.write_str("asked to end"),
         }
     }
+}
+
+fn network() -> Result<MioNetwork, StartError> {
+    MioNetwork::new().map_err(|error| StartError::System("events", error.into()))
+}
+
+/// 16 random bytes that name this process.
+fn random_instance() -> Result<[u8; 16], StartError> {
+    let mut instance = [0; 16];
+    getrandom::fill(&mut instance).map_err(|error| {
+        let error = error.raw_os_error().map_or(io::ErrorKind::Other.into(), io::Error::from_raw_os_error);
+        StartError::System("random bytes", error.into())
+    })?;
+    Ok(instance)
 }
 
 /// A server that is bound and not yet running.
@@ -105,32 +125,30 @@ pub struct Server {
     bound: Bound,
     shortage: Option<Shortage>,
     reactor: Reactor<ServerMachine, MioNetwork>,
+    report: Report,
 }
 
 impl Server {
-    /// Binds all ports.
-    pub fn bind(mut config: ServerConfig) -> Result<Server, BindError> {
-        let (control, listeners) = (config.control, config.services.len() + 2);
+    /// Binds all ports, and waits for some seconds for those that are in use.
+    pub fn bind(mut config: ServerConfig) -> Result<Server, StartError> {
+        let listeners = config.services.len() + 2;
         let shortage = bound_by_descriptors(&mut config.limits, listeners);
         let limits = Arc::new(config.limits.clone());
-        let network = MioNetwork::new().map_err(|error| BindError {
-            what: "events".into(),
-            at: control,
-            error: error.to_string(),
-            kind: error.kind(),
-        })?;
-        let instance = random_instance().map_err(|error| BindError {
-            what: "random bytes".into(),
-            at: control,
-            error: error.to_string(),
-            kind: error.kind(),
-        })?;
+        let (network, instance) = (network()?, random_instance()?);
         let (jitter, now) = (fastrand::Rng::new(), Instant::now());
         let machine = ServerMachine::new(config, limits.clone(), instance, jitter, now);
         let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
+        let mut report = Report::default();
         reactor.begin();
+        while !reactor.machine().listeners().are_settled() {
+            match turn(&mut reactor, &mut report) {
+                Ok(true) => {}
+                Ok(false) => return Err(StartError::AskedToEnd),
+                Err(error) => return Err(StartError::System("events", error.into())),
+            }
+        }
         let bound = Bound::of(reactor.machine())?;
-        Ok(Server { bound, shortage, reactor })
+        Ok(Server { bound, shortage, reactor, report })
     }
 
     /// What an operator is to be warned of: fewer users fit than may come.
@@ -150,7 +168,7 @@ impl Server {
         }
         info!("message connections: {}", self.bound.message);
         info!("control connections: {}", self.bound.control);
-        run(self.reactor)
+        run(self.reactor, self.report)
     }
 }
 
@@ -161,11 +179,9 @@ pub struct Client {
 
 impl Client {
     /// Prepares everything but the first attempt to connect.
-    pub fn new(config: ClientConfig) -> io::Result<Client> {
-        let instance = random_instance()?;
-        let mut config = config;
+    pub fn new(mut config: ClientConfig) -> Result<Client, StartError> {
         bound_by_descriptors(&mut config.limits, 0);
-        let network = MioNetwork::new()?;
+        let (network, instance) = (network()?, random_instance()?);
         let limits = Arc::new(config.limits.clone());
         let (jitter, now) = (fastrand::Rng::new(), Instant::now());
         let machine = ClientMachine::new(config, limits.clone(), instance, jitter, now);
@@ -174,22 +190,27 @@ impl Client {
 
     /// Runs until it is drained, or until the loop itself fails.
     pub fn run(self) -> io::Result<()> {
-        run(self.reactor)
+        run(self.reactor, Report::default())
     }
 }
 
-fn run<M: Machine>(mut reactor: Reactor<M, MioNetwork>) -> io::Result<()> {
-    let mut report = Report::default();
+/// One turn of the loop, and what it has to tell; false once the machine is done.
+fn turn<M: Machine>(reactor: &mut Reactor<M, MioNetwork>, report: &mut Report) -> io::Result<bool> {
+    let turned = reactor.turn();
+    let now = reactor.now();
+    for fact in reactor.facts() {
+        report.take(&fact, now);
+    }
+    report.tell_left_out(now);
+    if reactor.take_hang_up() {
+        journal::open_again();
+    }
+    turned
+}
+
+fn run<M: Machine>(mut reactor: Reactor<M, MioNetwork>, mut report: Report) -> io::Result<()> {
     let result = loop {
-        let turned = reactor.turn();
-        let now = reactor.now();
-        for fact in reactor.facts() {
-            report.take(&fact, now);
-        }
-        if reactor.take_hang_up() {
-            journal::open_again();
-        }
-        match turned {
+        match turn(&mut reactor, &mut report) {
             Ok(true) => {}
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
@@ -221,7 +242,7 @@ impl fmt::Display for Shortage {
         write!(
             f,
             "{descriptors} file descriptors are enough for {users} users at once, not for {asked}; raise the limit \
-             (ulimit -n) or lower --max-users"
+             (ulimit -n, or LimitNOFILE= of a systemd unit) or lower --max-users"
         )
     }
 }

@@ -24,6 +24,25 @@ impl Listen {
     }
 }
 
+/// An IPv6 address with the name of its interface, and a port: `[fe80::1%eth0]:80` (RFC 4007, section 11). Only the
+/// system knows the interface's number.
+pub struct Zoned<'t> {
+    /// `fe80::1%eth0`.
+    pub host: &'t str,
+    /// TCP port; 0 is any free one.
+    pub port: u16,
+}
+
+impl<'t> Zoned<'t> {
+    /// Reads such an address; `None` if the text is another one.
+    pub fn parse(text: &'t str) -> Option<Zoned<'t>> {
+        let (host, port) = text.strip_prefix('[')?.split_once("]:")?;
+        let (address, zone) = host.split_once('%')?;
+        address.parse::<Ipv6Addr>().ok().filter(|_| !zone.is_empty())?;
+        read_port(port).map(|port| Zoned { host, port })
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -86,10 +105,24 @@ impl HostPort {
         Ok(HostPort { host: host.into(), port })
     }
 
-    /// The address, if the host is numeric.
-    pub fn numeric(&self) -> Option<SocketAddr> {
-        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
+    /// The addresses, if they are known without a resolver: those of a numeric host, and of `localhost` and all names
+    /// below it (RFC 6761, section 6.3). None if the name must be asked for.
+    pub fn known(&self) -> Vec<SocketAddr> {
+        let ips = match self.host.parse::<IpAddr>() {
+            Ok(ip) => vec![ip],
+            Err(_) if is_localhost(&self.host) => {
+                vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+            }
+            Err(_) => Vec::new(),
+        };
+        ips.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
     }
+}
+
+/// Whether a name is `localhost` or below it, in any case, with the root's dot or without.
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.rsplit('.').next().is_some_and(|label| label.eq_ignore_ascii_case("localhost"))
 }
 
 impl fmt::Display for HostPort {
@@ -131,6 +164,8 @@ impl From<PackedAddress> for SocketAddr {
 pub enum BadAddress {
     /// Not a place to listen.
     Listen,
+    /// No interface of this system has the name that stands behind `%`.
+    Zone,
     /// A URL or a path.
     Slash,
     /// Nothing before the port.
@@ -148,6 +183,10 @@ impl fmt::Display for BadAddress {
         f.write_str(match self {
             Self::Listen => {
                 "wanted PORT for all interfaces, or IP:PORT, such as 8080, 127.0.0.1:8080 or [::1]:8080"
+            }
+            Self::Zone => {
+                "no network interface of this host has the name behind '%', or the address is not one of a link, such \
+                 as [fe80::1%eth0]:8080"
             }
             Self::Slash => "wanted HOST:PORT, such as localhost:8080; leave out http:// and any path",
             Self::NoHost => "the host is missing: wanted HOST:PORT, such as db.lan:5432",
@@ -215,6 +254,28 @@ mod tests {
             ["", ":", "*", "*:", "+80", "65536", "localhost:80", "::1:80", "127.0.0.1", "[::1]", "80 "]
         {
             assert_eq!(text.parse::<Listen>(), Err(BadAddress::Listen), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_with_the_name_of_an_interface_is_told_from_others() {
+        let zoned = Zoned::parse("[fe80::1%eth0]:0").expect("one");
+        assert_eq!((zoned.host, zoned.port), ("fe80::1%eth0", 0));
+        for text in ["[::1]:80", "[fe80::1%]:80", "[fe80::1%eth0]", "fe80::1%eth0:80", "[x%eth0]:80", "80"] {
+            assert!(Zoned::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn localhost_and_numbers_are_known_without_a_resolver() {
+        let known = |host: &str| HostPort { host: host.into(), port: 80 }.known();
+        let loopback = ["127.0.0.1:80", "[::1]:80"].map(|text| text.parse().expect("an address"));
+        for name in ["localhost", "LocalHost", "localhost.", "db.localhost", "a.b.localhost."] {
+            assert_eq!(known(name), loopback, "{name}");
+        }
+        assert_eq!(known("192.0.2.1"), ["192.0.2.1:80".parse().expect("an address")]);
+        for name in ["localhost.example", "mylocalhost", "db.lan", "fe80::1%eth0", "."] {
+            assert_eq!(known(name), [], "{name}");
         }
     }
 

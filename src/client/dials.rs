@@ -71,9 +71,14 @@ impl Dials {
         retry.into_iter().chain(late).min()
     }
 
-    /// Other addresses lead there from now on.
-    pub fn lead_to(&mut self, addresses: impl Iterator<Item = SocketAddr>) {
-        self.addresses = addresses.collect();
+    /// These addresses lead there from now on. New ones are tried first; the others keep their turns.
+    pub fn lead_to(&mut self, addresses: Vec<SocketAddr>) {
+        self.addresses.retain(|address| addresses.contains(address));
+        for address in addresses.into_iter().rev() {
+            if !self.addresses.contains(&address) {
+                self.addresses.push_front(address);
+            }
+        }
     }
 
     /// Drops tickets: nothing more is dialled.
@@ -155,7 +160,9 @@ impl Dials {
         }
         let address = way.address.into();
         if self.pause.take().is_some() {
-            if let Some(place) = self.addresses.iter().position(|&other| other == address) {
+            if let Some(place) =
+                self.addresses.iter().position(|&other| PackedAddress::from(other) == way.address)
+            {
                 self.addresses.rotate_left(place);
             }
             agenda.fact(Fact::MessageArrived { address });
@@ -179,7 +186,7 @@ impl Dials {
         agenda.fact(Fact::MessageFailed { address, reason });
         if self.pause.is_none() {
             self.pause = Some(agenda.now + agenda.limits.message_retry);
-            if self.addresses.front() == Some(&address) {
+            if self.addresses.front().is_some_and(|&front| PackedAddress::from(front) == way.address) {
                 self.addresses.rotate_left(1);
             }
         }

@@ -4,6 +4,7 @@
 //! while another link is sought, because a new server may take the place of the old one. There is one draining link
 //! at most beside the current one.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,13 @@ pub(super) struct Settings {
     pub message_name: Option<NameId>,
 }
 
+impl Settings {
+    /// All names that lead to the server.
+    fn names(&self) -> impl Iterator<Item = NameId> + use<> {
+        [Some(self.name), self.message_name].into_iter().flatten()
+    }
+}
+
 /// The way to a server.
 pub(super) struct Gateway {
     settings: Settings,
@@ -45,12 +53,14 @@ pub(super) struct Gateway {
     last_pause: Duration,
     /// When it wants attention: the end of a pause, or of the time for a Welcome, or when a dial is late.
     due: Option<Instant>,
-    /// A dial that is late, and the index of its address. Another goes on beside it, and the first that is proved wins.
-    late: Option<(ConnId, usize)>,
+    /// A dial that is late, and its address. Another goes on beside it, and the first that is proved wins.
+    late: Option<(ConnId, SocketAddr)>,
     /// The link on which the server has said Drain, while it stands.
     draining: Option<LinkId>,
     /// Until when another link is tried for often, because the one before drains.
     sought_until: Option<Instant>,
+    /// Addresses that are tried next in this attempt.
+    left: VecDeque<SocketAddr>,
     /// The client leaves: no attempt follows.
     leaving: bool,
 }
@@ -61,8 +71,8 @@ enum Stage {
     Pause,
     /// Names are resolved.
     Resolving,
-    /// A control connection is on its way to the address with this index; it has an id once it is dialled.
-    Dialling(usize, Option<ConnId>),
+    /// A control connection is on its way to this address; it has an id once it is dialled.
+    Dialling(SocketAddr, Option<ConnId>),
     /// Proved; waiting for `Welcome`.
     Greeted(ConnId, SocketAddr),
     /// The server has said that it does not take this client; the connection closes.
@@ -84,6 +94,7 @@ impl Gateway {
             late: None,
             draining: None,
             sought_until: None,
+            left: VecDeque::new(),
             leaving: false,
         }
     }
@@ -104,40 +115,45 @@ impl Gateway {
 
     // To the server.
 
-    /// Begins an attempt: resolves the server's name anew, unless it is numeric.
+    /// Begins an attempt: looks the names up anew, unless they need no resolver. What is known of the server's is used
+    /// if no answer comes in a moment.
     fn connect(&mut self, names: &mut Names, agenda: &mut Agenda) {
-        self.due = None;
-        let mut pending = false;
-        for id in [Some(self.settings.name), self.settings.message_name].into_iter().flatten() {
-            if names.must_be_asked(id) {
-                names.ask(id, agenda);
-                pending = true;
-            }
+        for id in self.settings.names() {
+            names.ask(id, agenda);
         }
-        if pending {
-            self.stage = Stage::Resolving;
-        } else {
-            self.dial(0, names, agenda);
-        }
+        (self.stage, self.due) = (Stage::Resolving, Some(agenda.now + agenda.limits.resolve_wait));
+        self.resolved(names, agenda);
     }
 
-    /// A name was resolved, or not.
+    /// A name was looked up.
     pub fn resolved(&mut self, names: &Names, agenda: &mut Agenda) {
-        let awaited = [Some(self.settings.name), self.settings.message_name];
-        let pending = awaited.into_iter().flatten().any(|id| names.is_asked(id));
-        if matches!(self.stage, Stage::Resolving) && !pending {
-            self.dial(0, names, agenda);
+        // Only the server's own name is worth more than a moment: the control port admits message connections, too.
+        let waits = names.is_asked(self.settings.name)
+            || self.due.is_some() && self.settings.names().any(|id| names.is_asked(id));
+        if matches!(self.stage, Stage::Resolving) && !waits {
+            self.begin_to_dial(names, agenda);
         }
     }
 
-    fn dial(&mut self, index: usize, names: &Names, agenda: &mut Agenda) {
-        let Some(&address) = names.found(self.settings.name).get(index) else {
-            if index == 0 {
-                names.tell_unresolved(self.settings.name, "the server", agenda);
-            }
-            return self.pause(agenda);
-        };
-        (self.stage, self.due) = (Stage::Dialling(index, None), None);
+    fn begin_to_dial(&mut self, names: &Names, agenda: &mut Agenda) {
+        self.due = None;
+        self.left = names.found(self.settings.name).iter().copied().collect();
+        if self.left.is_empty() || names.failure(self.settings.name).is_some() {
+            names.tell_unresolved(self.settings.name, "the server", agenda);
+        }
+        self.dial_next(agenda);
+    }
+
+    /// Dials the next address, or makes a pause after the last one.
+    fn dial_next(&mut self, agenda: &mut Agenda) {
+        match self.left.pop_front() {
+            Some(address) => self.dial(address, agenda),
+            None => self.pause(agenda),
+        }
+    }
+
+    fn dial(&mut self, address: SocketAddr, agenda: &mut Agenda) {
+        (self.stage, self.due) = (Stage::Dialling(address, None), None);
         let secret = self.settings.key.secret.clone();
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Control, key_id: key_id(&secret) };
         let greeting = Greeting { hello, secret, ticket: 0, plain: false };
@@ -158,17 +174,17 @@ impl Gateway {
     }
 
     /// The server has proved itself: says Hello, and what is to be published.
-    pub fn greeted(&mut self, id: ConnId, names: &Names, sessions: &Sessions, agenda: &mut Agenda) {
+    pub fn greeted(&mut self, id: ConnId, names: &mut Names, sessions: &Sessions, agenda: &mut Agenda) {
         let dialled = match self.stage {
-            Stage::Dialling(index, dialled) => dialled.map(|dialled| (dialled, index)),
+            Stage::Dialling(address, dialled) => dialled.map(|dialled| (dialled, address)),
             Stage::Pause | Stage::Resolving => None,
             _ => return,
         };
         let both = [dialled, self.late.take()].into_iter().flatten();
         let (winner, losers): (Vec<_>, Vec<_>) = both.partition(|&(other, _)| other == id);
         losers.iter().for_each(|&(loser, _)| agenda.reset(loser, CloseReason::Retired));
-        let [(_, index)] = winner[..] else { return };
-        let Some(&address) = names.found(self.settings.name).get(index) else { return };
+        let [(_, address)] = winner[..] else { return };
+        names.worked(self.settings.name, address);
         self.stage = Stage::Greeted(id, address);
         self.due = Some(agenda.now + agenda.limits.heartbeat);
         let hello = Hello {
@@ -282,11 +298,15 @@ impl Gateway {
         self.due = None;
         match self.stage {
             Stage::Pause => self.connect(names, agenda),
-            Stage::Dialling(index, Some(id)) if self.late.is_none() => {
+            Stage::Resolving if !names.found(self.settings.name).is_empty() => {
+                self.begin_to_dial(names, agenda);
+            }
+            Stage::Dialling(address, Some(id)) if self.late.is_none() => {
                 let (server, reason) = (self.settings.server.clone(), CloseReason::HandshakeTimedOut);
                 agenda.fact(Fact::ServerUnreachable { server, reason });
-                self.late = Some((id, index));
-                self.dial((index + 1) % names.found(self.settings.name).len().max(1), names, agenda);
+                self.late = Some((id, address));
+                let other = self.left.pop_front().unwrap_or(address);
+                self.dial(other, agenda);
             }
             // It may have said something, but not what was asked.
             Stage::Greeted(id, _) => agenda.reset(id, CloseReason::HandshakeTimedOut),
@@ -347,7 +367,7 @@ impl Gateway {
     }
 
     /// A control connection is gone that was no link's.
-    pub fn closed(&mut self, id: ConnId, reason: CloseReason, names: &Names, agenda: &mut Agenda) {
+    pub fn closed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) {
         let server = self.settings.server.clone();
         if self.late.take_if(|late| late.0 == id).is_some() {
             // The other one may be late by now.
@@ -362,17 +382,12 @@ impl Gateway {
                 self.pause(agenda);
             }
             Stage::Refused(control) if control == id => self.pause_refused(agenda),
-            Stage::Dialling(index, Some(dialled)) if dialled == id => {
+            Stage::Dialling(_, Some(dialled)) if dialled == id => {
                 agenda.fact(match reason {
                     CloseReason::DialFailed(_) => Fact::ServerUnreachable { server, reason },
                     _ => Fact::ServerUnproved { server, key: self.settings.key.name.clone(), reason },
                 });
-                // Other addresses of the name, then a pause.
-                if index + 1 < names.found(self.settings.name).len() {
-                    self.dial(index + 1, names, agenda);
-                } else {
-                    self.pause(agenda);
-                }
+                self.dial_next(agenda);
             }
             _ => {}
         }

@@ -116,11 +116,9 @@ impl Link {
         if self.life == Life::Draining {
             return;
         }
-        if let Some(name) = self.message_name.filter(|&name| names.has_failed(name)) {
+        if let Some(name) = self.message_name.filter(|&name| names.failure(name).is_some()) {
             names.tell_unresolved(name, "message connections", agenda);
-            if names.is_stale(name, agenda) {
-                names.ask(name, agenda);
-            }
+            names.ask_again(name, agenda);
         }
         self.dials.take(first_ticket, count, others, agenda);
         self.dials.go(id, &self.greeting, agenda);
@@ -141,10 +139,13 @@ impl Link {
         self.schedule(agenda);
     }
 
-    /// A message connection could not be made.
-    pub fn failed(&mut self, way: Way, reason: CloseReason, agenda: &mut Agenda) {
+    /// A message connection could not be made. The name of its host may lead elsewhere by now.
+    pub fn failed(&mut self, way: Way, reason: CloseReason, names: &mut Names, agenda: &mut Agenda) {
         // A server that drains has closed its ports.
         if self.life == Life::Standing {
+            if let Some(name) = self.message_name {
+                names.ask_again(name, agenda);
+            }
             self.dials.failed(way, reason, agenda);
             self.schedule(agenda);
         }
@@ -212,7 +213,7 @@ impl Links {
             if let Some(link) = self.slots.get_mut(id)
                 && link.message_name == Some(name)
             {
-                link.dials.lead_to(with_fallback(addresses, link.control_address));
+                link.dials.lead_to(with_fallback(addresses, link.control_address).collect());
             }
         }
     }

@@ -20,7 +20,6 @@ mod seen;
 mod sessions;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,7 +27,9 @@ use crate::base::address::HostPort;
 use crate::base::id::{ConnId, LinkId, NameId};
 use crate::config::ClientConfig;
 use crate::config::limits::Limits;
-use crate::machine::{Agenda, CloseReason, Dialled, Fact, Input, Machine, Output, SessionEvent, Traffic};
+use crate::machine::{
+    Agenda, CloseReason, Dialled, Fact, Input, Lookup, Machine, Output, SessionEvent, Traffic,
+};
 use crate::wire::control::{ControlFrame, PublicationNumber};
 use gateway::{Gateway, Settings};
 use link::Links;
@@ -98,13 +99,15 @@ impl Client {
             {
                 link.arrived(link_id, way, &mut self.agenda);
             }
-        } else if !self.sessions.is_proxy(id) {
-            self.gateway.greeted(id, &self.names, &self.sessions, &mut self.agenda);
+        } else if self.sessions.is_proxy(id) {
+            self.sessions.proxy_connected(id, &mut self.names);
+        } else {
+            self.gateway.greeted(id, &mut self.names, &self.sessions, &mut self.agenda);
         }
     }
 
-    fn resolved(&mut self, name: NameId, addresses: Vec<SocketAddr>) {
-        let waiting = self.names.answer(name, addresses, &self.agenda);
+    fn resolved(&mut self, name: NameId, lookup: Lookup) {
+        let waiting = self.names.answer(name, lookup, &self.agenda);
         self.links.resolved(name, self.names.found(name));
         self.gateway.resolved(&self.names, &mut self.agenda);
         self.sessions.resolved(waiting, &mut self.names, &mut self.agenda);
@@ -164,14 +167,14 @@ impl Client {
             if let Some((link, way)) = sessions.message_gone(id)
                 && let Some(link) = links.get_mut(link)
             {
-                link.failed(way, reason, agenda);
+                link.failed(way, reason, names, agenda);
             }
         } else if let Some((link_id, link)) = links.remove(id) {
             agenda.fact(Fact::LinkLost { server: gateway.server().clone(), reason });
             sessions.reset_all_of(link_id, agenda);
             gateway.link_ended(link_id, agenda.now.saturating_duration_since(link.welcomed), agenda);
         } else if !sessions.proxy_gone(id, reason, traffic, names, agenda) {
-            gateway.closed(id, reason, names, agenda);
+            gateway.closed(id, reason, agenda);
         }
         self.exit_if_drained();
     }
@@ -202,7 +205,7 @@ impl Machine for Client {
             Input::Connected { id } => self.connected(id),
             Input::Control { id, frame } => self.control(id, frame),
             Input::Session { id, event } => self.session(id, event),
-            Input::Resolved { name, addresses } => self.resolved(name, addresses),
+            Input::Resolved { name, lookup } => self.resolved(name, lookup),
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
             Input::GiveUp => self.draining = Some(now),
@@ -225,7 +228,7 @@ impl Machine for Client {
         }
         while let Some(id) = self.agenda.next_due() {
             if !self.links.is_due(id, &mut self.agenda) {
-                self.sessions.due(id, &mut self.agenda);
+                self.sessions.due(id, &mut self.names, &mut self.agenda);
             }
         }
         if self.draining.take_if(|at| *at <= now).is_some() {

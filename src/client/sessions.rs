@@ -4,10 +4,12 @@
 //! A local server is dialled at most once per session that has not been seen before.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::dials::Way;
-use super::names::Names;
+use super::names::{Consulted, Names};
 use super::seen::Seen;
 use crate::base::address::{HostPort, PackedAddress};
 use crate::base::id::{ConnId, LinkId, NameId, kind};
@@ -16,6 +18,9 @@ use crate::base::table::Table;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Traffic};
 use crate::wire::control::{Denial, GrantedAddress, PublicationNumber};
 use crate::wire::frame::{AbortReason, Sid, Start};
+
+/// Attempts that are kept when they are over.
+const ATTEMPTS_KEPT: usize = 16;
 
 /// What the client publishes.
 pub(super) struct Published {
@@ -53,8 +58,21 @@ struct Session {
     sid: Sid,
     /// The number under which the user's bytes were first sent.
     first_sid: Sid,
-    /// The proxy connection, once one is dialled.
+    /// While its local server is sought.
+    attempt: Option<Box<Attempt>>,
+}
+
+/// How far a session has come in seeking its local server. It remembers addresses, because those of a name may change.
+#[derive(Default)]
+struct Attempt {
+    /// The address that is dialled.
+    dialled: Option<SocketAddr>,
+    /// The proxy connection that is on its way there, once it has an id.
     proxy: Option<ConnId>,
+    /// Addresses that failed.
+    failed: Vec<SocketAddr>,
+    /// Why the first of them failed that tells something of the local server.
+    reason: Option<CloseReason>,
 }
 
 /// The user of a session.
@@ -63,8 +81,6 @@ struct UserOf {
     number: u64,
     address: PackedAddress,
     publication: PublicationNumber,
-    /// How many of the local server's addresses were tried for it. It stands here because there is room.
-    tried: u16,
     since: Instant,
 }
 
@@ -83,12 +99,22 @@ pub(super) struct Sessions {
     proxies: Table<kind::Connection, Proxy>,
     /// Sessions that run.
     running: usize,
+    /// Some attempts that are over, for the next ones to use.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    attempts: Vec<Box<Attempt>>,
 }
 
 impl Sessions {
     /// No sessions of these publications.
     pub fn new(published: BTreeMap<PublicationNumber, Published>) -> Sessions {
-        Sessions { published, messages: Table::default(), proved: 0, proxies: Table::default(), running: 0 }
+        Sessions {
+            published,
+            messages: Table::default(),
+            proved: 0,
+            proxies: Table::default(),
+            running: 0,
+            attempts: Vec::new(),
+        }
     }
 
     // Message connections.
@@ -187,10 +213,9 @@ impl Sessions {
             number: start.number,
             address: start.user.into(),
             publication: start.publication,
-            tried: 0,
             since: agenda.now,
         };
-        let session = Session { user, sid: start.sid, first_sid, proxy: None };
+        let session = Session { user, sid: start.sid, first_sid, attempt: None };
         // The end of the session before may not have been told of yet.
         let was_busy = matches!(message.state, State::Busy(_));
         self.running += usize::from(!was_busy);
@@ -245,64 +270,69 @@ impl Sessions {
         agenda.fact(Fact::Duplicate { number: start.number });
     }
 
-    /// Dials the next address of the session's local server, or has its name resolved first.
+    /// Seeks a session's local server: dials it, or waits for its name's addresses first.
     fn dial(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
+        let Some(State::Busy(session)) = self.state(id) else { return };
+        let Some(published) = self.published.get(&session.user.publication) else {
+            return refuse(id, agenda);
+        };
+        // A session that must wait for a name waits no longer than for a local server.
+        let last = session.user.since + agenda.limits.local_dial;
+        let until = match names.consult(published.name, agenda) {
+            Consulted::Go => return self.dial_next(id, names, agenda),
+            Consulted::WaitUntil(until) => until.min(last),
+            Consulted::Wait => last,
+        };
+        names.wait(published.name, id, session.sid);
+        agenda.at(id, Some(until));
+    }
+
+    /// Dials the first address of the session's local server that was not tried.
+    fn dial_next(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
         let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else { return };
         let Some(published) = self.published.get(&session.user.publication) else {
             return refuse(id, agenda);
         };
-        let last = session.user.since + agenda.limits.local_dial;
-        if names.is_stale(published.name, agenda) {
-            names.ask(published.name, agenda);
-            // What is known is used meanwhile. A session that must wait for a name waits no longer than for a local
-            // server.
-            if names.found(published.name).is_empty() {
-                names.wait(published.name, id, session.sid);
-                return agenda.at(id, Some(last));
-            }
-        }
-        if names.has_failed(published.name) {
-            let outdated = !names.found(published.name).is_empty();
-            let fault = if outdated { NameFault::Outdated } else { NameFault::Unresolved };
-            published.tell_name(fault, agenda);
-        }
         let found = names.found(published.name);
-        let left = found.len().saturating_sub(session.user.tried.into());
-        let Some(&address) = found.get(usize::from(session.user.tried)) else { return refuse(id, agenda) };
-        session.user.tried += 1;
+        if let Some(why) = names.failure(published.name) {
+            let fault = if found.is_empty() { NameFault::Unresolved } else { NameFault::Outdated };
+            published.tell_name(fault(why.into()), agenda);
+        }
+        let attempt = session.attempt.get_or_insert_with(|| self.attempts.pop().unwrap_or_default());
+        let mut left = found.iter().filter(|address| !attempt.failed.contains(address));
+        let Some(&address) = left.next() else { return refuse(id, agenda) };
         // Each address gets its share of what is left of the time.
-        let share = last.saturating_duration_since(agenda.now) / left.max(1) as u32;
+        let last = session.user.since + agenda.limits.local_dial;
+        let share = last.saturating_duration_since(agenda.now) / (1 + left.count() as u32);
+        attempt.dialled = Some(address);
         let deadline = agenda.now + share;
         agenda.push(Output::Dial { dial: Dial::Proxy(id, session.sid), address, deadline });
     }
 
-    /// A name was resolved, or not: the sessions that waited for it go on.
+    /// A name was looked up: the sessions that waited for it go on.
     pub fn resolved(&mut self, waiting: BTreeMap<ConnId, Sid>, names: &mut Names, agenda: &mut Agenda) {
         for (id, sid) in waiting {
             let Some(State::Busy(session)) = self.state(id) else { continue };
-            let waits = session.sid == sid && session.proxy.is_none() && session.user.tried == 0;
-            let Some(published) = self.published.get(&session.user.publication).filter(|_| waits) else {
-                continue;
-            };
-            agenda.at(id, None);
-            // A name that leads nowhere is not asked for again on behalf of sessions that have waited for it.
-            if names.found(published.name).is_empty() {
-                published.tell_name(NameFault::Unresolved, agenda);
-                refuse(id, agenda);
-            } else {
-                self.dial(id, names, agenda);
+            if session.sid == sid && session.attempt.is_none() {
+                agenda.at(id, None);
+                // A name that leads nowhere is not asked for again on behalf of sessions that have waited for it.
+                self.dial_next(id, names, agenda);
             }
         }
     }
 
-    /// A session has waited for its local server's name as long as it may.
-    pub fn due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        if let Some(State::Busy(session)) = self.state(id) {
-            if let Some(published) = self.published.get(&session.user.publication) {
-                published.tell_name(NameFault::Late, agenda);
-            }
-            refuse(id, agenda);
+    /// A session has waited for its local server's name as long as it may: what was known before is good enough.
+    pub fn due(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
+        let Some(State::Busy(session)) = self.state(id) else { return };
+        let Some(published) = self.published.get(&session.user.publication) else {
+            return refuse(id, agenda);
+        };
+        names.stop_waiting(published.name, id);
+        if names.found(published.name).is_empty() {
+            published.tell_name(NameFault::Late, agenda);
+            return refuse(id, agenda);
         }
+        self.dial_next(id, names, agenda);
     }
 
     /// Both directions of a session have ended.
@@ -321,11 +351,32 @@ impl Sessions {
     pub fn dialling_proxy(&mut self, id: ConnId, message: ConnId, agenda: &mut Agenda) {
         match self.messages.get_mut(message).map(|message| &mut message.state) {
             Some(State::Busy(session)) => {
-                session.proxy = Some(id);
+                if let Some(attempt) = &mut session.attempt {
+                    attempt.proxy = Some(id);
+                }
                 self.proxies.insert(id, Proxy { message, user: session.user });
             }
             // Its message connection is gone; so will it be.
             _ => agenda.reset(id, CloseReason::LinkLost),
+        }
+    }
+
+    /// A proxy connection stands: its address is tried first from now on.
+    pub fn proxy_connected(&mut self, id: ConnId, names: &mut Names) {
+        let Some(message) = self.proxies.get(id).map(|proxy| proxy.message) else { return };
+        let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
+            return;
+        };
+        let Some(mut attempt) = session.attempt.take_if(|attempt| attempt.proxy == Some(id)) else { return };
+        if let (Some(published), Some(address)) =
+            (self.published.get(&session.user.publication), attempt.dialled)
+        {
+            names.worked(published.name, address);
+        }
+        if self.attempts.len() < ATTEMPTS_KEPT {
+            (attempt.dialled, attempt.proxy, attempt.reason) = (None, None, None);
+            attempt.failed.clear();
+            self.attempts.push(attempt);
         }
     }
 
@@ -378,18 +429,34 @@ impl Sessions {
         let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
             return;
         };
-        if session.proxy != Some(id) {
+        let attempt = session.attempt.as_mut().filter(|attempt| attempt.proxy == Some(id));
+        let (Some(published), Some(attempt)) = (self.published.get(&user.publication), attempt) else {
             return;
+        };
+        attempt.proxy = None;
+        names.ask_again(published.name, agenda);
+        attempt.failed.extend(attempt.dialled.take());
+        let told = attempt.reason.get_or_insert(reason);
+        if is_of_this_host(*told) {
+            *told = reason;
         }
-        session.proxy = None;
-        let Some(published) = self.published.get(&user.publication) else { return };
-        let more = usize::from(session.user.tried) < names.found(published.name).len();
+        let told = *told;
+        let more = names.found(published.name).iter().any(|address| !attempt.failed.contains(address));
         if more && agenda.now < user.since + agenda.limits.local_dial {
-            return self.dial(message, names, agenda);
+            return self.dial_next(message, names, agenda);
         }
-        self.tell_failed(user, reason, agenda);
+        self.tell_failed(user, told, agenda);
         refuse(message, agenda);
     }
+}
+
+/// Whether a dial failed before it left this host, which tells nothing of a local server elsewhere.
+fn is_of_this_host(reason: CloseReason) -> bool {
+    let CloseReason::DialFailed(fault) = reason else { return false };
+    matches!(
+        fault.kind(),
+        ErrorKind::AddrNotAvailable | ErrorKind::NetworkUnreachable | ErrorKind::Unsupported
+    )
 }
 
 fn refuse(message: ConnId, agenda: &mut Agenda) {

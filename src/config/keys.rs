@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use zeroize::Zeroizing;
 
 use crate::base::name::Name;
@@ -197,7 +198,7 @@ pub fn server_keys(path: Option<&Path>) -> Result<ServerKeys, KeyError> {
 
 fn read_or_make(path: PathBuf) -> Result<ServerKeys, KeyError> {
     let made = match read_file(&path) {
-        Err(KeyError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => make_file(&path)?,
+        Err(KeyError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => make_file(&path, &WAYS)?,
         Err(error) => return Err(error),
         Ok(keys) => return Ok(ServerKeys { keys, made: None }),
     };
@@ -352,10 +353,45 @@ fn read_secret(text: &str) -> Option<Secret> {
     Some(Secret::copy_of(secret))
 }
 
+/// A way to put a file that is written in its place, where none may be.
+type Way = fn(&Path, &Path) -> io::Result<()>;
+
+/// The ways, best first. With the first two a file appears whole or not at all. Not every file system has hard links
+/// (those of memory cards and of some shares have not), nor renames that replace nothing; all have the last.
+const WAYS: [Way; 3] = [
+    |draft, path| fs::hard_link(draft, path),
+    |draft, path| Ok(renameat_with(CWD, draft, CWD, path, RenameFlags::NOREPLACE)?),
+    copy_into_new,
+];
+
+/// Writes what a file holds into a new one, by one call, which is removed where that fails.
+fn copy_into_new(draft: &Path, path: &Path) -> io::Result<()> {
+    let text = Zeroizing::new(fs::read(draft)?);
+    let mut file = new_file(path)?;
+    file.write_all(&text).inspect_err(|_| drop(fs::remove_file(path)))
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Puts a draft in its place by the first way that works.
+fn put_in_place(draft: &Path, path: &Path, ways: &[Way]) -> io::Result<()> {
+    let mut outcome = Err(io::ErrorKind::Unsupported.into());
+    for way in ways {
+        outcome = way(draft, path);
+        match &outcome {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {}
+            _ => break,
+        }
+    }
+    outcome
+}
+
 /// Makes a key file with one new key, and the folders above it; tells whether this process was the one that
-/// made it. The file appears whole or not at all, because it is linked into place only after it was written:
-/// a server started at the same moment reads the same keys.
-fn make_file(path: &Path) -> Result<bool, KeyError> {
+/// made it. The file is put in its place only after it was written: a server started at the same moment reads the same
+/// keys.
+fn make_file(path: &Path, ways: &[Way]) -> Result<bool, KeyError> {
     let name = MADE_NAME.parse().map_err(|_| KeyError::NotAFile)?;
     let text = line(&generate(name)?);
     let failed = |error| KeyError::Make(path.to_owned(), error);
@@ -365,10 +401,13 @@ fn make_file(path: &Path) -> Result<bool, KeyError> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}.{:08x}", std::process::id(), fastrand::u32(..)));
     let draft = PathBuf::from(draft);
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(failed)?;
-    let made = file.write_all(text.as_bytes()).and_then(|()| fs::hard_link(&draft, path));
-    let removed = fs::remove_file(&draft);
+    let mut file = new_file(&draft).map_err(failed)?;
+    let made = file.write_all(text.as_bytes()).and_then(|()| put_in_place(&draft, path, ways));
+    let removed = match fs::remove_file(&draft) {
+        // A rename leaves no draft.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
     match made {
         Ok(()) => removed.map(|()| true).map_err(failed),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -513,6 +552,32 @@ mod tests {
         let again = server_keys(Some(&path)).expect("reads");
         assert_eq!((again.made, &again.keys), (None, &made.keys));
         assert_eq!(client_key(Some(&path), None).expect("reads").key, made.keys[0]);
+    }
+
+    #[test]
+    fn each_way_makes_a_file_that_only_its_owner_reads_and_replaces_none() {
+        let lacks: Way = |_, _| Err(io::ErrorKind::Unsupported.into());
+        for (number, way) in WAYS.into_iter().enumerate() {
+            let folder = Folder::new();
+            let path = folder.0.join("key");
+            let ways = [lacks, way, lacks];
+            assert!(make_file(&path, &ways).expect("makes"), "way {number}");
+            let made = read_file(&path).expect("it is whole");
+            assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+            assert!(!make_file(&path, &ways).expect("another one is there"), "way {number}");
+            assert_eq!(read_file(&path).expect("it is as it was"), made);
+            let files = fs::read_dir(&folder.0).expect("readable").count();
+            assert_eq!(files, 1, "way {number} leaves no draft");
+        }
+    }
+
+    #[test]
+    fn where_no_way_works_nothing_is_left() {
+        let folder = Folder::new();
+        let full: Way = |_, _| Err(io::ErrorKind::StorageFull.into());
+        let error = make_file(&folder.0.join("key"), &[full; 3]).expect_err("no way works");
+        assert!(matches!(error, KeyError::Make(_, error) if error.kind() == io::ErrorKind::StorageFull));
+        assert_eq!(fs::read_dir(&folder.0).expect("readable").count(), 0);
     }
 
     #[test]

@@ -69,8 +69,13 @@ pub struct Limits {
     pub local_dial_max: Duration,
     /// How long a resolved name of a local server is used before it is resolved anew.
     pub resolved: Duration,
-    /// How long after a failed lookup a name is asked for again.
+    /// How long after a lookup a name is asked for again at the earliest, on behalf of sessions or after a failed dial.
+    /// "No such name" counts when it comes again after that.
     pub resolve_retry: Duration,
+    /// How long addresses are kept that could not be renewed.
+    pub resolved_kept: Duration,
+    /// How long a session waits for fresh addresses before it uses old ones.
+    pub resolve_wait: Duration,
     /// Least and most delay before the client dials the server again; full jitter below the current one.
     pub reconnect: (Duration, Duration),
     /// Least delay before the client dials a server again that has refused it.
@@ -104,6 +109,10 @@ pub struct Limits {
     pub rings_kept: usize,
     /// Pipes for splicing bulk flows of plain message connections; a flow that gets none is read and written.
     pub pipes_max: usize,
+    /// How long a server that starts asks again for an address that is in use.
+    pub listen: Duration,
+    /// Time between two such attempts.
+    pub listen_retry: Duration,
     /// File descriptors kept back from users and strangers.
     pub descriptor_reserve: usize,
     /// File descriptors for users, links and message connections, at the server.
@@ -143,6 +152,8 @@ impl Default for Limits {
             local_dial_max: Duration::from_secs(30),
             resolved: Duration::from_secs(10),
             resolve_retry: Duration::from_secs(1),
+            resolved_kept: Duration::from_secs(24 * 3600),
+            resolve_wait: Duration::from_millis(100),
             reconnect: (Duration::from_millis(100), Duration::from_secs(30)),
             refused: Duration::from_secs(1),
             abort: Duration::from_secs(2),
@@ -158,6 +169,8 @@ impl Default for Limits {
             turn_accepts: 16,
             rings_kept: 64,
             pipes_max: 64,
+            listen: Duration::from_secs(5),
+            listen_retry: Duration::from_millis(100),
             descriptor_reserve: 16,
             room: usize::MAX,
         }

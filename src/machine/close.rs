@@ -1,10 +1,10 @@
 //! How and why a connection ends.
 
 use std::fmt;
-use std::io;
 
+use super::fault::{Advised, Fault};
 use crate::wire::frame::AbortReason;
-use crate::wire::handshake::HandshakeError;
+use crate::wire::handshake::{HandshakeError, Purpose};
 
 /// How a connection is closed. A machine says it; it does not follow from the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub enum CloseReason {
     /// The peer closed it.
     PeerClosed,
     /// The operating system reported this error.
-    Io(io::ErrorKind),
+    Io(Fault),
     /// Dialling it failed.
-    DialFailed(io::ErrorKind),
+    DialFailed(Fault),
     /// The other end of the session aborted it.
     Aborted(AbortReason),
     /// The message connection under the session broke.
@@ -38,8 +38,10 @@ pub enum CloseReason {
     BadRecord,
     /// The first flight proved nothing.
     Stranger(HandshakeError),
-    /// The hello names no key or link that exists, or its ticket is not good.
+    /// The hello names no key that exists.
     UnknownKey,
+    /// The hello names no link that exists, or its ticket is not good.
+    UnknownLink,
     /// A recorded first flight came again.
     Replayed,
     /// The handshake took longer than its limit.
@@ -81,14 +83,15 @@ impl fmt::Display for CloseReason {
         match self {
             Self::Finished => f.write_str("finished"),
             Self::PeerClosed => f.write_str("closed by the peer"),
-            Self::Io(kind) => write!(f, "{kind}"),
-            Self::DialFailed(kind) => write!(f, "could not connect: {kind}"),
+            Self::Io(fault) => write!(f, "{fault}"),
+            Self::DialFailed(fault) => write!(f, "could not connect: {}", Advised(*fault)),
             Self::Aborted(reason) => write!(f, "aborted: {reason}"),
             Self::Truncated => f.write_str("its message connection broke"),
             Self::ProtocolError => f.write_str("protocol error"),
             Self::BadRecord => f.write_str("a record that does not open"),
             Self::Stranger(error) => write!(f, "stranger: {error}"),
-            Self::UnknownKey => f.write_str("stranger: unknown key, link or ticket"),
+            Self::UnknownKey => f.write_str("stranger: unknown key"),
+            Self::UnknownLink => f.write_str("stranger: unknown link or ticket"),
             Self::Replayed => f.write_str("stranger: a recorded handshake came again"),
             Self::HandshakeTimedOut => f.write_str("no handshake in time"),
             Self::Evicted => f.write_str("made room for a newer stranger"),
@@ -111,6 +114,27 @@ impl fmt::Display for CloseReason {
 }
 
 impl CloseReason {
+    /// What a stranger came for names nothing that is known.
+    pub fn unknown(purpose: Purpose) -> CloseReason {
+        match purpose {
+            Purpose::Control => CloseReason::UnknownKey,
+            Purpose::Message => CloseReason::UnknownLink,
+        }
+    }
+
+    /// What an operator can do about a stranger that went for this reason, if it is a client.
+    pub fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::UnknownKey => Some(
+                "a running server reads its key file only when it starts: if this key was added since, restart it",
+            ),
+            Self::Stranger(HandshakeError::Unproved) => {
+                Some("its secret is another one: compare the key lines on both sides")
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a user that goes for this reason was never served.
     pub fn is_refusal(self) -> bool {
         matches!(self, Self::NoClient | Self::Full | Self::NotStarted | Self::Aborted(AbortReason::Refused))
@@ -127,6 +151,7 @@ impl CloseReason {
             Self::Stranger(HandshakeError::Field) => "handshake field",
             Self::Stranger(HandshakeError::Unproved) => "wrong secret",
             Self::UnknownKey => "unknown key",
+            Self::UnknownLink => "unknown link",
             Self::Replayed => "replayed",
             Self::HandshakeTimedOut => "no handshake in time",
             Self::Evicted => "evicted",

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::ErrorKind;
 
 use super::close::CloseReason;
+use super::fault::Fault;
 use crate::wire::frame::AbortReason;
 
 /// Why the local side of a session ended.
@@ -17,11 +18,11 @@ pub enum Ending {
 }
 
 /// What breaks one of the two connections of a session, outside of skyorg.
-fn write_broken(f: &mut fmt::Formatter<'_>, who: &str, kind: ErrorKind) -> fmt::Result {
-    match kind {
+fn write_broken(f: &mut fmt::Formatter<'_>, who: &str, fault: Fault) -> fmt::Result {
+    match fault.kind() {
         // Linux says EPIPE if a FIN came before the RST (tcp(7)).
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => write!(f, "{who} reset"),
-        kind => write!(f, "{who} lost: {kind}"),
+        _ => write!(f, "{who} lost: {fault}"),
     }
 }
 
@@ -32,7 +33,7 @@ impl fmt::Display for Ending {
             Ending::Proxy(reason) => (("local server", "client"), ("user", "server"), reason),
         };
         match (self, reason) {
-            (_, CloseReason::Io(kind)) => write_broken(f, here.0, *kind),
+            (_, CloseReason::Io(fault)) => write_broken(f, here.0, *fault),
             (_, CloseReason::Aborted(AbortReason::Reset)) => write!(f, "{} reset", there.0),
             (_, CloseReason::Aborted(AbortReason::Shutdown)) => write!(f, "{} ended", there.1),
             (_, CloseReason::Aborted(reason)) => write!(f, "{reason}"),
@@ -52,15 +53,19 @@ mod tests {
 
     #[test]
     fn one_event_has_the_same_words_at_both_ends() {
-        let reset = CloseReason::Io(ErrorKind::ConnectionReset);
+        let reset = CloseReason::Io(ErrorKind::ConnectionReset.into());
         let aborted = CloseReason::Aborted;
         for (words, user, proxy) in [
             ("finished", CloseReason::Finished, CloseReason::Finished),
             ("user reset", reset, aborted(AbortReason::Reset)),
-            ("user reset", CloseReason::Io(ErrorKind::BrokenPipe), aborted(AbortReason::Reset)),
+            ("user reset", CloseReason::Io(ErrorKind::BrokenPipe.into()), aborted(AbortReason::Reset)),
             ("local server reset", aborted(AbortReason::Reset), reset),
-            ("local server reset", aborted(AbortReason::Reset), CloseReason::Io(ErrorKind::BrokenPipe)),
             ("idle", CloseReason::Idle, aborted(AbortReason::Idle)),
+            (
+                "local server reset",
+                aborted(AbortReason::Reset),
+                CloseReason::Io(ErrorKind::BrokenPipe.into()),
+            ),
             ("link lost", CloseReason::LinkLost, CloseReason::LinkLost),
             ("server ended", CloseReason::Shutdown, aborted(AbortReason::Shutdown)),
             ("client ended", aborted(AbortReason::Shutdown), CloseReason::Shutdown),
@@ -77,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_one_end_alone_knows_has_its_own_words() {
-        let timed_out = CloseReason::Io(ErrorKind::TimedOut);
+        let timed_out = CloseReason::Io(ErrorKind::TimedOut.into());
         for (ending, words) in [
             (Ending::User(CloseReason::Truncated), "link lost"),
             (Ending::Proxy(CloseReason::Truncated), "ended by the server"),

@@ -110,12 +110,12 @@ pub enum Input {
         /// Whether any `Data` of it was sent.
         spoken: bool,
     },
-    /// A name was resolved; no addresses if it could not be.
+    /// A name was looked up.
     Resolved {
         /// The name.
         name: NameId,
-        /// Its addresses, in the resolver's order.
-        addresses: Vec<SocketAddr>,
+        /// What came of it.
+        lookup: Lookup,
     },
     /// The connection is gone. No later input names this id.
     Closed {
@@ -173,6 +173,17 @@ impl fmt::Debug for Proof {
             Proof::Message { ticket } => write!(f, "Message({ticket})"),
         }
     }
+}
+
+/// What came of looking a name up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Its addresses, at least one, in the resolver's order.
+    Found(Vec<SocketAddr>),
+    /// There is no such name, or it has no address.
+    NoSuchName,
+    /// Nobody could be asked, for this reason.
+    Failed(Box<str>),
 }
 
 /// What can happen to the session on a message connection.

@@ -9,9 +9,12 @@ mod close;
 mod drive;
 mod ending;
 mod fact;
+mod fault;
 mod input;
 mod name_fault;
 mod output;
+mod throttle;
+mod words;
 
 use std::time::Instant;
 
@@ -19,10 +22,12 @@ pub use agenda::Agenda;
 pub use close::{CloseReason, Manner};
 pub use drive::{Surroundings, drive, drive_timeout};
 pub use ending::Ending;
-pub use fact::{Fact, Throttle};
-pub use input::{Input, LINK_RANDOM_BYTES, Proof, SessionEvent, Traffic};
+pub use fact::Fact;
+pub use fault::{Advised, Fault, Needed, OptionFailed};
+pub use input::{Input, LINK_RANDOM_BYTES, Lookup, Proof, SessionEvent, Traffic};
 pub use name_fault::NameFault;
 pub use output::{Dial, Dialled, Door, Greeting, Output};
+pub use throttle::Throttle;
 
 /// The half that decides. See the module.
 pub trait Machine {

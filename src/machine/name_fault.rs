@@ -3,22 +3,22 @@
 use std::fmt;
 
 /// What is wrong with the name of a local server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameFault {
-    /// It could not be resolved, and never was.
-    Unresolved,
-    /// It could not be resolved; the addresses that it had before are used.
-    Outdated,
+    /// It could not be resolved, for this reason, and leads nowhere.
+    Unresolved(Box<str>),
+    /// It could not be resolved, for this reason; the addresses that it had before are used.
+    Outdated(Box<str>),
     /// It was not resolved in time.
     Late,
 }
 
 impl NameFault {
     /// The fault alone, by which complaints are throttled.
-    pub fn cause(self) -> &'static str {
+    pub fn cause(&self) -> &'static str {
         match self {
-            Self::Unresolved => "name unresolved",
-            Self::Outdated => "name outdated",
+            Self::Unresolved(_) => "name unresolved",
+            Self::Outdated(_) => "name outdated",
             Self::Late => "name late",
         }
     }
@@ -26,10 +26,12 @@ impl NameFault {
 
 impl fmt::Display for NameFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unresolved => "could not be resolved; its users are refused",
-            Self::Outdated => "could not be resolved; the addresses that it had are used",
-            Self::Late => "was not resolved in time; its users are refused",
-        })
+        match self {
+            Self::Unresolved(why) => write!(f, "could not be resolved ({why}); its users are refused"),
+            Self::Outdated(why) => {
+                write!(f, "could not be resolved ({why}); the addresses that it had are used")
+            }
+            Self::Late => f.write_str("was not resolved in time; its users are refused"),
+        }
     }
 }

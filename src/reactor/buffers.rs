@@ -13,7 +13,7 @@ use crate::base::buffer::Buffer;
 use crate::base::id::ConnId;
 use crate::base::ring::{RING_BYTES, Ring, Rings};
 use crate::config::limits::Limits;
-use crate::machine::CloseReason;
+use crate::machine::{CloseReason, Fault};
 use crate::wire::record::HEADROOM;
 
 /// Pieces of payload that go into one write.
@@ -81,7 +81,7 @@ impl<S: Socket> Buffers<S> {
         match connection.flush(self) {
             Ok(()) => connection.is_flushed(),
             Err(error) => {
-                self.fail(all, id, error.kind());
+                self.fail(all, id, error.into());
                 false
             }
         }
@@ -89,14 +89,14 @@ impl<S: Socket> Buffers<S> {
 
     /// A connection that is no local side failed. It is reset; a message connection is first read to its end, because
     /// its peer may have said more before it closed it.
-    pub fn fail(&mut self, all: &mut Connections<S>, id: ConnId, kind: io::ErrorKind) {
-        let Some(connection) = all.open(id) else { return all.reset(id, CloseReason::Io(kind)) };
+    pub fn fail(&mut self, all: &mut Connections<S>, id: ConnId, fault: Fault) {
+        let Some(connection) = all.open(id) else { return all.reset(id, CloseReason::Io(fault)) };
         connection.forget_unsent(self);
         let Kind::Message(message) = &mut connection.kind else {
-            return all.reset(id, CloseReason::Io(kind));
+            return all.reset(id, CloseReason::Io(fault));
         };
         if message.failed.is_none() {
-            message.failed = Some(kind);
+            message.failed = Some(fault);
             connection.ready.readable = true;
             all.queue(id);
         }

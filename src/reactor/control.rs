@@ -109,7 +109,7 @@ pub(super) fn serve<S: Socket>(
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.ready.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => ended = Some(CloseReason::Io(error.kind())),
+                Err(error) => ended = Some(CloseReason::Io(error.into())),
             }
         }
         let frame = match control.channel.open_sealed(&raw[..filled], &mut &mut clear[..]) {

@@ -43,7 +43,7 @@ pub(super) fn read_exact<S: Socket>(socket: &mut S, buffer: &mut [u8], filled: &
             Ok(count) => *filled += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Progress::Partly,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Progress::Over(CloseReason::Io(error.kind())),
+            Err(error) => return Progress::Over(CloseReason::Io(error.into())),
         }
     }
     Progress::Whole

@@ -6,24 +6,31 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::world::network::{Accepted, Network};
 use crate::base::deadlines::Deadlines;
 use crate::base::id::{ListenerId, kind};
 use crate::base::table::Table;
-use crate::machine::{Door, Fact};
+use crate::machine::{Door, Fact, Fault};
 
 /// Pause after accepting failed, before a listener is tried again.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+const FAILED_PAUSE: Duration = Duration::from_millis(100);
+/// Errors in a row after which a listener pauses. Fewer may be those of connections that died in its queue: accept(2)
+/// tells of them one by one, and of some under names that belong to networks.
+const FAILURES_MAX: u32 = 8;
 
 /// A listener.
 struct Entry<L> {
     listener: L,
+    address: SocketAddr,
     door: Door,
     ready: bool,
     /// Since when it does not accept because as many users are served as may be.
     full_since: Option<Instant>,
+    /// Accepting has failed so many times in a row.
+    failures: u32,
 }
 
 /// All listeners, and how many users they have let in.
@@ -60,8 +67,9 @@ impl<L> Listeners<L> {
     }
 
     /// Adds a listener. Connections may wait at it already.
-    pub fn insert(&mut self, id: ListenerId, listener: L, door: Door) {
-        self.table.insert(id, Entry { listener, door, ready: false, full_since: None });
+    pub fn insert(&mut self, id: ListenerId, listener: L, address: SocketAddr, door: Door) {
+        let entry = Entry { listener, address, door, ready: false, full_since: None, failures: 0 };
+        self.table.insert(id, entry);
         self.wake(id);
     }
 
@@ -131,7 +139,10 @@ impl<L> Listeners<L> {
         } else {
             entry.full_since = None;
         }
-        match network.accept(&mut entry.listener) {
+        let taken = network.accept(&mut entry.listener);
+        let failed = taken.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
+        entry.failures = if failed { entry.failures.saturating_add(1) } else { 0 };
+        match taken {
             // Dropping it resets it.
             Ok(accepted) if full => {
                 facts.push_back(Fact::UserShed { peer: accepted.peer, users: self.users });
@@ -147,13 +158,15 @@ impl<L> Listeners<L> {
                 self.resume_one();
                 Tried::Nothing
             }
-            // The connection died in the queue (accept(2), ERRORS): the next one is another.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Tried::Lost,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Tried::Lost,
-            // The system has run out of something, or forbids it: whatever it is may last.
             Err(error) => {
-                facts.push_back(Fact::AcceptPaused { error: error.to_string() });
-                self.paused.set(id, Some(now + EXHAUSTED_PAUSE));
+                let (fault, at) = (Fault::from(error), entry.address);
+                // The connection died in the queue (accept(2), ERRORS): the next one is another.
+                if !fault.is_exhaustion() && entry.failures < FAILURES_MAX {
+                    return Tried::Lost;
+                }
+                // The system has run out of something, or forbids it, or its network is down: that lasts.
+                facts.push_back(Fact::AcceptPaused { at, fault });
+                self.paused.set(id, Some(now + FAILED_PAUSE));
                 Tried::Nothing
             }
         }

@@ -185,15 +185,16 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                     }
                 }
                 Event::Acceptable(slot) => self.sockets.listeners.note_ready(slot),
-                Event::Resolved(name, addresses) => {
-                    self.sockets.all.tell(Input::Resolved { name, addresses });
-                }
+                Event::Resolved(name, lookup) => self.sockets.all.tell(Input::Resolved { name, lookup }),
                 Event::Terminate if self.terminated => self.sockets.all.tell(Input::GiveUp),
                 Event::Terminate => {
                     self.terminated = true;
                     self.sockets.all.tell(Input::Drain);
                 }
                 Event::HangUp => self.hung_up = true,
+                Event::OptionMissing { name, fault } => {
+                    self.sockets.facts.push_back(Fact::OptionMissing { name, fault });
+                }
             }
         }
         self.settle();

@@ -20,7 +20,9 @@ use super::world::network::{Accepted, BACKLOG, Network, Socket};
 use super::{control, greeting, leaving, strangers};
 use crate::base::id::{ConnId, ListenerId};
 use crate::config::limits::Limits;
-use crate::machine::{CloseReason, Dial, Dialled, Door, Fact, Input, Manner, Output, Surroundings, Traffic};
+use crate::machine::{
+    CloseReason, Dial, Dialled, Door, Fact, Fault, Input, Manner, Output, Surroundings, Traffic,
+};
 
 /// Everything that is not the machine.
 pub(super) struct Sockets<N: Network> {
@@ -163,7 +165,7 @@ impl<N: Network> Sockets<N> {
     fn insert(&mut self, mut socket: N::Socket, kind: Kind, life: Life) -> Option<ConnId> {
         let id = self.all.next_id()?;
         if let Err(error) = self.network.register(&mut socket, id) {
-            self.facts.push_back(Fact::NotWatched { error: error.to_string() });
+            self.facts.push_back(Fact::NotWatched { fault: error.into() });
             return None;
         }
         self.all.insert(id, socket, kind, life);
@@ -205,7 +207,7 @@ impl<N: Network> Sockets<N> {
                 (connection.ready.readable, connection.ready.writable) = (true, true);
                 greeting::begin(&mut self.all, &mut self.buffers, id, self.limits.heartbeat);
             }
-            Err(error) => self.all.reset(id, CloseReason::DialFailed(error.kind())),
+            Err(error) => self.all.reset(id, CloseReason::DialFailed(error.into())),
         }
     }
 
@@ -214,7 +216,7 @@ impl<N: Network> Sockets<N> {
             let Some(connection) = self.all.find(id) else { continue };
             match (connection.life, &connection.kind) {
                 (Life::Connecting, _) => {
-                    self.all.reset(id, CloseReason::DialFailed(io::ErrorKind::TimedOut));
+                    self.all.reset(id, CloseReason::DialFailed(io::ErrorKind::TimedOut.into()));
                 }
                 (Life::Discarding { reason, .. }, _) => self.all.end(id, reason),
                 (Life::Leaving { reason, .. }, _) => self.all.end(id, reason),
@@ -237,7 +239,7 @@ impl<N: Network> Sockets<N> {
         match errand {
             Errand::Listen { id, at, door } => match self.network.listen(id, at) {
                 Ok((listener, address)) => {
-                    self.listeners.insert(id, listener, door);
+                    self.listeners.insert(id, listener, address, door);
                     self.all.tell(Input::Listening { id, address });
                 }
                 Err(error) => self.all.tell(Input::ListenFailed { id, error }),
@@ -293,10 +295,10 @@ impl<N: Network> Sockets<N> {
             }
             failed => {
                 // It never had a slot; the machine hears of it like of any other failure.
-                let kind = failed.err().map_or(io::ErrorKind::Other, |error| error.kind());
+                let fault = failed.err().map_or(io::ErrorKind::Other.into(), Fault::from);
                 let Some(id) = self.all.next_id() else { return true };
                 self.all.tell(Input::Dialling { id, purpose });
-                let (reason, traffic) = (CloseReason::DialFailed(kind), Traffic::default());
+                let (reason, traffic) = (CloseReason::DialFailed(fault), Traffic::default());
                 self.all.tell(Input::Closed { id, reason, traffic });
             }
         }

@@ -164,7 +164,10 @@ impl Strangers {
         match (progress, hello) {
             // Bytes that cannot become a hello are rejected at once.
             (_, Some(Err(error))) => self.discard(all, id, CloseReason::Stranger(error)),
-            (Progress::Over(reason), _) => self.discard(all, id, reason),
+            (Progress::Over(reason), _) => {
+                let reason = unspoken(reason, stranger.filled);
+                self.discard(all, id, reason);
+            }
             (Progress::Whole, Some(Ok(hello))) => {
                 stranger.stage = Stage::Judged(hello.purpose);
                 self.leave_line(id);
@@ -201,7 +204,7 @@ impl Strangers {
                 let (mut random, flight) =
                     (Zeroizing::new([0; LINK_RANDOM_BYTES]), Responder::flight_mark(&stranger.flight));
                 if let Err(error) = network.random(&mut *random) {
-                    return self.discard(all, id, CloseReason::Io(error.kind()));
+                    return self.discard(all, id, CloseReason::Io(error.into()));
                 }
                 Proof::control(&random, flight)
             }
@@ -374,6 +377,18 @@ impl Line {
     }
 }
 
+/// Why a stranger failed that ended after so many bytes: one that said nothing has only looked whether the port is
+/// open, however it left, and one that left in mid-sentence does not speak our language.
+fn unspoken(reason: CloseReason, said_bytes: usize) -> CloseReason {
+    match reason {
+        CloseReason::Io(fault) if said_bytes == 0 && fault.kind() == io::ErrorKind::ConnectionReset => {
+            CloseReason::PeerClosed
+        }
+        CloseReason::PeerClosed if said_bytes > 0 => CloseReason::Stranger(HandshakeError::NotSkyorg),
+        reason => reason,
+    }
+}
+
 /// Reads a failed stranger and throws away what it says.
 pub(super) fn serve_discarding<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S>, id: ConnId) {
     let Some(connection) = all.find(id) else { return };
@@ -418,6 +433,17 @@ mod tests {
     fn came(strangers: &mut Strangers, serial: u64, ip: &str) -> Option<ConnId> {
         strangers.count_in(id(serial), at(ip));
         strangers.too_many_silent(at(ip)).inspect(|&oldest| strangers.count_out(oldest))
+    }
+
+    #[test]
+    fn a_look_at_the_port_is_told_from_garbage() {
+        let reset = CloseReason::Io(io::ErrorKind::ConnectionReset.into());
+        let garbage = CloseReason::Stranger(HandshakeError::NotSkyorg);
+        assert_eq!(
+            [reset, CloseReason::PeerClosed].map(|reason| unspoken(reason, 0)),
+            [CloseReason::PeerClosed; 2]
+        );
+        assert_eq!([reset, CloseReason::PeerClosed].map(|reason| unspoken(reason, 5)), [reset, garbage]);
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The server's listeners: where they are to be, and what became of them.
+//!
+//! While the server starts, an address that is in use is asked for again and again for some seconds: the process before
+//! it may be about to end, or a connection that goes out from that very port.
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use crate::base::address::Listen;
 use crate::base::id::{ListenerId, ServiceId, kind};
 use crate::base::slots::Slots;
-use crate::machine::Door;
+use crate::machine::{Agenda, Door, Fact, Output};
 
 /// What connects to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ impl Use {
 pub enum State {
     /// It was asked for.
     Asked,
+    /// Its address is in use, and it is asked for again.
+    InUse,
     /// It listens at this address.
     Listening(SocketAddr),
     /// It could not be had.
@@ -54,30 +60,50 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether it is not known yet what becomes of it.
+    fn is_open(&self) -> bool {
+        matches!(self.state, State::Asked | State::InUse)
+    }
+
     /// Its address, once it listens.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.state {
             State::Listening(address) => Some(address),
-            State::Asked | State::Failed(_) => None,
+            State::Asked | State::InUse | State::Failed(_) => None,
         }
     }
 }
 
 /// All listeners.
-#[derive(Default)]
 pub struct Listeners {
     slots: Slots<kind::Listener, Listener>,
     message_port: u16,
+    /// Until when addresses in use are asked for again.
+    patient_until: Instant,
+    /// Those that are, and when next.
+    again: Vec<ListenerId>,
+    again_at: Option<Instant>,
 }
 
 impl Listeners {
+    /// No listeners. Those that are added are asked for until then.
+    pub(super) fn new(patient_until: Instant) -> Listeners {
+        Listeners {
+            slots: Slots::default(),
+            message_port: 0,
+            patient_until,
+            again: Vec::new(),
+            again_at: None,
+        }
+    }
+
     /// Adds a listener that is to be asked for; `None` if there are as many as can be named.
     pub(super) fn add(&mut self, serves: Use, at: Listen) -> Option<ListenerId> {
         self.slots.insert(Listener { serves, at, state: State::Asked }).ok()
     }
 
     /// Notes what became of a listener.
-    pub(super) fn note(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>) {
+    pub(super) fn note(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>, agenda: &mut Agenda) {
         let Some(listener) = self.slots.get_mut(id) else { return };
         listener.state = match outcome {
             Ok(address) => {
@@ -86,13 +112,49 @@ impl Listeners {
                 }
                 State::Listening(address)
             }
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && agenda.now < self.patient_until
+                    && listener.is_open() =>
+            {
+                if matches!(listener.state, State::Asked) {
+                    agenda.fact(Fact::AddressInUse { at: listener.at, time: agenda.limits.listen });
+                }
+                self.again.push(id);
+                self.again_at = Some(agenda.now + agenda.limits.listen_retry);
+                State::InUse
+            }
             Err(error) => State::Failed(error),
         };
     }
 
-    /// The ids of all of them.
-    pub(super) fn ids(&self) -> Vec<ListenerId> {
+    /// When some are asked for again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.again_at
+    }
+
+    /// Asks again for those whose address was in use, if it is time.
+    pub(super) fn try_again(&mut self, agenda: &mut Agenda) {
+        if self.again_at.take_if(|at| *at <= agenda.now).is_none() {
+            return;
+        }
+        for id in std::mem::take(&mut self.again) {
+            if let Some(listener) = self.slots.get(id) {
+                agenda.push(Output::Listen { id, at: listener.at, door: listener.serves.door() });
+            }
+        }
+    }
+
+    /// Nothing is asked for any more: the ids of all that are to be closed.
+    pub(super) fn stop(&mut self) -> Vec<ListenerId> {
+        self.again_at = None;
         self.slots.iter().map(|(id, _)| id).collect()
+    }
+
+    /// Whether the server listens everywhere, or it is known that it cannot.
+    pub fn are_settled(&self) -> bool {
+        let mut failed = self.iter().filter(|listener| matches!(listener.state, State::Failed(_)));
+        failed.next().is_some() || self.iter().all(|listener| !listener.is_open())
     }
 
     /// Forgets a listener.
@@ -123,32 +185,81 @@ impl Listeners {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::limits::Limits;
+    use std::time::Duration;
+
+    fn begin() -> (Listeners, Agenda) {
+        let now = Instant::now();
+        let agenda = Agenda::new(Limits::default().into(), fastrand::Rng::with_seed(1), now);
+        (Listeners::new(now + agenda.limits.listen), agenda)
+    }
+
+    fn at(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
 
     #[test]
     fn clients_are_told_the_real_port_of_the_message_listener() {
-        let mut listeners = Listeners::default();
+        let (mut listeners, mut agenda) = begin();
         let message = listeners.add(Use::Message, Listen::Any(0)).expect("there is room");
         let control = listeners.add(Use::Control, Listen::Any(0)).expect("there is room");
-        listeners.note(message, Ok(([127, 0, 0, 1], 5).into()));
-        listeners.note(control, Ok(([127, 0, 0, 1], 6).into()));
+        listeners.note(message, Ok(at(5)), &mut agenda);
+        listeners.note(control, Ok(at(6)), &mut agenda);
         assert_eq!(listeners.message_port(), 5);
     }
 
     #[test]
     fn one_port_for_both_is_the_message_port() {
-        let mut listeners = Listeners::default();
+        let (mut listeners, mut agenda) = begin();
         let both = listeners.add(Use::Clients, Listen::Any(6)).expect("there is room");
-        listeners.note(both, Ok(([127, 0, 0, 1], 6).into()));
+        listeners.note(both, Ok(at(6)), &mut agenda);
         assert_eq!((listeners.message_port(), Use::Clients.door()), (6, Door::Clients));
     }
 
     #[test]
     fn a_listener_that_is_gone_hears_nothing() {
-        let mut listeners = Listeners::default();
+        let (mut listeners, mut agenda) = begin();
         let id = listeners.add(Use::Control, Listen::Any(0)).expect("there is room");
-        assert_eq!(listeners.ids(), [id]);
+        assert_eq!(listeners.stop(), [id]);
         listeners.remove(id);
-        listeners.note(id, Ok(([127, 0, 0, 1], 6).into()));
+        listeners.note(id, Ok(at(6)), &mut agenda);
         assert!(listeners.get(id).is_none() && listeners.is_empty());
+    }
+
+    #[test]
+    fn an_address_in_use_is_asked_for_again_for_some_seconds_and_told_of_once() {
+        let (mut listeners, mut agenda) = begin();
+        let id = listeners.add(Use::Control, Listen::Any(6)).expect("there is room");
+        let (until, mut asked) = (agenda.now + agenda.limits.listen, 0);
+        loop {
+            listeners.note(id, Err(io::ErrorKind::AddrInUse.into()), &mut agenda);
+            let Some(due) = listeners.due() else { break };
+            assert!(!listeners.are_settled());
+            agenda.now = due;
+            listeners.try_again(&mut agenda);
+            asked += 1;
+        }
+        assert!(agenda.now >= until && asked == 50, "{asked} times");
+        assert!(matches!(listeners.get(id).expect("it is there").state, State::Failed(_)));
+        let outputs: Vec<Output> = std::iter::from_fn(|| agenda.next_output()).collect();
+        let told = outputs.iter().filter(|output| matches!(output, Output::Fact(_)));
+        assert_eq!((told.count(), outputs.len()), (1, 1 + asked));
+    }
+
+    #[test]
+    fn another_error_is_not_waited_for_and_nothing_is_asked_for_at_the_end() {
+        let (mut listeners, mut agenda) = begin();
+        let id = listeners.add(Use::Control, Listen::Any(6)).expect("there is room");
+        let other = listeners.add(Use::Message, Listen::Any(7)).expect("there is room");
+        listeners.note(other, Err(io::ErrorKind::AddrInUse.into()), &mut agenda);
+        listeners.note(id, Err(io::ErrorKind::AddrInUse.into()), &mut agenda);
+        listeners.stop();
+        assert_eq!(listeners.due(), None);
+        listeners.note(id, Err(io::ErrorKind::AddrNotAvailable.into()), &mut agenda);
+        assert!(listeners.are_settled(), "nothing is waited for once one has failed");
+        agenda.now += Duration::from_secs(1);
+        listeners.try_again(&mut agenda);
+        let outputs: Vec<Output> = std::iter::from_fn(|| agenda.next_output()).collect();
+        assert!(outputs.iter().all(|output| matches!(output, Output::Fact(_))), "{outputs:?}");
     }
 }

@@ -75,7 +75,7 @@ impl Server {
             keys: config.keys.into_iter().map(|key| (key_id(&key.secret), key)).collect(),
             plain: config.plain,
             instance,
-            listeners: Listeners::default(),
+            listeners: Listeners::new(now + limits.listen),
             strangers: Strangers::default(),
             controls: Controls::default(),
             matching: Matching::default(),
@@ -114,7 +114,7 @@ impl Server {
     }
 
     fn listening(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>) {
-        self.listeners.note(id, outcome);
+        self.listeners.note(id, outcome, &mut self.agenda);
         if let Some(listener) = self.listeners.get(id)
             && let (ListenerUse::Users(service), Some(address)) = (listener.serves, listener.address())
         {
@@ -147,7 +147,7 @@ impl Server {
                 stranger.claim = claim;
                 self.agenda.push(Output::Verify { id, secret });
             }
-            None => self.agenda.close(id, CloseReason::UnknownKey, Manner::Discard),
+            None => self.agenda.close(id, CloseReason::unknown(hello.purpose), Manner::Discard),
         }
     }
 
@@ -167,7 +167,7 @@ impl Server {
                 stranger.claim = Claim::Ticket(link);
                 self.agenda.push(Output::Answer { id, plain: self.plain });
             }
-            _ => self.agenda.close(id, CloseReason::UnknownKey, Manner::Discard),
+            _ => self.agenda.close(id, CloseReason::UnknownLink, Manner::Discard),
         }
     }
 
@@ -408,7 +408,7 @@ impl Server {
     /// The process was asked to end: it takes who came before that, and closes its listeners.
     fn drain(&mut self) {
         self.draining = Some(self.agenda.now + self.agenda.limits.drain);
-        for id in self.listeners.ids() {
+        for id in self.listeners.stop() {
             self.agenda.push(Output::StopListening(id));
         }
     }
@@ -472,6 +472,7 @@ impl Machine for Server {
         while let Some(id) = self.agenda.next_due() {
             self.due(id);
         }
+        self.listeners.try_again(&mut self.agenda);
         if self.draining.take_if(|at| *at <= now).is_some() {
             let sessions = self.matching.give_up(&mut self.agenda);
             if sessions > 0 {
@@ -490,6 +491,6 @@ impl Machine for Server {
         if !self.matching.refills.is_empty() {
             return Some(self.agenda.now);
         }
-        [self.agenda.next_deadline(), self.draining].into_iter().flatten().min()
+        [self.agenda.next_deadline(), self.draining, self.listeners.due()].into_iter().flatten().min()
     }
 }

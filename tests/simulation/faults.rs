@@ -17,6 +17,8 @@ pub enum Fault {
     Slow { kind: Kind, share: f64, towards: [bool; 2], delay: Duration },
     /// One connection is cut after so many more bytes.
     Cut { kind: Kind, after: usize, cut: Cut },
+    /// No process can take connections: each try fails with this error.
+    NoAccept { error: i32, lasts: Duration },
     /// A host's processes stop for a while, and its kernel goes on.
     Freeze { host: Host, lasts: Duration },
     /// A process dies, loudly or with its whole host.
@@ -95,6 +97,7 @@ pub fn strike(net: &mut Net, fault: &Fault) {
                 net.ends[end ^ 1].stalled_until = until;
             }
         }
+        Fault::NoAccept { error, lasts } => net.accept_fails = (net.now + lasts, error),
         Fault::Hole { kind, share } => {
             for end in some(net, kind, share) {
                 net.ends[end].holed = true;

@@ -140,6 +140,23 @@ fn where_the_kernel_refuses_to_splice_bulk_flows_are_as_whole() {
     assert!(refused > 0, "no process tried to splice");
 }
 
+/// That the loop does not spin meanwhile, each world asserts of itself.
+#[test]
+fn accepting_that_fails_for_any_reason_pauses_and_loses_nobody() {
+    for seed in 0..64 {
+        let _seed = Seed(seed);
+        World::tell(seed, Tale::Forbidden).live();
+    }
+}
+
+#[test]
+fn a_name_server_that_fails_loses_nobody_once_it_has_answered() {
+    for seed in 0..64 {
+        let _seed = Seed(seed);
+        World::tell(seed, Tale::Nameless).live();
+    }
+}
+
 #[test]
 fn a_client_that_is_gone_is_forgotten() {
     for seed in 0..16 {

@@ -1,7 +1,7 @@
 //! The reactor's view of the virtual world: the same traits that the product implements over mio.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::id::{ConnId, ListenerId, NameId};
+use skyorg::machine::Lookup;
 use skyorg::reactor::world::network::{Accepted, Event, Network, Socket};
 
 use super::tcp::{EndId, Host, Listener, Net};
@@ -24,6 +25,8 @@ pub struct VirtualNetwork {
     pub address: SocketAddr,
     /// What names lead to.
     pub names: BTreeMap<String, Vec<SocketAddr>>,
+    /// Names that were answered. Only for those a name server may fail: nobody could use the others.
+    pub answered: BTreeSet<String>,
 }
 
 impl Network for VirtualNetwork {
@@ -84,8 +87,18 @@ impl Network for VirtualNetwork {
     }
 
     fn resolve(&mut self, name: NameId, host: HostPort) {
-        let addresses = self.names.get(&*host.host).cloned().unwrap_or_default();
-        self.net.borrow_mut().answer_later(self.host, Event::Resolved(name, addresses));
+        let mut net = self.net.borrow_mut();
+        let chance = net.shape.name_failures;
+        let fails = self.answered.contains(&*host.host) && net.rng.f64() < chance;
+        let lookup = match self.names.get(&*host.host) {
+            _ if fails => Lookup::Failed("the name server is down".into()),
+            Some(found) => Lookup::Found(found.clone()),
+            None => Lookup::NoSuchName,
+        };
+        if let Lookup::Found(_) = lookup {
+            self.answered.insert(host.host.to_string());
+        }
+        net.answer_later(self.host, Event::Resolved(name, lookup));
     }
 }
 

@@ -1,7 +1,7 @@
 //! A process of the product in the virtual world: its reactor, when it is due, and its deaths.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -84,8 +84,14 @@ impl Process {
         net.borrow_mut().revive(self.host);
         self.restart_at = None;
         self.wake_at = Some(now);
-        let network =
-            |address, names| VirtualNetwork { net: net.clone(), host: self.host, base, address, names };
+        let network = |address, names| VirtualNetwork {
+            net: net.clone(),
+            host: self.host,
+            base,
+            address,
+            names,
+            answered: BTreeSet::new(),
+        };
         self.program = Some(match self.host {
             Host::Client(client) => {
                 let address = (Ipv4Addr::new(192, 0, 2, 10 + client as u8), 60_000).into();

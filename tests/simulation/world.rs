@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(400);
 /// In this time the pool is as it was: what a burst left over is retired.
 const RECOVERY: Duration = Duration::from_secs(260);
 
+/// EPERM, ENETDOWN, EPROTO, ECONNABORTED, EMFILE and ENOMEM (errno(3)), as accept(2) may say them again and again.
+const UNFORESEEN: [i32; 6] = [1, 100, 71, 103, 24, 12];
+
 /// Where users of a service connect.
 pub fn request_address(service: usize) -> SocketAddr {
     SocketAddr::new(SERVER_IP, [33333, 33336][service])
@@ -83,6 +86,10 @@ pub enum Tale {
     SlowName,
     /// The server is replaced by another while sessions run, and nothing else goes wrong.
     Replaced,
+    /// For some seconds no connection can be taken, for a reason that nobody foresaw; users come meanwhile.
+    Forbidden,
+    /// The name server answers once and fails from then on, soon or late; users come for a minute.
+    Nameless,
     /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
     Unspliced,
 }
@@ -104,12 +111,17 @@ impl Tale {
                 .map(|client| Fault::Crash { host: Host::Client(client), loudly: false, lasts })
                 .map(|fault| (at, Coming::Fault(fault)))
                 .collect(),
-            Tale::Unspliced | Tale::SlowName => Vec::new(),
+            Tale::Unspliced | Tale::SlowName | Tale::Nameless => Vec::new(),
+            Tale::Forbidden => {
+                let error = UNFORESEEN[rng.usize(..UNFORESEEN.len())];
+                vec![(at, Coming::Fault(Fault::NoAccept { error, lasts: Duration::from_secs(4) }))]
+            }
             _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
         };
         let span_ms = match self {
             Tale::Failed => 240,
             Tale::SlowName => 1_000,
+            Tale::Nameless => 60_000,
             _ => 3_000,
         };
         let users = if self == Tale::SlowName { 250 } else { rng.usize(1..20) };
@@ -182,9 +194,13 @@ impl World {
                 0 if tale == Tale::Anything => rng.u64(..3_000),
                 _ => 0,
             }),
+            name_failures: if calm { 0.0 } else { 0.5 },
         };
         if tale == Tale::SlowName {
             (shape.instant, shape.name_delay) = (1.0, Duration::from_secs(3));
+        }
+        if tale == Tale::Nameless {
+            (shape.name_delay, shape.name_failures) = (Duration::from_millis(rng.u64(..3_000)), 1.0);
         }
         shape.splice_errors = if tale == Tale::Unspliced { 1.0 } else { shape.accept_errors };
         let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
@@ -192,7 +208,8 @@ impl World {
         let limits = Limits { drain, ..limits };
         let settings =
             Settings { plain: rng.u8(..4) == 0 || tale == Tale::Unspliced, limits, named: rng.u8(..4) == 0 };
-        let settings = Settings { named: settings.named || tale == Tale::SlowName, ..settings };
+        let settings =
+            Settings { named: settings.named || matches!(tale, Tale::SlowName | Tale::Nameless), ..settings };
         let long = rng.u8(..4) == 0;
         let until = Duration::from_secs(rng.u64(5..if long { 70 } else { 30 }));
         let faults = if calm { Vec::new() } else { faults::plan(&mut rng, until, clients) };
@@ -213,7 +230,7 @@ impl World {
         trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
         let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
         let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
-        let strict = matches!(tale, Tale::Holed | Tale::Failed | Tale::SlowName | Tale::Replaced)
+        let strict = !matches!(tale, Tale::Anything | Tale::Frozen | Tale::Gone | Tale::Unspliced)
             || faultless && shape.accept_errors == 0.0;
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
@@ -272,7 +289,13 @@ impl World {
         }
         if !matches!(
             self.tale,
-            Tale::Anything | Tale::Failed | Tale::Unspliced | Tale::SlowName | Tale::Replaced
+            Tale::Anything
+                | Tale::Failed
+                | Tale::Unspliced
+                | Tale::SlowName
+                | Tale::Replaced
+                | Tale::Forbidden
+                | Tale::Nameless
         ) {
             let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);

@@ -1,5 +1,7 @@
 //! The client's rules.
 
+mod names;
+
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use skyorg::base::id::{ConnId, LinkId, NameId};
 use skyorg::client::Client;
 use skyorg::config::limits::Limits;
 use skyorg::config::{ClientConfig, Key};
-use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Input, Manner, NameFault, Output, SessionEvent};
+use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Fault, Input, Lookup, Manner, Output, SessionEvent};
 use skyorg::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
     Versions, Want, Welcome,
@@ -20,7 +22,8 @@ use skyorg::wire::frame::{AbortReason, Start};
 use skyorg::wire::handshake::{Purpose, Secret, key_id};
 
 const HEARTBEAT: Duration = Duration::from_secs(30);
-const REFUSED: CloseReason = CloseReason::DialFailed(std::io::ErrorKind::ConnectionRefused);
+const ECONNREFUSED: u16 = 111;
+const REFUSED: CloseReason = CloseReason::DialFailed(Fault::of_number(ECONNREFUSED));
 
 /// A client whose names and dials are answered by the test.
 struct Stage(Story<Client>);
@@ -61,11 +64,6 @@ fn config() -> ClientConfig {
 /// `web` is served at this place.
 fn config_with_local(local: &str) -> ClientConfig {
     ClientConfig { services: vec![(name("web"), host(local))], ..config() }
-}
-
-/// Something is wrong with the name of the local server of `config_with_local("db.lan:80")`.
-fn name_fault(fault: NameFault) -> Fact {
-    Fact::LocalName { service: name("web"), local: host("db.lan:80"), fault }
 }
 
 fn welcome() -> Welcome {
@@ -119,9 +117,11 @@ impl Stage {
         self.tell(Input::Connected { id })
     }
 
+    /// A name leads to these addresses; to none if there is no such name.
     fn resolved(&mut self, name: NameId, addresses: &[&str]) -> Outputs {
-        let addresses = addresses.iter().map(|text| address(text)).collect();
-        self.tell(Input::Resolved { name, addresses })
+        let found: Vec<SocketAddr> = addresses.iter().map(|text| address(text)).collect();
+        let lookup = if found.is_empty() { Lookup::NoSuchName } else { Lookup::Found(found) };
+        self.tell(Input::Resolved { name, lookup })
     }
 
     /// The server that was dialled takes the client.
@@ -226,36 +226,6 @@ fn the_server_is_dialled_at_once_and_a_numeric_name_is_not_resolved() {
 }
 
 #[test]
-fn another_name_is_resolved_anew_with_each_attempt() {
-    let (mut stage, outputs) = begin(ClientConfig { server: host("sky.example:33335"), ..config() });
-    assert_eq!(outputs.dials().len(), 0);
-    let [server] = outputs.resolves()[..] else { panic!("{outputs:?}") };
-    assert_eq!(stage.resolved(server, &["192.0.2.7:33335"]).controls(), [address("192.0.2.7:33335")]);
-    let pause = stage.fail();
-    let outputs = stage.wait(pause);
-    assert_eq!((outputs.resolves(), outputs.dials().len()), (vec![server], 0));
-    assert_eq!(stage.resolved(server, &["192.0.2.8:33335"]).controls(), [address("192.0.2.8:33335")]);
-}
-
-#[test]
-fn a_server_name_that_is_not_found_is_told_of_and_tried_again() {
-    let (mut stage, outputs) = begin(ClientConfig { server: host("sky.example:33335"), ..config() });
-    let outputs = stage.resolved(outputs.resolves()[0], &[]);
-    let unresolved = Fact::Unresolved { host: host("sky.example:33335"), purpose: "the server" };
-    assert_eq!(outputs.facts()[0], &unresolved);
-    assert_eq!(stage.wait(outputs.pause()).resolves().len(), 1);
-}
-
-#[test]
-fn addresses_of_the_server_are_tried_one_after_the_other_before_a_pause() {
-    let (mut stage, outputs) = begin(ClientConfig { server: host("sky.example:33335"), ..config() });
-    stage.resolved(outputs.resolves()[0], &["192.0.2.7:33335", "192.0.2.8:33335"]);
-    let control = stage.dialling(Dialled::Control);
-    assert_eq!(stage.gone(control, REFUSED).controls(), [address("192.0.2.8:33335")]);
-    stage.fail();
-}
-
-#[test]
 fn a_server_has_the_heartbeat_to_take_the_connection_and_again_to_welcome() {
     let (mut stage, outputs) = begin(config());
     let [Output::Dial { deadline, .. }] = outputs.0[1..] else { panic!("{outputs:?}") };
@@ -296,7 +266,7 @@ fn where_a_late_dial_fails_at_last_the_other_one_may_have_a_rival() {
     stage.wait(Limits::default().late);
     stage.dialling(Dialled::Control);
     stage.wait(Limits::default().late);
-    let outputs = stage.gone(first, CloseReason::DialFailed(std::io::ErrorKind::TimedOut));
+    let outputs = stage.gone(first, CloseReason::DialFailed(std::io::ErrorKind::TimedOut.into()));
     assert_eq!(outputs.controls().len(), 1);
 }
 
@@ -531,24 +501,6 @@ fn open_dials_no_more_than_may_be() {
 }
 
 #[test]
-fn another_address_for_message_connections_is_used_and_the_next_one_after_a_failure() {
-    let message = Some(host("pool.example:1"));
-    let (mut stage, outputs) = begin(ClientConfig { message, ..config() });
-    assert_eq!(outputs.dials().len(), 0, "the name is resolved first");
-    stage.resolved(outputs.resolves()[0], &["192.0.2.7:1", "192.0.2.8:1"]);
-    let control = stage.link();
-    let open = |first_ticket| ControlFrame::Open { first_ticket, count: 1 };
-    let outputs = stage.hear(control, open(1));
-    assert_eq!(outputs.dials()[0].1, address("192.0.2.7:1"));
-    let id = stage.dialling(Dialled::Message(outputs.message_links()[0]));
-    let outputs = stage.gone(id, REFUSED);
-    let failed = Fact::MessageFailed { address: address("192.0.2.7:1"), reason: REFUSED };
-    assert_eq!(outputs.facts(), [&failed]);
-    assert_eq!(stage.hear(control, open(2)).dials().len(), 0);
-    assert_eq!(stage.wait(millis(500)).dials()[0].1, address("192.0.2.8:1"));
-}
-
-#[test]
 fn no_more_than_so_many_message_connections_are_on_their_way_whatever_is_asked() {
     let (mut stage, control) = linked(config());
     let asked = |first_ticket, count| ControlFrame::Open { first_ticket, count };
@@ -774,104 +726,6 @@ fn a_local_server_that_refuses_gives_an_abort_and_a_fact() {
         reason: REFUSED,
     };
     assert_eq!(outputs.facts(), [&failed]);
-}
-
-#[test]
-fn addresses_of_a_local_server_are_tried_one_after_the_other() {
-    let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
-    let outputs = stage.start(message, start(1, 0));
-    let outputs = stage.resolved(outputs.resolves()[0], &["10.0.0.1:80", "10.0.0.2:80"]);
-    assert_eq!(outputs.proxies(), [(message, address("10.0.0.1:80"))]);
-    let proxy = stage.dialling(Dialled::Proxy(message));
-    let outputs = stage.gone(proxy, REFUSED);
-    assert_eq!(outputs.proxies(), [(message, address("10.0.0.2:80"))]);
-    assert_eq!(outputs.aborts(), []);
-    let proxy = stage.dialling(Dialled::Proxy(message));
-    assert_eq!(stage.gone(proxy, REFUSED).aborts(), [(message, AbortReason::Refused)]);
-}
-
-#[test]
-fn each_address_gets_its_share_of_the_dial_time() {
-    let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
-    let outputs = stage.start(message, start(1, 0));
-    let outputs = stage.resolved(outputs.resolves()[0], &["10.0.0.1:80", "10.0.0.2:80"]);
-    let [Output::Dial { deadline, .. }] = outputs.0[..] else { panic!("{outputs:?}") };
-    assert_eq!(deadline - stage.now, Limits::default().local_dial / 2);
-}
-
-#[test]
-fn a_name_that_is_resolved_late_serves_the_sessions_that_waited() {
-    let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
-    let two = stage.message(control, 2);
-    let outputs = stage.start(one, start(1, 0));
-    let [db] = outputs.resolves()[..] else { panic!("{outputs:?}") };
-    assert_eq!((outputs.accepts(), outputs.dials().len()), (vec![one], 0));
-    assert_eq!(stage.start(two, start(2, 0)).resolves(), [], "it is asked for already");
-    let to = address("10.0.0.1:80");
-    assert_eq!(stage.resolved(db, &["10.0.0.1:80"]).proxies(), [(one, to), (two, to)]);
-}
-
-#[test]
-fn a_name_that_is_not_found_refuses_the_sessions_that_waited() {
-    let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
-    let outputs = stage.start(message, start(1, 0));
-    let outputs = stage.resolved(outputs.resolves()[0], &[]);
-    assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
-    assert_eq!(outputs.facts(), [&name_fault(NameFault::Unresolved)]);
-}
-
-#[test]
-fn a_name_that_was_not_found_is_asked_for_again_a_second_later() {
-    let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
-    let (two, three) = (stage.message(control, 2), stage.message(control, 3));
-    let outputs = stage.start(one, start(1, 0));
-    stage.resolved(outputs.resolves()[0], &[]);
-    stage.wait(secs(1) - millis(1));
-    let outputs = stage.start(two, start(2, 0));
-    assert_eq!((outputs.resolves().len(), outputs.aborts()), (0, vec![(two, AbortReason::Refused)]));
-    assert_eq!(outputs.facts(), [&name_fault(NameFault::Unresolved)]);
-    stage.wait(millis(1));
-    let outputs = stage.start(three, start(3, 0));
-    let outputs = stage.resolved(outputs.resolves()[0], &["10.0.0.1:80"]);
-    assert_eq!(outputs.proxies(), [(three, address("10.0.0.1:80"))]);
-    assert_eq!(outputs.facts(), Vec::<&Fact>::new());
-}
-
-#[test]
-fn a_lookup_that_fails_takes_no_good_address_away_and_is_told_of() {
-    let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
-    let (two, three) = (stage.message(control, 2), stage.message(control, 3));
-    let outputs = stage.start(one, start(1, 0));
-    stage.resolved(outputs.resolves()[0], &["10.0.0.1:80"]);
-    stage.wait(Limits::default().resolved);
-    let outputs = stage.start(two, start(2, 0));
-    assert!(stage.resolved(outputs.resolves()[0], &[]).is_silent());
-    let outputs = stage.start(three, start(3, 0));
-    assert_eq!(outputs.proxies(), [(three, address("10.0.0.1:80"))]);
-    assert_eq!(outputs.facts(), [&name_fault(NameFault::Outdated)]);
-}
-
-#[test]
-fn a_session_waits_for_a_name_no_longer_than_for_a_local_server() {
-    let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
-    stage.start(message, start(1, 0));
-    assert_eq!(stage.wait(Limits::default().local_dial - millis(1)).aborts(), []);
-    let outputs = stage.wait(millis(1));
-    assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
-    assert_eq!(outputs.facts(), [&name_fault(NameFault::Late)]);
-}
-
-#[test]
-fn what_is_known_of_a_name_is_used_while_it_is_resolved_anew() {
-    let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
-    let outputs = stage.start(one, start(1, 0));
-    stage.resolved(outputs.resolves()[0], &["10.0.0.1:80"]);
-    let (two, three) = (stage.message(control, 2), stage.message(control, 3));
-    let outputs = stage.start(two, start(2, 0));
-    assert_eq!((outputs.resolves().len(), outputs.proxies().len()), (0, 1));
-    stage.wait(Limits::default().resolved);
-    let outputs = stage.start(three, start(3, 0));
-    assert_eq!((outputs.resolves().len(), outputs.proxies().len()), (1, 1));
 }
 
 #[test]

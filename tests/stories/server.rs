@@ -269,7 +269,7 @@ fn a_stranger_with_an_unknown_key_or_link_is_discarded_and_told_nothing() {
     let mut stage = begin();
     for purpose in [Purpose::Control, Purpose::Message] {
         let (id, outputs) = stage.stranger(purpose, [0; 16]);
-        assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)]);
+        assert_eq!(outputs.closes(), [(id, CloseReason::unknown(purpose), Manner::Discard)]);
         assert_eq!(outputs.0.len(), 1, "{outputs:?}");
     }
 }
@@ -280,7 +280,7 @@ fn a_key_is_no_link_and_a_link_is_no_key() {
     let client = stage.client(1);
     for (purpose, key_id) in [(Purpose::Control, client.link), (Purpose::Message, office())] {
         let (id, outputs) = stage.stranger(purpose, key_id);
-        assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)]);
+        assert_eq!(outputs.closes(), [(id, CloseReason::unknown(purpose), Manner::Discard)]);
     }
 }
 
@@ -307,7 +307,7 @@ fn a_good_ticket_admits_once_and_a_used_or_unknown_one_is_discarded() {
     assert_eq!(outputs.answered(), [id]);
     for ticket in [1, 0, 99] {
         let (id, outputs) = stage.message(client.link, ticket);
-        assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)]);
+        assert_eq!(outputs.closes(), [(id, CloseReason::UnknownLink, Manner::Discard)]);
         assert_eq!(outputs.answered(), []);
     }
 }
@@ -367,11 +367,11 @@ fn a_message_connection_that_is_late_is_admitted_though_another_was_asked_for_in
     let (id, outputs) = stage.message(client.link, 1);
     assert_eq!(outputs.answered(), [id]);
     let (id, outputs) = stage.message(client.link, 1);
-    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)], "once");
+    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownLink, Manner::Discard)], "once");
     stage.hear(client.control, ControlFrame::Ping);
     stage.wait(limits().ticket);
     let (id, outputs) = stage.message(client.link, 2);
-    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownKey, Manner::Discard)], "and not for ever");
+    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownLink, Manner::Discard)], "and not for ever");
 }
 
 // Clients.

@@ -4,6 +4,7 @@
 //! [`super`].
 
 use std::fmt;
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -11,7 +12,7 @@ use argh::FromArgs;
 use log::LevelFilter;
 
 use super::{CONTROL_PORT, MESSAGE_PORT};
-use crate::base::address::{BadAddress, HostPort, Listen};
+use crate::base::address::{BadAddress, HostPort, Listen, Zoned};
 use crate::base::name::{BadName, Name};
 
 /// Makes a server in a private network reachable at a port of a public host.
@@ -56,13 +57,13 @@ pub(super) enum Command {
 )]
 pub(super) struct ServerArguments {
     /// ADDR where users of the service 'default' connect [default: 33333]
-    #[argh(option)]
+    #[argh(option, from_str_fn(listen))]
     pub(super) request: Option<Listen>,
     /// ADDR where clients bring message connections [default: 33334]
-    #[argh(option, default = "Listen::Any(MESSAGE_PORT)")]
+    #[argh(option, default = "Listen::Any(MESSAGE_PORT)", from_str_fn(listen))]
     pub(super) message: Listen,
     /// ADDR where clients bring control connections; may equal --message [default: 33335]
-    #[argh(option, default = "Listen::Any(CONTROL_PORT)")]
+    #[argh(option, default = "Listen::Any(CONTROL_PORT)", from_str_fn(listen))]
     pub(super) control: Listen,
     /// NAME=ADDR, one more service and where its users connect; may be repeated
     #[argh(option)]
@@ -217,17 +218,31 @@ impl FromStr for LocalAddress {
 }
 
 /// What stands behind the name of a service.
-pub(super) trait Place: FromStr<Err = BadAddress> {
+pub(super) trait Place: Sized {
     /// A whole `NAME=ADDR` that is taken.
     const EXAMPLE: &'static str;
+
+    /// Reads it.
+    fn read(text: &str) -> Result<Self, BadAddress>;
 }
 
 impl Place for Listen {
     const EXAMPLE: &'static str = "web=8080 or web=127.0.0.1:8080";
+
+    fn read(text: &str) -> Result<Listen, BadAddress> {
+        let Some(Zoned { host, port }) = Zoned::parse(text) else { return text.parse() };
+        // No name server is asked: it is a number, and the system looks up its interface (getaddrinfo(3)).
+        let found = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
+        found.map(Listen::At).ok_or(BadAddress::Zone)
+    }
 }
 
 impl Place for LocalAddress {
     const EXAMPLE: &'static str = "web=localhost:8080";
+
+    fn read(text: &str) -> Result<LocalAddress, BadAddress> {
+        text.parse()
+    }
 }
 
 /// `NAME=ADDR`.
@@ -243,7 +258,7 @@ impl<Address: Place> FromStr for Service<Address> {
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let (name, address) = text.split_once('=').ok_or(BadValue::NoName(Address::EXAMPLE))?;
         let name = name.parse().map_err(BadValue::Name)?;
-        Ok(Service { name, address: address.parse().map_err(BadValue::Address)? })
+        Ok(Service { name, address: Address::read(address).map_err(BadValue::Address)? })
     }
 }
 
@@ -267,6 +282,10 @@ impl fmt::Display for BadValue {
             Self::Address(error) => write!(f, "behind NAME=, {error}"),
         }
     }
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    Listen::read(text).map_err(|error| error.to_string())
 }
 
 fn log_level(text: &str) -> Result<LevelFilter, String> {
@@ -318,6 +337,15 @@ mod tests {
         assert_eq!("a b=8080".parse::<Service<Listen>>(), Err(BadValue::Name(BadName)));
         assert_eq!("db=host".parse::<Service<Listen>>(), Err(BadValue::Address(BadAddress::Listen)));
         assert_eq!("db=".parse::<Service<LocalAddress>>(), Err(BadValue::Address(BadAddress::NoPort)));
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_named_as_the_mistake() {
+        for text in ["[fe80::1%no-such-zone]:80", "[::1%no-such-zone]:80"] {
+            assert_eq!(Listen::read(text), Err(BadAddress::Zone), "{text}");
+            assert!(server(&["--request", text]).expect_err(text).output.contains("interface"));
+        }
+        assert_eq!(Listen::read("[::1]:80"), "[::1]:80".parse());
     }
 
     #[test]

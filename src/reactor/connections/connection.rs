@@ -1,10 +1,8 @@
 //! One connection: a socket, what is known of its readiness, what it is and where it stands in life.
 
-use std::io;
-
 use crate::base::id::ConnId;
 use crate::base::ring::Ring;
-use crate::machine::{CloseReason, Traffic};
+use crate::machine::{CloseReason, Fault, Traffic};
 use crate::reactor::buffers::Piped;
 use crate::reactor::control::Control;
 use crate::reactor::greeting::Greeter;
@@ -111,7 +109,7 @@ pub(in crate::reactor) struct Message {
     /// The last record was spliced, so the next one will be, once its head has been read.
     pub expects_head: bool,
     /// Its socket failed. What the peer said before is still read.
-    pub failed: Option<io::ErrorKind>,
+    pub failed: Option<Fault>,
     /// Payload sent on it in this session, as far as it fits.
     pub carried_bytes: u32,
     /// The machine has been told that the session which it knows of is over.
@@ -145,7 +143,7 @@ pub(in crate::reactor) enum Reading {
     Ended,
     /// An error was met, latched here because the kernel tells it once; what was received before it may still be
     /// passed on, for a short time.
-    Failed(io::ErrorKind),
+    Failed(Fault),
 }
 
 /// The direction to the local side.
@@ -233,7 +231,7 @@ impl Local {
     /// What its deadline means.
     pub fn overdue(&self) -> CloseReason {
         match (self.reading, self.writing) {
-            (Reading::Failed(kind), _) => CloseReason::Io(kind),
+            (Reading::Failed(fault), _) => CloseReason::Io(fault),
             (_, Writing::Aborting(reason)) => reason,
             _ => CloseReason::EndTimedOut,
         }

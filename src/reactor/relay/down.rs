@@ -73,7 +73,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                         stash(&mut message.input, &mut self.relay.buffers.rings, &raw[..filled]);
                         continue;
                     }
-                    Err(error) => return self.ended(CloseReason::Io(error.kind())),
+                    Err(error) => return self.ended(CloseReason::Io(error.into())),
                 }
                 self.relay.renew_abort(id);
             }
@@ -89,7 +89,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
     /// Everything was read that came: the connection ends, by what went wrong first.
     fn ended(&mut self, reason: CloseReason) {
         match (self.relay.all.message(self.id).and_then(|message| message.failed), reason) {
-            (Some(kind), _) => self.relay.all.reset(self.id, CloseReason::Io(kind)),
+            (Some(fault), _) => self.relay.all.reset(self.id, CloseReason::Io(fault)),
             (None, CloseReason::PeerClosed) => self.relay.all.end(self.id, reason),
             (None, _) => self.relay.all.reset(self.id, reason),
         }
@@ -155,7 +155,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             match written {
                 Ok(()) if left => self.relay.all.queue(local),
                 Ok(()) => {}
-                Err(error) => self.relay.fail_local_writing(local, error.kind()),
+                Err(error) => self.relay.fail_local_writing(local, error.into()),
             }
         }
         if let Err(reason) = outcome {

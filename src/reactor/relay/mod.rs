@@ -17,7 +17,7 @@ use super::world::network::Socket;
 use crate::base::id::ConnId;
 use crate::base::ring::RING_BYTES;
 use crate::config::limits::Limits;
-use crate::machine::{CloseReason, Input, SessionEvent};
+use crate::machine::{CloseReason, Fault, Input, SessionEvent};
 use crate::session::Session;
 use crate::wire::frame::{AbortReason, Frame, Start};
 use crate::wire::record::{HEADROOM, SMALL_RECORD_BYTES_MAX, payload_fitting};
@@ -75,8 +75,8 @@ impl<S: Socket> Relay<'_, S> {
             Ok(false) => return,
             Ok(true) => None,
             // The connection stood, since a refusal is another error. What the local server said before still counts.
-            Err(error) if is_end_of_connection(error.kind()) => Some(error.kind()),
-            Err(error) => return self.all.reset(id, CloseReason::DialFailed(error.kind())),
+            Err(error) if is_end_of_connection(error.kind()) => Some(error.into()),
+            Err(error) => return self.all.reset(id, CloseReason::DialFailed(error.into())),
         };
         // An end or an error that the event told of stays noted.
         (connection.ready.readable, connection.ready.writable) = (true, true);
@@ -89,8 +89,8 @@ impl<S: Socket> Relay<'_, S> {
         }
         self.all.queue(id);
         self.all.tell(Input::Connected { id });
-        if let Some(kind) = broken {
-            self.fail_local(id, kind);
+        if let Some(fault) = broken {
+            self.fail_local(id, fault);
         }
     }
 
@@ -125,7 +125,7 @@ impl<S: Socket> Relay<'_, S> {
         match connection.flush(self.buffers) {
             Ok(()) => connection.is_flushed(),
             Err(error) => {
-                self.fail_local_writing(id, error.kind());
+                self.fail_local_writing(id, error.into());
                 false
             }
         }
@@ -145,7 +145,7 @@ impl<S: Socket> Relay<'_, S> {
             Writing::Finishing if flushed => {
                 local.writing = Writing::Ended;
                 if let Err(error) = connection.socket.shutdown_write() {
-                    return self.fail_local_writing(id, error.kind());
+                    return self.fail_local_writing(id, error.into());
                 }
                 if !matches!(local.reading, Reading::Failed(_)) {
                     self.all.set_deadline(id, None);
@@ -176,24 +176,24 @@ impl<S: Socket> Relay<'_, S> {
             return;
         }
         if let Some(error) = connection.socket.take_error() {
-            self.fail_local(id, error.kind());
+            self.fail_local(id, error.into());
         }
     }
 
     /// The local side broke. What it sent before that is still passed on, if it can be within a short time.
-    fn fail_local(&mut self, id: ConnId, kind: io::ErrorKind) {
+    fn fail_local(&mut self, id: ConnId, fault: Fault) {
         let Some(local) = self.all.local(id) else { return };
         if local.reading == Reading::Ended || !local.is_paired() {
-            return self.all.reset(id, CloseReason::Io(kind));
+            return self.all.reset(id, CloseReason::Io(fault));
         }
         if local.reading == Reading::Open {
-            local.reading = Reading::Failed(kind);
+            local.reading = Reading::Failed(fault);
             self.all.set_patience(id, self.limits.abort);
             self.all.queue(id);
         }
     }
 
-    fn fail_local_writing(&mut self, id: ConnId, kind: io::ErrorKind) {
+    fn fail_local_writing(&mut self, id: ConnId, fault: Fault) {
         let Some(connection) = self.all.open(id) else { return };
         connection.forget_unsent(self.buffers);
         connection.ready.readable = true;
@@ -203,7 +203,7 @@ impl<S: Socket> Relay<'_, S> {
         }
         local.writing = Writing::Failed;
         let peer = self.all.peer(id);
-        self.fail_local(id, kind);
+        self.fail_local(id, fault);
         if let Some(peer) = peer {
             self.all.queue(peer);
         }
@@ -212,8 +212,8 @@ impl<S: Socket> Relay<'_, S> {
     /// The end of what the local side says: whole, or, if an error was latched, broken.
     fn local_ended(&mut self, id: ConnId) {
         let Some(local) = self.all.local(id) else { return };
-        if let Reading::Failed(kind) = local.reading {
-            return self.all.reset(id, CloseReason::Io(kind));
+        if let Reading::Failed(fault) = local.reading {
+            return self.all.reset(id, CloseReason::Io(fault));
         }
         local.reading = Reading::Ended;
         if let Some(peer) = self.all.peer(id) {
@@ -283,16 +283,16 @@ impl<S: Socket> Relay<'_, S> {
         if std::mem::take(&mut connection.ready.error)
             && let Some(error) = connection.socket.take_error()
         {
-            self.buffers.fail(self.all, id, error.kind());
+            self.buffers.fail(self.all, id, error.into());
         }
     }
 
     /// A message connection that failed ends once nothing more comes.
     fn end_failed_message(&mut self, id: ConnId) {
         let Some(connection) = self.all.open(id) else { return };
-        let Kind::Message(Message { failed: Some(kind), .. }) = connection.kind else { return };
+        let Kind::Message(Message { failed: Some(fault), .. }) = connection.kind else { return };
         if !connection.ready.readable {
-            self.all.reset(id, CloseReason::Io(kind));
+            self.all.reset(id, CloseReason::Io(fault));
         }
     }
 

@@ -46,7 +46,7 @@ pub(super) fn unspliced<S: Socket>(
         Err(error) if cannot_splice(&error) => Spliced::Unavailable,
         // Told once: reading would now see a clean end.
         Err(error) => {
-            all.reset(id, CloseReason::Io(error.kind()));
+            all.reset(id, CloseReason::Io(error.into()));
             Spliced::Stopped
         }
     }

@@ -81,7 +81,7 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // Everything before it was passed on; `reap` sends the `Abort`.
-                Err(error) => return self.relay.all.reset(id, CloseReason::Io(error.kind())),
+                Err(error) => return self.relay.all.reset(id, CloseReason::Io(error.into())),
             };
             self.budget = self.budget.saturating_sub(count);
             half.traffic.received += count as u64;
@@ -104,7 +104,7 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
             };
             let (message, left) = (message.id, message.out.is_some());
             if let Err(error) = written {
-                return self.relay.buffers.fail(self.relay.all, message, error.kind());
+                return self.relay.buffers.fail(self.relay.all, message, error.into());
             }
             if left {
                 self.relay.all.queue(message);

@@ -13,54 +13,39 @@ use rustix::net::{SendFlags, send};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
-use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use super::network::{Accepted, BACKLOG, Event, Network, Socket};
+use super::options::{Options, Way, needed};
 use super::ports::Ports;
 use super::resolver::Resolver;
 use crate::base::address::{HostPort, Listen, any_addresses};
 use crate::base::id::{ConnId, ListenerId, NameId, SLOTS_MAX};
+use crate::machine::Needed;
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 256;
-/// With this, a user that vanished without a FIN or RST is noticed after about three minutes.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_PROBES: u32 = 3;
-
 /// All kinds of readiness. Urgent data counts: a read stops short at its mark though more bytes follow (tcp(7)).
 const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
 /// Bytes that a pipe holds.
 const PIPE_BYTES: usize = 256 * 1024;
-/// Bytes that a socket holds and has not sent (tcp(7), `TCP_NOTSENT_LOWAT`). The kernel would hold megabytes of a
-/// stream whose reader has stopped. Measured where `tcp_wmem` ends at 4 MiB and `tcp_rmem` at 32 MiB: a session that
-/// was stalled from its beginning pinned 9 to 11 MiB in our four sockets and pins 1 to 4 MiB now; one that was fast
-/// before pinned 35 to 65 MiB and pins 17 to 21 MiB. It costs no throughput over loopback: a gigabyte takes 1.5 s of
-/// both processes' time, and took 1.7 s. What is left was received and not read. Only the kernel can bound it
-/// (`net.ipv4.tcp_rmem`): a smaller receive buffer would slow down long paths.
-const UNSENT_BYTES_MAX: u32 = 128 * 1024;
-
-/// Congestion control of connections within this host (tcp(7), `TCP_CONGESTION`), which no router can congest. Where
-/// the system's choice is BBR, they would be paced by a timer per packet: a gigabyte of spliced bulk then takes 1.6 s
-/// of both processes' time, and 0.6 s like this. Every process may choose this one, and every kernel has it.
-const UNPACED: &[u8] = b"reno";
-
 const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
 /// Tokens of connections are their slots; those of listeners begin here.
 const LISTENERS: usize = SLOTS_MAX as usize;
 
 /// Binds and listens (socket(7), ipv6(7)).
-fn listen(at: Listen) -> io::Result<(TcpListener, SocketAddr)> {
-    let bind = |address: SocketAddr| {
+fn listen(at: Listen, options: &mut Options) -> io::Result<(TcpListener, SocketAddr)> {
+    let mut bind = |address: SocketAddr| {
         let socket = new_socket(address)?;
-        socket.set_reuse_address(true)?;
+        options.try_to("SO_REUSEADDR", || socket.set_reuse_address(true));
         if address.is_ipv6() {
             // All interfaces means both families; one address means itself.
-            socket.set_only_v6(!address.ip().is_unspecified() || matches!(at, Listen::At(_)))?;
+            let only = !address.ip().is_unspecified() || matches!(at, Listen::At(_));
+            needed(Needed::V6Only, socket.set_only_v6(only))?;
         }
-        set_options(&SockRef::from(&socket), address, &accepted_keepalive())?;
+        options.set(&SockRef::from(&socket), address, Way::Accepted)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
@@ -89,16 +74,6 @@ fn new_socket(address: SocketAddr) -> io::Result<RawSocket> {
     RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
 }
 
-/// For what is accepted: the listener has these options already, so they cost nothing per connection.
-pub fn accepted_keepalive() -> TcpKeepalive {
-    dialled_keepalive().with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES)
-}
-
-/// For what is dialled: it keeps the system's interval and count, which saves two calls per session.
-pub fn dialled_keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(KEEPALIVE_IDLE)
-}
-
 /// epoll, listeners, names and signals.
 pub struct MioNetwork {
     poll: Poll,
@@ -106,6 +81,7 @@ pub struct MioNetwork {
     resolver: Resolver,
     signals: Signals,
     ports: Ports,
+    options: Options,
 }
 
 impl MioNetwork {
@@ -121,7 +97,7 @@ impl MioNetwork {
             let _ = waker.wake();
         });
         let events = Events::with_capacity(EVENTS_MAX);
-        Ok(MioNetwork { poll, events, resolver, signals, ports: Ports::new() })
+        Ok(MioNetwork { poll, events, resolver, signals, ports: Ports::new(), options: Options::default() })
     }
 }
 
@@ -153,8 +129,8 @@ impl Network for MioNetwork {
         for event in &self.events {
             match event.token() {
                 WAKER => {
-                    while let Some((name, addresses)) = self.resolver.answer() {
-                        out.push(Event::Resolved(name, addresses));
+                    while let Some((name, lookup)) = self.resolver.answer() {
+                        out.push(Event::Resolved(name, lookup));
                     }
                 }
                 SIGNALS => out.extend(self.signals.pending().filter_map(asked_by)),
@@ -170,11 +146,14 @@ impl Network for MioNetwork {
                 }),
             }
         }
+        while let Some((name, fault)) = self.options.next_missing() {
+            out.push(Event::OptionMissing { name, fault });
+        }
         Ok(())
     }
 
     fn listen(&mut self, id: ListenerId, at: Listen) -> io::Result<(MioListener, SocketAddr)> {
-        let (mut listener, address) = listen(at)?;
+        let (mut listener, address) = listen(at, &mut self.options)?;
         let token = Token(LISTENERS + id.index());
         self.poll.registry().register(&mut listener, token, Interest::READABLE)?;
         Ok((MioListener { listener, address }, address))
@@ -183,7 +162,7 @@ impl Network for MioNetwork {
     fn accept(&mut self, listener: &mut MioListener) -> io::Result<Accepted<MioSocket>> {
         let (stream, peer) = listener.listener.accept()?;
         let peer = canonical(peer);
-        set_accepted_options(&SockRef::from(&stream), peer)?;
+        self.options.set_accepted(&SockRef::from(&stream), peer)?;
         // Only a listener on all interfaces does not know which address was asked for.
         let asked = if listener.address.ip().is_unspecified() {
             stream.local_addr().map_or(listener.address, canonical)
@@ -195,12 +174,12 @@ impl Network for MioNetwork {
 
     fn connect(&mut self, address: SocketAddr) -> io::Result<MioSocket> {
         let socket = new_socket(address)?;
-        set_options(&SockRef::from(&socket), address, &dialled_keepalive())?;
+        self.options.set(&SockRef::from(&socket), address, Way::Dialled)?;
         let connect = || socket.connect(&address.into());
         // Within this host the system takes a port again that waits (`tcp_tw_reuse` of ip-sysctl is 2).
         let outcome = match address.ip().to_canonical().is_loopback() {
             true => connect(),
-            false => self.ports.connect(&socket, connect),
+            false => self.ports.connect(&socket, &mut self.options, connect),
         };
         match outcome {
             // The connection is being made (connect(2)).
@@ -225,33 +204,10 @@ impl Network for MioNetwork {
 /// A TCP connection of mio. Closing or dropping it ends its registration.
 pub struct MioSocket(TcpStream);
 
-/// The options of every connection, set before it is made: nothing waits for more bytes, a peer that vanished is
-/// noticed, and close(2) sends RST and drops what was not sent (linger 0, socket(7)), as it must when the process is
-/// killed in mid-session. `address` is its own or its peer's.
-pub fn set_options(socket: &SockRef, address: SocketAddr, keepalive: &TcpKeepalive) -> io::Result<()> {
-    unpace(socket, address);
-    socket.set_linger(Some(Duration::ZERO))?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-    socket.set_tcp_keepalive(keepalive)
-}
-
-/// The options of an accepted connection. Linux hands on the listener's own (tcp(7)); others may not. But a listener on
-/// all interfaces does not know which peers will connect.
-pub fn set_accepted_options(socket: &SockRef, peer: SocketAddr) -> io::Result<()> {
-    if cfg!(target_os = "linux") {
-        unpace(socket, peer);
-        return Ok(());
-    }
-    set_options(socket, peer, &accepted_keepalive())
-}
-
-/// Turns off pacing for a connection within this host.
-fn unpace(socket: &SockRef, address: SocketAddr) {
-    if cfg!(target_os = "linux") && address.ip().to_canonical().is_loopback() {
-        // If this fails, the system's own choice stays.
-        let _ = socket.set_tcp_congestion(UNPACED);
-    }
+/// Whether a dialled connection has met itself. Where nobody listens at a port from which the system also gives local
+/// ports, a dial may get that very port, and both of its ends are then one (simultaneous open, RFC 9293, 3.5).
+fn is_itself(peer: SocketAddr, local: SocketAddr) -> bool {
+    (peer.ip(), peer.port()) == (local.ip(), local.port())
 }
 
 /// A pipe (pipe(2)) for splicing.
@@ -301,6 +257,7 @@ impl Socket for MioSocket {
     fn is_connected(&mut self) -> io::Result<bool> {
         // An error of a connection that stands is met by reading it.
         match self.0.peer_addr() {
+            Ok(peer) if is_itself(peer, self.0.local_addr()?) => Err(Errno::CONNREFUSED.into()),
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
                 self.0.take_error()?.map_or(Ok(false), Err)
@@ -321,7 +278,7 @@ impl Socket for MioSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpStream as StdStream;
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpStream as StdStream};
 
     #[test]
     fn accepted_and_dialled_connections_have_the_options() {
@@ -343,17 +300,12 @@ mod tests {
             let socket = SockRef::from(&socket.0);
             assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));
             assert_eq!(socket.linger().expect("readable"), Some(Duration::ZERO));
-            assert_eq!(socket.tcp_keepalive_time().expect("readable"), KEEPALIVE_IDLE);
-            if cfg!(target_os = "linux") {
-                let congestion = socket.tcp_congestion().expect("readable");
-                assert!(congestion.starts_with(UNPACED), "{congestion:?} within this host");
-            }
         }
     }
 
     #[test]
     fn all_interfaces_means_both_families() {
-        let (_listener, address) = listen(Listen::Any(0)).expect("a port");
+        let (_listener, address) = listen(Listen::Any(0), &mut Options::default()).expect("a port");
         let port = address.port();
         StdStream::connect(("127.0.0.1", port)).expect("IPv4");
         if address.is_ipv6() {
@@ -363,8 +315,29 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_an_error_and_not_another_address() {
-        let (_listener, address) = listen(Listen::Any(0)).expect("a port");
-        let again = listen(Listen::Any(address.port())).map(|bound| bound.1);
+        let (_listener, address) = listen(Listen::Any(0), &mut Options::default()).expect("a port");
+        let again = listen(Listen::Any(address.port()), &mut Options::default()).map(|bound| bound.1);
         assert_eq!(again.map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_refused_and_leaves_its_port_free() {
+        for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+            let nowhere = SocketAddr::new(ip, 0);
+            let socket = new_socket(nowhere).expect("a socket");
+            if socket.bind(&nowhere.into()).is_err() {
+                continue;
+            }
+            Options::default().set(&SockRef::from(&socket), nowhere, Way::Dialled).expect("they are there");
+            let itself = socket.local_addr().expect("bound").as_socket().expect("an IP address");
+            let begun = socket.connect(&itself.into()).map_err(|error| Errno::from_io_error(&error));
+            assert!(matches!(begun, Ok(()) | Err(Some(Errno::INPROGRESS))), "{begun:?}");
+            let mut socket = MioSocket(TcpStream::from_std(socket.into()));
+            assert!(socket.0.peer_addr().is_ok(), "it has met itself");
+            let met = socket.is_connected().map_err(|error| error.kind());
+            assert_eq!(met, Err(io::ErrorKind::ConnectionRefused));
+            drop(socket);
+            std::net::TcpListener::bind(itself).expect("a reset leaves nothing at the port");
+        }
     }
 }

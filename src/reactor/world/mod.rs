@@ -2,6 +2,7 @@
 
 pub mod mio_network;
 pub mod network;
+pub mod options;
 mod ports;
 pub mod resolver;
 pub(super) mod trim;

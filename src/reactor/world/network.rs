@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::{ConnId, ListenerId, NameId};
+use crate::machine::{Fault, Lookup};
 
 /// Connections that the kernel holds for a listener until they are accepted; mio's own listeners have 128.
 pub const BACKLOG: i32 = 4096;
@@ -31,12 +32,19 @@ pub enum Event {
     },
     /// The listener in this slot may have a connection.
     Acceptable(u32),
-    /// A name was resolved, or could not be (no addresses).
-    Resolved(NameId, Vec<SocketAddr>),
+    /// A name was looked up.
+    Resolved(NameId, Lookup),
     /// The operator asked the process to end.
     Terminate,
     /// The operator asked the process to read again what may have changed (SIGHUP).
     HangUp,
+    /// The system does not have a socket option that is good to have.
+    OptionMissing {
+        /// The option.
+        name: &'static str,
+        /// What the system said.
+        fault: Fault,
+    },
 }
 
 /// One TCP connection, non-blocking and without Nagle's delay.

@@ -14,6 +14,8 @@ use std::io;
 
 use socket2::Socket;
 
+use super::options::Options;
+
 /// Ports in a window.
 const WINDOW: u16 = 64;
 /// Windows that are tried for one connection. With 19 of 20 ports taken, all of them fail once in 10^11 dials.
@@ -45,13 +47,20 @@ impl Ports {
     pub fn connect(
         &mut self,
         socket: &Socket,
+        options: &mut Options,
         mut connect: impl FnMut() -> io::Result<()>,
     ) -> io::Result<()> {
         let Some(range) = self.range else { return connect() };
         let mut outcome = Ok(());
         for _ in 0..WINDOWS {
             let first = self.random.u16(range.first..=range.last - (WINDOW - 1));
-            if set_range(socket, Range { first, last: first + (WINDOW - 1) }).is_err() {
+            let mut is_set = false;
+            options.try_to("IP_LOCAL_PORT_RANGE", || {
+                set_range(socket, Range { first, last: first + (WINDOW - 1) })?;
+                is_set = true;
+                Ok(())
+            });
+            if !is_set {
                 self.range = None;
                 return connect();
             }
@@ -107,7 +116,7 @@ mod tests {
 
     fn dial(ports: &mut Ports, to: SocketAddr) -> io::Result<SocketAddr> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-        ports.connect(&socket, || socket.connect(&to.into()))?;
+        ports.connect(&socket, &mut Options::default(), || socket.connect(&to.into()))?;
         Ok(socket.local_addr()?.as_socket().expect("an IP address"))
     }
 
@@ -131,7 +140,7 @@ mod tests {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let mut outcomes = |failures| {
             calls = 0;
-            let outcome = ports.connect(&socket, || {
+            let outcome = ports.connect(&socket, &mut Options::default(), || {
                 calls += 1;
                 if calls > failures { Ok(()) } else { Err(io::ErrorKind::AddrNotAvailable.into()) }
             });

@@ -1,20 +1,25 @@
 //! Names to addresses, off the loop: getaddrinfo(3) blocks, so each name that is asked for has a short-lived
 //! thread, and a slow lookup delays no other. The machine asks for a name again only after its answer.
 
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
+
 use crate::base::address::HostPort;
 use crate::base::id::NameId;
+use crate::machine::Lookup;
 
 /// Most addresses that are tried for one name.
 const ADDRESSES_MAX: usize = 16;
 /// getaddrinfo(3) needs more than the smallest stack, and less than the usual one.
 const STACK_BYTES: usize = 256 * 1024;
 
-type Answer = (NameId, Vec<SocketAddr>);
+type Answer = (NameId, Lookup);
+
+/// What the errors of lookups begin with, which says nothing.
+const ERROR_PREFIX: &str = "failed to lookup address information: ";
 
 /// The queue of answers.
 pub struct Resolver {
@@ -30,17 +35,17 @@ impl Resolver {
         Resolver { answer, answers, wake: Arc::new(wake) }
     }
 
-    /// Asks for a name. There is an answer in any case: no addresses if it cannot be resolved.
+    /// Asks for a name. There is an answer in any case.
     pub fn ask(&self, id: NameId, name: HostPort) {
         let (answer, wake) = (self.answer.clone(), self.wake.clone());
         let resolve = move || {
-            let found = (&*name.host, name.port).to_socket_addrs();
             // If the reactor is gone, the answer is not needed.
-            let _ = answer.send((id, found.map_or(Vec::new(), |found| found.take(ADDRESSES_MAX).collect())));
+            let _ = answer.send((id, look_up(&name)));
             wake();
         };
-        if thread::Builder::new().name("resolver".into()).stack_size(STACK_BYTES).spawn(resolve).is_err() {
-            let _ = self.answer.send((id, Vec::new()));
+        let thread = thread::Builder::new().name("resolver".into()).stack_size(STACK_BYTES);
+        if let Err(error) = thread.spawn(resolve) {
+            let _ = self.answer.send((id, Lookup::Failed(format!("no thread: {error}").into())));
             (self.wake)();
         }
     }
@@ -49,6 +54,25 @@ impl Resolver {
     pub fn answer(&self) -> Option<Answer> {
         self.answers.try_recv().ok()
     }
+}
+
+fn look_up(name: &HostPort) -> Lookup {
+    let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
+    let found = match getaddrinfo(Some(&name.host), None, Some(hints)) {
+        Ok(found) => found,
+        Err(error) => {
+            return match error.kind() {
+                LookupErrorKind::NoName | LookupErrorKind::NoData => Lookup::NoSuchName,
+                _ => {
+                    let text = std::io::Error::from(error).to_string();
+                    Lookup::Failed(text.strip_prefix(ERROR_PREFIX).unwrap_or(&text).into())
+                }
+            };
+        }
+    };
+    let mut addresses: Vec<_> = found.flatten().map(|found| found.sockaddr).take(ADDRESSES_MAX).collect();
+    addresses.iter_mut().for_each(|address| address.set_port(name.port));
+    if addresses.is_empty() { Lookup::NoSuchName } else { Lookup::Found(addresses) }
 }
 
 #[cfg(test)]
@@ -69,11 +93,13 @@ mod tests {
         }
         for _ in 0..2 {
             wakes.recv_timeout(Duration::from_secs(60)).expect("an answer");
-            while let Some((id, addresses)) = resolver.answer() {
-                answers[id.index()] = Some(addresses);
+            while let Some((id, lookup)) = resolver.answer() {
+                answers[id.index()] = Some(lookup);
             }
         }
-        assert!(answers[0].as_ref().is_some_and(|found| found.iter().all(|at| at.ip().is_loopback())));
-        assert_eq!(answers[1], Some(Vec::new()));
+        let Some(Lookup::Found(found)) = &answers[0] else { panic!("{answers:?}") };
+        assert!(found.iter().all(|at| at.ip().is_loopback() && at.port() == 80), "{found:?}");
+        // Without a name server nobody can say that it does not exist.
+        assert!(matches!(answers[1], Some(Lookup::NoSuchName | Lookup::Failed(_))), "{answers:?}");
     }
 }

@@ -71,13 +71,15 @@ impl Net {
             return Err(ErrorKind::WouldBlock.into());
         }
         const EMFILE: i32 = 24;
-        if self.exhausted_until > self.now {
-            return Err(io::Error::from_raw_os_error(EMFILE));
+        let (until, error) = self.accept_fails;
+        if until > self.now {
+            return Err(io::Error::from_raw_os_error(error));
         }
         if chance {
             match self.rng.u8(..3) {
                 0 => {
-                    self.exhausted_until = self.now + Duration::from_millis(self.rng.u64(..1_000));
+                    let lasts = Duration::from_millis(self.rng.u64(..1_000));
+                    self.accept_fails = (self.now + lasts, EMFILE);
                     return Err(io::Error::from_raw_os_error(EMFILE));
                 }
                 1 => return Err(ErrorKind::Interrupted.into()),

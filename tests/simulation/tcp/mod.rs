@@ -133,6 +133,8 @@ pub struct Shape {
     pub instant: f64,
     /// How long a name takes to be resolved.
     pub name_delay: Duration,
+    /// How often a lookup fails of a name that was found before.
+    pub name_failures: f64,
 }
 
 pub struct Listener {
@@ -174,8 +176,8 @@ pub struct Net {
     pub kernels: [Kernel; HOSTS],
     /// Counts everything that moves. A host that turns and moves nothing is spinning.
     pub progress: u64,
-    /// Until then, no process gets another descriptor.
-    pub exhausted_until: Time,
+    /// Until then, every accept(2) fails with this error.
+    pub accept_fails: (Time, i32),
     /// Splices that moved bytes, and those that were refused.
     pub spliced: [usize; 2],
     /// Control connections that clients have dialled.
@@ -201,7 +203,7 @@ impl Net {
             kernels,
             progress: 0,
             spliced: [0; 2],
-            exhausted_until: Time::ZERO,
+            accept_fails: (Time::ZERO, 0),
             controls: 0,
             recorded: Vec::new(),
             due: BinaryHeap::new(),

@@ -1,0 +1,198 @@
+//! What facts are in words.
+
+use std::fmt;
+use std::io::ErrorKind;
+
+use super::close::CloseReason;
+use super::ending::Ending;
+use super::fact::Fact;
+use super::fault::Advised;
+use super::input::Traffic;
+use crate::wire::control::{Denial, Refusal};
+
+/// The system has no local port left for a dial (connect(2), EADDRNOTAVAIL).
+pub(super) fn has_no_port(reason: CloseReason) -> bool {
+    matches!(reason, CloseReason::DialFailed(fault) if fault.kind() == ErrorKind::AddrNotAvailable)
+}
+
+/// Why local ports are scarce, and what helps (ip-sysctl).
+const PORTS_ADVICE: &str = "too many connections from this host to it are open or in TIME_WAIT; \
+                            net.ipv4.tcp_tw_reuse=1 and a wider net.ipv4.ip_local_port_range help";
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fact::ClientCame { link, key, peer } => write!(f, "{link} client {key} connected from {peer}"),
+            Fact::ClientGone { link, key, peer, reason } => {
+                write!(f, "{link} client {key} from {peer} is gone: {reason}")
+            }
+            Fact::ClientLeaves { link, key } => {
+                write!(f, "{link} client {key} is leaving; its running sessions go on")
+            }
+            Fact::ClientRefused { key, peer, versions, refusal } => {
+                write!(f, "client {key} from {peer} was refused: ")?;
+                match refusal {
+                    Refusal::Versions(server) => write!(
+                        f,
+                        "no protocol version in common: this server speaks {server}, the client {versions}; install \
+                         the same skyorg on both sides"
+                    ),
+                    refusal => write!(f, "{refusal}"),
+                }
+            }
+            Fact::Published { link, key, service } => write!(f, "{link} client {key} publishes {service}"),
+            Fact::PublicationDenied { key, service, reason } => {
+                write!(f, "client {key} may not publish {service}: {reason}")?;
+                match reason {
+                    Denial::UnknownService => {
+                        write!(f, "; start the server with --service {service}=ADDR")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Fact::NotAdmitted { peer, reason } => {
+                write!(f, "{peer} was not admitted: {reason}")?;
+                reason.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
+            }
+            Fact::TicketsExpired { key, count } => {
+                write!(
+                    f,
+                    "client {key} did not bring {count} message connections that it was asked for; can it reach \
+                     the message port?"
+                )
+            }
+            Fact::UserLeft { number, user, service, traffic, lasted, reason, .. } => {
+                let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
+                write!(
+                    f,
+                    "#{number} user {user} of {service}: {received} bytes in, {sent} bytes out, {seconds:.3} s, {}",
+                    Ending::User(*reason)
+                )
+            }
+            Fact::UserShed { peer, users } => {
+                write!(f, "user {peer} was reset: {users} users are served, the most allowed")
+            }
+            Fact::Draining { sessions, time } => {
+                write!(f, "draining: {sessions} running sessions have up to {} s to finish", time.as_secs())
+            }
+            Fact::DrainOver { sessions } => write!(f, "{sessions} sessions had not finished and are reset"),
+            Fact::AddressInUse { at, time } => {
+                write!(f, "cannot listen on {at} yet: the address is in use; trying for {} s", time.as_secs())
+            }
+            Fact::Connecting { server } => write!(f, "connecting to {server}"),
+            Fact::Connected { link, server, address, key } => {
+                write!(f, "{link} connected to {server} at {address} with key {key}")
+            }
+            Fact::Granted { service, port, local } => {
+                write!(f, "service {service}: users of port {port} reach {local}")
+            }
+            Fact::Denied { service, reason: Denial::UnknownService } => write!(
+                f,
+                "service {service}: denied: unknown service; start the server with --service {service}=ADDR"
+            ),
+            Fact::Denied { service, reason } => write!(f, "service {service}: denied: {reason}"),
+            Fact::Refused { refusal } => write!(f, "{refusal}"),
+            Fact::ServerUnreachable { server, reason } => write!(f, "{server}: {reason}; trying again"),
+            Fact::ServerUnproved { server, key, reason } => write!(
+                f,
+                "{server} did not answer the handshake ({reason}): it does not know key {key}, its secret there \
+                 differs, or the port is not skyorg's control port; compare the key lines on both sides, and restart \
+                 the server if its line is newer than its start: it reads its key file only then"
+            ),
+            Fact::NotWelcomed { server, reason } => {
+                write!(f, "{server} ended the connection before it admitted this client: {reason}")
+            }
+            Fact::ServerSilent { silence } => {
+                write!(f, "the server was silent for {} s", silence.as_secs())
+            }
+            Fact::ServerDrains { server } => write!(f, "{server} drains; its running sessions go on"),
+            Fact::LinkLost { server, reason } => write!(f, "connection to {server} ended: {reason}"),
+            Fact::NextAttempt { pause } => write!(f, "next attempt in {:.1} s", pause.as_secs_f64()),
+            Fact::Unresolved { host, purpose, why } => {
+                write!(f, "the name {} of {purpose} could not be resolved ({why})", host.host)
+            }
+            Fact::LocalName { service, local, fault } => {
+                write!(f, "service {service}: the name {} of its local server {fault}", local.host)
+            }
+            Fact::MessageFailed { address, reason } => {
+                write!(f, "message connection to {address}: {reason}; is that port reachable from here?")
+            }
+            Fact::MessageArrived { address } => {
+                write!(f, "message connections come through at {address} now")
+            }
+            Fact::LocalFailed { number, user, service, local, reason } if has_no_port(*reason) => write!(
+                f,
+                "#{number} user {user} of {service}: no local port is left to connect to {local}: {PORTS_ADVICE}"
+            ),
+            Fact::LocalFailed { number, user, service, local, reason } => write!(
+                f,
+                "#{number} user {user} of {service}: local server {local} did not take the connection: {reason}"
+            ),
+            Fact::SessionEnded { number, user, service, local, traffic, lasted, reason } => {
+                let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
+                write!(
+                    f,
+                    "#{number} user {user} of {service} at {local}: {sent} bytes in, {received} bytes out, \
+                     {seconds:.3} s, {}",
+                    Ending::Proxy(*reason)
+                )
+            }
+            Fact::Duplicate { number } => write!(f, "#{number} came again and has been seen already"),
+            Fact::DialsSlow { address, mean } => write!(
+                f,
+                "the system takes {:.1} ms to find a local port for each connection to {address}: {PORTS_ADVICE}",
+                mean.as_secs_f64() * 1e3
+            ),
+            Fact::AcceptPaused { at, fault } => {
+                write!(f, "cannot take connections at {at} for now: {}", Advised(*fault))
+            }
+            Fact::NotWatched { fault } => write!(f, "a connection cannot be watched: {}", Advised(*fault)),
+            Fact::OptionMissing { name, fault } => {
+                write!(
+                    f,
+                    "this system does not have the socket option {name}, and sockets go without it: {fault}"
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local_failed(kind: ErrorKind) -> Fact {
+        Fact::LocalFailed {
+            number: 7,
+            user: ([192, 0, 2, 1], 1234).into(),
+            service: "web".parse().expect("a name"),
+            local: HostPort::parse("10.0.0.5:80", None, None).expect("an address"),
+            reason: CloseReason::DialFailed(kind.into()),
+        }
+    }
+
+    #[test]
+    fn a_local_server_is_not_blamed_where_local_ports_are_scarce() {
+        assert_eq!(
+            local_failed(ErrorKind::AddrNotAvailable).to_string(),
+            "#7 user 192.0.2.1:1234 of web: no local port is left to connect to 10.0.0.5:80: too many connections \
+             from this host to it are open or in TIME_WAIT; net.ipv4.tcp_tw_reuse=1 and a wider \
+             net.ipv4.ip_local_port_range help"
+        );
+        let slow =
+            Fact::DialsSlow { address: ([10, 0, 0, 5], 80).into(), mean: Duration::from_micros(1_640) };
+        assert!(slow.to_string().starts_with(
+            "the system takes 1.6 ms to find a local port for each connection to 10.0.0.5:80: too many"
+        ));
+        assert!(
+            local_failed(ErrorKind::ConnectionRefused).to_string().contains("did not take the connection")
+        );
+    }
+
+    #[test]
+    fn scarce_ports_hide_no_local_server_that_is_down() {
+        let [scarce, down] = [ErrorKind::AddrNotAvailable, ErrorKind::ConnectionRefused].map(local_failed);
+        let cause = |fact: &Fact| fact.throttle().map(|throttle| throttle.cause);
+        assert!(cause(&scarce).is_some() && cause(&scarce) != cause(&down));
+    }
+}
