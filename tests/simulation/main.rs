@@ -5,11 +5,14 @@
 //! - `SKYORG_SEEDS=10000 cargo test --test simulation` through more;
 //! - `SKYORG_SEED=17 cargo test --test simulation` through that one, with its story on stderr.
 
+mod actors;
 mod faults;
 mod network;
 mod process;
+mod served;
 mod shadow;
 mod strangers;
+mod tale;
 mod talker;
 mod tcp;
 mod trace;
@@ -17,7 +20,8 @@ mod world;
 
 use std::time::Duration;
 
-use world::{Tale, World};
+use tale::Tale;
+use world::World;
 
 /// Worlds per test run.
 const SEEDS: u64 = 256;

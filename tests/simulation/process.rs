@@ -23,7 +23,7 @@ use super::network::VirtualNetwork;
 use super::tcp::{Host, Net, Time};
 use super::trace;
 use super::world::{
-    CONTROL_PORT, MESSAGE_PORT, SERVER_IP, SERVICES, Settings, local_address, request_address,
+    CONTROL_PORT, MESSAGE_PORT, SERVER_IP, SERVICES, Settings, VACANT_PORT, local_address, request_address,
 };
 
 /// Turns that move nothing, within one second of virtual time, after which a loop is said to spin.
@@ -51,8 +51,16 @@ fn name(text: &str) -> Name {
     text.parse().expect("a name")
 }
 
-fn key(client: usize) -> Key {
+/// The place of the key that the hostile hold.
+pub const HOSTILE_KEY: usize = 8;
+
+pub fn key(client: usize) -> Key {
     Key { name: name(&format!("key{client}")), secret: Secret::new([client as u8 + 1; 32]) }
+}
+
+/// Where a client dials from.
+pub fn client_address(client: usize) -> SocketAddr {
+    (Ipv4Addr::new(192, 0, 2, 10 + client as u8), 60_000).into()
 }
 
 impl Process {
@@ -88,7 +96,7 @@ impl Process {
             |address, names| VirtualNetwork { net: net.clone(), host: self.host, base, address, names };
         self.program = Some(match self.host {
             Host::Client(client) => {
-                let address = (Ipv4Addr::new(192, 0, 2, 10 + client as u8), 60_000).into();
+                let address = client_address(client);
                 let (config, names) = client_config(client, settings);
                 let instance: [u8; 16] = std::array::from_fn(|_| rng.u8(..));
                 let limits = Arc::new(settings.limits.clone());
@@ -240,11 +248,12 @@ fn client_config(client: usize, settings: &Settings) -> (ClientConfig, BTreeMap<
 fn server_config(settings: &Settings) -> ServerConfig {
     let at = |port| Listen::At(SocketAddr::new(SERVER_IP, port));
     let service = |(service, text): (usize, &&str)| (name(text), at(request_address(service).port()));
+    let vacant = (name("vacant"), at(VACANT_PORT));
     ServerConfig {
-        services: SERVICES.iter().enumerate().map(service).collect(),
+        services: SERVICES.iter().enumerate().map(service).chain([vacant]).collect(),
         message: at(MESSAGE_PORT),
         control: at(CONTROL_PORT),
-        keys: vec![key(0), key(1)],
+        keys: vec![key(0), key(1), key(HOSTILE_KEY)],
         plain: settings.plain,
         limits: settings.limits.clone(),
     }

@@ -124,6 +124,8 @@ pub struct Talker {
     pub script: Script,
     life: Life,
     pub came: Time,
+    /// When it received its first byte.
+    pub first_byte: Option<Time>,
     moved: Time,
     may_send_at: Time,
     may_read_at: Time,
@@ -134,7 +136,19 @@ impl Talker {
     pub fn new(side: Side, number: usize, end: EndId, script: Script, now: Time) -> Talker {
         let life = if side == Side::User { Life::Connecting } else { Life::Talking };
         let [moved, may_send_at, may_read_at] = [now; 3];
-        Talker { side, number, end, script, life, came: now, moved, may_send_at, may_read_at, saw_end: false }
+        Talker {
+            side,
+            number,
+            end,
+            script,
+            life,
+            came: now,
+            first_byte: None,
+            moved,
+            may_send_at,
+            may_read_at,
+            saw_end: false,
+        }
     }
 
     pub fn is_gone(&self) -> bool {
@@ -180,6 +194,7 @@ impl Talker {
                     shadow.ended(self.side, self.number, Ended::Whole);
                 }
                 Ok(count) => {
+                    self.first_byte.get_or_insert(net.now);
                     self.moved = net.now;
                     self.may_read_at = net.now + self.script.read_pause;
                     shadow.received(self.side, self.number, &buffer[..count]);

@@ -13,10 +13,13 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use skyorg::config::limits::Limits;
 
+use super::actors::{self, Siege, users};
 use super::faults::{self, Fault};
 use super::process::Process;
+use super::served::{Life, Served};
 use super::shadow::{Ended, Shadow, Side};
 use super::strangers::{Approach, Stranger};
+use super::tale::{Coming, Tale};
 use super::talker::{Ending, Script, Talker};
 use super::tcp::{Host, Kind, Listener, Net, Shape, Time};
 use super::trace;
@@ -24,16 +27,23 @@ use super::trace;
 pub const MESSAGE_PORT: u16 = 33334;
 pub const CONTROL_PORT: u16 = 33335;
 pub const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-pub const SERVICES: [&str; 2] = ["default", "other"];
+/// Users of the last one are steady: they, and what they reach, speak plainly.
+pub const SERVICES: [&str; 3] = ["default", "other", "steady"];
+pub const STEADY: usize = 2;
+/// Where users connect to a service that nobody serves.
+pub const VACANT_PORT: u16 = 33338;
 
 /// After the faults are over, every user must be served or refused in this time.
 const PATIENCE: Duration = Duration::from_secs(400);
 /// In this time the pool is as it was: what a burst left over is retired.
 const RECOVERY: Duration = Duration::from_secs(260);
 
+/// Steady users of a world.
+const STEADY_MAX: usize = 60;
+
 /// Where users of a service connect.
 pub fn request_address(service: usize) -> SocketAddr {
-    SocketAddr::new(SERVER_IP, [33333, 33336][service])
+    SocketAddr::new(SERVER_IP, [33333, 33336, 33337][service])
 }
 
 /// Where a client finds the local server of a service.
@@ -54,82 +64,26 @@ enum Actor {
     Stranger(Box<Stranger>),
 }
 
-/// What comes at a set time.
-enum Coming {
-    User,
-    Stranger,
-    Fault(Fault),
-    /// Local servers take connections again.
-    Locals,
-    /// The server is asked to end.
-    Retirement,
-    /// Another server starts in its place.
-    Successor,
+/// What each steady user does.
+fn steady_script() -> Script {
+    Script::plain(500, false, Ending::FinWhenSent)
 }
 
-/// What a world is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tale {
-    Anything,
-    /// Every pooled message connection goes silent and stays up; then, or when that was noticed, users come.
-    Holed,
-    /// The same, but some of those connections fail at once while users wait, and the others go on.
-    Failed,
-    /// The clients freeze; then users come.
-    Frozen,
-    /// The clients' hosts are gone without a word.
-    Gone,
-    /// The local servers' names take 3 s to be resolved, and many users come meanwhile.
-    SlowName,
-    /// The server is replaced by another while sessions run, and nothing else goes wrong.
-    Replaced,
-    /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
-    Unspliced,
-}
-
-impl Tale {
-    fn coming(self, rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
-        let at = Duration::from_secs(5);
-        let later = if self == Tale::Holed && rng.bool() { Duration::from_secs(25) } else { Duration::ZERO };
-        let lasts = Duration::from_secs(100);
-        if self == Tale::Replaced {
-            return replacement(rng);
-        }
-        let mut coming: Vec<_> = match self {
-            Tale::Frozen => (0..clients)
-                .map(|client| Fault::Freeze { host: Host::Client(client), lasts })
-                .map(|fault| (at, Coming::Fault(fault)))
-                .collect(),
-            Tale::Gone => (0..clients)
-                .map(|client| Fault::Crash { host: Host::Client(client), loudly: false, lasts })
-                .map(|fault| (at, Coming::Fault(fault)))
-                .collect(),
-            Tale::Unspliced | Tale::SlowName => Vec::new(),
-            _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
-        };
-        let span_ms = match self {
-            Tale::Failed => 240,
-            Tale::SlowName => 1_000,
-            _ => 3_000,
-        };
-        let users = if self == Tale::SlowName { 250 } else { rng.usize(1..20) };
-        let users: Vec<_> = (0..users).map(|_| Duration::from_millis(rng.u64(1..span_ms))).collect();
-        coming.extend(users.into_iter().map(|after| (at + later + after, Coming::User)));
-        coming
+/// When steady users come: one by one, and some of them together.
+fn steady(rng: &mut Rng, until: Time) -> Vec<(Time, Coming)> {
+    let mut at = Duration::from_secs(1);
+    let mut users = Vec::new();
+    while users.len() < STEADY_MAX && at < until {
+        let together = if rng.u8(..6) == 0 { rng.usize(1..5) } else { 1 };
+        users.extend((0..together).map(|_| (at, Coming::Steady)));
+        at += until.mul_f64(rng.f64() * 2.0 / 30.0);
     }
+    users
 }
 
-/// Users come before a server is replaced and after that. The links are so old by then that it is no refusal.
-fn replacement(rng: &mut Rng) -> Vec<(Time, Coming)> {
-    let millis = Duration::from_millis;
-    let retired = millis(15_200);
-    let mut coming = vec![(retired, Coming::Retirement)];
-    coming.push((retired + millis(rng.u64(100..400)), Coming::Successor));
-    let before = (0..rng.usize(1..20)).map(|_| millis(rng.u64(12_000..15_000)));
-    let before: Vec<Time> = before.collect();
-    let after = (0..rng.usize(1..20)).map(|_| retired + millis(rng.u64(500..4_000)));
-    coming.extend(before.into_iter().chain(after).map(|at| (at, Coming::User)));
-    coming
+/// Where a user comes from, hostile ones aside.
+fn user_address(number: usize) -> SocketAddr {
+    (Ipv4Addr::new(198, 51, 100, number as u8), 40_000).into()
 }
 
 pub struct World {
@@ -142,6 +96,8 @@ pub struct World {
     timers: BTreeMap<(Time, usize), ()>,
     coming: Vec<(Time, Coming)>,
     shadow: Shadow,
+    siege: Option<Siege>,
+    served: Served,
     bytes_max: u64,
     tale: Tale,
     /// The longest time from a user's coming to its leaving.
@@ -163,7 +119,7 @@ impl World {
     /// A world in which one thing goes wrong, and what is promised then.
     pub fn tell(seed: u64, tale: Tale) -> World {
         let mut rng = Rng::with_seed(seed);
-        let calm = rng.u8(..6) == 0 || tale != Tale::Anything;
+        let calm = rng.u8(..6) < 2 || tale != Tale::Anything;
         let clients = 1 + usize::from(rng.u8(..4) == 0);
         let pick = |rng: &mut Rng, choices: &[usize]| choices[rng.usize(..choices.len())];
         let segment_bytes = pick(&mut rng, &[3, 100, 1_448, 1_448, 65_536]);
@@ -190,6 +146,7 @@ impl World {
         let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
         let drain = if tale == Tale::Replaced { PATIENCE } else { limits.drain };
         let limits = Limits { drain, ..limits };
+        let limits = if tale == Tale::Anything { actors::besieged(limits) } else { limits };
         let settings =
             Settings { plain: rng.u8(..4) == 0 || tale == Tale::Unspliced, limits, named: rng.u8(..4) == 0 };
         let settings = Settings { named: settings.named || tale == Tale::SlowName, ..settings };
@@ -206,15 +163,30 @@ impl World {
         for _ in 0..if rng.u8(..3) == 0 { rng.usize(..12) } else { 0 } {
             coming.push((until.mul_f64(rng.f64()), Coming::Stranger));
         }
-        if tale != Tale::Anything {
+        let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
+        let mut siege = None;
+        if tale == Tale::Anything {
+            let kind = actors::Kind::draw(&mut rng);
+            let from = Duration::from_millis(rng.u64(1_000..3_000));
+            if let actors::Kind::Users(conduct) = kind {
+                let users = users::coming(conduct, from, until, bytes_max, &mut rng);
+                coming.extend(users.into_iter().map(|(at, script)| (at, Coming::Hostile(script))));
+            }
+            if calm && !kind.takes_victims_links() && rng.bool() {
+                coming.push((from + (until - from).mul_f64(rng.f64() / 2.0), Coming::Kill));
+            }
+            coming.extend(steady(&mut rng, until));
+            siege = Some(Siege::new(kind, settings.plain, from, rng.fork()));
+            trace!(Duration::ZERO, "besieged by {kind:?} from {from:?} on");
+        } else {
             coming = tale.coming(&mut rng, clients);
         }
         coming.sort_by_key(|entry| std::cmp::Reverse(entry.0));
         trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
-        let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
         let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
         let strict = matches!(tale, Tale::Holed | Tale::Failed | Tale::SlowName | Tale::Replaced)
             || faultless && shape.accept_errors == 0.0;
+        let served = Served::new(&shape);
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
             net,
@@ -226,6 +198,8 @@ impl World {
             timers: BTreeMap::new(),
             coming,
             shadow: Shadow::new(strict),
+            siege,
+            served,
             bytes_max,
             tale,
             longest_stay: Duration::ZERO,
@@ -279,6 +253,9 @@ impl World {
         }
         if self.tale == Tale::Gone {
             assert_eq!(self.processes[0].connection_count(), 0, "connections of clients that are gone");
+        }
+        if let Some(siege) = &mut self.siege {
+            siege.end(&mut self.net.borrow_mut());
         }
         self.relent();
         let end = self.now() + PATIENCE;
@@ -349,6 +326,7 @@ impl World {
             let net = self.net.borrow();
             let mut next = until;
             next = next.min(net.next_due().unwrap_or(until));
+            next = next.min(self.siege.as_ref().and_then(|siege| siege.due).unwrap_or(until));
             next = next.min(self.timers.first_key_value().map_or(until, |(&(at, _), ())| at));
             for process in &self.processes {
                 next = next.min(process.due(&net).unwrap_or(until));
@@ -385,7 +363,7 @@ impl World {
         while let Some((_, coming)) = self.coming.pop_if(|entry| entry.0 <= now) {
             match coming {
                 Coming::User => {
-                    let service = self.rng.usize(..SERVICES.len());
+                    let service = self.rng.usize(..STEADY);
                     let script = match self.tale {
                         Tale::Anything | Tale::Replaced => {
                             Script::random(&mut self.rng, Side::User, self.bytes_max)
@@ -395,6 +373,9 @@ impl World {
                     };
                     self.user(service, script);
                 }
+                Coming::Steady => drop(self.user(STEADY, steady_script())),
+                Coming::Hostile(script) => self.hostile_user(script),
+                Coming::Kill => self.kill(),
                 Coming::Stranger => self.stranger(),
                 Coming::Fault(fault) => self.fault(&fault),
                 Coming::Locals => self.locals_refuse(None),
@@ -411,7 +392,18 @@ impl World {
 
     fn user(&mut self, service: usize, script: Script) -> usize {
         let number = self.shadow.enter(Side::User, service);
-        let from = (Ipv4Addr::new(198, 51, 100, number as u8), 40_000).into();
+        self.user_from(number, user_address(number), script)
+    }
+
+    fn hostile_user(&mut self, script: Script) {
+        let service = self.rng.usize(..STEADY);
+        let number = self.shadow.enter(Side::User, service);
+        self.shadow.party(Side::User, number).hostile = true;
+        self.user_from(number, users::address(), script);
+    }
+
+    fn user_from(&mut self, number: usize, from: SocketAddr, script: Script) -> usize {
+        let service = self.shadow.party(Side::User, number).service;
         let now = self.now();
         trace!(now, "user {number} comes to {}: {script:?}", SERVICES[service]);
         let end = self.net.borrow_mut().connect(Host::Outside, from, request_address(service));
@@ -449,13 +441,18 @@ impl World {
         while let Some(timer) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             called.push(timer.remove_entry().0.1);
         }
+        let mut besieged = false;
         for end in called {
-            let Some(actor) = self.actors.get_mut(&end) else { continue };
+            let Some(actor) = self.actors.get_mut(&end) else {
+                besieged = true;
+                continue;
+            };
             let mut net = self.net.borrow_mut();
             let (again, gone) = match actor {
                 Actor::Talker(talker) => (talker.step(&mut net, &mut self.shadow), talker.is_gone()),
                 Actor::Stranger(stranger) => (stranger.step(&mut net), stranger.is_gone()),
             };
+            drop(net);
             if let Some(at) = again {
                 self.timers.insert((at, end), ());
             }
@@ -464,9 +461,39 @@ impl World {
                 trace!(now, "{:?} {} is gone: {party:?}", talker.side, talker.number);
                 if talker.side == Side::User {
                     self.longest_stay = self.longest_stay.max(now - talker.came);
+                    self.judge(&talker);
                 }
             }
         }
+        if let Some(siege) = &mut self.siege
+            && (besieged || siege.due.is_some_and(|at| at <= now))
+        {
+            siege.step(&mut self.net.borrow_mut());
+        }
+    }
+
+    /// Whether a user that left was served as it must be.
+    fn judge(&mut self, user: &Talker) {
+        let number = user.number;
+        let party = self.shadow.party(Side::User, number);
+        if party.service != STEADY || self.tale != Tale::Anything || self.fresh {
+            return;
+        }
+        let whole = party.ended == Some(Ended::Whole) && party.received == steady_script().first;
+        let life = Life { came: user.came, gone: self.now(), first_byte: user.first_byte, whole };
+        let swallowed = self.siege.as_ref().is_some_and(|siege| siege.swallowed(user_address(number)));
+        self.served.judge(number, life, swallowed);
+    }
+
+    /// The victim's client is killed, and started again.
+    fn kill(&mut self) {
+        let now = self.now();
+        let back = now + Duration::from_millis(50);
+        trace!(now, "the victim's client is killed");
+        self.processes[Host::Client(0).index()].crash(&self.net, true, back);
+        // Other users may have been there.
+        self.shadow.strict = false;
+        self.served.killed(now, back);
     }
 
     /// Local servers take their connections.
@@ -481,7 +508,7 @@ impl World {
         for (end, service) in came {
             let number = self.shadow.enter(Side::Local, service);
             let script = match self.tale {
-                Tale::Anything | Tale::Replaced if !self.fresh => {
+                Tale::Anything | Tale::Replaced if !self.fresh && service != STEADY => {
                     Script::random(&mut self.rng, Side::Local, self.bytes_max)
                 }
                 Tale::Unspliced => Script::bulk(0, true, Ending::FinAfterEnd),
@@ -499,6 +526,7 @@ impl World {
     fn fault(&mut self, fault: &Fault) {
         let now = self.now();
         trace!(now, "fault: {fault:?}");
+        self.served.strike();
         faults::strike(&mut self.net.borrow_mut(), fault);
         match *fault {
             Fault::Freeze { host, lasts } => self.processes[host.index()].freeze(now + lasts),

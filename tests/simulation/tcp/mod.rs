@@ -68,6 +68,7 @@ pub enum Cut {
 enum Segment {
     Syn,
     SynAck,
+    Ack,
     Refuse,
     Bytes(Vec<u8>),
     Fin,
@@ -280,10 +281,12 @@ impl Net {
             Segment::Syn => self.syn(to),
             Segment::SynAck if self.ends[to].state == State::Connecting => {
                 self.ends[to].state = State::Open;
+                self.send(from, Segment::Ack);
                 self.mark(to, [false, true, false]);
             }
             Segment::Refuse => self.fail(to, ErrorKind::ConnectionRefused),
             Segment::SynAck => {}
+            Segment::Ack => self.ack(to),
             Segment::Bytes(bytes) => self.bytes(from, to, bytes),
             Segment::Fin if !self.ends[to].severed && !self.ends[to].reset => {
                 self.ends[to].fin = true;
@@ -312,12 +315,23 @@ impl Net {
             Some(false) => return,
             None => {}
         }
-        listener.backlog.push_back(to);
-        let (host, slot) = (listener.host, listener.slot);
-        self.kernels[host.index()].alarms.push(Event::Acceptable(slot));
         // Which of two servers it is shows only now.
-        (self.ends[to].host, self.ends[to].state) = (host, State::Open);
+        (self.ends[to].host, self.ends[to].state) = (listener.host, State::Open);
         self.send(from, Segment::SynAck);
+    }
+
+    /// The handshake is whole: only now the connection can be accepted, and what was said first comes right behind.
+    fn ack(&mut self, to: EndId) {
+        if self.ends[to].state != State::Open {
+            return;
+        }
+        match self.listeners.get_mut(&self.ends[to].address) {
+            Some(listener) if listener.host == self.ends[to].host => {
+                listener.backlog.push_back(to);
+                self.kernels[listener.host.index()].alarms.push(Event::Acceptable(listener.slot));
+            }
+            _ => drop(self.close(to, true)),
+        }
     }
 
     fn bytes(&mut self, from: EndId, to: EndId, mut bytes: Vec<u8>) {

@@ -1,0 +1,90 @@
+//! The shadow model of who must be served while a world is besieged, and how soon.
+//!
+//! Users of the service [`STEADY`](super::world::STEADY) and its local servers speak plainly: what a user says comes
+//! back to it. So it can be told of each one whether it was served, and when it was. Nobody is lost and nobody waits
+//! longer than [`Served::within`], unless
+//! - a fault of the world had struck before the user left, or calls may fail in this world;
+//! - the user's life touched the time in which the victim's client, killed and started again, may be away;
+//! - a hostile client was given the user, and swallowed it.
+
+use std::time::Duration;
+
+use super::tcp::{Shape, Time};
+
+/// What is asked of a client that was killed: it serves again in five round trips and this.
+const BACK: Duration = Duration::from_secs(1);
+
+/// A steady user's life.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    pub came: Time,
+    pub gone: Time,
+    /// When its first byte came back.
+    pub first_byte: Option<Time>,
+    /// All came back.
+    pub whole: bool,
+}
+
+/// The model; see the module.
+pub struct Served {
+    /// Longest time from a user's connect to its first byte.
+    within: Duration,
+    /// How long a client that was killed may be away.
+    back: Duration,
+    /// A fault has struck.
+    struck: bool,
+    /// The last time in which the victim's client was away.
+    away: Option<(Time, Time)>,
+    /// The longest wait that was seen, as a share of what is allowed.
+    pub longest: f64,
+    pub judged: usize,
+}
+
+impl Served {
+    pub fn new(shape: &Shape) -> Served {
+        let way = shape.delay + shape.jitter;
+        let local = shape.local_delay + shape.name_delay;
+        Served {
+            // Alone: connect, Start, the local connection and its bytes there and back are eight ways, and a message
+            // connection that must be dialled first takes six more. What is read in pieces takes a few more turns.
+            within: 14 * way + local + SLACK,
+            back: 10 * way + BACK,
+            // A local server that takes nearly as long as the client waits for it is a fault of its own.
+            struck: shape.accept_errors > 0.0 || local > Duration::from_secs(4),
+            away: None,
+            longest: 0.0,
+            judged: 0,
+        }
+    }
+
+    /// A fault strikes.
+    pub fn strike(&mut self) {
+        self.struck = true;
+    }
+
+    /// The victim's client is killed, and starts again at `back`; returns when it must serve.
+    pub fn killed(&mut self, now: Time, back: Time) -> Time {
+        let until = back + self.back;
+        self.away = Some((now, until));
+        until
+    }
+
+    fn is_excused(&self, life: &Life) -> bool {
+        self.struck || self.away.is_some_and(|(from, until)| life.came < until && life.gone >= from)
+    }
+
+    /// A steady user has left.
+    pub fn judge(&mut self, number: usize, life: Life, swallowed: bool) {
+        if self.is_excused(&life) || swallowed {
+            return;
+        }
+        assert!(life.whole, "steady user {number} is lost: {life:?}");
+        let waited = life.first_byte.expect("it has all its bytes") - life.came;
+        assert!(waited <= self.within, "steady user {number} waited {waited:?}, not {:?}", self.within);
+        self.longest = self.longest.max(waited.as_secs_f64() / self.within.as_secs_f64());
+        self.judged += 1;
+    }
+}
+
+/// What comes on top of alone's bound while a world is besieged.
+const SLACK: Duration = Duration::from_millis(100);
