@@ -170,20 +170,13 @@ impl Matching {
     /// A user lost its message connection before its session was accepted, or was refused.
     pub fn returned(&mut self, id: ConnId, refused: bool, spoken: bool, agenda: &mut Agenda) {
         let Some(user) = self.users.get_mut(id) else { return };
-        let served_by = user.first.map(|(link, _)| link);
         let deadline = user.since + agenda.limits.wait;
         agenda.at(id, Some(deadline));
         if refused {
             // It is certain that nothing was delivered: it is as good as new, but not to that client.
             (user.first, user.tied) = (None, false);
-            let service = user.service;
-            let last = served_by.and_then(|link| self.services.publication_of(link, service));
-            let before = user.refused;
-            let Some(last) = last.or(before.map(|refused| refused.last)) else {
-                return agenda.reset(id, CloseReason::Aborted(AbortReason::Refused));
-            };
-            let refused = Refused { first: before.map_or(last, |refused| refused.first), last };
-            user.refused = Some(refused);
+            let Some(served_by) = user.served_by else { return };
+            let refused = *user.refused.get_or_insert(Refused { first: served_by, last: served_by });
             return self.offer_elsewhere(id, refused, agenda);
         }
         user.tied = spoken;
@@ -231,13 +224,14 @@ impl Matching {
     }
 
     /// Sends `Start` on the link's connection that was used last.
-    fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
-        let Some(&publication) = self.services.publication(publication) else { return };
+    fn begin(&mut self, id: ConnId, publication_id: PublicationId, agenda: &mut Agenda) {
+        let Some(&publication) = self.services.publication(publication_id) else { return };
         let link_id = publication.link;
         let (Some(link), Some(message)) = (self.links.get_mut(link_id), self.pools.next_idle(link_id)) else {
             return;
         };
         let Some(user) = self.users.get_mut(id) else { return };
+        user.served_by = Some(publication_id);
         let start = user.start(link_id, link.next_sid(), publication.number);
         let (least, most) = agenda.limits.accept;
         let accept_time = link.round_trip.times(3).clamp(least, most);

@@ -59,7 +59,8 @@ struct Offers {
     waiting: Queue,
 }
 
-/// The publications that have refused a user: all from the first to the last, in the circle of its service.
+/// The publications that have refused a user: all from the first to the last, in the circle of its service, which is
+/// walked from the newer to the older. So what is published meanwhile does not make the walk longer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refused {
     pub first: PublicationId,
@@ -302,11 +303,11 @@ impl Services {
     ) -> Option<PublicationId> {
         let publications = &self.services.get(service)?.publications;
         let Refused { first, last } = refused;
-        let wrapped = last < first;
-        let behind = (!wrapped).then(|| publications.range((Bound::Excluded(last), Bound::Unbounded)));
-        let from = if wrapped { Bound::Excluded(last) } else { Bound::Unbounded };
-        let before = publications.range((from, Bound::Excluded(first)));
-        let circle = behind.into_iter().flatten().chain(before);
+        let wrapped = last > first;
+        let older = (!wrapped).then(|| publications.range(..last).rev());
+        let to = if wrapped { Bound::Excluded(last) } else { Bound::Unbounded };
+        let newer = publications.range((Bound::Excluded(first), to)).rev();
+        let circle = older.into_iter().flatten().chain(newer);
         let publications = circle.filter_map(|&id| Some((id, self.publications.get(id)?)));
         let mut found = None;
         for (id, publication) in publications.filter(|(_, it)| may_serve(it.link)).take(LOOKED_AT_MAX) {
@@ -597,10 +598,24 @@ mod tests {
             passed.push(Some(next));
             refused.last = next;
         }
-        assert_eq!(links(&services, &passed), [2, 0]);
+        assert_eq!(links(&services, &passed), [0, 2]);
         let near =
-            services.next_after(a, Refused { first: of(1), last: of(1) }, |_| true, |it| it == link(0));
-        assert_eq!(links(&services, &[near]), [0], "a ready one is preferred");
+            services.next_after(a, Refused { first: of(1), last: of(1) }, |_| true, |it| it == link(2));
+        assert_eq!(links(&services, &[near]), [2], "a ready one is preferred");
+    }
+
+    #[test]
+    fn what_is_published_meanwhile_does_not_keep_a_refused_user_from_an_older_link() {
+        let (mut services, [a, _]) = two_services(2);
+        let first = services.publication_of(link(1), a).expect("it publishes it");
+        let refused = Refused { first, last: first };
+        for number in 10..20 {
+            let before = services.publication_of(link(1), a).and_then(|it| services.publication(it)).copied();
+            services.unpublish(link(1), before.expect("it publishes it").number);
+            services.publish(link(1), number, &name("a"), DIAL).expect("it may");
+            let next = services.next_after(a, refused, |_| true, |_| false);
+            assert_eq!(links(&services, &[next]), [0]);
+        }
     }
 
     #[test]

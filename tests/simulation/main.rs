@@ -159,3 +159,35 @@ fn a_server_that_is_replaced_while_sessions_run_loses_no_user_and_no_byte() {
         World::tell(seed, Tale::Replaced).live();
     }
 }
+
+// SURVEY
+#[test]
+#[ignore]
+fn survey() {
+    use std::sync::Mutex;
+    static LAST: Mutex<String> = Mutex::new(String::new());
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload_as_str().unwrap_or("?").to_owned();
+        *LAST.lock().unwrap() = format!("{} {text}", info.location().map_or(String::new(), |l| l.to_string()));
+    }));
+    let from = variable("SKYORG_FROM").unwrap_or(0);
+    let mut longest: f64 = 0.0;
+    let mut judged = 0;
+    for seed in from..from + variable("SKYORG_SEEDS").unwrap_or(256) {
+        let mut world = World::new(seed);
+        let label = world.label.clone();
+        let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            world.live();
+        }));
+        longest = longest.max(world.served.longest);
+        judged += world.served.judged;
+        if world.served.longest > 0.7 {
+            println!("  {seed} longest {:.2} {label}", world.served.longest);
+        }
+        if lived.is_err() {
+            println!("{seed} {label}: {}", LAST.lock().unwrap());
+            std::mem::forget(world);
+        }
+    }
+    println!("longest {longest:.2}, judged {judged}");
+}

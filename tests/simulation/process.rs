@@ -13,7 +13,7 @@ use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::name::Name;
 use skyorg::client::Client;
 use skyorg::config::{ClientConfig, Key, ServerConfig};
-use skyorg::machine::Machine;
+use skyorg::machine::{Fact, Machine};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::Event;
 use skyorg::server::Server;
@@ -45,6 +45,8 @@ pub struct Process {
     idle_since: Time,
     /// It was asked to end for good.
     retires: bool,
+    /// What the last turn told, if it is a server.
+    pub facts: Vec<Fact>,
 }
 
 fn name(text: &str) -> Name {
@@ -75,6 +77,7 @@ impl Process {
             idle_turns: 0,
             idle_since,
             retires: false,
+            facts: Vec::new(),
         }
     }
 
@@ -149,8 +152,8 @@ impl Process {
         let arrived = std::mem::take(&mut net.borrow_mut().kernels[self.host.index()].arrived);
         let result = match &mut self.program {
             None => return !self.retires,
-            Some(Program::Server(reactor)) => turn(reactor),
-            Some(Program::Client(reactor)) => turn(reactor),
+            Some(Program::Server(reactor)) => turn(reactor, &mut self.facts),
+            Some(Program::Client(reactor)) => turn(reactor, &mut Vec::new()),
         };
         let goes_on = result.expect("the virtual poll never fails");
         if !goes_on {
@@ -219,9 +222,10 @@ impl Process {
     }
 }
 
-fn turn<M: Machine>(reactor: &mut Reactor<M, VirtualNetwork>) -> io::Result<bool> {
+fn turn<M: Machine>(reactor: &mut Reactor<M, VirtualNetwork>, facts: &mut Vec<Fact>) -> io::Result<bool> {
     let goes_on = reactor.turn();
-    reactor.facts().for_each(|fact| trace!(super::trace::now(), "{fact}"));
+    facts.extend(reactor.facts());
+    facts.iter().for_each(|fact| trace!(super::trace::now(), "{fact}"));
     goes_on
 }
 

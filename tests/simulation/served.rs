@@ -5,10 +5,15 @@
 //! longer than [`Served::within`], unless
 //! - a fault of the world had struck before the user left, or calls may fail in this world;
 //! - the user's life touched the time in which the victim's client, killed and started again, may be away;
-//! - a hostile client was given the user, and swallowed it.
+//! - a hostile client was given the user and swallowed it, or lost its link with it.
 
+use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use skyorg::machine::{CloseReason, Fact};
+
+use super::process::client_address;
 use super::tcp::{Shape, Time};
 
 /// What is asked of a client that was killed: it serves again in five round trips and this.
@@ -35,23 +40,27 @@ pub struct Served {
     struck: bool,
     /// The last time in which the victim's client was away.
     away: Option<(Time, Time)>,
+    /// Users who were lost with the link of a hostile client.
+    lost_with_link: HashSet<SocketAddr>,
     /// The longest wait that was seen, as a share of what is allowed.
     pub longest: f64,
     pub judged: usize,
 }
 
 impl Served {
-    pub fn new(shape: &Shape) -> Served {
+    pub fn new(shape: &Shape, hostile_links: usize) -> Served {
         let way = shape.delay + shape.jitter;
         let local = shape.local_delay + shape.name_delay;
         Served {
             // Alone: connect, Start, the local connection and its bytes there and back are eight ways, and a message
             // connection that must be dialled first takes six more. What is read in pieces takes a few more turns.
-            within: 14 * way + local + SLACK,
+            // Each hostile link may refuse a user once.
+            within: (14 + 2 * hostile_links as u32) * way + local + SLACK,
             back: 10 * way + BACK,
             // A local server that takes nearly as long as the client waits for it is a fault of its own.
             struck: shape.accept_errors > 0.0 || local > Duration::from_secs(4),
             away: None,
+            lost_with_link: HashSet::new(),
             longest: 0.0,
             judged: 0,
         }
@@ -73,14 +82,29 @@ impl Served {
         self.struck || self.away.is_some_and(|(from, until)| life.came < until && life.gone >= from)
     }
 
+    /// The server tells something.
+    pub fn note(&mut self, fact: &Fact) {
+        match fact {
+            // The honest have not lost their links, see below.
+            Fact::UserLeft { user, reason: CloseReason::LinkLost, .. } => {
+                self.lost_with_link.insert(*user);
+            }
+            Fact::ClientGone { peer, reason, .. } if is_honest(*peer) => {
+                let excused = self.struck || self.away.is_some();
+                assert!(excused, "the client at {peer} lost its link: {reason}");
+            }
+            _ => {}
+        }
+    }
+
     /// A steady user has left.
-    pub fn judge(&mut self, number: usize, life: Life, swallowed: bool) {
-        if self.is_excused(&life) || swallowed {
+    pub fn judge(&mut self, user: SocketAddr, life: Life, swallowed: bool) {
+        if self.is_excused(&life) || swallowed || self.lost_with_link.contains(&user) {
             return;
         }
-        assert!(life.whole, "steady user {number} is lost: {life:?}");
+        assert!(life.whole, "steady user {user} is lost: {life:?}");
         let waited = life.first_byte.expect("it has all its bytes") - life.came;
-        assert!(waited <= self.within, "steady user {number} waited {waited:?}, not {:?}", self.within);
+        assert!(waited <= self.within, "steady user {user} waited {waited:?}, not {:?}", self.within);
         self.longest = self.longest.max(waited.as_secs_f64() / self.within.as_secs_f64());
         self.judged += 1;
     }
@@ -88,3 +112,7 @@ impl Served {
 
 /// What comes on top of alone's bound while a world is besieged.
 const SLACK: Duration = Duration::from_millis(100);
+
+fn is_honest(peer: SocketAddr) -> bool {
+    (0..2).any(|client| client_address(client).ip() == peer.ip())
+}

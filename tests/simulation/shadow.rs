@@ -48,8 +48,8 @@ pub enum Ended {
 #[derive(Debug, Default)]
 pub struct Party {
     pub service: usize,
-    /// It means no good: nobody is held to serve it.
-    pub hostile: bool,
+    /// This model does not say whether it must be served: it means no good, or another model says it.
+    pub apart: bool,
     /// Bytes handed to its kernel.
     pub sent: u64,
     /// It said that this was all, by FIN.
@@ -139,7 +139,7 @@ impl Shadow {
         assert_eq!(party.ended, None, "{side:?} {number} ends once");
         party.ended = Some(ended);
         let (received, service, bound) = (party.received, party.service, party.bound);
-        let strict = strict && !party.hostile;
+        let strict = strict && !party.apart;
         match (ended, bound) {
             (Ended::Whole, Some(from)) => {
                 let source = self.party(side.other(), from);

@@ -97,7 +97,8 @@ pub struct World {
     coming: Vec<(Time, Coming)>,
     shadow: Shadow,
     siege: Option<Siege>,
-    served: Served,
+    pub served: Served,
+    pub label: String,
     bytes_max: u64,
     tale: Tale,
     /// The longest time from a user's coming to its leaving.
@@ -165,6 +166,7 @@ impl World {
         }
         let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
         let mut siege = None;
+        let mut label = String::new();
         if tale == Tale::Anything {
             let kind = actors::Kind::draw(&mut rng);
             let from = Duration::from_millis(rng.u64(1_000..3_000));
@@ -176,6 +178,7 @@ impl World {
                 coming.push((from + (until - from).mul_f64(rng.f64() / 2.0), Coming::Kill));
             }
             coming.extend(steady(&mut rng, until));
+            label = format!("{kind:?} calm {calm} clients {clients} pool {}", settings.limits.pool);
             siege = Some(Siege::new(kind, settings.plain, from, rng.fork()));
             trace!(Duration::ZERO, "besieged by {kind:?} from {from:?} on");
         } else {
@@ -186,7 +189,7 @@ impl World {
         let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
         let strict = matches!(tale, Tale::Holed | Tale::Failed | Tale::SlowName | Tale::Replaced)
             || faultless && shape.accept_errors == 0.0;
-        let served = Served::new(&shape);
+        let served = Served::new(&shape, siege.as_ref().map_or(0, Siege::links));
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
             net,
@@ -200,6 +203,7 @@ impl World {
             shadow: Shadow::new(strict),
             siege,
             served,
+            label,
             bytes_max,
             tale,
             longest_stay: Duration::ZERO,
@@ -351,7 +355,9 @@ impl World {
     fn turn(&mut self, index: usize) {
         let process = &mut self.processes[index];
         process.note_events(&self.net, &mut self.rng);
-        if process.turn(&self.net, &mut self.rng) {
+        let starts = process.turn(&self.net, &mut self.rng);
+        process.facts.drain(..).for_each(|fact| self.served.note(&fact));
+        if starts {
             self.start(index);
         }
     }
@@ -373,7 +379,10 @@ impl World {
                     };
                     self.user(service, script);
                 }
-                Coming::Steady => drop(self.user(STEADY, steady_script())),
+                Coming::Steady => {
+                    let number = self.user(STEADY, steady_script());
+                    self.shadow.party(Side::User, number).apart = true;
+                }
                 Coming::Hostile(script) => self.hostile_user(script),
                 Coming::Kill => self.kill(),
                 Coming::Stranger => self.stranger(),
@@ -398,7 +407,7 @@ impl World {
     fn hostile_user(&mut self, script: Script) {
         let service = self.rng.usize(..STEADY);
         let number = self.shadow.enter(Side::User, service);
-        self.shadow.party(Side::User, number).hostile = true;
+        self.shadow.party(Side::User, number).apart = true;
         self.user_from(number, users::address(), script);
     }
 
@@ -482,7 +491,7 @@ impl World {
         let whole = party.ended == Some(Ended::Whole) && party.received == steady_script().first;
         let life = Life { came: user.came, gone: self.now(), first_byte: user.first_byte, whole };
         let swallowed = self.siege.as_ref().is_some_and(|siege| siege.swallowed(user_address(number)));
-        self.served.judge(number, life, swallowed);
+        self.served.judge(user_address(number), life, swallowed);
     }
 
     /// The victim's client is killed, and started again.

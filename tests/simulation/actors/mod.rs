@@ -41,11 +41,15 @@ const CROWD: usize = 40;
 const WAITING: usize = 150;
 const CLIENTS: usize = 10;
 
+/// Links at once, and those that one of three keys may have.
+const LINKS: usize = 8;
+const LINKS_OF_KEY: usize = LINKS - 2;
+
 /// The limits of a besieged world: what a crowd fills, and the honest do not.
 pub fn besieged(limits: Limits) -> Limits {
     Limits {
         users_max: 140,
-        links_max: 8,
+        links_max: LINKS,
         waiting_max: 128,
         messages_per_client_max: 400,
         strangers_max: 48,
@@ -139,6 +143,11 @@ impl Siege {
         self.crowd.take().into_iter().for_each(|mut crowd| crowd.leave(net));
         self.clients.drain(..).for_each(|mut client| client.leave(net));
         self.due = None;
+    }
+
+    /// Links that hostile clients may have at once.
+    pub fn links(&self) -> usize {
+        self.clients.len().min(LINKS_OF_KEY)
     }
 
     /// When a hostile client was first given this user and did not serve it.

@@ -328,7 +328,9 @@ impl Net {
         match self.listeners.get_mut(&self.ends[to].address) {
             Some(listener) if listener.host == self.ends[to].host => {
                 listener.backlog.push_back(to);
-                self.kernels[listener.host.index()].alarms.push(Event::Acceptable(listener.slot));
+                let kernel = &mut self.kernels[listener.host.index()];
+                kernel.alarms.push(Event::Acceptable(listener.slot));
+                kernel.arrived = true;
             }
             _ => drop(self.close(to, true)),
         }
