@@ -176,7 +176,7 @@ impl Matching {
             // It is certain that nothing was delivered: it is as good as new, but not to that client.
             (user.first, user.tied) = (None, false);
             let Some(served_by) = user.served_by else { return };
-            let refused = *user.refused.get_or_insert(Refused { first: served_by, last: served_by });
+            let refused = *user.refused.get_or_insert(Refused::by(served_by));
             return self.offer_elsewhere(id, refused, agenda);
         }
         user.tied = spoken;
@@ -196,14 +196,14 @@ impl Matching {
     }
 
     /// A user that was refused goes to the next publication of its service, or is told.
-    fn offer_elsewhere(&mut self, id: ConnId, refused: Refused, agenda: &mut Agenda) {
+    fn offer_elsewhere(&mut self, id: ConnId, mut refused: Refused, agenda: &mut Agenda) {
         let Some(service) = self.users.get(id).map(|user| user.service) else { return };
         let (may_serve, is_ready) = (|link| self.may_serve(link), |link| self.is_ready(link));
-        let next = self.services.next_after(service, refused, may_serve, is_ready);
+        let next = self.services.next_after(service, &mut refused, may_serve, is_ready);
         match next.and_then(|next| self.services.publication(next)).map(|it| it.link) {
             Some(link) => {
-                if let (Some(user), Some(next)) = (self.users.get_mut(id), next) {
-                    user.refused = Some(Refused { last: next, ..refused });
+                if let Some(user) = self.users.get_mut(id) {
+                    user.refused = Some(refused);
                 }
                 self.offer_to(id, service, link, false, agenda);
             }

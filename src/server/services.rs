@@ -61,10 +61,29 @@ struct Offers {
 
 /// The publications that have refused a user: all from the first to the last, in the circle of its service, which is
 /// walked from the newer to the older. So what is published meanwhile does not make the walk longer.
+///
+/// The first walk passes over those that are not ready, if one that is stands near. If it did, and none has served the
+/// user, a second walk passes over none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refused {
-    pub first: PublicationId,
-    pub last: PublicationId,
+    first: PublicationId,
+    last: PublicationId,
+    walk: Walk,
+}
+
+/// Which walk around the circle it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Walk {
+    /// The first; whether it has passed over one.
+    First(bool),
+    Second,
+}
+
+impl Refused {
+    /// One publication has refused a user.
+    pub fn by(publication: PublicationId) -> Refused {
+        Refused { first: publication, last: publication, walk: Walk::First(false) }
+    }
 }
 
 /// Where a user waits.
@@ -290,19 +309,33 @@ impl Services {
         }
     }
 
-    /// The publication to which a user goes that was refused by those from `refused.first` to `refused.last`, in the
-    /// circle of a service's publications.
-    ///
-    /// One whose link is ready is preferred, if it is near; a link that `may_serve` denies is passed over.
+    /// The publication to which a user goes that was refused, which is noted; see [`Refused`]. A link that `may_serve`
+    /// denies is left out.
     pub fn next_after(
         &self,
         service: ServiceId,
-        refused: Refused,
+        refused: &mut Refused,
+        may_serve: impl Fn(LinkId) -> bool,
+        is_ready: impl Fn(LinkId) -> bool,
+    ) -> Option<PublicationId> {
+        let mut next = self.next_of_walk(service, refused, &may_serve, &is_ready);
+        if next.is_none() && refused.walk == Walk::First(true) {
+            (refused.last, refused.walk) = (refused.first, Walk::Second);
+            next = self.next_of_walk(service, refused, &may_serve, &is_ready);
+        }
+        refused.last = next?;
+        next
+    }
+
+    fn next_of_walk(
+        &self,
+        service: ServiceId,
+        refused: &mut Refused,
         may_serve: impl Fn(LinkId) -> bool,
         is_ready: impl Fn(LinkId) -> bool,
     ) -> Option<PublicationId> {
         let publications = &self.services.get(service)?.publications;
-        let Refused { first, last } = refused;
+        let Refused { first, last, .. } = *refused;
         let wrapped = last > first;
         let older = (!wrapped).then(|| publications.range(..last).rev());
         let to = if wrapped { Bound::Excluded(last) } else { Bound::Unbounded };
@@ -311,7 +344,9 @@ impl Services {
         let publications = circle.filter_map(|&id| Some((id, self.publications.get(id)?)));
         let mut found = None;
         for (id, publication) in publications.filter(|(_, it)| may_serve(it.link)).take(LOOKED_AT_MAX) {
+            let Walk::First(passed_over) = refused.walk else { return Some(id) };
             if is_ready(publication.link) {
+                refused.walk = Walk::First(passed_over || found.is_some());
                 return Some(id);
             }
             found = found.or(Some(id));
@@ -491,6 +526,7 @@ fn drop_stale(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::iter;
 
     const DIAL: u32 = 5_000;
 
@@ -592,28 +628,27 @@ mod tests {
     fn a_refused_user_goes_once_to_each_link() {
         let (services, [a, _]) = two_services(3);
         let of = |slot| services.publication_of(link(slot), a).expect("it publishes it");
-        let mut refused = Refused { first: of(1), last: of(1) };
-        let mut passed = Vec::new();
-        while let Some(next) = services.next_after(a, refused, |_| true, |_| false) {
-            passed.push(Some(next));
-            refused.last = next;
-        }
-        assert_eq!(links(&services, &passed), [0, 2]);
-        let near =
-            services.next_after(a, Refused { first: of(1), last: of(1) }, |_| true, |it| it == link(2));
-        assert_eq!(links(&services, &[near]), [2], "a ready one is preferred");
+        let walk = |is_ready: fn(LinkId) -> bool| {
+            let mut refused = Refused::by(of(1));
+            let next = || services.next_after(a, &mut refused, |_| true, is_ready);
+            let passed: Vec<_> = iter::from_fn(next).map(Some).collect();
+            links(&services, &passed)
+        };
+        assert_eq!(walk(|_| false), [0, 2]);
+        assert_eq!(walk(|_| true), [0, 2]);
+        assert_eq!(walk(|it| it == link(0)), [0, 2]);
+        assert_eq!(walk(|it| it == link(2)), [2, 0, 2], "a ready one is preferred, and then nobody is passed over");
     }
 
     #[test]
     fn what_is_published_meanwhile_does_not_keep_a_refused_user_from_an_older_link() {
         let (mut services, [a, _]) = two_services(2);
         let first = services.publication_of(link(1), a).expect("it publishes it");
-        let refused = Refused { first, last: first };
         for number in 10..20 {
             let before = services.publication_of(link(1), a).and_then(|it| services.publication(it)).copied();
             services.unpublish(link(1), before.expect("it publishes it").number);
             services.publish(link(1), number, &name("a"), DIAL).expect("it may");
-            let next = services.next_after(a, refused, |_| true, |_| false);
+            let next = services.next_after(a, &mut Refused::by(first), |_| true, |_| false);
             assert_eq!(links(&services, &[next]), [0]);
         }
     }

@@ -54,8 +54,8 @@ impl Served {
         Served {
             // Alone: connect, Start, the local connection and its bytes there and back are eight ways, and a message
             // connection that must be dialled first takes six more. What is read in pieces takes a few more turns.
-            // Each hostile link may refuse a user once.
-            within: (14 + 2 * hostile_links as u32) * way + local + SLACK,
+            // Each hostile link may refuse a user twice.
+            within: (14 + 4 * hostile_links as u32) * way + local + SLACK,
             back: 10 * way + BACK,
             // A local server that takes nearly as long as the client waits for it is a fault of its own.
             struck: shape.accept_errors > 0.0 || local > Duration::from_secs(4),
