@@ -78,6 +78,11 @@ impl Served {
         until
     }
 
+    /// A fault has struck, or the victim's client was killed.
+    pub fn is_disturbed(&self) -> bool {
+        self.struck || self.away.is_some()
+    }
+
     fn is_excused(&self, life: &Life) -> bool {
         self.struck || self.away.is_some_and(|(from, until)| life.came < until && life.gone >= from)
     }
@@ -90,8 +95,7 @@ impl Served {
                 self.lost_with_link.insert(*user);
             }
             Fact::ClientGone { peer, reason, .. } if is_honest(*peer) => {
-                let excused = self.struck || self.away.is_some();
-                assert!(excused, "the client at {peer} lost its link: {reason}");
+                assert!(self.is_disturbed(), "the client at {peer} lost its link: {reason}");
             }
             _ => {}
         }

@@ -477,7 +477,10 @@ impl World {
         if let Some(siege) = &mut self.siege
             && (besieged || siege.due.is_some_and(|at| at <= now))
         {
-            siege.step(&mut self.net.borrow_mut());
+            let user = |actor: &&Actor| matches!(actor, Actor::Talker(talker) if talker.side == Side::User);
+            let users = self.actors.values().filter(user).count();
+            let has_room = !self.served.is_disturbed() && users + 6 < self.settings.limits.pool;
+            siege.step(&mut self.net.borrow_mut(), has_room);
         }
     }
 

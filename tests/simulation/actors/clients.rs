@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
+use skyorg::config::limits::Limits;
 use skyorg::wire::control::{
     Capabilities, ControlFrame, Hello, Publish, Transports, VERSIONS, Want, Welcome,
 };
@@ -18,6 +19,9 @@ use crate::world::{CONTROL_PORT, MESSAGE_PORT, SERVER_IP, SERVICES, STEADY};
 const MESSAGES_MAX: usize = 40;
 /// How long one whose link ended stays away, in milliseconds.
 const AWAY_MS: std::ops::Range<u64> = 20..300;
+
+/// How long it says that it takes to reach a local server.
+const DIAL: Duration = Duration::from_secs(5);
 
 /// What a hostile client does with its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +47,20 @@ pub enum Conduct {
 pub struct Swallowed {
     pub user: SocketAddr,
     pub at: Time,
+    /// The client, and which of its links.
+    pub link: (usize, u32),
+    /// After this time the server knows that the session is not served.
+    pub known_after: Duration,
 }
 
 /// One of them.
 pub struct HostileClient {
+    number: usize,
     conduct: Conduct,
     secret: Secret,
     from: SocketAddr,
     plain: bool,
+    links: u32,
     control: Option<Wire>,
     said_hello: bool,
     welcome: Option<Welcome>,
@@ -63,7 +73,7 @@ pub struct HostileClient {
 
 impl HostileClient {
     pub fn new(
-        conduct: Conduct,
+        (number, conduct): (usize, Conduct),
         secret: Secret,
         from: SocketAddr,
         plain: bool,
@@ -71,6 +81,8 @@ impl HostileClient {
         rng: Rng,
     ) -> HostileClient {
         HostileClient {
+            number,
+            links: 0,
             conduct,
             secret,
             from,
@@ -141,6 +153,7 @@ impl HostileClient {
             match frame {
                 ControlFrame::Welcome(welcome) => {
                     self.welcome = Some(welcome);
+                    self.links += 1;
                     self.at = net.now + self.pause();
                 }
                 ControlFrame::Open { first_ticket, count } => self.open(net, first_ticket, count),
@@ -215,11 +228,18 @@ impl HostileClient {
     }
 
     fn serve_message(&mut self, index: usize, net: &mut Net, swallowed: &mut Vec<Swallowed>) {
+        let link = (self.number, self.links);
         let message = &mut self.messages[index];
         message.pump(net);
         while let Some(frame) = message.next() {
             match frame {
-                Frame::Start(start) => begin(message, self.conduct, start, net, swallowed),
+                Frame::Start(start) => {
+                    let known_after = begin(message, self.conduct, start, net);
+                    let at = net.now;
+                    swallowed.extend(known_after.map(|known_after| {
+                        Swallowed { user: start.user, at, link, known_after }
+                    }));
+                }
                 Frame::Abort(sid, reason) if self.conduct == Conduct::NeverStarts => {
                     message.say(net, Frame::Abort(sid, reason));
                 }
@@ -235,20 +255,19 @@ impl HostileClient {
     }
 }
 
-/// A session begins on a message connection.
-fn begin(
-    message: &mut Wire,
-    conduct: Conduct,
-    start: Start,
-    net: &mut Net,
-    swallowed: &mut Vec<Swallowed>,
-) {
+/// A session begins on a message connection. If it is swallowed, returns when the server knows.
+fn begin(message: &mut Wire, conduct: Conduct, start: Start, net: &mut Net) -> Option<Duration> {
     match conduct {
-        Conduct::NeverStarts => message.say(net, Frame::Accepted(start.sid)),
-        Conduct::Mute => {}
-        _ => return message.say(net, Frame::Abort(start.sid, AbortReason::Refused)),
+        Conduct::NeverStarts => {
+            message.say(net, Frame::Accepted(start.sid));
+            Some(DIAL + Duration::from_secs(1))
+        }
+        Conduct::Mute => Some(Limits::default().accept.1),
+        _ => {
+            message.say(net, Frame::Abort(start.sid, AbortReason::Refused));
+            None
+        }
     }
-    swallowed.push(Swallowed { user: start.user, at: net.now });
 }
 
 /// The victim's own service.
@@ -258,6 +277,6 @@ fn publish(number: u32) -> Publish {
         name: SERVICES[STEADY].parse().expect("a name"),
         want: Want::Service,
         transports: Transports::Tcp,
-        dial_time: Duration::from_secs(5),
+        dial_time: DIAL,
     }
 }

@@ -41,6 +41,11 @@ const CROWD: usize = 40;
 const WAITING: usize = 150;
 const CLIENTS: usize = 10;
 
+/// A link that has not served a session goes behind the others for this time, from when the server knows.
+const BEHIND: Duration = Duration::from_secs(10);
+/// How much later a session may still arrive that was given to it before.
+const BEHIND_SLACK: Duration = Duration::from_millis(400);
+
 /// Links at once, and those that one of three keys may have.
 const LINKS: usize = 8;
 const LINKS_OF_KEY: usize = LINKS - 2;
@@ -120,9 +125,10 @@ impl Siege {
             }
             Kind::Clients(conduct, count, stolen) => {
                 let secret = key(if stolen { 0 } else { HOSTILE_KEY }).secret;
-                for _ in 0..count {
+                for number in 0..count {
                     let from = from + Duration::from_millis(rng.u64(..500));
-                    let client = HostileClient::new(conduct, secret.clone(), away, plain, from, rng.fork());
+                    let (conduct, secret) = ((number, conduct), secret.clone());
+                    let client = HostileClient::new(conduct, secret, away, plain, from, rng.fork());
                     siege.clients.push(client);
                 }
             }
@@ -130,8 +136,22 @@ impl Siege {
         siege
     }
 
-    /// Lets all act who may.
-    pub fn step(&mut self, net: &mut Net) {
+    /// Lets all act who may. `has_room` says that the honest could have been given any user that comes now.
+    pub fn step(&mut self, net: &mut Net, has_room: bool) {
+        let before = self.swallowed.len();
+        self.act(net);
+        for index in before..self.swallowed.len() {
+            let Swallowed { at, link, .. } = self.swallowed[index];
+            let earlier = self.swallowed[..before].iter().find(|it| it.link == link);
+            let behind = earlier.is_some_and(|it| {
+                let known = it.at + it.known_after + BEHIND_SLACK;
+                (known..it.at + it.known_after + BEHIND).contains(&at)
+            });
+            assert!(!(behind && has_room), "a client that failed is not behind the others: {:?}", self.swallowed);
+        }
+    }
+
+    fn act(&mut self, net: &mut Net) {
         let crowd = self.crowd.as_mut().and_then(|crowd| crowd.step(net));
         let Siege { clients, swallowed, .. } = self;
         let clients = clients.iter_mut().map(|client| client.step(net, swallowed)).min();
