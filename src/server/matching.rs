@@ -382,7 +382,7 @@ impl Matching {
             State::Accepted => {
                 agenda.reset(id, CloseReason::NotStarted);
                 if let Some(link) = self.links.get_mut(link) {
-                    link.session_not_started(agenda.now);
+                    link.session_failed(agenda.now);
                 }
             }
             State::Busy | State::Leaving => {}
@@ -401,6 +401,7 @@ impl Matching {
         let had_its_turn = agenda.now >= link.heard + least;
         let answered = link.answered_ping_of >= sent;
         if answered && had_its_turn || agenda.now >= last {
+            link.session_failed(agenda.now);
             if link.spend_offer(agenda.limits.pool) {
                 agenda.reset(id, CloseReason::NotAccepted);
                 return self.suspect_idle(link_id, agenda);

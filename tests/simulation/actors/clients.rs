@@ -236,7 +236,8 @@ impl HostileClient {
                 Frame::Start(start) => {
                     let known_after = begin(message, self.conduct, start, net);
                     let at = net.now;
-                    swallowed.extend(known_after.map(|known_after| {
+                    // One that is offered again was swallowed before.
+                    swallowed.extend(known_after.filter(|_| start.first_sid == 0).map(|known_after| {
                         Swallowed { user: start.user, at, link, known_after }
                     }));
                 }
