@@ -160,6 +160,14 @@ fn a_server_that_is_replaced_while_sessions_run_loses_no_user_and_no_byte() {
     }
 }
 
+#[test]
+fn a_client_that_a_hostile_server_has_misled_keeps_its_bounds_and_finds_an_honest_one() {
+    for seed in 0..variable("SKYORG_SEEDS").unwrap_or(112) {
+        let _seed = Seed(seed);
+        World::tell(seed, Tale::Misled).live();
+    }
+}
+
 // SURVEY
 #[test]
 #[ignore]
@@ -190,4 +198,22 @@ fn survey() {
         }
     }
     println!("longest {longest:.2}, judged {judged}");
+}
+#[test]
+#[ignore]
+fn survey_misled() {
+    use std::sync::Mutex;
+    static LAST: Mutex<String> = Mutex::new(String::new());
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload_as_str().unwrap_or("?").to_owned();
+        *LAST.lock().unwrap() = format!("{} {text}", info.location().map_or(String::new(), |l| l.to_string()));
+    }));
+    for seed in 0..variable("SKYORG_SEEDS").unwrap_or(256) {
+        let mut world = World::tell(seed, Tale::Misled);
+        let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.live()));
+        if lived.is_err() {
+            println!("{seed} {}: {}", seed % 14, LAST.lock().unwrap());
+            std::mem::forget(world);
+        }
+    }
 }

@@ -42,6 +42,8 @@ pub struct Process {
     frozen_until: Time,
     restart_at: Option<Time>,
     idle_turns: usize,
+    /// Turns of its loop since it was made.
+    pub turns: usize,
     idle_since: Time,
     /// It was asked to end for good.
     retires: bool,
@@ -75,6 +77,7 @@ impl Process {
             frozen_until,
             restart_at: None,
             idle_turns: 0,
+            turns: 0,
             idle_since,
             retires: false,
             facts: Vec::new(),
@@ -177,6 +180,7 @@ impl Process {
             (self.idle_turns, self.idle_since) = (0, now);
         }
         self.idle_turns += 1;
+        self.turns += 1;
         assert!(
             self.idle_turns < IDLE_TURNS_MAX,
             "{:?} spins: it asked for {asked:?}, had events: {had_events}",

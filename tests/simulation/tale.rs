@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use skyorg::config::limits::Limits;
 
 use super::faults::Fault;
 use super::talker::Script;
@@ -25,6 +26,8 @@ pub enum Coming {
     Retirement,
     /// Another server starts in its place.
     Successor,
+    /// An honest server takes the place of a hostile one.
+    Honest,
 }
 
 /// What a world is about.
@@ -43,6 +46,8 @@ pub enum Tale {
     SlowName,
     /// The server is replaced by another while sessions run, and nothing else goes wrong.
     Replaced,
+    /// A hostile server stands where the client expects its own, and an honest one takes its place.
+    Misled,
     /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
     Unspliced,
 }
@@ -54,6 +59,9 @@ impl Tale {
         let lasts = Duration::from_secs(100);
         if self == Tale::Replaced {
             return replacement(rng);
+        }
+        if self == Tale::Misled {
+            return honesty(rng);
         }
         let mut coming: Vec<_> = match self {
             Tale::Frozen => (0..clients)
@@ -89,5 +97,14 @@ fn replacement(rng: &mut Rng) -> Vec<(Time, Coming)> {
     let before: Vec<Time> = before.collect();
     let after = (0..rng.usize(1..20)).map(|_| retired + millis(rng.u64(500..4_000)));
     coming.extend(before.into_iter().chain(after).map(|at| (at, Coming::User)));
+    coming
+}
+
+/// A hostile server is there for a while. Users come as soon as the client must have found the honest one.
+fn honesty(rng: &mut Rng) -> Vec<(Time, Coming)> {
+    let honest = Duration::from_secs(rng.u64(5..60));
+    let found = honest + Limits::default().reconnect.1 + Duration::from_secs(3);
+    let mut coming = vec![(honest, Coming::Honest)];
+    coming.extend((0..10).map(|_| (found + Duration::from_millis(rng.u64(..3_000)), Coming::Steady)));
     coming
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use skyorg::config::limits::Limits;
 
+use super::actors::servers::{self, HostileServer};
 use super::actors::{self, Siege, users};
 use super::faults::{self, Fault};
 use super::process::Process;
@@ -97,6 +98,7 @@ pub struct World {
     coming: Vec<(Time, Coming)>,
     shadow: Shadow,
     siege: Option<Siege>,
+    misled_by: Option<HostileServer>,
     pub served: Served,
     pub label: String,
     bytes_max: u64,
@@ -121,7 +123,7 @@ impl World {
     pub fn tell(seed: u64, tale: Tale) -> World {
         let mut rng = Rng::with_seed(seed);
         let calm = rng.u8(..6) < 2 || tale != Tale::Anything;
-        let clients = 1 + usize::from(rng.u8(..4) == 0);
+        let clients = 1 + usize::from(rng.u8(..4) == 0 && tale != Tale::Misled);
         let pick = |rng: &mut Rng, choices: &[usize]| choices[rng.usize(..choices.len())];
         let segment_bytes = pick(&mut rng, &[3, 100, 1_448, 1_448, 65_536]);
         let mut shape = Shape {
@@ -147,7 +149,11 @@ impl World {
         let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
         let drain = if tale == Tale::Replaced { PATIENCE } else { limits.drain };
         let limits = Limits { drain, ..limits };
-        let limits = if tale == Tale::Anything { actors::besieged(limits) } else { limits };
+        let limits = match tale {
+            Tale::Anything => actors::besieged(limits),
+            Tale::Misled => servers::misled(limits),
+            _ => limits,
+        };
         let settings =
             Settings { plain: rng.u8(..4) == 0 || tale == Tale::Unspliced, limits, named: rng.u8(..4) == 0 };
         let settings = Settings { named: settings.named || tale == Tale::SlowName, ..settings };
@@ -202,6 +208,7 @@ impl World {
             coming,
             shadow: Shadow::new(strict),
             siege,
+            misled_by: None,
             served,
             label,
             bytes_max,
@@ -222,7 +229,11 @@ impl World {
         }
         let hosts = [Host::Server].into_iter().chain((0..clients).map(Host::Client));
         world.processes = hosts.map(Process::new).collect();
-        for index in 0..world.processes.len() {
+        if tale == Tale::Misled {
+            let (plain, rng) = (world.settings.plain, world.rng.fork());
+            world.misled_by = Some(HostileServer::new(&mut world.net.borrow_mut(), plain, seed, rng));
+        }
+        for index in usize::from(tale == Tale::Misled)..world.processes.len() {
             world.start(index);
         }
         world
@@ -250,7 +261,12 @@ impl World {
         }
         if !matches!(
             self.tale,
-            Tale::Anything | Tale::Failed | Tale::Unspliced | Tale::SlowName | Tale::Replaced
+            Tale::Anything
+                | Tale::Failed
+                | Tale::Unspliced
+                | Tale::SlowName
+                | Tale::Replaced
+                | Tale::Misled
         ) {
             let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);
@@ -330,6 +346,7 @@ impl World {
             let net = self.net.borrow();
             let mut next = until;
             next = next.min(net.next_due().unwrap_or(until));
+            next = next.min(self.misled_by.as_ref().map_or(until, |server| server.due));
             next = next.min(self.siege.as_ref().and_then(|siege| siege.due).unwrap_or(until));
             next = next.min(self.timers.first_key_value().map_or(until, |(&(at, _), ())| at));
             for process in &self.processes {
@@ -388,6 +405,12 @@ impl World {
                 Coming::Stranger => self.stranger(),
                 Coming::Fault(fault) => self.fault(&fault),
                 Coming::Locals => self.locals_refuse(None),
+                Coming::Honest => {
+                    if let Some(mut server) = self.misled_by.take() {
+                        server.end(&mut self.net.borrow_mut(), self.processes[1].turns);
+                    }
+                    self.start(0);
+                }
                 Coming::Retirement => self.processes[0].retire(&self.net),
                 Coming::Successor => {
                     let successor = Process::new(Host::Successor);
@@ -474,6 +497,9 @@ impl World {
                 }
             }
         }
+        if let Some(server) = &mut self.misled_by {
+            server.step(&mut self.net.borrow_mut());
+        }
         if let Some(siege) = &mut self.siege
             && (besieged || siege.due.is_some_and(|at| at <= now))
         {
@@ -488,7 +514,7 @@ impl World {
     fn judge(&mut self, user: &Talker) {
         let number = user.number;
         let party = self.shadow.party(Side::User, number);
-        if party.service != STEADY || self.tale != Tale::Anything || self.fresh {
+        if party.service != STEADY || self.fresh {
             return;
         }
         let whole = party.ended == Some(Ended::Whole) && party.received == steady_script().first;
@@ -513,7 +539,8 @@ impl World {
         let mut net = self.net.borrow_mut();
         net.kernels[Host::Outside.index()].alarms.clear();
         let mut came = Vec::new();
-        for listener in net.listeners.values_mut().filter(|listener| listener.host == Host::Outside) {
+        let locals = |listener: &&mut Listener| listener.host == Host::Outside && listener.slot != servers::SLOT;
+        for listener in net.listeners.values_mut().filter(locals) {
             let service = listener.slot as usize % SERVICES.len();
             came.extend(listener.backlog.drain(..).map(|end| (end, service)));
         }

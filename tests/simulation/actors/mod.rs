@@ -6,6 +6,7 @@
 
 pub mod clients;
 pub mod crowd;
+pub mod servers;
 pub mod users;
 mod wire;
 

@@ -108,7 +108,7 @@ impl Wire {
         &mut self,
         net: &mut Net,
         plain: bool,
-        secret: impl Fn(&ClearHello) -> Option<Secret>,
+        mut secret: impl FnMut(&ClearHello) -> Option<Secret>,
     ) -> bool {
         let (Stage::Taken, Some(flight)) = (&self.stage, self.input.first_chunk::<FIRST_FLIGHT_BYTES>()) else {
             return false;

@@ -31,6 +31,9 @@ impl Net {
         if kind == Kind::Proxy {
             self.ends[dialler + 1].last_at = self.now + self.shape.local_delay;
         }
+        if let Host::Client(_) = host {
+            self.dialled.push((self.now, kind));
+        }
         self.controls += usize::from(kind == Kind::Control && host != Host::Outside);
         self.progress += 1;
         if kind == Kind::Proxy && self.rng.f64() < self.shape.instant {

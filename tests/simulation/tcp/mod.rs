@@ -179,6 +179,8 @@ pub struct Net {
     pub exhausted_until: Time,
     /// Splices that moved bytes, and those that were refused.
     pub spliced: [usize; 2],
+    /// What clients have dialled, and when.
+    pub dialled: Vec<(Time, Kind)>,
     /// Control connections that clients have dialled.
     pub controls: usize,
     /// First flights that the server has read, as a wire-tapper knows them.
@@ -203,6 +205,7 @@ impl Net {
             progress: 0,
             spliced: [0; 2],
             exhausted_until: Time::ZERO,
+            dialled: Vec::new(),
             controls: 0,
             recorded: Vec::new(),
             due: BinaryHeap::new(),
@@ -496,6 +499,11 @@ impl Net {
 }
 
 impl End {
+    /// A process has it.
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, State::Connecting | State::Open)
+    }
+
     fn new(host: Host, kind: Kind, address: SocketAddr, state: State, delay: Duration) -> End {
         End {
             host,
