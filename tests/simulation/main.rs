@@ -210,7 +210,9 @@ fn survey_misled() {
     }));
     for seed in 0..variable("SKYORG_SEEDS").unwrap_or(256) {
         let mut world = World::tell(seed, Tale::Misled);
+        let began = std::time::Instant::now();
         let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.live()));
+        if seed < 14 { println!("  {seed} took {:?}", began.elapsed()); }
         if lived.is_err() {
             println!("{seed} {}: {}", seed % 14, LAST.lock().unwrap());
             std::mem::forget(world);

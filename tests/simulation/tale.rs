@@ -102,7 +102,7 @@ fn replacement(rng: &mut Rng) -> Vec<(Time, Coming)> {
 
 /// A hostile server is there for a while. Users come as soon as the client must have found the honest one.
 fn honesty(rng: &mut Rng) -> Vec<(Time, Coming)> {
-    let honest = Duration::from_secs(rng.u64(5..60));
+    let honest = Duration::from_secs(rng.u64(5..20));
     let found = honest + Limits::default().reconnect.1 + Duration::from_secs(3);
     let mut coming = vec![(honest, Coming::Honest)];
     coming.extend((0..10).map(|_| (found + Duration::from_millis(rng.u64(..3_000)), Coming::Steady)));

@@ -194,7 +194,7 @@ impl World {
         trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
         let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
         let strict = matches!(tale, Tale::Holed | Tale::Failed | Tale::SlowName | Tale::Replaced)
-            || faultless && shape.accept_errors == 0.0;
+            || tale != Tale::Misled && faultless && shape.accept_errors == 0.0;
         let served = Served::new(&shape, siege.as_ref().map_or(0, Siege::links));
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
@@ -544,7 +544,8 @@ impl World {
             let service = listener.slot as usize % SERVICES.len();
             came.extend(listener.backlog.drain(..).map(|end| (end, service)));
         }
-        for (end, service) in came {
+        // What a hostile server begins, local servers let stand.
+        for (end, service) in came.into_iter().filter(|_| self.misled_by.is_none()) {
             let number = self.shadow.enter(Side::Local, service);
             let script = match self.tale {
                 Tale::Anything | Tale::Replaced if !self.fresh && service != STEADY => {

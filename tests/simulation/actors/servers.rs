@@ -238,7 +238,7 @@ impl HostileServer {
                 Conduct::Pairs | Conduct::Unknown | Conduct::Backwards => {
                     let frame = ControlFrame::Open { first_ticket: self.ticket, count: 20 };
                     self.ticket += 20;
-                    if self.messages.len() < 20 {
+                    if self.messages.len() < 8 {
                         wire.say_control(net, &frame);
                     }
                 }
@@ -282,7 +282,9 @@ impl HostileServer {
         }
         for at in doors() {
             let backlog = net.listeners.remove(&at).map(|listener| listener.backlog);
-            backlog.into_iter().flatten().for_each(|end| drop(net.close(end, true)));
+            for end in backlog.into_iter().flatten() {
+                net.close(end, true);
+            }
         }
         self.check_dials(net);
         let seconds = net.now.as_secs() as usize + 1;
