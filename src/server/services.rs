@@ -637,7 +637,11 @@ mod tests {
         assert_eq!(walk(|_| false), [0, 2]);
         assert_eq!(walk(|_| true), [0, 2]);
         assert_eq!(walk(|it| it == link(0)), [0, 2]);
-        assert_eq!(walk(|it| it == link(2)), [2, 0, 2], "a ready one is preferred, and then nobody is passed over");
+        assert_eq!(
+            walk(|it| it == link(2)),
+            [2, 0, 2],
+            "a ready one is preferred, and then nobody is passed over"
+        );
     }
 
     #[test]

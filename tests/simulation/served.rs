@@ -16,6 +16,8 @@ use skyorg::machine::{CloseReason, Fact};
 use super::process::client_address;
 use super::tcp::{Shape, Time};
 
+/// What comes on top of alone's bound while a world is besieged.
+const SLACK: Duration = Duration::from_millis(100);
 /// What is asked of a client that was killed: it serves again in five round trips and this.
 const BACK: Duration = Duration::from_secs(1);
 
@@ -42,9 +44,6 @@ pub struct Served {
     away: Option<(Time, Time)>,
     /// Users who were lost with the link of a hostile client.
     lost_with_link: HashSet<SocketAddr>,
-    /// The longest wait that was seen, as a share of what is allowed.
-    pub longest: f64,
-    pub judged: usize,
 }
 
 impl Served {
@@ -61,8 +60,6 @@ impl Served {
             struck: shape.accept_errors > 0.0 || local > Duration::from_secs(4),
             away: None,
             lost_with_link: HashSet::new(),
-            longest: 0.0,
-            judged: 0,
         }
     }
 
@@ -71,11 +68,9 @@ impl Served {
         self.struck = true;
     }
 
-    /// The victim's client is killed, and starts again at `back`; returns when it must serve.
-    pub fn killed(&mut self, now: Time, back: Time) -> Time {
-        let until = back + self.back;
-        self.away = Some((now, until));
-        until
+    /// The victim's client is killed, and starts again at `back`.
+    pub fn killed(&mut self, now: Time, back: Time) {
+        self.away = Some((now, back + self.back));
     }
 
     /// A fault has struck, or the victim's client was killed.
@@ -109,13 +104,8 @@ impl Served {
         assert!(life.whole, "steady user {user} is lost: {life:?}");
         let waited = life.first_byte.expect("it has all its bytes") - life.came;
         assert!(waited <= self.within, "steady user {user} waited {waited:?}, not {:?}", self.within);
-        self.longest = self.longest.max(waited.as_secs_f64() / self.within.as_secs_f64());
-        self.judged += 1;
     }
 }
-
-/// What comes on top of alone's bound while a world is besieged.
-const SLACK: Duration = Duration::from_millis(100);
 
 fn is_honest(peer: SocketAddr) -> bool {
     (0..2).any(|client| client_address(client).ip() == peer.ip())

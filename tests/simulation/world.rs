@@ -99,8 +99,7 @@ pub struct World {
     shadow: Shadow,
     siege: Option<Siege>,
     misled_by: Option<HostileServer>,
-    pub served: Served,
-    pub label: String,
+    served: Served,
     bytes_max: u64,
     tale: Tale,
     /// The longest time from a user's coming to its leaving.
@@ -172,7 +171,6 @@ impl World {
         }
         let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
         let mut siege = None;
-        let mut label = String::new();
         if tale == Tale::Anything {
             let kind = actors::Kind::draw(&mut rng);
             let from = Duration::from_millis(rng.u64(1_000..3_000));
@@ -184,7 +182,6 @@ impl World {
                 coming.push((from + (until - from).mul_f64(rng.f64() / 2.0), Coming::Kill));
             }
             coming.extend(steady(&mut rng, until));
-            label = format!("{kind:?} calm {calm} clients {clients} pool {}", settings.limits.pool);
             siege = Some(Siege::new(kind, settings.plain, from, rng.fork()));
             trace!(Duration::ZERO, "besieged by {kind:?} from {from:?} on");
         } else {
@@ -210,7 +207,6 @@ impl World {
             siege,
             misled_by: None,
             served,
-            label,
             bytes_max,
             tale,
             longest_stay: Duration::ZERO,
@@ -261,12 +257,7 @@ impl World {
         }
         if !matches!(
             self.tale,
-            Tale::Anything
-                | Tale::Failed
-                | Tale::Unspliced
-                | Tale::SlowName
-                | Tale::Replaced
-                | Tale::Misled
+            Tale::Anything | Tale::Failed | Tale::Unspliced | Tale::SlowName | Tale::Replaced | Tale::Misled
         ) {
             let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);
@@ -539,7 +530,8 @@ impl World {
         let mut net = self.net.borrow_mut();
         net.kernels[Host::Outside.index()].alarms.clear();
         let mut came = Vec::new();
-        let locals = |listener: &&mut Listener| listener.host == Host::Outside && listener.slot != servers::SLOT;
+        let locals =
+            |listener: &&mut Listener| listener.host == Host::Outside && listener.slot != servers::SLOT;
         for listener in net.listeners.values_mut().filter(locals) {
             let service = listener.slot as usize % SERVICES.len();
             came.extend(listener.backlog.drain(..).map(|end| (end, service)));

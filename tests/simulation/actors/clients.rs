@@ -218,8 +218,7 @@ impl HostileClient {
             return;
         }
         let Some(welcome) = &self.welcome else { return };
-        let hello =
-            ClearHello { suite: Suite::preferred(), purpose: Purpose::Message, key_id: welcome.link };
+        let hello = ClearHello { suite: Suite::preferred(), purpose: Purpose::Message, key_id: welcome.link };
         let way = (self.from, SocketAddr::new(SERVER_IP, MESSAGE_PORT));
         let room = MESSAGES_MAX.saturating_sub(self.messages.len());
         for ticket in (first_ticket..).take(room.min(count as usize)) {
@@ -237,9 +236,14 @@ impl HostileClient {
                     let known_after = begin(message, self.conduct, start, net);
                     let at = net.now;
                     // One that is offered again was swallowed before.
-                    swallowed.extend(known_after.filter(|_| start.first_sid == 0).map(|known_after| {
-                        Swallowed { user: start.user, at, link, known_after }
-                    }));
+                    swallowed.extend(
+                        known_after.filter(|_| start.first_sid == 0).map(|known_after| Swallowed {
+                            user: start.user,
+                            at,
+                            link,
+                            known_after,
+                        }),
+                    );
                 }
                 Frame::Abort(sid, reason) if self.conduct == Conduct::NeverStarts => {
                     message.say(net, Frame::Abort(sid, reason));

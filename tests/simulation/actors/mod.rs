@@ -148,7 +148,11 @@ impl Siege {
                 let known = it.at + it.known_after + BEHIND_SLACK;
                 (known..it.at + it.known_after + BEHIND).contains(&at)
             });
-            assert!(!(behind && has_room), "a client that failed is not behind the others: {:?}", self.swallowed);
+            assert!(
+                !(behind && has_room),
+                "a client that failed is not behind the others: {:?}",
+                self.swallowed
+            );
         }
     }
 
@@ -176,4 +180,3 @@ impl Siege {
         self.swallowed.iter().any(|it| it.user == user)
     }
 }
-

@@ -249,7 +249,11 @@ impl HostileServer {
             }
         }
         for message in self.messages.iter_mut().filter(|message| message.busy.is_none()) {
-            self.sid = if self.conduct == Conduct::Backwards { self.sid.saturating_sub(1).max(1) } else { self.sid + 1 };
+            self.sid = if self.conduct == Conduct::Backwards {
+                self.sid.saturating_sub(1).max(1)
+            } else {
+                self.sid + 1
+            };
             let publication = if self.conduct == Conduct::Unknown { 999 } else { 1 };
             let user: SocketAddr = ([203, 0, 113, 5], 1_000).into();
             let start = Start {
@@ -288,7 +292,8 @@ impl HostileServer {
         }
         self.check_dials(net);
         let seconds = net.now.as_secs() as usize + 1;
-        let talks = matches!(self.conduct, Conduct::Pairs | Conduct::Pings | Conduct::Unknown | Conduct::Backwards);
+        let talks =
+            matches!(self.conduct, Conduct::Pairs | Conduct::Pings | Conduct::Unknown | Conduct::Backwards);
         assert!(talks || turns <= seconds * TURNS_A_SECOND, "{turns} turns in {seconds} s");
     }
 

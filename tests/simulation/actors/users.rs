@@ -25,7 +25,13 @@ pub fn address() -> SocketAddr {
 }
 
 /// When each of them comes, and what it does; all leave at `until`.
-pub fn coming(conduct: Conduct, from: Time, until: Time, bytes_max: u64, rng: &mut Rng) -> Vec<(Time, Script)> {
+pub fn coming(
+    conduct: Conduct,
+    from: Time,
+    until: Time,
+    bytes_max: u64,
+    rng: &mut Rng,
+) -> Vec<(Time, Script)> {
     let count = match conduct {
         Conduct::Lingers => 110,
         Conduct::Leaps => 60,
@@ -41,7 +47,9 @@ pub fn coming(conduct: Conduct, from: Time, until: Time, bytes_max: u64, rng: &m
         let stays = until.saturating_sub(at);
         let script = match conduct {
             Conduct::Lingers => Script::plain(0, false, Ending::Leave(stays, true)),
-            Conduct::Leaps => Script::plain(0, false, Ending::Leave(Duration::from_millis(rng.u64(..100)), true)),
+            Conduct::Leaps => {
+                Script::plain(0, false, Ending::Leave(Duration::from_millis(rng.u64(..100)), true))
+            }
             Conduct::Deaf => {
                 let script = Script::bulk(bytes_max, false, Ending::Leave(stays, true));
                 Script { read_chunk: 1, read_pause: stays, ..script }

@@ -110,7 +110,8 @@ impl Wire {
         plain: bool,
         mut secret: impl FnMut(&ClearHello) -> Option<Secret>,
     ) -> bool {
-        let (Stage::Taken, Some(flight)) = (&self.stage, self.input.first_chunk::<FIRST_FLIGHT_BYTES>()) else {
+        let (Stage::Taken, Some(flight)) = (&self.stage, self.input.first_chunk::<FIRST_FLIGHT_BYTES>())
+        else {
             return false;
         };
         let clear = flight.first_chunk::<HELLO_BYTES>().expect("long enough");

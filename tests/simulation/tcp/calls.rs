@@ -241,7 +241,10 @@ impl Net {
         // RST drops what was not sent; what travels already may or may not be overtaken.
         let peer = &mut self.ends[end ^ 1];
         let kept = if peer.flight.is_empty() { 0 } else { self.rng.usize(..=peer.flight.len()) };
-        let syn = usize::from(matches!(peer.flight.front(), Some((_, Segment::Syn | Segment::SynAck | Segment::Ack))));
+        let syn = usize::from(matches!(
+            peer.flight.front(),
+            Some((_, Segment::Syn | Segment::SynAck | Segment::Ack))
+        ));
         for (_, segment) in peer.flight.drain(kept.max(syn).min(peer.flight.len())..) {
             if let Segment::Bytes(bytes) = segment {
                 peer.flight_bytes -= bytes.len();
