@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Bound;
 
+use super::refused::Refused;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::slots::Slots;
@@ -17,7 +18,7 @@ use crate::base::table::Table;
 use crate::config::limits::Limits;
 
 /// Publications that are looked at for one with an idle connection, before one without is taken.
-const LOOKED_AT_MAX: usize = 8;
+pub(super) const LOOKED_AT_MAX: usize = 8;
 /// Entries that a list may hold beyond those that count.
 const STALE_MAX: usize = 8;
 
@@ -57,33 +58,6 @@ struct Offers {
     /// Those that their services do not list as ready.
     unready: VecDeque<PublicationId>,
     waiting: Queue,
-}
-
-/// The publications that have refused a user: all from the first to the last, in the circle of its service, which is
-/// walked from the newer to the older. So what is published meanwhile does not make the walk longer.
-///
-/// The first walk passes over those that are not ready, if one that is stands near. If it did, and none has served the
-/// user, a second walk passes over none.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Refused {
-    first: PublicationId,
-    last: PublicationId,
-    walk: Walk,
-}
-
-/// Which walk around the circle it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Walk {
-    /// The first; whether it has passed over one.
-    First(bool),
-    Second,
-}
-
-impl Refused {
-    /// One publication has refused a user.
-    pub fn by(publication: PublicationId) -> Refused {
-        Refused { first: publication, last: publication, walk: Walk::First(false) }
-    }
 }
 
 /// Where a user waits.
@@ -318,40 +292,9 @@ impl Services {
         may_serve: impl Fn(LinkId) -> bool,
         is_ready: impl Fn(LinkId) -> bool,
     ) -> Option<PublicationId> {
-        let mut next = self.next_of_walk(service, refused, &may_serve, &is_ready);
-        if next.is_none() && refused.walk == Walk::First(true) {
-            (refused.last, refused.walk) = (refused.first, Walk::Second);
-            next = self.next_of_walk(service, refused, &may_serve, &is_ready);
-        }
-        refused.last = next?;
-        next
-    }
-
-    fn next_of_walk(
-        &self,
-        service: ServiceId,
-        refused: &mut Refused,
-        may_serve: impl Fn(LinkId) -> bool,
-        is_ready: impl Fn(LinkId) -> bool,
-    ) -> Option<PublicationId> {
         let publications = &self.services.get(service)?.publications;
-        let Refused { first, last, .. } = *refused;
-        let wrapped = last > first;
-        let older = (!wrapped).then(|| publications.range(..last).rev());
-        let to = if wrapped { Bound::Excluded(last) } else { Bound::Unbounded };
-        let newer = publications.range((Bound::Excluded(first), to)).rev();
-        let circle = older.into_iter().flatten().chain(newer);
-        let publications = circle.filter_map(|&id| Some((id, self.publications.get(id)?)));
-        let mut found = None;
-        for (id, publication) in publications.filter(|(_, it)| may_serve(it.link)).take(LOOKED_AT_MAX) {
-            let Walk::First(passed_over) = refused.walk else { return Some(id) };
-            if is_ready(publication.link) {
-                refused.walk = Walk::First(passed_over || found.is_some());
-                return Some(id);
-            }
-            found = found.or(Some(id));
-        }
-        found
+        let link = |id| self.publications.get(id).map(|it| it.link).filter(|&link| may_serve(link));
+        refused.next(publications, link, is_ready)
     }
 
     /// The link that is asked for one more connection because a user of this service waits.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::services::Refused;
+use super::refused::Refused;
 use crate::base::address::{Origin, PackedAddress};
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::table::Table;
