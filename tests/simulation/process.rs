@@ -19,11 +19,12 @@ use skyorg::reactor::world::network::Event;
 use skyorg::server::Server;
 use skyorg::wire::handshake::Secret;
 
+use super::drawn::Settings;
 use super::network::VirtualNetwork;
 use super::tcp::{Host, Net, Time};
 use super::trace;
 use super::world::{
-    CONTROL_PORT, MESSAGE_PORT, SERVER_IP, SERVICES, Settings, VACANT_PORT, local_address, request_address,
+    CONTROL_PORT, MESSAGE_PORT, SERVER_IP, SERVICES, VACANT_PORT, local_address, request_address,
 };
 
 /// Turns that move nothing, within one second of virtual time, after which a loop is said to spin.

@@ -1,6 +1,7 @@
 //! Users and local servers: parties that talk over one connection, by a script that the seed wrote.
 
 use std::io::{ErrorKind, IoSlice};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -10,6 +11,11 @@ use super::tcp::{EndId, Net, Time};
 
 /// Longest stream of one party, in bytes.
 const STREAM_BYTES_MAX: u64 = 300 * 1024;
+
+/// Where a user comes from, hostile ones aside.
+pub fn user_address(number: usize) -> SocketAddr {
+    (Ipv4Addr::new(198, 51, 100, number as u8), 40_000).into()
+}
 
 /// How a party ends what it says.
 #[derive(Clone, Copy, Debug)]

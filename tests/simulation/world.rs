@@ -11,18 +11,17 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use skyorg::config::limits::Limits;
 
-use super::actors::servers::{self, HostileServer};
-use super::actors::{self, Siege, users};
+use super::actors::{Siege, servers, users};
+use super::drawn::{Drawn, Settings};
 use super::faults::{self, Fault};
 use super::process::Process;
 use super::served::{Life, Served};
 use super::shadow::{Ended, Shadow, Side};
 use super::strangers::{Approach, Stranger};
 use super::tale::{Coming, Tale};
-use super::talker::{Ending, Script, Talker};
-use super::tcp::{Host, Kind, Listener, Net, Shape, Time};
+use super::talker::{Ending, Script, Talker, user_address};
+use super::tcp::{Host, Kind, Listener, Net, Time};
 use super::trace;
 
 pub const MESSAGE_PORT: u16 = 33334;
@@ -35,12 +34,9 @@ pub const STEADY: usize = 2;
 pub const VACANT_PORT: u16 = 33338;
 
 /// After the faults are over, every user must be served or refused in this time.
-const PATIENCE: Duration = Duration::from_secs(400);
+pub const PATIENCE: Duration = Duration::from_secs(400);
 /// In this time the pool is as it was: what a burst left over is retired.
 const RECOVERY: Duration = Duration::from_secs(260);
-
-/// Steady users of a world.
-const STEADY_MAX: usize = 60;
 
 /// Where users of a service connect.
 pub fn request_address(service: usize) -> SocketAddr {
@@ -52,14 +48,6 @@ pub fn local_address(client: usize, service: usize) -> SocketAddr {
     (Ipv4Addr::new(10, 0, client as u8, 2), 8080 + service as u16).into()
 }
 
-/// What all processes of a world are started with.
-pub struct Settings {
-    pub plain: bool,
-    pub limits: Limits,
-    /// Local servers are known by name.
-    pub named: bool,
-}
-
 enum Actor {
     Talker(Box<Talker>),
     Stranger(Box<Stranger>),
@@ -68,23 +56,6 @@ enum Actor {
 /// What each steady user does.
 fn steady_script() -> Script {
     Script::plain(500, false, Ending::FinWhenSent)
-}
-
-/// When steady users come: one by one, and some of them together.
-fn steady(rng: &mut Rng, until: Time) -> Vec<(Time, Coming)> {
-    let mut at = Duration::from_secs(1);
-    let mut users = Vec::new();
-    while users.len() < STEADY_MAX && at < until {
-        let together = if rng.u8(..6) == 0 { rng.usize(1..5) } else { 1 };
-        users.extend((0..together).map(|_| (at, Coming::Steady)));
-        at += until.mul_f64(rng.f64() * 2.0 / 30.0);
-    }
-    users
-}
-
-/// Where a user comes from, hostile ones aside.
-fn user_address(number: usize) -> SocketAddr {
-    (Ipv4Addr::new(198, 51, 100, number as u8), 40_000).into()
 }
 
 pub struct World {
@@ -98,7 +69,7 @@ pub struct World {
     coming: Vec<(Time, Coming)>,
     shadow: Shadow,
     siege: Option<Siege>,
-    misled_by: Option<HostileServer>,
+    misled_by: Option<servers::HostileServer>,
     served: Served,
     bytes_max: u64,
     tale: Tale,
@@ -120,78 +91,8 @@ impl World {
 
     /// A world in which one thing goes wrong, and what is promised then.
     pub fn tell(seed: u64, tale: Tale) -> World {
-        let mut rng = Rng::with_seed(seed);
-        let calm = rng.u8(..6) < 2 || tale != Tale::Anything;
-        let clients = 1 + usize::from(rng.u8(..4) == 0 && tale != Tale::Misled);
-        let pick = |rng: &mut Rng, choices: &[usize]| choices[rng.usize(..choices.len())];
-        let segment_bytes = pick(&mut rng, &[3, 100, 1_448, 1_448, 65_536]);
-        let mut shape = Shape {
-            pipe_bytes: pick(&mut rng, &[300, 4_096, 65_536, 200_000]).max(segment_bytes.min(4_096)),
-            segment_bytes,
-            delay: Duration::from_micros(rng.u64(20..40_000)),
-            jitter: Duration::from_micros(rng.u64(1..10_000)),
-            local_delay: Duration::from_millis(if rng.u8(..4) == 0 && !calm { rng.u64(..2_000) } else { 0 }),
-            short: if rng.bool() { 0.3 } else { 0.0 },
-            spurious: if rng.bool() && !calm { 0.05 } else { 0.0 },
-            accept_errors: if rng.u8(..4) == 0 && !calm { 0.3 } else { 0.0 },
-            splice_errors: 0.0,
-            instant: if rng.bool() { 0.7 } else { 0.0 },
-            name_delay: Duration::from_millis(match rng.u8(..3) {
-                0 if tale == Tale::Anything => rng.u64(..3_000),
-                _ => 0,
-            }),
-        };
-        if tale == Tale::SlowName {
-            (shape.instant, shape.name_delay) = (1.0, Duration::from_secs(3));
-        }
-        shape.splice_errors = if tale == Tale::Unspliced { 1.0 } else { shape.accept_errors };
-        let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
-        let drain = if tale == Tale::Replaced { PATIENCE } else { limits.drain };
-        let limits = Limits { drain, ..limits };
-        let limits = match tale {
-            Tale::Anything => actors::besieged(limits),
-            Tale::Misled => servers::misled(limits),
-            _ => limits,
-        };
-        let settings =
-            Settings { plain: rng.u8(..4) == 0 || tale == Tale::Unspliced, limits, named: rng.u8(..4) == 0 };
-        let settings = Settings { named: settings.named || tale == Tale::SlowName, ..settings };
-        let long = rng.u8(..4) == 0;
-        let until = Duration::from_secs(rng.u64(5..if long { 70 } else { 30 }));
-        let faults = if calm { Vec::new() } else { faults::plan(&mut rng, until, clients) };
-        let mut coming: Vec<(Time, Coming)> =
-            faults.into_iter().map(|(at, fault)| (at, Coming::Fault(fault))).collect();
-        let burst = rng.bool().then(|| until.mul_f64(rng.f64()));
-        for _ in 0..rng.usize(1..30) {
-            let at = burst.filter(|_| rng.bool()).unwrap_or(until.mul_f64(rng.f64()));
-            coming.push((at.max(Duration::from_secs(1)), Coming::User));
-        }
-        for _ in 0..if rng.u8(..3) == 0 { rng.usize(..12) } else { 0 } {
-            coming.push((until.mul_f64(rng.f64()), Coming::Stranger));
-        }
-        let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
-        let mut siege = None;
-        if tale == Tale::Anything {
-            let kind = actors::Kind::draw(&mut rng);
-            let from = Duration::from_millis(rng.u64(1_000..3_000));
-            if let actors::Kind::Users(conduct) = kind {
-                let users = users::coming(conduct, from, until, bytes_max, &mut rng);
-                coming.extend(users.into_iter().map(|(at, script)| (at, Coming::Hostile(script))));
-            }
-            if calm && !kind.takes_victims_links() && rng.bool() {
-                coming.push((from + (until - from).mul_f64(rng.f64() / 2.0), Coming::Kill));
-            }
-            coming.extend(steady(&mut rng, until));
-            siege = Some(Siege::new(kind, settings.plain, from, rng.fork()));
-            trace!(Duration::ZERO, "besieged by {kind:?} from {from:?} on");
-        } else {
-            coming = tale.coming(&mut rng, clients);
-        }
-        coming.sort_by_key(|entry| std::cmp::Reverse(entry.0));
-        trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
-        let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
-        let strict = matches!(tale, Tale::Holed | Tale::Failed | Tale::SlowName | Tale::Replaced)
-            || tale != Tale::Misled && faultless && shape.accept_errors == 0.0;
+        let Drawn { mut rng, clients, shape, settings, coming, siege, strict, bytes_max } =
+            Drawn::new(seed, tale);
         let served = Served::new(&shape, siege.as_ref().map_or(0, Siege::links));
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
@@ -227,7 +128,8 @@ impl World {
         world.processes = hosts.map(Process::new).collect();
         if tale == Tale::Misled {
             let (plain, rng) = (world.settings.plain, world.rng.fork());
-            world.misled_by = Some(HostileServer::new(&mut world.net.borrow_mut(), plain, seed, rng));
+            world.misled_by =
+                Some(servers::HostileServer::new(&mut world.net.borrow_mut(), plain, seed, rng));
         }
         for index in usize::from(tale == Tale::Misled)..world.processes.len() {
             world.start(index);
@@ -439,13 +341,7 @@ impl World {
     fn stranger(&mut self) {
         let kind = if self.rng.bool() { Kind::Message } else { Kind::Control };
         let port = if kind == Kind::Message { MESSAGE_PORT } else { CONTROL_PORT };
-        let approach = match self.rng.u8(..8) {
-            0 => Approach::Silence,
-            1 => Approach::Garbage(self.rng.usize(..300)),
-            2 => Approach::HelloAndGarbage,
-            3 => Approach::Flipped,
-            _ => Approach::Replay,
-        };
+        let approach = Approach::draw(&mut self.rng);
         trace!(self.now(), "stranger at {kind:?}: {approach:?}");
         let mut net = self.net.borrow_mut();
         let from = (Ipv4Addr::new(203, 0, 113, 9), 50_000).into();
