@@ -56,7 +56,8 @@ pub fn besieged(limits: Limits) -> Limits {
     Limits {
         users_max: 140,
         links_max: LINKS,
-        waiting_max: 128,
+        // Fewer than one address may have of all users.
+        waiting_max: 96,
         messages_per_client_max: 400,
         strangers_max: 48,
         strangers_per_address_max: 16,

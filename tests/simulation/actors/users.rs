@@ -11,7 +11,7 @@ use crate::tcp::Time;
 /// What they do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conduct {
-    /// They say nothing, and stay: as many as one address may have.
+    /// They say nothing, and stay: as many as there may be users.
     Lingers,
     /// They break off at once.
     Leaps,
@@ -33,7 +33,7 @@ pub fn coming(
     rng: &mut Rng,
 ) -> Vec<(Time, Script)> {
     let count = match conduct {
-        Conduct::Lingers => 110,
+        Conduct::Lingers => 140,
         Conduct::Leaps => 60,
         Conduct::Deaf => 12,
     };
