@@ -34,6 +34,8 @@ pub enum Ending {
     ResetReceived(u64),
     /// Leaves so long after it came.
     Leave(Duration, bool),
+    /// Breaks off so long after it came, and says no end before that, whatever it hears.
+    Stay(Duration),
 }
 
 #[derive(Clone, Debug)]
@@ -184,7 +186,7 @@ impl Talker {
         }
         let mut times = vec![self.moved + self.script.patience];
         times.extend([self.may_read_at, self.may_send_at]);
-        if let Ending::Leave(after, _) = self.script.ending {
+        if let Ending::Leave(after, _) | Ending::Stay(after) = self.script.ending {
             times.push(self.came + after);
         }
         times.into_iter().filter(|&at| at > net.now).min()
@@ -302,6 +304,8 @@ impl Talker {
             Ending::Leave(after, reset) if net.now >= self.came + after => {
                 return self.leave(net, shadow, reset);
             }
+            Ending::Stay(after) if net.now >= self.came + after => return self.leave(net, shadow, true),
+            Ending::Stay(_) => return,
             _ => self.saw_end && said,
         };
         if (fin || bored) && !finished {

@@ -46,7 +46,7 @@ pub fn coming(
         let at = come(rng);
         let stays = until.saturating_sub(at);
         let script = match conduct {
-            Conduct::Lingers => Script::plain(0, false, Ending::Leave(stays, true)),
+            Conduct::Lingers => Script::plain(0, false, Ending::Stay(stays)),
             Conduct::Leaps => {
                 Script::plain(0, false, Ending::Leave(Duration::from_millis(rng.u64(..100)), true))
             }
