@@ -159,7 +159,10 @@ impl fmt::Display for Fact {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::base::address::HostPort;
 
     fn local_failed(kind: ErrorKind) -> Fact {
         Fact::LocalFailed {

@@ -22,7 +22,7 @@ const PINGED_INTERVAL: Duration = Duration::from_millis(50);
 /// Pings beyond that pace before the link is closed.
 const PINGS_BEYOND: u32 = 50;
 
-/// How long a client that did not start a session goes behind the others, the first time.
+/// How long a client that did not accept or start a session goes behind the others, the first time.
 const FAILING_PAUSE: Duration = Duration::from_secs(10);
 /// How often that time doubles.
 const FAILING_DOUBLINGS_MAX: u32 = 5;
@@ -160,8 +160,8 @@ impl Link {
         self.offers.earn();
     }
 
-    /// The client accepted a session and did not start it: it goes behind the others for a while.
-    pub fn session_not_started(&mut self, now: Instant) {
+    /// The client did not accept a session in time, or did not start it: it goes behind the others for a while.
+    pub fn session_failed(&mut self, now: Instant) {
         self.failing.failed(now);
     }
 
@@ -207,7 +207,7 @@ impl Offers {
     }
 }
 
-/// A client that does not start what it accepts: each time it goes behind the others for twice as long.
+/// A client that does not accept or start what it is given: each time it goes behind the others for twice as long.
 #[derive(Default)]
 struct Failing {
     times: u32,

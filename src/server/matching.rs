@@ -13,7 +13,8 @@ use super::drain::Drain;
 use super::links::{Life, Links};
 use super::pool::{ACCEPT_RECHECK, Place, Pools, STARTED_MARGIN, State};
 use super::refill::{self, Refills};
-use super::services::{Readiness, Refused, Services};
+use super::refused::Refused;
+use super::services::{Readiness, Services};
 use super::users::{User, Users};
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
@@ -170,20 +171,13 @@ impl Matching {
     /// A user lost its message connection before its session was accepted, or was refused.
     pub fn returned(&mut self, id: ConnId, refused: bool, spoken: bool, agenda: &mut Agenda) {
         let Some(user) = self.users.get_mut(id) else { return };
-        let served_by = user.first.map(|(link, _)| link);
         let deadline = user.since + agenda.limits.wait;
         agenda.at(id, Some(deadline));
         if refused {
             // It is certain that nothing was delivered: it is as good as new, but not to that client.
             (user.first, user.tied) = (None, false);
-            let service = user.service;
-            let last = served_by.and_then(|link| self.services.publication_of(link, service));
-            let before = user.refused;
-            let Some(last) = last.or(before.map(|refused| refused.last)) else {
-                return agenda.reset(id, CloseReason::Aborted(AbortReason::Refused));
-            };
-            let refused = Refused { first: before.map_or(last, |refused| refused.first), last };
-            user.refused = Some(refused);
+            let Some(served_by) = user.served_by else { return };
+            let refused = *user.refused.get_or_insert(Refused::by(served_by));
             return self.offer_elsewhere(id, refused, agenda);
         }
         user.tied = spoken;
@@ -203,14 +197,14 @@ impl Matching {
     }
 
     /// A user that was refused goes to the next publication of its service, or is told.
-    fn offer_elsewhere(&mut self, id: ConnId, refused: Refused, agenda: &mut Agenda) {
+    fn offer_elsewhere(&mut self, id: ConnId, mut refused: Refused, agenda: &mut Agenda) {
         let Some(service) = self.users.get(id).map(|user| user.service) else { return };
         let (may_serve, is_ready) = (|link| self.may_serve(link), |link| self.is_ready(link));
-        let next = self.services.next_after(service, refused, may_serve, is_ready);
+        let next = self.services.next_after(service, &mut refused, may_serve, is_ready);
         match next.and_then(|next| self.services.publication(next)).map(|it| it.link) {
             Some(link) => {
-                if let (Some(user), Some(next)) = (self.users.get_mut(id), next) {
-                    user.refused = Some(Refused { last: next, ..refused });
+                if let Some(user) = self.users.get_mut(id) {
+                    user.refused = Some(refused);
                 }
                 self.offer_to(id, service, link, false, agenda);
             }
@@ -231,13 +225,14 @@ impl Matching {
     }
 
     /// Sends `Start` on the link's connection that was used last.
-    fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
-        let Some(&publication) = self.services.publication(publication) else { return };
+    fn begin(&mut self, id: ConnId, publication_id: PublicationId, agenda: &mut Agenda) {
+        let Some(&publication) = self.services.publication(publication_id) else { return };
         let link_id = publication.link;
         let (Some(link), Some(message)) = (self.links.get_mut(link_id), self.pools.next_idle(link_id)) else {
             return;
         };
         let Some(user) = self.users.get_mut(id) else { return };
+        user.served_by = Some(publication_id);
         let start = user.start(link_id, link.next_sid(), publication.number);
         let (least, most) = agenda.limits.accept;
         let accept_time = link.round_trip.times(3).clamp(least, most);
@@ -389,7 +384,7 @@ impl Matching {
             State::Accepted => {
                 agenda.reset(id, CloseReason::NotStarted);
                 if let Some(link) = self.links.get_mut(link) {
-                    link.session_not_started(agenda.now);
+                    link.session_failed(agenda.now);
                 }
             }
             State::Busy | State::Leaving => {}
@@ -408,6 +403,7 @@ impl Matching {
         let had_its_turn = agenda.now >= link.heard + least;
         let answered = link.answered_ping_of >= sent;
         if answered && had_its_turn || agenda.now >= last {
+            link.session_failed(agenda.now);
             if link.spend_offer(agenda.limits.pool) {
                 agenda.reset(id, CloseReason::NotAccepted);
                 return self.suspect_idle(link_id, agenda);

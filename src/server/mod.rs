@@ -6,6 +6,7 @@
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
 //! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
 //! | [`services`] | services, publications, users who wait |
+//! | [`refused`] | where a refused user goes |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
 //! | [`users`] | users |
 //! | [`drain`] | how far the server's own drain has come |
@@ -18,6 +19,7 @@ mod matching;
 mod pool;
 mod queue;
 mod refill;
+mod refused;
 mod services;
 mod strangers;
 mod tickets;

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 
 use super::queue::{Queue, Turn};
+use super::refused::Refused;
 use crate::base::address::Origin;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::name::Name;
@@ -19,7 +20,7 @@ use crate::base::table::Table;
 use crate::config::limits::Limits;
 
 /// Publications that are looked at for one with an idle connection, before one without is taken.
-const LOOKED_AT_MAX: usize = 8;
+pub(super) const LOOKED_AT_MAX: usize = 8;
 /// Entries that a list may hold beyond those that count.
 const STALE_MAX: usize = 8;
 
@@ -59,13 +60,6 @@ struct Offers {
     /// Those that their services do not list as ready.
     unready: VecDeque<PublicationId>,
     waiting: Queue,
-}
-
-/// The publications that have refused a user: all from the first to the last, in the circle of its service.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Refused {
-    pub first: PublicationId,
-    pub last: PublicationId,
 }
 
 /// Where a user waits.
@@ -284,33 +278,18 @@ impl Services {
         }
     }
 
-    /// The publication to which a user goes that was refused by those from `refused.first` to `refused.last`, in the
-    /// circle of a service's publications.
-    ///
-    /// One whose link is ready is preferred, if it is near; a link that `may_serve` denies is passed over.
+    /// The publication to which a user goes that was refused, which is noted; see [`Refused`]. A link that `may_serve`
+    /// denies is left out.
     pub fn next_after(
         &self,
         service: ServiceId,
-        refused: Refused,
+        refused: &mut Refused,
         may_serve: impl Fn(LinkId) -> bool,
         is_ready: impl Fn(LinkId) -> bool,
     ) -> Option<PublicationId> {
         let publications = &self.services.get(service)?.publications;
-        let Refused { first, last } = refused;
-        let wrapped = last < first;
-        let behind = (!wrapped).then(|| publications.range((Bound::Excluded(last), Bound::Unbounded)));
-        let from = if wrapped { Bound::Excluded(last) } else { Bound::Unbounded };
-        let before = publications.range((from, Bound::Excluded(first)));
-        let circle = behind.into_iter().flatten().chain(before);
-        let publications = circle.filter_map(|&id| Some((id, self.publications.get(id)?)));
-        let mut found = None;
-        for (id, publication) in publications.filter(|(_, it)| may_serve(it.link)).take(LOOKED_AT_MAX) {
-            if is_ready(publication.link) {
-                return Some(id);
-            }
-            found = found.or(Some(id));
-        }
-        found
+        let link = |id| self.publications.get(id).map(|it| it.link).filter(|&link| may_serve(link));
+        refused.next(publications, link, is_ready)
     }
 
     /// The link that is asked for one more connection because a user of this service waits.
@@ -455,6 +434,7 @@ fn drop_stale(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::iter;
 
     const DIAL: u32 = 5_000;
 
@@ -556,16 +536,33 @@ mod tests {
     fn a_refused_user_goes_once_to_each_link() {
         let (services, [a, _]) = two_services(3);
         let of = |slot| services.publication_of(link(slot), a).expect("it publishes it");
-        let mut refused = Refused { first: of(1), last: of(1) };
-        let mut passed = Vec::new();
-        while let Some(next) = services.next_after(a, refused, |_| true, |_| false) {
-            passed.push(Some(next));
-            refused.last = next;
+        let walk = |is_ready: fn(LinkId) -> bool| {
+            let mut refused = Refused::by(of(1));
+            let next = || services.next_after(a, &mut refused, |_| true, is_ready);
+            let passed: Vec<_> = iter::from_fn(next).map(Some).collect();
+            links(&services, &passed)
+        };
+        assert_eq!(walk(|_| false), [0, 2]);
+        assert_eq!(walk(|_| true), [0, 2]);
+        assert_eq!(walk(|it| it == link(0)), [0, 2]);
+        assert_eq!(
+            walk(|it| it == link(2)),
+            [2, 0, 2],
+            "a ready one is preferred, and then nobody is passed over"
+        );
+    }
+
+    #[test]
+    fn what_is_published_meanwhile_does_not_keep_a_refused_user_from_an_older_link() {
+        let (mut services, [a, _]) = two_services(2);
+        let first = services.publication_of(link(1), a).expect("it publishes it");
+        for number in 10..20 {
+            let before = services.publication_of(link(1), a).and_then(|it| services.publication(it)).copied();
+            services.unpublish(link(1), before.expect("it publishes it").number);
+            services.publish(link(1), number, &name("a"), DIAL).expect("it may");
+            let next = services.next_after(a, &mut Refused::by(first), |_| true, |_| false);
+            assert_eq!(links(&services, &[next]), [0]);
         }
-        assert_eq!(links(&services, &passed), [2, 0]);
-        let near =
-            services.next_after(a, Refused { first: of(1), last: of(1) }, |_| true, |it| it == link(0));
-        assert_eq!(links(&services, &[near]), [0], "a ready one is preferred");
     }
 
     #[test]

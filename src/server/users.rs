@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::services::Refused;
+use super::refused::Refused;
 use crate::base::address::{Origin, PackedAddress};
-use crate::base::id::{ConnId, LinkId, ServiceId, kind};
+use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::table::Table;
 use crate::machine::{Agenda, Output};
 use crate::wire::control::PublicationNumber;
@@ -22,6 +22,8 @@ pub(super) struct User {
     pub number: u64,
     /// The link that its session was sent to, and its first number there.
     pub first: Option<(LinkId, Sid)>,
+    /// The publication by which it was served last. It may have been withdrawn since.
+    pub served_by: Option<PublicationId>,
     /// It may go to no other link than `first`: bytes of it were sent.
     pub tied: bool,
     pub refused: Option<Refused>,
@@ -30,7 +32,7 @@ pub(super) struct User {
 impl User {
     pub fn new(service: ServiceId, peer: SocketAddr, asked: SocketAddr, since: Instant, number: u64) -> User {
         let (peer, asked) = (peer.into(), asked.into());
-        User { service, peer, asked, since, number, first: None, tied: false, refused: None }
+        User { service, peer, asked, since, number, first: None, served_by: None, tied: false, refused: None }
     }
 
     /// Where it comes from.

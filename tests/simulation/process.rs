@@ -13,17 +13,18 @@ use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::name::Name;
 use skyorg::client::Client;
 use skyorg::config::{ClientConfig, Key, ServerConfig};
-use skyorg::machine::Machine;
+use skyorg::machine::{Fact, Machine};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::Event;
 use skyorg::server::Server;
 use skyorg::wire::handshake::Secret;
 
+use super::drawn::Settings;
 use super::network::VirtualNetwork;
 use super::tcp::{Host, Net, Time};
 use super::trace;
 use super::world::{
-    CONTROL_PORT, MESSAGE_PORT, SERVER_IP, SERVICES, Settings, local_address, request_address,
+    CONTROL_PORT, MESSAGE_PORT, SERVER_IP, SERVICES, VACANT_PORT, local_address, request_address,
 };
 
 /// Turns that move nothing, within one second of virtual time, after which a loop is said to spin.
@@ -42,17 +43,29 @@ pub struct Process {
     frozen_until: Time,
     restart_at: Option<Time>,
     idle_turns: usize,
+    /// Turns of its loop since it was made.
+    pub turns: usize,
     idle_since: Time,
     /// It was asked to end for good.
     retires: bool,
+    /// What the last turn told, if it is a server.
+    pub facts: Vec<Fact>,
 }
 
 fn name(text: &str) -> Name {
     text.parse().expect("a name")
 }
 
-fn key(client: usize) -> Key {
+/// The place of the key that the hostile hold.
+pub const HOSTILE_KEY: usize = 8;
+
+pub fn key(client: usize) -> Key {
     Key { name: name(&format!("key{client}")), secret: Secret::new([client as u8 + 1; 32]) }
+}
+
+/// Where a client dials from.
+pub fn client_address(client: usize) -> SocketAddr {
+    (Ipv4Addr::new(192, 0, 2, 10 + client as u8), 60_000).into()
 }
 
 impl Process {
@@ -65,8 +78,10 @@ impl Process {
             frozen_until,
             restart_at: None,
             idle_turns: 0,
+            turns: 0,
             idle_since,
             retires: false,
+            facts: Vec::new(),
         }
     }
 
@@ -94,7 +109,7 @@ impl Process {
         };
         self.program = Some(match self.host {
             Host::Client(client) => {
-                let address = (Ipv4Addr::new(192, 0, 2, 10 + client as u8), 60_000).into();
+                let address = client_address(client);
                 let (config, names) = client_config(client, settings);
                 let instance: [u8; 16] = std::array::from_fn(|_| rng.u8(..));
                 let limits = Arc::new(settings.limits.clone());
@@ -147,8 +162,8 @@ impl Process {
         let arrived = std::mem::take(&mut net.borrow_mut().kernels[self.host.index()].arrived);
         let result = match &mut self.program {
             None => return !self.retires,
-            Some(Program::Server(reactor)) => turn(reactor),
-            Some(Program::Client(reactor)) => turn(reactor),
+            Some(Program::Server(reactor)) => turn(reactor, &mut self.facts),
+            Some(Program::Client(reactor)) => turn(reactor, &mut Vec::new()),
         };
         let goes_on = result.expect("the virtual poll never fails");
         if !goes_on {
@@ -172,6 +187,7 @@ impl Process {
             (self.idle_turns, self.idle_since) = (0, now);
         }
         self.idle_turns += 1;
+        self.turns += 1;
         assert!(
             self.idle_turns < IDLE_TURNS_MAX,
             "{:?} spins: it asked for {asked:?}, had events: {had_events}",
@@ -217,9 +233,10 @@ impl Process {
     }
 }
 
-fn turn<M: Machine>(reactor: &mut Reactor<M, VirtualNetwork>) -> io::Result<bool> {
+fn turn<M: Machine>(reactor: &mut Reactor<M, VirtualNetwork>, facts: &mut Vec<Fact>) -> io::Result<bool> {
     let goes_on = reactor.turn();
-    reactor.facts().for_each(|fact| trace!(super::trace::now(), "{fact}"));
+    facts.extend(reactor.facts());
+    facts.iter().for_each(|fact| trace!(super::trace::now(), "{fact}"));
     goes_on
 }
 
@@ -246,11 +263,12 @@ fn client_config(client: usize, settings: &Settings) -> (ClientConfig, BTreeMap<
 fn server_config(settings: &Settings) -> ServerConfig {
     let at = |port| Listen::At(SocketAddr::new(SERVER_IP, port));
     let service = |(service, text): (usize, &&str)| (name(text), at(request_address(service).port()));
+    let vacant = (name("vacant"), at(VACANT_PORT));
     ServerConfig {
-        services: SERVICES.iter().enumerate().map(service).collect(),
+        services: SERVICES.iter().enumerate().map(service).chain([vacant]).collect(),
         message: at(MESSAGE_PORT),
         control: at(CONTROL_PORT),
-        keys: vec![key(0), key(1)],
+        keys: vec![key(0), key(1), key(HOSTILE_KEY)],
         plain: settings.plain,
         limits: settings.limits.clone(),
     }

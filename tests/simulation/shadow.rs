@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use super::world::SERVICES;
+
 /// Which side of the tunnel a party stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
@@ -46,6 +48,8 @@ pub enum Ended {
 #[derive(Debug, Default)]
 pub struct Party {
     pub service: usize,
+    /// This model does not say whether it must be served: it means no good, or another model says it.
+    pub apart: bool,
     /// Bytes handed to its kernel.
     pub sent: u64,
     /// It said that this was all, by FIN.
@@ -130,10 +134,12 @@ impl Shadow {
 
     /// The stream that a party receives has ended.
     pub fn ended(&mut self, side: Side, number: usize, ended: Ended) {
+        let strict = self.strict;
         let party = self.party(side, number);
         assert_eq!(party.ended, None, "{side:?} {number} ends once");
         party.ended = Some(ended);
         let (received, service, bound) = (party.received, party.service, party.bound);
+        let strict = strict && !party.apart;
         match (ended, bound) {
             (Ended::Whole, Some(from)) => {
                 let source = self.party(side.other(), from);
@@ -148,11 +154,11 @@ impl Shadow {
                 assert!(made, "{side:?} {number} saw an end of a stream that no party ended empty");
                 self.empty.insert((side, number));
             }
-            (Ended::Broken, Some(from)) if self.strict => {
+            (Ended::Broken, Some(from)) if strict => {
                 let cause = self.party(side.other(), from).aborted;
                 assert!(cause, "{side:?} {number} was broken off, and {from} had not done it");
             }
-            (Ended::Broken, None) if self.strict => {
+            (Ended::Broken, None) if strict => {
                 let mut others = self.parties(side.other()).iter();
                 let cause = others.any(|it| it.service == service && it.bound.is_none() && it.aborted);
                 assert!(cause, "{side:?} {number} was broken off, and no party had done it");
@@ -163,7 +169,7 @@ impl Shadow {
 
     /// What holds at the end of a world: no more users saw an empty stream end than local servers made.
     pub fn check_empty_ends(&mut self) {
-        for service in 0..2 {
+        for service in 0..SERVICES.len() {
             let seen = self
                 .empty
                 .iter()

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, IoSlice};
 use std::time::Duration;
 
+use fastrand::Rng;
 use skyorg::wire::handshake::{ANSWER_BYTES, HELLO_BYTES};
 
 use super::tcp::{EndId, Kind, Net, Time};
@@ -18,6 +19,18 @@ pub enum Approach {
     Flipped,
     /// A first flight that was recorded, as it was.
     Replay,
+}
+
+impl Approach {
+    pub fn draw(rng: &mut Rng) -> Approach {
+        match rng.u8(..8) {
+            0 => Approach::Silence,
+            1 => Approach::Garbage(rng.usize(..300)),
+            2 => Approach::HelloAndGarbage,
+            3 => Approach::Flipped,
+            _ => Approach::Replay,
+        }
+    }
 }
 
 pub struct Stranger {

@@ -1,6 +1,7 @@
 //! Users and local servers: parties that talk over one connection, by a script that the seed wrote.
 
 use std::io::{ErrorKind, IoSlice};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -10,6 +11,11 @@ use super::tcp::{EndId, Net, Time};
 
 /// Longest stream of one party, in bytes.
 const STREAM_BYTES_MAX: u64 = 300 * 1024;
+
+/// Where a user comes from, hostile ones aside.
+pub fn user_address(number: usize) -> SocketAddr {
+    (Ipv4Addr::new(198, 51, 100, number as u8), 40_000).into()
+}
 
 /// How a party ends what it says.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +34,8 @@ pub enum Ending {
     ResetReceived(u64),
     /// Leaves so long after it came.
     Leave(Duration, bool),
+    /// Breaks off so long after it came, and says no end before that, whatever it hears.
+    Stay(Duration),
 }
 
 #[derive(Clone, Debug)]
@@ -124,6 +132,8 @@ pub struct Talker {
     pub script: Script,
     life: Life,
     pub came: Time,
+    /// When it received its first byte.
+    pub first_byte: Option<Time>,
     moved: Time,
     may_send_at: Time,
     may_read_at: Time,
@@ -134,7 +144,19 @@ impl Talker {
     pub fn new(side: Side, number: usize, end: EndId, script: Script, now: Time) -> Talker {
         let life = if side == Side::User { Life::Connecting } else { Life::Talking };
         let [moved, may_send_at, may_read_at] = [now; 3];
-        Talker { side, number, end, script, life, came: now, moved, may_send_at, may_read_at, saw_end: false }
+        Talker {
+            side,
+            number,
+            end,
+            script,
+            life,
+            came: now,
+            first_byte: None,
+            moved,
+            may_send_at,
+            may_read_at,
+            saw_end: false,
+        }
     }
 
     pub fn is_gone(&self) -> bool {
@@ -164,7 +186,7 @@ impl Talker {
         }
         let mut times = vec![self.moved + self.script.patience];
         times.extend([self.may_read_at, self.may_send_at]);
-        if let Ending::Leave(after, _) = self.script.ending {
+        if let Ending::Leave(after, _) | Ending::Stay(after) = self.script.ending {
             times.push(self.came + after);
         }
         times.into_iter().filter(|&at| at > net.now).min()
@@ -180,6 +202,7 @@ impl Talker {
                     shadow.ended(self.side, self.number, Ended::Whole);
                 }
                 Ok(count) => {
+                    self.first_byte.get_or_insert(net.now);
                     self.moved = net.now;
                     self.may_read_at = net.now + self.script.read_pause;
                     shadow.received(self.side, self.number, &buffer[..count]);
@@ -281,6 +304,8 @@ impl Talker {
             Ending::Leave(after, reset) if net.now >= self.came + after => {
                 return self.leave(net, shadow, reset);
             }
+            Ending::Stay(after) if net.now >= self.came + after => return self.leave(net, shadow, true),
+            Ending::Stay(_) => return,
             _ => self.saw_end && said,
         };
         if (fin || bored) && !finished {

@@ -11,32 +11,36 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use skyorg::config::limits::Limits;
 
+use super::actors::{Siege, servers, users};
+use super::drawn::{Drawn, Settings};
 use super::faults::{self, Fault};
 use super::process::Process;
+use super::served::{Life, Served};
 use super::shadow::{Ended, Shadow, Side};
 use super::strangers::{Approach, Stranger};
-use super::talker::{Ending, Script, Talker};
-use super::tcp::{Host, Kind, Listener, Net, Shape, Time};
+use super::tale::{Coming, Tale};
+use super::talker::{Ending, Script, Talker, user_address};
+use super::tcp::{Host, Kind, Listener, Net, Time};
 use super::trace;
 
 pub const MESSAGE_PORT: u16 = 33334;
 pub const CONTROL_PORT: u16 = 33335;
 pub const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-pub const SERVICES: [&str; 2] = ["default", "other"];
+/// Users of the last one are steady: they, and what they reach, speak plainly.
+pub const SERVICES: [&str; 3] = ["default", "other", "steady"];
+pub const STEADY: usize = 2;
+/// Where users connect to a service that nobody serves.
+pub const VACANT_PORT: u16 = 33338;
 
 /// After the faults are over, every user must be served or refused in this time.
-const PATIENCE: Duration = Duration::from_secs(400);
+pub const PATIENCE: Duration = Duration::from_secs(400);
 /// In this time the pool is as it was: what a burst left over is retired.
 const RECOVERY: Duration = Duration::from_secs(260);
 
-/// EPERM, ENETDOWN, EPROTO, ECONNABORTED, EMFILE and ENOMEM (errno(3)), as accept(2) may say them again and again.
-const UNFORESEEN: [i32; 6] = [1, 100, 71, 103, 24, 12];
-
 /// Where users of a service connect.
 pub fn request_address(service: usize) -> SocketAddr {
-    SocketAddr::new(SERVER_IP, [33333, 33336][service])
+    SocketAddr::new(SERVER_IP, [33333, 33336, 33337][service])
 }
 
 /// Where a client finds the local server of a service.
@@ -44,104 +48,14 @@ pub fn local_address(client: usize, service: usize) -> SocketAddr {
     (Ipv4Addr::new(10, 0, client as u8, 2), 8080 + service as u16).into()
 }
 
-/// What all processes of a world are started with.
-pub struct Settings {
-    pub plain: bool,
-    pub limits: Limits,
-    /// Local servers are known by name.
-    pub named: bool,
-}
-
 enum Actor {
     Talker(Box<Talker>),
     Stranger(Box<Stranger>),
 }
 
-/// What comes at a set time.
-enum Coming {
-    User,
-    Stranger,
-    Fault(Fault),
-    /// Local servers take connections again.
-    Locals,
-    /// The server is asked to end.
-    Retirement,
-    /// Another server starts in its place.
-    Successor,
-}
-
-/// What a world is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tale {
-    Anything,
-    /// Every pooled message connection goes silent and stays up; then, or when that was noticed, users come.
-    Holed,
-    /// The same, but some of those connections fail at once while users wait, and the others go on.
-    Failed,
-    /// The clients freeze; then users come.
-    Frozen,
-    /// The clients' hosts are gone without a word.
-    Gone,
-    /// The local servers' names take 3 s to be resolved, and many users come meanwhile.
-    SlowName,
-    /// The server is replaced by another while sessions run, and nothing else goes wrong.
-    Replaced,
-    /// For some seconds no connection can be taken, for a reason that nobody foresaw; users come meanwhile.
-    Forbidden,
-    /// The name server answers once and fails from then on, soon or late; users come for a minute.
-    Nameless,
-    /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
-    Unspliced,
-}
-
-impl Tale {
-    fn coming(self, rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
-        let at = Duration::from_secs(5);
-        let later = if self == Tale::Holed && rng.bool() { Duration::from_secs(25) } else { Duration::ZERO };
-        let lasts = Duration::from_secs(100);
-        if self == Tale::Replaced {
-            return replacement(rng);
-        }
-        let mut coming: Vec<_> = match self {
-            Tale::Frozen => (0..clients)
-                .map(|client| Fault::Freeze { host: Host::Client(client), lasts })
-                .map(|fault| (at, Coming::Fault(fault)))
-                .collect(),
-            Tale::Gone => (0..clients)
-                .map(|client| Fault::Crash { host: Host::Client(client), loudly: false, lasts })
-                .map(|fault| (at, Coming::Fault(fault)))
-                .collect(),
-            Tale::Unspliced | Tale::SlowName | Tale::Nameless => Vec::new(),
-            Tale::Forbidden => {
-                let error = UNFORESEEN[rng.usize(..UNFORESEEN.len())];
-                vec![(at, Coming::Fault(Fault::NoAccept { error, lasts: Duration::from_secs(4) }))]
-            }
-            _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
-        };
-        let span_ms = match self {
-            Tale::Failed => 240,
-            Tale::SlowName => 1_000,
-            Tale::Nameless => 60_000,
-            _ => 3_000,
-        };
-        let users = if self == Tale::SlowName { 250 } else { rng.usize(1..20) };
-        let users: Vec<_> = (0..users).map(|_| Duration::from_millis(rng.u64(1..span_ms))).collect();
-        coming.extend(users.into_iter().map(|after| (at + later + after, Coming::User)));
-        coming
-    }
-}
-
-/// Users come before a server is replaced and after that. The links are so old by then that it is no refusal.
-fn replacement(rng: &mut Rng) -> Vec<(Time, Coming)> {
-    let millis = Duration::from_millis;
-    let retired = millis(15_200);
-    let mut coming = vec![(retired, Coming::Retirement)];
-    coming.push((retired + millis(rng.u64(100..400)), Coming::Successor));
-    let before = (0..rng.usize(1..20)).map(|_| millis(rng.u64(12_000..15_000)));
-    let before: Vec<Time> = before.collect();
-    let after = (0..rng.usize(1..20)).map(|_| retired + millis(rng.u64(500..4_000)));
-    coming.extend(before.into_iter().chain(after).map(|at| (at, Coming::User)));
-    coming
+/// What each steady user does.
+fn steady_script() -> Script {
+    Script::plain(500, false, Ending::FinWhenSent)
 }
 
 pub struct World {
@@ -154,6 +68,9 @@ pub struct World {
     timers: BTreeMap<(Time, usize), ()>,
     coming: Vec<(Time, Coming)>,
     shadow: Shadow,
+    siege: Option<Siege>,
+    misled_by: Option<servers::HostileServer>,
+    served: Served,
     bytes_max: u64,
     tale: Tale,
     /// The longest time from a user's coming to its leaving.
@@ -174,64 +91,9 @@ impl World {
 
     /// A world in which one thing goes wrong, and what is promised then.
     pub fn tell(seed: u64, tale: Tale) -> World {
-        let mut rng = Rng::with_seed(seed);
-        let calm = rng.u8(..6) == 0 || tale != Tale::Anything;
-        let clients = 1 + usize::from(rng.u8(..4) == 0);
-        let pick = |rng: &mut Rng, choices: &[usize]| choices[rng.usize(..choices.len())];
-        let segment_bytes = pick(&mut rng, &[3, 100, 1_448, 1_448, 65_536]);
-        let mut shape = Shape {
-            pipe_bytes: pick(&mut rng, &[300, 4_096, 65_536, 200_000]).max(segment_bytes.min(4_096)),
-            segment_bytes,
-            delay: Duration::from_micros(rng.u64(20..40_000)),
-            jitter: Duration::from_micros(rng.u64(1..10_000)),
-            local_delay: Duration::from_millis(if rng.u8(..4) == 0 && !calm { rng.u64(..2_000) } else { 0 }),
-            short: if rng.bool() { 0.3 } else { 0.0 },
-            spurious: if rng.bool() && !calm { 0.05 } else { 0.0 },
-            accept_errors: if rng.u8(..4) == 0 && !calm { 0.3 } else { 0.0 },
-            splice_errors: 0.0,
-            instant: if rng.bool() { 0.7 } else { 0.0 },
-            name_delay: Duration::from_millis(match rng.u8(..3) {
-                0 if tale == Tale::Anything => rng.u64(..3_000),
-                _ => 0,
-            }),
-            name_failures: if calm { 0.0 } else { 0.5 },
-        };
-        if tale == Tale::SlowName {
-            (shape.instant, shape.name_delay) = (1.0, Duration::from_secs(3));
-        }
-        if tale == Tale::Nameless {
-            (shape.name_delay, shape.name_failures) = (Duration::from_millis(rng.u64(..3_000)), 1.0);
-        }
-        shape.splice_errors = if tale == Tale::Unspliced { 1.0 } else { shape.accept_errors };
-        let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
-        let drain = if tale == Tale::Replaced { PATIENCE } else { limits.drain };
-        let limits = Limits { drain, ..limits };
-        let settings =
-            Settings { plain: rng.u8(..4) == 0 || tale == Tale::Unspliced, limits, named: rng.u8(..4) == 0 };
-        let settings =
-            Settings { named: settings.named || matches!(tale, Tale::SlowName | Tale::Nameless), ..settings };
-        let long = rng.u8(..4) == 0;
-        let until = Duration::from_secs(rng.u64(5..if long { 70 } else { 30 }));
-        let faults = if calm { Vec::new() } else { faults::plan(&mut rng, until, clients) };
-        let mut coming: Vec<(Time, Coming)> =
-            faults.into_iter().map(|(at, fault)| (at, Coming::Fault(fault))).collect();
-        let burst = rng.bool().then(|| until.mul_f64(rng.f64()));
-        for _ in 0..rng.usize(1..30) {
-            let at = burst.filter(|_| rng.bool()).unwrap_or(until.mul_f64(rng.f64()));
-            coming.push((at.max(Duration::from_secs(1)), Coming::User));
-        }
-        for _ in 0..if rng.u8(..3) == 0 { rng.usize(..12) } else { 0 } {
-            coming.push((until.mul_f64(rng.f64()), Coming::Stranger));
-        }
-        if tale != Tale::Anything {
-            coming = tale.coming(&mut rng, clients);
-        }
-        coming.sort_by_key(|entry| std::cmp::Reverse(entry.0));
-        trace!(Duration::ZERO, "calm {calm}, {clients} clients, {shape:?}, plain {}", settings.plain);
-        let bytes_max = if segment_bytes < 100 { 3_000 } else { u64::MAX };
-        let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
-        let strict = !matches!(tale, Tale::Anything | Tale::Frozen | Tale::Gone | Tale::Unspliced)
-            || faultless && shape.accept_errors == 0.0;
+        let Drawn { mut rng, clients, shape, settings, coming, siege, strict, bytes_max } =
+            Drawn::new(seed, tale);
+        let served = Served::new(&shape, siege.as_ref().map_or(0, Siege::links));
         let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
         let mut world = World {
             net,
@@ -243,6 +105,9 @@ impl World {
             timers: BTreeMap::new(),
             coming,
             shadow: Shadow::new(strict),
+            siege,
+            misled_by: None,
+            served,
             bytes_max,
             tale,
             longest_stay: Duration::ZERO,
@@ -261,7 +126,12 @@ impl World {
         }
         let hosts = [Host::Server].into_iter().chain((0..clients).map(Host::Client));
         world.processes = hosts.map(Process::new).collect();
-        for index in 0..world.processes.len() {
+        if tale == Tale::Misled {
+            let (plain, rng) = (world.settings.plain, world.rng.fork());
+            world.misled_by =
+                Some(servers::HostileServer::new(&mut world.net.borrow_mut(), plain, seed, rng));
+        }
+        for index in usize::from(tale == Tale::Misled)..world.processes.len() {
             world.start(index);
         }
         world
@@ -295,6 +165,7 @@ impl World {
                 | Tale::SlowName
                 | Tale::Replaced
                 | Tale::Forbidden
+                | Tale::Misled
                 | Tale::Nameless
         ) {
             let end = self.now() + Duration::from_secs(40);
@@ -302,6 +173,9 @@ impl World {
         }
         if self.tale == Tale::Gone {
             assert_eq!(self.processes[0].connection_count(), 0, "connections of clients that are gone");
+        }
+        if let Some(siege) = &mut self.siege {
+            siege.end(&mut self.net.borrow_mut());
         }
         self.relent();
         let end = self.now() + PATIENCE;
@@ -372,6 +246,8 @@ impl World {
             let net = self.net.borrow();
             let mut next = until;
             next = next.min(net.next_due().unwrap_or(until));
+            next = next.min(self.misled_by.as_ref().map_or(until, |server| server.due));
+            next = next.min(self.siege.as_ref().and_then(|siege| siege.due).unwrap_or(until));
             next = next.min(self.timers.first_key_value().map_or(until, |(&(at, _), ())| at));
             for process in &self.processes {
                 next = next.min(process.due(&net).unwrap_or(until));
@@ -396,7 +272,9 @@ impl World {
     fn turn(&mut self, index: usize) {
         let process = &mut self.processes[index];
         process.note_events(&self.net, &mut self.rng);
-        if process.turn(&self.net, &mut self.rng) {
+        let starts = process.turn(&self.net, &mut self.rng);
+        process.facts.drain(..).for_each(|fact| self.served.note(&fact));
+        if starts {
             self.start(index);
         }
     }
@@ -408,7 +286,7 @@ impl World {
         while let Some((_, coming)) = self.coming.pop_if(|entry| entry.0 <= now) {
             match coming {
                 Coming::User => {
-                    let service = self.rng.usize(..SERVICES.len());
+                    let service = self.rng.usize(..STEADY);
                     let script = match self.tale {
                         Tale::Anything | Tale::Replaced => {
                             Script::random(&mut self.rng, Side::User, self.bytes_max)
@@ -418,9 +296,21 @@ impl World {
                     };
                     self.user(service, script);
                 }
+                Coming::Steady => {
+                    let number = self.user(STEADY, steady_script());
+                    self.shadow.party(Side::User, number).apart = true;
+                }
+                Coming::Hostile(script) => self.hostile_user(script),
+                Coming::Kill => self.kill(),
                 Coming::Stranger => self.stranger(),
                 Coming::Fault(fault) => self.fault(&fault),
                 Coming::Locals => self.locals_refuse(None),
+                Coming::Honest => {
+                    if let Some(mut server) = self.misled_by.take() {
+                        server.end(&mut self.net.borrow_mut(), self.processes[1].turns);
+                    }
+                    self.start(0);
+                }
                 Coming::Retirement => self.processes[0].retire(&self.net),
                 Coming::Successor => {
                     let successor = Process::new(Host::Successor);
@@ -434,7 +324,18 @@ impl World {
 
     fn user(&mut self, service: usize, script: Script) -> usize {
         let number = self.shadow.enter(Side::User, service);
-        let from = (Ipv4Addr::new(198, 51, 100, number as u8), 40_000).into();
+        self.user_from(number, user_address(number), script)
+    }
+
+    fn hostile_user(&mut self, script: Script) {
+        let service = self.rng.usize(..STEADY);
+        let number = self.shadow.enter(Side::User, service);
+        self.shadow.party(Side::User, number).apart = true;
+        self.user_from(number, users::address(), script);
+    }
+
+    fn user_from(&mut self, number: usize, from: SocketAddr, script: Script) -> usize {
+        let service = self.shadow.party(Side::User, number).service;
         let now = self.now();
         trace!(now, "user {number} comes to {}: {script:?}", SERVICES[service]);
         let end = self.net.borrow_mut().connect(Host::Outside, from, request_address(service));
@@ -447,13 +348,7 @@ impl World {
     fn stranger(&mut self) {
         let kind = if self.rng.bool() { Kind::Message } else { Kind::Control };
         let port = if kind == Kind::Message { MESSAGE_PORT } else { CONTROL_PORT };
-        let approach = match self.rng.u8(..8) {
-            0 => Approach::Silence,
-            1 => Approach::Garbage(self.rng.usize(..300)),
-            2 => Approach::HelloAndGarbage,
-            3 => Approach::Flipped,
-            _ => Approach::Replay,
-        };
+        let approach = Approach::draw(&mut self.rng);
         trace!(self.now(), "stranger at {kind:?}: {approach:?}");
         let mut net = self.net.borrow_mut();
         let from = (Ipv4Addr::new(203, 0, 113, 9), 50_000).into();
@@ -472,13 +367,18 @@ impl World {
         while let Some(timer) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             called.push(timer.remove_entry().0.1);
         }
+        let mut besieged = false;
         for end in called {
-            let Some(actor) = self.actors.get_mut(&end) else { continue };
+            let Some(actor) = self.actors.get_mut(&end) else {
+                besieged = true;
+                continue;
+            };
             let mut net = self.net.borrow_mut();
             let (again, gone) = match actor {
                 Actor::Talker(talker) => (talker.step(&mut net, &mut self.shadow), talker.is_gone()),
                 Actor::Stranger(stranger) => (stranger.step(&mut net), stranger.is_gone()),
             };
+            drop(net);
             if let Some(at) = again {
                 self.timers.insert((at, end), ());
             }
@@ -487,9 +387,45 @@ impl World {
                 trace!(now, "{:?} {} is gone: {party:?}", talker.side, talker.number);
                 if talker.side == Side::User {
                     self.longest_stay = self.longest_stay.max(now - talker.came);
+                    self.judge(&talker);
                 }
             }
         }
+        if let Some(server) = &mut self.misled_by {
+            server.step(&mut self.net.borrow_mut());
+        }
+        if let Some(siege) = &mut self.siege
+            && (besieged || siege.due.is_some_and(|at| at <= now))
+        {
+            let user = |actor: &&Actor| matches!(actor, Actor::Talker(talker) if talker.side == Side::User);
+            let users = self.actors.values().filter(user).count();
+            let has_room = !self.served.is_disturbed() && users + 6 < self.settings.limits.pool;
+            siege.step(&mut self.net.borrow_mut(), has_room);
+        }
+    }
+
+    /// Whether a user that left was served as it must be.
+    fn judge(&mut self, user: &Talker) {
+        let number = user.number;
+        let party = self.shadow.party(Side::User, number);
+        if party.service != STEADY || self.fresh {
+            return;
+        }
+        let whole = party.ended == Some(Ended::Whole) && party.received == steady_script().first;
+        let life = Life { came: user.came, gone: self.now(), first_byte: user.first_byte, whole };
+        let swallowed = self.siege.as_ref().is_some_and(|siege| siege.swallowed(user_address(number)));
+        self.served.judge(user_address(number), life, swallowed);
+    }
+
+    /// The victim's client is killed, and started again.
+    fn kill(&mut self) {
+        let now = self.now();
+        let back = now + Duration::from_millis(50);
+        trace!(now, "the victim's client is killed");
+        self.processes[Host::Client(0).index()].crash(&self.net, true, back);
+        // Other users may have been there.
+        self.shadow.strict = false;
+        self.served.killed(now, back);
     }
 
     /// Local servers take their connections.
@@ -497,14 +433,17 @@ impl World {
         let mut net = self.net.borrow_mut();
         net.kernels[Host::Outside.index()].alarms.clear();
         let mut came = Vec::new();
-        for listener in net.listeners.values_mut().filter(|listener| listener.host == Host::Outside) {
+        let locals =
+            |listener: &&mut Listener| listener.host == Host::Outside && listener.slot != servers::SLOT;
+        for listener in net.listeners.values_mut().filter(locals) {
             let service = listener.slot as usize % SERVICES.len();
             came.extend(listener.backlog.drain(..).map(|end| (end, service)));
         }
-        for (end, service) in came {
+        // What a hostile server begins, local servers let stand.
+        for (end, service) in came.into_iter().filter(|_| self.misled_by.is_none()) {
             let number = self.shadow.enter(Side::Local, service);
             let script = match self.tale {
-                Tale::Anything | Tale::Replaced if !self.fresh => {
+                Tale::Anything | Tale::Replaced if !self.fresh && service != STEADY => {
                     Script::random(&mut self.rng, Side::Local, self.bytes_max)
                 }
                 Tale::Unspliced => Script::bulk(0, true, Ending::FinAfterEnd),
@@ -522,6 +461,7 @@ impl World {
     fn fault(&mut self, fault: &Fault) {
         let now = self.now();
         trace!(now, "fault: {fault:?}");
+        self.served.strike();
         faults::strike(&mut self.net.borrow_mut(), fault);
         match *fault {
             Fault::Freeze { host, lasts } => self.processes[host.index()].freeze(now + lasts),

@@ -886,6 +886,31 @@ fn a_refused_user_goes_once_to_each_other_client_and_is_then_reset() {
 }
 
 #[test]
+fn a_refused_user_goes_on_when_the_client_that_refused_it_has_withdrawn_its_publication() {
+    let mut stage = begin();
+    let (mut bad, mut good) = (stage.client(1), stage.client(2));
+    stage.bring(&mut bad);
+    let (user, _) = stage.user();
+    let (message, _) = stage.bring(&mut good);
+    stage.hear(bad.control, ControlFrame::Unpublish(1));
+    assert_eq!(stage.tell(returned(user, true, true)).pairs(), [(message, user)]);
+}
+
+#[test]
+fn a_refused_user_comes_to_a_client_that_had_no_connection_when_it_was_passed_over() {
+    let mut stage = begin();
+    let (mut good, mut one, mut two) = (stage.client(1), stage.client(2), stage.client(3));
+    let bad = [stage.bring(&mut one).0, stage.bring(&mut two).0];
+    let (user, outputs) = stage.user();
+    assert!(bad.contains(&outputs.pairs()[0].0));
+    let outputs = stage.tell(returned(user, true, false));
+    assert!(bad.contains(&outputs.pairs()[0].0), "one that is ready comes first");
+    stage.tell(returned(user, true, false));
+    let (message, outputs) = stage.bring(&mut good);
+    assert_eq!(outputs.pairs(), [(message, user)]);
+}
+
+#[test]
 fn a_user_whose_bytes_were_sent_goes_to_no_other_client() {
     let mut stage = begin();
     let (mut one, mut two) = (stage.client(1), stage.client(2));
@@ -1020,6 +1045,22 @@ fn a_client_that_does_not_start_what_it_accepts_goes_behind_the_others() {
     let mut all = [first, second];
     all.sort();
     assert_eq!(served, all);
+}
+
+#[test]
+fn a_client_that_does_not_accept_what_it_is_given_goes_behind_the_others() {
+    let mut stage = begin();
+    let (mut bad, mut good) = (stage.client(1), stage.client(2));
+    let (message, _) = stage.bring(&mut bad);
+    let (user, outputs) = stage.user();
+    assert_eq!(outputs.pairs(), [(message, user)]);
+    stage.wait(Limits::default().accept.0);
+    stage.wait(Limits::default().accept.1);
+    bad.note(&stage.gone(message, CloseReason::NotAccepted));
+    let ((of_bad, _), (first, _), (second, _)) =
+        (stage.bring(&mut bad), stage.bring(&mut good), stage.bring(&mut good));
+    let served: Vec<ConnId> = (0..2).map(|_| stage.user().1.pairs()[0].0).collect();
+    assert!(!served.contains(&of_bad) && served.contains(&first) && served.contains(&second), "{served:?}");
 }
 
 #[test]

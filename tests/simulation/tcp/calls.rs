@@ -31,6 +31,9 @@ impl Net {
         if kind == Kind::Proxy {
             self.ends[dialler + 1].last_at = self.now + self.shape.local_delay;
         }
+        if let Host::Client(_) = host {
+            self.dialled.push((self.now, kind));
+        }
         self.controls += usize::from(kind == Kind::Control && host != Host::Outside);
         self.progress += 1;
         if kind == Kind::Proxy && self.rng.f64() < self.shape.instant {
@@ -240,7 +243,10 @@ impl Net {
         // RST drops what was not sent; what travels already may or may not be overtaken.
         let peer = &mut self.ends[end ^ 1];
         let kept = if peer.flight.is_empty() { 0 } else { self.rng.usize(..=peer.flight.len()) };
-        let syn = usize::from(matches!(peer.flight.front(), Some((_, Segment::Syn | Segment::SynAck))));
+        let syn = usize::from(matches!(
+            peer.flight.front(),
+            Some((_, Segment::Syn | Segment::SynAck | Segment::Ack))
+        ));
         for (_, segment) in peer.flight.drain(kept.max(syn).min(peer.flight.len())..) {
             if let Segment::Bytes(bytes) = segment {
                 peer.flight_bytes -= bytes.len();

@@ -68,6 +68,7 @@ pub enum Cut {
 enum Segment {
     Syn,
     SynAck,
+    Ack,
     Refuse,
     Bytes(Vec<u8>),
     Fin,
@@ -180,6 +181,8 @@ pub struct Net {
     pub accept_fails: (Time, i32),
     /// Splices that moved bytes, and those that were refused.
     pub spliced: [usize; 2],
+    /// What clients have dialled, and when.
+    pub dialled: Vec<(Time, Kind)>,
     /// Control connections that clients have dialled.
     pub controls: usize,
     /// First flights that the server has read, as a wire-tapper knows them.
@@ -204,6 +207,7 @@ impl Net {
             progress: 0,
             spliced: [0; 2],
             accept_fails: (Time::ZERO, 0),
+            dialled: Vec::new(),
             controls: 0,
             recorded: Vec::new(),
             due: BinaryHeap::new(),
@@ -282,10 +286,12 @@ impl Net {
             Segment::Syn => self.syn(to),
             Segment::SynAck if self.ends[to].state == State::Connecting => {
                 self.ends[to].state = State::Open;
+                self.send(from, Segment::Ack);
                 self.mark(to, [false, true, false]);
             }
             Segment::Refuse => self.fail(to, ErrorKind::ConnectionRefused),
             Segment::SynAck => {}
+            Segment::Ack => self.ack(to),
             Segment::Bytes(bytes) => self.bytes(from, to, bytes),
             Segment::Fin if !self.ends[to].severed && !self.ends[to].reset => {
                 self.ends[to].fin = true;
@@ -314,12 +320,25 @@ impl Net {
             Some(false) => return,
             None => {}
         }
-        listener.backlog.push_back(to);
-        let (host, slot) = (listener.host, listener.slot);
-        self.kernels[host.index()].alarms.push(Event::Acceptable(slot));
         // Which of two servers it is shows only now.
-        (self.ends[to].host, self.ends[to].state) = (host, State::Open);
+        (self.ends[to].host, self.ends[to].state) = (listener.host, State::Open);
         self.send(from, Segment::SynAck);
+    }
+
+    /// The handshake is whole: only now the connection can be accepted, and what was said first comes right behind.
+    fn ack(&mut self, to: EndId) {
+        if self.ends[to].state != State::Open {
+            return;
+        }
+        match self.listeners.get_mut(&self.ends[to].address) {
+            Some(listener) if listener.host == self.ends[to].host => {
+                listener.backlog.push_back(to);
+                let kernel = &mut self.kernels[listener.host.index()];
+                kernel.alarms.push(Event::Acceptable(listener.slot));
+                kernel.arrived = true;
+            }
+            _ => drop(self.close(to, true)),
+        }
     }
 
     fn bytes(&mut self, from: EndId, to: EndId, mut bytes: Vec<u8>) {
@@ -482,6 +501,11 @@ impl Net {
 }
 
 impl End {
+    /// A process has it.
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, State::Connecting | State::Open)
+    }
+
     fn new(host: Host, kind: Kind, address: SocketAddr, state: State, delay: Duration) -> End {
         End {
             host,

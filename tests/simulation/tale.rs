@@ -1,0 +1,122 @@
+//! What a world is about, and what comes in it at which time.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use skyorg::config::limits::Limits;
+
+use super::faults::Fault;
+use super::talker::Script;
+use super::tcp::{Host, Kind, Time};
+
+/// EPERM, ENETDOWN, EPROTO, ECONNABORTED, EMFILE and ENOMEM (errno(3)), as accept(2) may say them again and again.
+const UNFORESEEN: [i32; 6] = [1, 100, 71, 103, 24, 12];
+
+/// What comes at a set time.
+pub enum Coming {
+    User,
+    /// A user of the service whose users are judged.
+    Steady,
+    /// A user that means no good.
+    Hostile(Script),
+    Stranger,
+    Fault(Fault),
+    /// The victim's client is killed, and started again at once.
+    Kill,
+    /// Local servers take connections again.
+    Locals,
+    /// The server is asked to end.
+    Retirement,
+    /// Another server starts in its place.
+    Successor,
+    /// An honest server takes the place of a hostile one.
+    Honest,
+}
+
+/// What a world is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tale {
+    Anything,
+    /// Every pooled message connection goes silent and stays up; then, or when that was noticed, users come.
+    Holed,
+    /// The same, but some of those connections fail at once while users wait, and the others go on.
+    Failed,
+    /// The clients freeze; then users come.
+    Frozen,
+    /// The clients' hosts are gone without a word.
+    Gone,
+    /// The local servers' names take 3 s to be resolved, and many users come meanwhile.
+    SlowName,
+    /// The server is replaced by another while sessions run, and nothing else goes wrong.
+    Replaced,
+    /// A hostile server stands where the client expects its own, and an honest one takes its place.
+    Misled,
+    /// For some seconds no connection can be taken, for a reason that nobody foresaw; users come meanwhile.
+    Forbidden,
+    /// The name server answers once and fails from then on, soon or late; users come for a minute.
+    Nameless,
+    /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
+    Unspliced,
+}
+
+impl Tale {
+    pub fn coming(self, rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
+        let at = Duration::from_secs(5);
+        let later = if self == Tale::Holed && rng.bool() { Duration::from_secs(25) } else { Duration::ZERO };
+        let lasts = Duration::from_secs(100);
+        if self == Tale::Replaced {
+            return replacement(rng);
+        }
+        if self == Tale::Misled {
+            return honesty(rng);
+        }
+        let mut coming: Vec<_> = match self {
+            Tale::Frozen => (0..clients)
+                .map(|client| Fault::Freeze { host: Host::Client(client), lasts })
+                .map(|fault| (at, Coming::Fault(fault)))
+                .collect(),
+            Tale::Gone => (0..clients)
+                .map(|client| Fault::Crash { host: Host::Client(client), loudly: false, lasts })
+                .map(|fault| (at, Coming::Fault(fault)))
+                .collect(),
+            Tale::Unspliced | Tale::SlowName | Tale::Nameless => Vec::new(),
+            Tale::Forbidden => {
+                let error = UNFORESEEN[rng.usize(..UNFORESEEN.len())];
+                vec![(at, Coming::Fault(Fault::NoAccept { error, lasts: Duration::from_secs(4) }))]
+            }
+            _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
+        };
+        let span_ms = match self {
+            Tale::Failed => 240,
+            Tale::SlowName => 1_000,
+            Tale::Nameless => 60_000,
+            _ => 3_000,
+        };
+        let users = if self == Tale::SlowName { 250 } else { rng.usize(1..20) };
+        let users: Vec<_> = (0..users).map(|_| Duration::from_millis(rng.u64(1..span_ms))).collect();
+        coming.extend(users.into_iter().map(|after| (at + later + after, Coming::User)));
+        coming
+    }
+}
+
+/// Users come before a server is replaced and after that. The links are so old by then that it is no refusal.
+fn replacement(rng: &mut Rng) -> Vec<(Time, Coming)> {
+    let millis = Duration::from_millis;
+    let retired = millis(15_200);
+    let mut coming = vec![(retired, Coming::Retirement)];
+    coming.push((retired + millis(rng.u64(100..400)), Coming::Successor));
+    let before = (0..rng.usize(1..20)).map(|_| millis(rng.u64(12_000..15_000)));
+    let before: Vec<Time> = before.collect();
+    let after = (0..rng.usize(1..20)).map(|_| retired + millis(rng.u64(500..4_000)));
+    coming.extend(before.into_iter().chain(after).map(|at| (at, Coming::User)));
+    coming
+}
+
+/// A hostile server is there for a while. Users come as soon as the client must have found the honest one.
+fn honesty(rng: &mut Rng) -> Vec<(Time, Coming)> {
+    let honest = Duration::from_secs(rng.u64(5..20));
+    let found = honest + Limits::default().reconnect.1 + Duration::from_secs(3);
+    let mut coming = vec![(honest, Coming::Honest)];
+    coming.extend((0..10).map(|_| (found + Duration::from_millis(rng.u64(..3_000)), Coming::Steady)));
+    coming
+}
