@@ -13,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::own_network::{in_own_network, is_installed};
 use common::{Ending, Folder, PATIENCE, Process, SKYORG, converse, echo, measure, read_out};
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
@@ -33,15 +34,6 @@ fn after(script: &str, arguments: &[&str]) -> Process {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{script}; exec \"$0\" \"$@\"")]).arg(SKYORG).args(arguments);
     Process::start(script, shell)
-}
-
-/// Whether a program is there.
-fn is_installed(program: &str, test: &[&str]) -> bool {
-    let works = Command::new(program).args(test).output().is_ok_and(|output| output.status.success());
-    if !works {
-        println!("skipped: {program} {} does not work here", test.join(" "));
-    }
-    works
 }
 
 fn is_required(program: &str) -> bool {
@@ -228,23 +220,6 @@ fn each_write_of_the_log_is_whole_lines_however_long() {
 }
 
 // Networks of our own.
-
-/// True in a network of our own, where this test runs a second time; outside it has passed then, or is skipped.
-fn in_own_network(test: &str) -> bool {
-    const INSIDE: &str = "SKYORG_IN_OWN_NETWORK";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    if !is_installed("unshare", &["-rn", "ip", "link", "set", "lo", "up"]) {
-        return false;
-    }
-    let this = std::env::current_exe().expect("it runs");
-    let script = "ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture";
-    let mut command = Command::new("unshare");
-    command.args(["-rn", "sh", "-c", script]).arg(this).arg(test).env(INSIDE, "1");
-    assert!(command.status().expect("unshare starts").success(), "{test} in a network of its own");
-    false
-}
 
 #[test]
 fn a_local_server_that_is_down_is_never_met_by_the_dial_itself() {

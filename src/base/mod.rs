@@ -7,5 +7,6 @@ pub mod id;
 pub mod name;
 pub mod ring;
 pub mod round_trip;
+pub mod share;
 pub mod slots;
 pub mod table;

@@ -1,19 +1,23 @@
 //! Message connections of a link on their way: tickets that the server has handed out, and where they are taken.
 //!
-//! While dials fail, one every half second stands for all, at one address after the other; the control port is one of
-//! them, because it admits message connections, too. The first that is proved ends the pause, and its address is used
-//! from then on.
+//! While dials fail, one every half second stands for all, at the message port and at the control port in turn: that
+//! one admits message connections, too. The first that is proved ends the pause, and its address is used from then on.
 //!
-//! A dial that is late counts as one that failed, and its ticket is dialled for again: whichever arrives first uses it.
-//! The late one goes on until the heartbeat is over, because the line may be that slow.
+//! A dial that is late gets one rival with the same ticket, and the first that is proved wins. Where others have
+//! arrived meanwhile it was lost on the way, and rivals are a share of what arrives. Where none has, the port may be
+//! blocked: that is a pause whose first dial is made at once. The late one goes on until the heartbeat is over, because
+//! the line may have become that slow: when one is proved that took long, those that take no longer are not late.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::base::address::PackedAddress;
-use crate::base::id::LinkId;
+use crate::base::id::{ConnId, LinkId};
+use crate::base::share::Share;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Output};
+
+/// Rivals that a link may have before its first message connection.
+const RIVALS_FIRST: u32 = 4;
 
 /// A ticket that the server has handed out.
 #[derive(Clone, Copy, Debug)]
@@ -25,61 +29,120 @@ struct Ticket {
 
 /// A message connection on its way: where it goes, and what it shows there.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
-    address: PackedAddress,
+struct Way {
+    address: SocketAddr,
     ticket: Ticket,
+}
+
+/// A message connection that was dialled and is not proved.
+struct Coming {
+    id: ConnId,
+    way: Way,
+    begun: Instant,
+    is_late: bool,
+}
+
+/// Dials fail: others wait for one that succeeds.
+struct Pause {
+    /// When the next dial is made.
+    next: Instant,
+    since: Instant,
+    /// Where the dial went that began it.
+    failed: SocketAddr,
+    /// A failure was told of.
+    told: bool,
 }
 
 /// The message connections of a link that are not proved yet.
 pub(super) struct Dials {
-    /// Where they are dialled: the address that is tried next comes first.
+    /// Where the message port is: the address that is tried next comes first.
     addresses: VecDeque<SocketAddr>,
+    control: SocketAddr,
+    /// The control port is tried next.
+    is_at_control: bool,
     /// Tickets that wait for the end of the pause, or for their turn; the newest last.
     tickets: VecDeque<Ticket>,
-    /// Asked of the reactor and not begun, in that order.
-    asked: VecDeque<Way>,
-    /// Dialled and not proved, and when each is late; in that order.
-    coming: VecDeque<(Way, Instant)>,
-    /// Dialled, not proved and late.
-    late: usize,
-    /// While dials fail: when the next one is made.
-    pause: Option<Instant>,
+    /// Asked of the reactor and not begun, in that order; `None` for what is not wanted any more.
+    asked: VecDeque<Option<Way>>,
+    /// Begun and not proved, in that order.
+    coming: VecDeque<Coming>,
+    pause: Option<Pause>,
+    /// What the last one took that was proved: to connect, and to be answered.
+    took: Duration,
+    /// When that was.
+    arrived_at: Option<Instant>,
+    rivals: Share,
 }
 
 impl Dials {
-    /// No dials, and these addresses for those to come.
-    pub fn new(addresses: impl Iterator<Item = SocketAddr>) -> Dials {
-        Dials {
-            addresses: addresses.collect(),
+    /// No dials, and the addresses for those to come. Connecting to the control port took so long.
+    pub fn new(addresses: &[SocketAddr], control: SocketAddr, took: Duration) -> Dials {
+        let mut dials = Dials {
+            addresses: VecDeque::new(),
+            control,
+            is_at_control: true,
             tickets: VecDeque::new(),
             asked: VecDeque::new(),
             coming: VecDeque::new(),
-            late: 0,
             pause: None,
-        }
+            took,
+            arrived_at: None,
+            rivals: Share::new(RIVALS_FIRST),
+        };
+        dials.lead_to(addresses);
+        dials
     }
 
     /// Message connections that are on their way or wait to be.
     fn count(&self) -> usize {
-        self.tickets.len() + self.asked.len() + self.coming.len() + self.late
+        self.tickets.len() + self.asked.len() + self.coming.len()
     }
 
     /// When it wants to dial, or to look for dials that are late.
-    pub fn due(&self) -> Option<Instant> {
-        let retry = self.pause.filter(|_| !self.tickets.is_empty());
-        let late = self.coming.front().map(|entry| entry.1);
+    pub fn due(&self, agenda: &Agenda) -> Option<Instant> {
+        let retry = self.pause.as_ref().filter(|_| self.count() > 0).map(|pause| pause.next);
+        let late_after = agenda.limits.late_after(self.took);
+        let late = self.coming.iter().find(|coming| !coming.is_late).map(|coming| coming.begun + late_after);
         retry.into_iter().chain(late).min()
     }
 
-    /// These addresses lead there from now on. New ones are tried first; the others keep their turns.
-    pub fn lead_to(&mut self, addresses: Vec<SocketAddr>) {
+    // Where.
+
+    /// The message port is at these addresses from now on. New ones are tried first; the others keep their turns.
+    pub fn lead_to(&mut self, addresses: &[SocketAddr]) {
         self.addresses.retain(|address| addresses.contains(address));
-        for address in addresses.into_iter().rev() {
-            if !self.addresses.contains(&address) {
+        for &address in addresses.iter().rev() {
+            if address != self.control && !self.addresses.contains(&address) {
                 self.addresses.push_front(address);
+                self.is_at_control = false;
             }
         }
+        self.is_at_control |= self.addresses.is_empty();
     }
+
+    /// Where the next dial goes.
+    fn address(&self) -> SocketAddr {
+        match self.addresses.front() {
+            Some(&address) if !self.is_at_control => address,
+            _ => self.control,
+        }
+    }
+
+    /// The next dial goes elsewhere: to the other port.
+    fn turn(&mut self) {
+        if !self.is_at_control {
+            self.addresses.rotate_left(1);
+        }
+        self.is_at_control = !self.is_at_control || self.addresses.is_empty();
+    }
+
+    fn prefer(&mut self, address: SocketAddr) {
+        let place = self.addresses.iter().position(|&other| other == address);
+        self.addresses.rotate_left(place.unwrap_or(0));
+        self.is_at_control = place.is_none();
+    }
+
+    // Tickets.
 
     /// Drops tickets: nothing more is dialled.
     pub fn stop(&mut self) {
@@ -105,90 +168,204 @@ impl Dials {
         self.tickets.retain(|ticket| ticket.until > agenda.now);
     }
 
+    /// Whether a ticket waits, or a dial with it is on its way.
+    fn has(&self, number: u64) -> bool {
+        let mut dialled = self.asked.iter().flatten().chain(self.coming.iter().map(|coming| &coming.way));
+        dialled.any(|way| way.ticket.number == number)
+            || self.tickets.iter().any(|ticket| ticket.number == number)
+    }
+
+    /// How many dials with this ticket are on their way.
+    fn dials_with(&self, number: u64) -> usize {
+        let asked = self.asked.iter().flatten().filter(|way| way.ticket.number == number).count();
+        asked + self.coming.iter().filter(|coming| coming.way.ticket.number == number).count()
+    }
+
+    // Dialling.
+
     /// Dials for as many tickets as may be dialled for now.
     pub fn go(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
-        while let Some(&(way, _)) = self.coming.front().filter(|entry| entry.1 <= agenda.now) {
-            self.coming.pop_front();
-            self.late += 1;
-            self.try_elsewhere(way, CloseReason::HandshakeTimedOut, agenda);
-            self.tickets.push_back(way.ticket);
-        }
+        self.look_for_late(link, greeting, agenda);
         self.drop_expired(agenda);
-        let most = match self.pause {
-            // Those that are proved at the server, and have not heard it, count as well.
-            None => agenda.limits.messages_at_once.saturating_sub(self.asked.len() + self.coming.len()),
-            Some(at) => usize::from(at <= agenda.now),
-        };
+        match &self.pause {
+            Some(pause) if pause.next <= agenda.now => self.dial_for_all(link, greeting, agenda),
+            Some(_) => {}
+            None => {
+                let coming = self.asked.len() + self.coming.iter().filter(|coming| !coming.is_late).count();
+                // Those that are proved at the server, and have not heard it, count as well.
+                for _ in coming..agenda.limits.messages_at_once {
+                    let Some(ticket) = self.tickets.pop_front() else { return };
+                    self.dial(ticket, link, greeting, agenda);
+                }
+            }
+        }
+    }
+
+    fn dial(&mut self, ticket: Ticket, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
+        let address = self.address();
+        self.asked.push_back(Some(Way { address, ticket }));
+        let greeting = Greeting { ticket: ticket.number, ..greeting.clone() };
         let deadline = agenda.now + agenda.limits.heartbeat;
-        for _ in 0..most {
-            // The newest is good for longest.
-            let ticket =
-                if self.pause.is_some() { self.tickets.pop_back() } else { self.tickets.pop_front() };
-            let (Some(ticket), Some(&address)) = (ticket, self.addresses.front()) else { return };
+        agenda.push(Output::Dial { dial: Dial::Message(link, greeting), address, deadline });
+    }
+
+    /// One dial that stands for all, because the others fail. The first of those that are late goes on, because the
+    /// line may be slow; this one takes the place of the others that went before it.
+    fn dial_for_all(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
+        let Some(pause) = &mut self.pause else { return };
+        pause.next = agenda.now + agenda.limits.message_retry;
+        let since = pause.since;
+        for place in (1..self.coming.len()).rev() {
+            if self.coming[place].is_late && self.coming[place].begun >= since {
+                self.replace(place, agenda);
+            }
+        }
+        // The newest is good for longest.
+        let waiting = self.tickets.pop_back();
+        let coming =
+            || self.coming.iter().rev().map(|coming| coming.way.ticket).find(|it| it.until > agenda.now);
+        let Some(ticket) = waiting.or_else(coming) else { return };
+        if self.dials_with(ticket.number) > 1 {
+            let newer = self.coming.iter().rposition(|coming| coming.way.ticket.number == ticket.number);
+            newer
+                .and_then(|place| self.coming.remove(place))
+                .into_iter()
+                .for_each(|newer| retire(&newer, agenda));
+        }
+        self.dial(ticket, link, greeting, agenda);
+        self.turn();
+    }
+
+    /// Another dial takes the place of this one.
+    fn replace(&mut self, place: usize, agenda: &mut Agenda) {
+        let Some(coming) = self.coming.remove(place) else { return };
+        retire(&coming, agenda);
+        if !self.has(coming.way.ticket.number) {
+            // Those that wait have been shown to no server.
+            self.tickets.push_front(coming.way.ticket);
+        }
+    }
+
+    /// The dial that was asked for first has begun; false if it is not wanted any more.
+    pub fn begun(&mut self, id: ConnId, agenda: &Agenda) -> bool {
+        let Some(Some(way)) = self.asked.pop_front() else { return false };
+        self.coming.push_back(Coming { id, way, begun: agenda.now, is_late: false });
+        true
+    }
+
+    fn look_for_late(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
+        let late_after = agenda.limits.late_after(self.took);
+        for place in 0..self.coming.len() {
+            let coming = &mut self.coming[place];
+            if coming.is_late || coming.begun + late_after > agenda.now {
+                continue;
+            }
+            coming.is_late = true;
+            let (way, begun) = (coming.way, coming.begun);
             if self.pause.is_some() {
-                self.pause = Some(agenda.now + agenda.limits.message_retry);
-                self.addresses.rotate_left(1);
+                self.tell_late(way.address, agenda);
+            } else if self.arrived_at.is_none_or(|at| at < begun) {
+                // What has worked is tried once more.
+                self.pause(way.address, agenda.now, self.arrived_at.is_none(), agenda);
+            } else if self.dials_with(way.ticket.number) == 1 && self.rivals.spend() {
+                self.dial(way.ticket, link, greeting, agenda);
             }
-            self.asked.push_back(Way { address: address.into(), ticket });
-            let greeting = Greeting { ticket: ticket.number, ..greeting.clone() };
-            agenda.push(Output::Dial { dial: Dial::Message(link, greeting), address, deadline });
         }
     }
 
-    /// The dial that was asked for first has begun.
-    pub fn begun(&mut self, agenda: &Agenda) -> Option<Way> {
-        let way = self.asked.pop_front()?;
-        self.coming.push_back((way, agenda.now + agenda.limits.late));
-        Some(way)
+    /// A dial is late while others fail. It may still arrive: people hear of it when that goes on.
+    fn tell_late(&mut self, address: SocketAddr, agenda: &mut Agenda) {
+        if let Some(pause) = &mut self.pause
+            && agenda.now >= pause.since + agenda.limits.unheard
+        {
+            pause.told = true;
+            agenda.fact(Fact::MessageFailed { address, reason: CloseReason::HandshakeTimedOut });
+        }
     }
 
-    /// A dial is over, well or not; false if it was late.
-    fn is_over_in_time(&mut self, way: Way) -> bool {
+    /// Dials fail: from `next` on one of them stands for all. It goes elsewhere, if so told.
+    fn pause(&mut self, failed: SocketAddr, next: Instant, elsewhere: bool, agenda: &Agenda) {
+        if self.pause.is_none() {
+            self.pause = Some(Pause { next, since: agenda.now, failed, told: false });
+            if elsewhere && self.address() == failed {
+                // The message port may have another address.
+                if !self.is_at_control && self.addresses.len() > 1 {
+                    self.addresses.rotate_left(1);
+                } else {
+                    self.turn();
+                }
+            }
+        }
+    }
+
+    // What comes of it.
+
+    /// A message connection is proved: its address works, and other dials with its ticket are not wanted any more.
+    pub fn arrived(&mut self, id: ConnId, agenda: &mut Agenda) {
+        let Some(Coming { way, begun, .. }) = self.remove(id) else { return };
+        (self.took, self.arrived_at) = (agenda.now.saturating_duration_since(begun), Some(agenda.now));
+        self.rivals.earn();
         let number = way.ticket.number;
-        let place = self.coming.iter().position(|(other, _)| other.ticket.number == number);
-        match place {
-            Some(place) => drop(self.coming.remove(place)),
-            None => self.late -= 1,
+        self.tickets.retain(|ticket| ticket.number != number);
+        let unwanted = |asked: &&mut Option<Way>| asked.is_some_and(|way| way.ticket.number == number);
+        self.asked.iter_mut().filter(unwanted).for_each(|asked| *asked = None);
+        self.coming.retain(|coming| {
+            let loses = coming.way.ticket.number == number;
+            if loses {
+                retire(coming, agenda);
+            }
+            !loses
+        });
+        if let Some(pause) = self.pause.take() {
+            self.resume(&pause, way.address, agenda);
         }
-        place.is_some()
     }
 
-    /// A message connection is proved: its address works.
-    pub fn arrived(&mut self, way: Way, agenda: &mut Agenda) {
-        if !self.is_over_in_time(way) {
-            self.tickets.retain(|ticket| ticket.number != way.ticket.number);
+    /// Dials succeed again: those that are still late have been lost, and others take their places.
+    fn resume(&mut self, pause: &Pause, address: SocketAddr, agenda: &mut Agenda) {
+        if !pause.told && address != pause.failed {
+            let reason = CloseReason::HandshakeTimedOut;
+            agenda.fact(Fact::MessageFailed { address: pause.failed, reason });
         }
-        let address = way.address.into();
-        if self.pause.take().is_some() {
-            if let Some(place) =
-                self.addresses.iter().position(|&other| PackedAddress::from(other) == way.address)
-            {
-                self.addresses.rotate_left(place);
-            }
+        if pause.told || address != pause.failed {
             agenda.fact(Fact::MessageArrived { address });
         }
+        self.prefer(address);
+        let late_after = agenda.limits.late_after(self.took);
+        for place in (0..self.coming.len()).rev() {
+            let coming = &mut self.coming[place];
+            coming.is_late = coming.begun + late_after <= agenda.now;
+            if coming.is_late {
+                self.replace(place, agenda);
+            }
+        }
     }
 
-    /// A message connection could not be made.
-    pub fn failed(&mut self, way: Way, reason: CloseReason, agenda: &mut Agenda) {
-        if self.is_over_in_time(way) {
-            self.try_elsewhere(way, reason, agenda);
+    /// A message connection could not be made. Returns its ticket, if nobody will bring it: a server may have seen it.
+    pub fn failed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) -> Option<u64> {
+        let Coming { way, is_late, .. } = self.remove(id)?;
+        if !is_late {
+            self.pause(way.address, agenda.now + agenda.limits.message_retry, true, agenda);
+            self.pause.iter_mut().for_each(|pause| pause.told = true);
+            agenda.fact(Fact::MessageFailed { address: way.address, reason });
+        }
+        if let CloseReason::DialFailed(_) = reason {
             // No server has seen the ticket.
-            if let CloseReason::DialFailed(_) = reason {
+            if !self.has(way.ticket.number) {
                 self.tickets.push_back(way.ticket);
             }
+            return None;
         }
+        (!self.has(way.ticket.number)).then_some(way.ticket.number)
     }
 
-    /// A dial failed, or is late.
-    fn try_elsewhere(&mut self, way: Way, reason: CloseReason, agenda: &mut Agenda) {
-        let address = way.address.into();
-        agenda.fact(Fact::MessageFailed { address, reason });
-        if self.pause.is_none() {
-            self.pause = Some(agenda.now + agenda.limits.message_retry);
-            if self.addresses.front().is_some_and(|&front| PackedAddress::from(front) == way.address) {
-                self.addresses.rotate_left(1);
-            }
-        }
+    fn remove(&mut self, id: ConnId) -> Option<Coming> {
+        let place = self.coming.iter().position(|coming| coming.id == id)?;
+        self.coming.remove(place)
     }
+}
+
+/// A dial is not wanted any more.
+fn retire(coming: &Coming, agenda: &mut Agenda) {
+    agenda.reset(coming.id, CloseReason::Retired);
 }

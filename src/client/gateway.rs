@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::dials::Dials;
 use super::link::{Link, Links};
 use super::names::Names;
 use super::sessions::Sessions;
@@ -53,8 +54,10 @@ pub(super) struct Gateway {
     last_pause: Duration,
     /// When it wants attention: the end of a pause, or of the time for a Welcome, or when a dial is late.
     due: Option<Instant>,
-    /// A dial that is late, and its address. Another goes on beside it, and the first that is proved wins.
-    late: Option<(ConnId, SocketAddr)>,
+    /// A dial that is late. Another goes on beside it, and the first that is proved wins.
+    late: Option<Begun>,
+    /// What the last control connection took that was proved: to connect, and to be answered.
+    took: Duration,
     /// The link on which the server has said Drain, while it stands.
     draining: Option<LinkId>,
     /// Until when another link is tried for often, because the one before drains.
@@ -65,14 +68,24 @@ pub(super) struct Gateway {
     leaving: bool,
 }
 
+/// A dial that has begun.
+#[derive(Clone, Copy)]
+struct Begun {
+    id: ConnId,
+    address: SocketAddr,
+    at: Instant,
+}
+
 /// How far the way to the current link has come.
 enum Stage {
     /// Nothing, until the gateway is due.
     Pause,
     /// Names are resolved.
     Resolving,
-    /// A control connection is on its way to this address; it has an id once it is dialled.
-    Dialling(SocketAddr, Option<ConnId>),
+    /// A control connection is asked for, to this address.
+    Asked(SocketAddr),
+    /// A control connection is on its way.
+    Dialling(Begun),
     /// Proved; waiting for `Welcome`.
     Greeted(ConnId, SocketAddr),
     /// The server has said that it does not take this client; the connection closes.
@@ -92,6 +105,7 @@ impl Gateway {
             last_pause: Duration::ZERO,
             due: Some(now),
             late: None,
+            took: Duration::ZERO,
             draining: None,
             sought_until: None,
             left: VecDeque::new(),
@@ -153,7 +167,7 @@ impl Gateway {
     }
 
     fn dial(&mut self, address: SocketAddr, agenda: &mut Agenda) {
-        (self.stage, self.due) = (Stage::Dialling(address, None), None);
+        (self.stage, self.due) = (Stage::Asked(address), None);
         let secret = self.settings.key.secret.clone();
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Control, key_id: key_id(&secret) };
         let greeting = Greeting { hello, secret, ticket: 0, plain: false };
@@ -163,10 +177,13 @@ impl Gateway {
 
     /// A control connection is dialled.
     pub fn dialling(&mut self, id: ConnId, agenda: &mut Agenda) {
-        match &mut self.stage {
-            Stage::Dialling(_, dialled @ None) => {
-                *dialled = Some(id);
-                self.due = Some(agenda.now + agenda.limits.late);
+        match self.stage {
+            Stage::Asked(address) => {
+                self.stage = Stage::Dialling(Begun { id, address, at: agenda.now });
+                self.due = Some(match self.late {
+                    Some(late) => late.at + agenda.limits.unheard,
+                    None => agenda.now + agenda.limits.late_after(self.took),
+                });
             }
             // The one that was late has won meanwhile.
             _ => agenda.reset(id, CloseReason::Retired),
@@ -176,14 +193,15 @@ impl Gateway {
     /// The server has proved itself: says Hello, and what is to be published.
     pub fn greeted(&mut self, id: ConnId, names: &mut Names, sessions: &Sessions, agenda: &mut Agenda) {
         let dialled = match self.stage {
-            Stage::Dialling(address, dialled) => dialled.map(|dialled| (dialled, address)),
-            Stage::Pause | Stage::Resolving => None,
+            Stage::Dialling(begun) => Some(begun),
+            Stage::Pause | Stage::Resolving | Stage::Asked(_) => None,
             _ => return,
         };
         let both = [dialled, self.late.take()].into_iter().flatten();
-        let (winner, losers): (Vec<_>, Vec<_>) = both.partition(|&(other, _)| other == id);
-        losers.iter().for_each(|&(loser, _)| agenda.reset(loser, CloseReason::Retired));
-        let [(_, address)] = winner[..] else { return };
+        let (winner, losers): (Vec<Begun>, Vec<Begun>) = both.partition(|begun| begun.id == id);
+        losers.iter().for_each(|loser| agenda.reset(loser.id, CloseReason::Retired));
+        let [Begun { address, at, .. }] = winner[..] else { return };
+        self.took = agenda.now.saturating_duration_since(at);
         names.worked(self.settings.name, address);
         self.stage = Stage::Greeted(id, address);
         self.due = Some(agenda.now + agenda.limits.heartbeat);
@@ -252,13 +270,13 @@ impl Gateway {
             Some(name) => names.found(name),
             None => &[message_address],
         };
+        let dials = Dials::new(message_addresses, address, self.took);
         let limits = &agenda.limits;
         let heartbeat = limits.heartbeat.min(welcome.heartbeat).max(limits.heartbeat_min);
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Message, key_id: welcome.link };
         let greeting = Greeting { hello, secret: welcome.pool_key, ticket: 0, plain: self.settings.plain };
         let message_name = self.settings.message_name;
-        let mut link =
-            Link::new(id, heartbeat, greeting, (message_addresses, address), message_name, agenda.now);
+        let mut link = Link::new(id, heartbeat, greeting, dials, message_name, agenda.now);
         link.heard(agenda);
         match links.add(link) {
             Some(link) => self.stage = Stage::Up(link),
@@ -301,12 +319,15 @@ impl Gateway {
             Stage::Resolving if !names.found(self.settings.name).is_empty() => {
                 self.begin_to_dial(names, agenda);
             }
-            Stage::Dialling(address, Some(id)) if self.late.is_none() => {
+            Stage::Dialling(begun) if self.late.is_none() => {
+                self.late = Some(begun);
+                let other = self.left.pop_front().unwrap_or(begun.address);
+                self.dial(other, agenda);
+            }
+            // Neither of the two was answered.
+            Stage::Dialling(_) => {
                 let (server, reason) = (self.settings.server.clone(), CloseReason::HandshakeTimedOut);
                 agenda.fact(Fact::ServerUnreachable { server, reason });
-                self.late = Some((id, address));
-                let other = self.left.pop_front().unwrap_or(address);
-                self.dial(other, agenda);
             }
             // It may have said something, but not what was asked.
             Stage::Greeted(id, _) => agenda.reset(id, CloseReason::HandshakeTimedOut),
@@ -369,10 +390,10 @@ impl Gateway {
     /// A control connection is gone that was no link's.
     pub fn closed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) {
         let server = self.settings.server.clone();
-        if self.late.take_if(|late| late.0 == id).is_some() {
+        if self.late.take_if(|late| late.id == id).is_some() {
             // The other one may be late by now.
-            if let Stage::Dialling(_, Some(_)) = self.stage {
-                self.due = self.due.or(Some(agenda.now));
+            if let Stage::Dialling(begun) = self.stage {
+                self.due = Some(agenda.now.max(begun.at + agenda.limits.late_after(self.took)));
             }
             return;
         }
@@ -382,7 +403,7 @@ impl Gateway {
                 self.pause(agenda);
             }
             Stage::Refused(control) if control == id => self.pause_refused(agenda),
-            Stage::Dialling(_, Some(dialled)) if dialled == id => {
+            Stage::Dialling(begun) if begun.id == id => {
                 agenda.fact(match reason {
                     CloseReason::DialFailed(_) => Fact::ServerUnreachable { server, reason },
                     _ => Fact::ServerUnproved { server, key: self.settings.key.name.clone(), reason },
@@ -396,7 +417,7 @@ impl Gateway {
     /// The client leaves: no attempt follows, and the one that has proved itself goes on to say so.
     pub fn leave(&mut self) {
         (self.leaving, self.late) = (true, None);
-        if matches!(self.stage, Stage::Pause | Stage::Resolving | Stage::Dialling(..)) {
+        if matches!(self.stage, Stage::Pause | Stage::Resolving | Stage::Asked(_) | Stage::Dialling(_)) {
             (self.stage, self.due) = (Stage::Pause, None);
         }
     }

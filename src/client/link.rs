@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::dials::{Dials, Way};
+use super::dials::Dials;
 use super::names::Names;
 use super::seen::Seen;
 use crate::base::id::{ConnId, LinkId, NameId, kind};
@@ -36,8 +36,6 @@ pub(super) struct Link {
     /// What its message connections prove; each with a ticket of its own.
     greeting: Greeting,
     dials: Dials,
-    /// The server's control port, which admits message connections, too.
-    control_address: SocketAddr,
     /// The name of the host for message connections, if it is not the server's own.
     message_name: Option<NameId>,
     /// Its sessions that were seen.
@@ -50,7 +48,7 @@ impl Link {
         control: ConnId,
         heartbeat: Duration,
         greeting: Greeting,
-        (message_addresses, control_address): (&[SocketAddr], SocketAddr),
+        dials: Dials,
         message_name: Option<NameId>,
         now: Instant,
     ) -> Link {
@@ -62,8 +60,7 @@ impl Link {
             heard: now,
             check_at: now + heartbeat / 2,
             greeting,
-            dials: Dials::new(with_fallback(message_addresses, control_address)),
-            control_address,
+            dials,
             message_name,
             seen: Seen::default(),
         }
@@ -77,13 +74,20 @@ impl Link {
     }
 
     fn schedule(&self, agenda: &mut Agenda) {
-        let due = self.dials.due().map_or(self.check_at, |at| at.min(self.check_at));
-        agenda.at(self.control, Some(due));
+        let dial_at = self.dials.due(agenda).filter(|_| self.life == Life::Standing);
+        agenda.at(self.control, Some(dial_at.map_or(self.check_at, |at| at.min(self.check_at))));
+    }
+
+    /// Dials message connections, unless the server drains: it has closed its ports.
+    fn dial(&mut self, id: LinkId, agenda: &mut Agenda) {
+        if self.life == Life::Standing {
+            self.dials.go(id, &self.greeting, agenda);
+        }
+        self.schedule(agenda);
     }
 
     /// Its time has come: to dial, to ask the server for a sign of life, or to give it up.
     fn is_due(&mut self, id: LinkId, agenda: &mut Agenda) {
-        self.dials.go(id, &self.greeting, agenda);
         if agenda.now >= self.check_at {
             let silent_at = self.heard + self.heartbeat;
             if agenda.now >= silent_at {
@@ -93,7 +97,7 @@ impl Link {
             self.check_at = silent_at;
             agenda.push(Output::Send { id: self.control, frame: ControlFrame::Ping });
         }
-        self.schedule(agenda);
+        self.dial(id, agenda);
     }
 
     /// The server drains: it takes no message connection any more.
@@ -121,41 +125,37 @@ impl Link {
             names.ask_again(name, agenda);
         }
         self.dials.take(first_ticket, count, others, agenda);
-        self.dials.go(id, &self.greeting, agenda);
-        self.schedule(agenda);
+        self.dial(id, agenda);
     }
 
-    /// A message connection is dialled.
-    pub fn dialling(&mut self, agenda: &mut Agenda) -> Option<Way> {
-        let way = self.dials.begun(agenda);
+    /// A message connection is dialled; false if it is not wanted any more.
+    pub fn dialling(&mut self, message: ConnId, agenda: &mut Agenda) -> bool {
+        let is_wanted = self.dials.begun(message, agenda);
         self.schedule(agenda);
-        way
+        is_wanted
     }
 
     /// A message connection is proved.
-    pub fn arrived(&mut self, id: LinkId, way: Way, agenda: &mut Agenda) {
-        self.dials.arrived(way, agenda);
-        self.dials.go(id, &self.greeting, agenda);
-        self.schedule(agenda);
+    pub fn arrived(&mut self, id: LinkId, message: ConnId, agenda: &mut Agenda) {
+        self.dials.arrived(message, agenda);
+        self.dial(id, agenda);
     }
 
-    /// A message connection could not be made. The name of its host may lead elsewhere by now.
-    pub fn failed(&mut self, way: Way, reason: CloseReason, names: &mut Names, agenda: &mut Agenda) {
+    /// A message connection could not be made. The name of its host may lead elsewhere by now, and the server is told
+    /// which ticket will not come.
+    pub fn failed(&mut self, message: ConnId, reason: CloseReason, names: &mut Names, agenda: &mut Agenda) {
         // A server that drains has closed its ports.
         if self.life == Life::Standing {
             if let Some(name) = self.message_name {
                 names.ask_again(name, agenda);
             }
-            self.dials.failed(way, reason, agenda);
+            if let Some(first_ticket) = self.dials.failed(message, reason, agenda) {
+                let frame = ControlFrame::Void { first_ticket, count: 1 };
+                agenda.push(Output::Send { id: self.control, frame });
+            }
             self.schedule(agenda);
         }
     }
-}
-
-/// Where message connections go: the control port comes after all others.
-fn with_fallback(addresses: &[SocketAddr], control: SocketAddr) -> impl Iterator<Item = SocketAddr> {
-    let others = addresses.iter().copied().filter(move |&address| address != control);
-    others.chain([control])
 }
 
 /// All links.
@@ -213,7 +213,7 @@ impl Links {
             if let Some(link) = self.slots.get_mut(id)
                 && link.message_name == Some(name)
             {
-                link.dials.lead_to(with_fallback(addresses, link.control_address).collect());
+                link.dials.lead_to(addresses);
             }
         }
     }

@@ -82,8 +82,9 @@ impl Client {
         match purpose {
             Dialled::Control => self.gateway.dialling(id, &mut self.agenda),
             Dialled::Message(link) => {
-                match self.links.get_mut(link).and_then(|it| it.dialling(&mut self.agenda)) {
-                    Some(way) => self.sessions.dialling(id, link, way),
+                match self.links.get_mut(link).map(|it| it.dialling(id, &mut self.agenda)) {
+                    Some(true) => self.sessions.dialling(id, link),
+                    Some(false) => self.agenda.reset(id, CloseReason::Retired),
                     // The link ended meanwhile.
                     None => self.agenda.reset(id, CloseReason::LinkLost),
                 }
@@ -94,10 +95,10 @@ impl Client {
 
     fn connected(&mut self, id: ConnId) {
         if self.sessions.is_message(id) {
-            if let Some((link_id, way)) = self.sessions.connected(id)
+            if let Some(link_id) = self.sessions.connected(id)
                 && let Some(link) = self.links.get_mut(link_id)
             {
-                link.arrived(link_id, way, &mut self.agenda);
+                link.arrived(link_id, id, &mut self.agenda);
             }
         } else if self.sessions.is_proxy(id) {
             self.sessions.proxy_connected(id, &mut self.names);
@@ -164,10 +165,10 @@ impl Client {
         let Client { gateway, links, names, sessions, agenda, .. } = self;
         agenda.at(id, None);
         if sessions.is_message(id) {
-            if let Some((link, way)) = sessions.message_gone(id)
+            if let Some(link) = sessions.message_gone(id)
                 && let Some(link) = links.get_mut(link)
             {
-                link.failed(way, reason, names, agenda);
+                link.failed(id, reason, names, agenda);
             }
         } else if let Some((link_id, link)) = links.remove(id) {
             agenda.fact(Fact::LinkLost { server: gateway.server().clone(), reason });

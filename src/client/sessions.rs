@@ -8,7 +8,6 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::dials::Way;
 use super::names::{Consulted, Names};
 use super::seen::Seen;
 use crate::base::address::{HostPort, PackedAddress};
@@ -47,7 +46,7 @@ struct Message {
 /// What a message connection does.
 enum State {
     /// It is dialled, and not proved yet.
-    Coming(Way),
+    Coming,
     Idle,
     Busy(Session),
 }
@@ -125,8 +124,8 @@ impl Sessions {
     }
 
     /// A message connection is dialled for a link.
-    pub fn dialling(&mut self, id: ConnId, link: LinkId, way: Way) {
-        self.messages.insert(id, Message { link, state: State::Coming(way) });
+    pub fn dialling(&mut self, id: ConnId, link: LinkId) {
+        self.messages.insert(id, Message { link, state: State::Coming });
     }
 
     /// How many sessions run.
@@ -147,20 +146,20 @@ impl Sessions {
         self.messages.get(id).map(|message| message.link)
     }
 
-    /// A message connection is proved; returns its link, and the way that it took.
-    pub fn connected(&mut self, id: ConnId) -> Option<(LinkId, Way)> {
+    /// A message connection is proved; returns its link.
+    pub fn connected(&mut self, id: ConnId) -> Option<LinkId> {
         let message = self.messages.get_mut(id)?;
-        let State::Coming(way) = message.state else { return None };
+        let State::Coming = message.state else { return None };
         message.state = State::Idle;
         self.proved += 1;
-        Some((message.link, way))
+        Some(message.link)
     }
 
-    /// A message connection is gone; returns its link and the way that it took, if it was never proved.
-    pub fn message_gone(&mut self, id: ConnId) -> Option<(LinkId, Way)> {
+    /// A message connection is gone; returns its link, if it was never proved.
+    pub fn message_gone(&mut self, id: ConnId) -> Option<LinkId> {
         let Message { link, state } = self.messages.remove(id)?;
-        if let State::Coming(way) = state {
-            return Some((link, way));
+        if let State::Coming = state {
+            return Some(link);
         }
         self.proved -= 1;
         self.running -= usize::from(matches!(state, State::Busy(_)));

@@ -51,9 +51,11 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// Least heartbeat that a peer can ask for.
     pub heartbeat_min: Duration,
-    /// A control or message connection that is dialled and not proved after this time is late: another one is tried
-    /// beside it. It may still arrive: connecting and the answer may each take as long as the heartbeat.
+    /// A connection that is dialled is late after this time, and after twice what the last one there took: another one
+    /// is tried beside it. It may still arrive: connecting and the answer may each take as long as the heartbeat.
     pub late: Duration,
+    /// People are told of a server that has not answered for this time.
+    pub unheard: Duration,
     /// Least and most time that a stranger at the server has for its first flight; drawn for each. One that failed is
     /// closed then, too. One that proved a secret has until the heartbeat for the rest.
     pub flight: (Duration, Duration),
@@ -143,7 +145,8 @@ impl Default for Limits {
             retire: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
             heartbeat_min: Duration::from_secs(1),
-            late: Duration::from_secs(5),
+            late: Duration::from_millis(250),
+            unheard: Duration::from_secs(5),
             flight: (Duration::from_secs(3), Duration::from_secs(5)),
             strangers_max: 1_024,
             strangers_per_address_max: 256,
@@ -189,6 +192,11 @@ impl Limits {
         self.pool = self.pool.min((room / 4).max(1));
         self.users_max = self.users_at_most(1);
         self.messages_per_client_max = self.messages_per_client_max.min((room / 2).max(1));
+    }
+
+    /// When a connection that is dialled is late; the last one there took so long.
+    pub fn late_after(&self, took: Duration) -> Duration {
+        self.late.max(2 * took)
     }
 
     /// File descriptors that one link is promised: its control connection, and its pool or what it is sure of.

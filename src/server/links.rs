@@ -75,7 +75,7 @@ pub(super) struct Link {
     /// What may be spent on offering late sessions again.
     offers: Offers,
     failing: Failing,
-    /// The last tickets expired, and none has brought a message connection since.
+    /// The last tickets expired or were given back, and none has brought a message connection since.
     pub brings_none: bool,
 }
 
@@ -341,6 +341,15 @@ impl Links {
         link.coming -= 1;
         self.outstanding -= 1;
         true
+    }
+
+    /// Takes back tickets of a link that its client will not bring; returns how many.
+    pub fn void(&mut self, id: LinkId, first: u64, count: u32) -> usize {
+        let Some(link) = self.slots.get_mut(id) else { return 0 };
+        let voided = link.tickets.void(first, count);
+        link.brings_none |= voided > 0;
+        self.outstanding -= voided;
+        voided
     }
 
     /// Drops a link's tickets whose time is over; returns how many.

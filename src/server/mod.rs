@@ -212,8 +212,13 @@ impl Server {
                     self.fail(id);
                 }
             }
-            // A later version asks again at once; this one waits for the tickets to expire.
-            ControlFrame::Void { .. } => {}
+            // It is asked for another one at once.
+            ControlFrame::Void { first_ticket, count } => {
+                if self.matching.links.void(link, first_ticket, count) > 0 {
+                    self.matching.want_refill(link);
+                    self.schedule(id, link);
+                }
+            }
             ControlFrame::Drain => {
                 self.agenda.fact(Fact::ClientLeaves { link: id, key: it.key().clone() });
                 self.matching.drain_link(link, &mut self.agenda);

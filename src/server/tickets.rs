@@ -65,6 +65,15 @@ impl Tickets {
         before - self.open.len()
     }
 
+    /// Takes back consecutive tickets that will not come; returns how many of them counted.
+    pub fn void(&mut self, first: u64, count: u32) -> usize {
+        let stays = |&(ticket, _): &(u64, Instant)| ticket.wrapping_sub(first) >= count.into();
+        let before = self.open.len();
+        self.open.retain(stays);
+        self.late.retain(stays);
+        before - self.open.len()
+    }
+
     /// How many count.
     pub fn outstanding(&self) -> usize {
         self.open.len()

@@ -162,6 +162,15 @@ impl Outputs {
         self.0.iter().filter_map(dial).collect()
     }
 
+    /// Tickets of message connections that were dialled, and where.
+    fn tickets(&self) -> Vec<(u64, SocketAddr)> {
+        let ticket = |(dial, address): (&Dial, _)| match dial {
+            Dial::Message(_, greeting) => Some((greeting.ticket, address)),
+            _ => None,
+        };
+        self.dials().into_iter().filter_map(ticket).collect()
+    }
+
     /// The link of each message connection that was dialled.
     fn message_links(&self) -> Vec<LinkId> {
         let link = |(dial, _): (&Dial, _)| match dial {
@@ -242,13 +251,15 @@ fn a_server_that_is_late_is_dialled_again_beside_and_only_the_first_that_is_prov
         let (mut stage, _) = begin(config());
         let first = stage.dialling(Dialled::Control);
         let outputs = stage.wait(Limits::default().late);
+        assert_eq!((outputs.facts().len(), outputs.controls().len()), (0, 1));
+        let second = stage.dialling(Dialled::Control);
+        let outputs = stage.wait(Limits::default().unheard);
         let unreachable = Fact::ServerUnreachable {
             server: host("192.0.2.1:33335"),
             reason: CloseReason::HandshakeTimedOut,
         };
-        assert_eq!((outputs.facts(), outputs.controls().len()), (vec![&unreachable], 1));
-        let second = stage.dialling(Dialled::Control);
-        assert_eq!(stage.wait(Limits::default().late).controls(), [], "one rival and no more");
+        assert_eq!(outputs.facts(), [&unreachable], "people are told after a while");
+        assert_eq!(outputs.controls(), [], "one rival and no more");
         let (winner, loser) = if first_wins { (first, second) } else { (second, first) };
         let outputs = stage.connected(winner);
         assert!(matches!(outputs.said(winner)[0], ControlFrame::Hello(_)));
@@ -268,6 +279,20 @@ fn where_a_late_dial_fails_at_last_the_other_one_may_have_a_rival() {
     stage.wait(Limits::default().late);
     let outputs = stage.gone(first, CloseReason::DialFailed(std::io::ErrorKind::TimedOut.into()));
     assert_eq!(outputs.controls().len(), 1);
+}
+
+#[test]
+fn a_server_is_late_after_twice_what_it_took_last() {
+    let (mut stage, _) = begin(config());
+    let control = stage.dialling(Dialled::Control);
+    stage.wait(millis(200));
+    stage.connected(control);
+    stage.hear(control, ControlFrame::Welcome(welcome()));
+    let outputs = stage.gone(control, CloseReason::PeerClosed);
+    stage.wait(outputs.pause());
+    stage.dialling(Dialled::Control);
+    assert_eq!(stage.wait(millis(399)).controls(), []);
+    assert_eq!(stage.wait(millis(1)).controls().len(), 1);
 }
 
 #[test]
@@ -563,7 +588,7 @@ fn the_first_message_connection_that_is_proved_ends_the_pause_and_its_port_is_us
 }
 
 #[test]
-fn a_message_connection_that_is_late_keeps_its_ticket_from_no_other_and_may_still_arrive() {
+fn a_message_connection_that_is_late_gets_a_rival_at_once_and_the_first_that_is_proved_wins() {
     for late_arrives_first in [true, false] {
         let (mut stage, control) = linked(config());
         let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
@@ -573,26 +598,148 @@ fn a_message_connection_that_is_late_keeps_its_ticket_from_no_other_and_may_stil
             |output| matches!(output, Output::Dial { deadline, .. } if *deadline == stage.now + heartbeat)
         ));
         let late = stage.dialling(Dialled::Message(link));
-        assert_eq!(stage.wait(Limits::default().late - millis(1)).facts().len(), 0);
+        assert!(stage.wait(Limits::default().late - millis(1)).is_silent());
         let outputs = stage.wait(millis(1));
-        let (to, reason) = (address("192.0.2.1:33334"), CloseReason::HandshakeTimedOut);
-        assert_eq!(outputs.facts(), [&Fact::MessageFailed { address: to, reason }]);
-        if late_arrives_first {
-            stage.connected(late);
-            assert_eq!(stage.wait(millis(500)).dials().len(), 0, "its ticket is used");
-        } else {
-            let outputs = stage.wait(millis(500));
-            let [(Dial::Message(_, greeting), to)] = outputs.dials()[..] else { panic!("{outputs:?}") };
-            assert_eq!((greeting.ticket, to), (1, address("192.0.2.1:33335")));
-            let other = stage.dialling(Dialled::Message(link));
-            assert_eq!(stage.connected(other).facts().len(), 1);
-            // The server takes a ticket once.
-            let outputs = stage.gone(late, CloseReason::PeerClosed);
-            assert_eq!((outputs.facts().len(), outputs.dials().len()), (0, 0));
-        }
+        assert_eq!(outputs.facts().len(), 0, "it may still arrive");
+        assert_eq!(outputs.tickets(), [(1, address("192.0.2.1:33335"))]);
+        let rival = stage.dialling(Dialled::Message(link));
+        let (winner, loser) = if late_arrives_first { (late, rival) } else { (rival, late) };
+        let outputs = stage.connected(winner);
+        assert_eq!(outputs.closes(), [(loser, CloseReason::Retired, Manner::Reset)]);
+        let told = if late_arrives_first { 0 } else { 2 };
+        assert_eq!(outputs.facts().len(), told, "where they go from now on: {outputs:?}");
+        assert!(stage.gone(loser, CloseReason::Retired).is_silent());
         let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 2, count: 128 });
         assert_eq!(outputs.dials().len(), 128, "and every place is free again");
     }
+}
+
+#[test]
+fn a_rival_that_is_not_begun_when_the_late_one_arrives_is_not_wanted() {
+    let (mut stage, control) = linked(config());
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
+    let purpose = Dialled::Message(outputs.message_links()[0]);
+    let late = stage.dialling(purpose);
+    assert_eq!(stage.wait(Limits::default().late).tickets().len(), 1);
+    stage.connected(late);
+    let id = stage.id();
+    let outputs = stage.tell(Input::Dialling { id, purpose });
+    assert_eq!(outputs.closes(), [(id, CloseReason::Retired, Manner::Reset)]);
+}
+
+/// A link on which so many message connections are on their way; these.
+fn coming(count: u32) -> (Stage, ConnId, LinkId, Vec<ConnId>) {
+    let (mut stage, control) = linked(config());
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count });
+    let link = outputs.message_links()[0];
+    let ids = (0..count).map(|_| stage.dialling(Dialled::Message(link))).collect();
+    (stage, control, link, ids)
+}
+
+#[test]
+fn what_is_late_while_others_arrive_was_lost_and_rivals_are_a_tenth_of_what_arrives_and_a_few() {
+    let (mut stage, control, _, ids) = coming(60);
+    stage.wait(millis(50));
+    ids[..40].iter().for_each(|&id| drop(stage.connected(id)));
+    let outputs = stage.wait(Limits::default().late);
+    assert_eq!(outputs.tickets().len(), 8, "{outputs:?}");
+    assert!(outputs.tickets().iter().all(|&(_, to)| to == address("192.0.2.1:33334")), "{outputs:?}");
+    assert_eq!((outputs.facts().len(), outputs.closes().len()), (0, 0));
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 100, count: 5 });
+    assert_eq!(outputs.tickets().len(), 5, "that is no reason to pause");
+}
+
+#[test]
+fn where_all_are_late_the_other_port_is_tried_and_all_go_there_once_it_answers() {
+    let (mut stage, _, link, ids) = coming(10);
+    let outputs = stage.wait(Limits::default().late);
+    assert_eq!(outputs.tickets(), [(10, address("192.0.2.1:33335"))], "one stands for all");
+    let probe = stage.dialling(Dialled::Message(link));
+    stage.wait(millis(20));
+    let mut outputs = stage.connected(probe);
+    let failed =
+        Fact::MessageFailed { address: address("192.0.2.1:33334"), reason: CloseReason::HandshakeTimedOut };
+    let arrived = Fact::MessageArrived { address: address("192.0.2.1:33335") };
+    assert_eq!(outputs.facts(), [&failed, &arrived]);
+    let mut replaced: Vec<ConnId> = outputs.closes().iter().map(|it| it.0).collect();
+    replaced.sort();
+    assert_eq!(replaced, ids, "the late ones are not needed any more");
+    outputs.0.retain(|output| matches!(output, Output::Dial { .. }));
+    let mut tickets = outputs.tickets();
+    tickets.sort();
+    assert_eq!(tickets, (1..10).map(|it| (it, address("192.0.2.1:33335"))).collect::<Vec<_>>());
+}
+
+#[test]
+fn where_the_port_has_worked_the_first_rival_goes_there_again_and_the_next_one_to_the_other_port() {
+    let (mut stage, control, link, ids) = coming(1);
+    stage.connected(ids[0]);
+    stage.wait(secs(1));
+    stage.hear(control, ControlFrame::Open { first_ticket: 2, count: 3 });
+    for _ in 0..3 {
+        stage.dialling(Dialled::Message(link));
+    }
+    for (wait, port) in [(millis(250), "33334"), (millis(500), "33335"), (millis(500), "33334")] {
+        let outputs = stage.wait(wait);
+        let [(_, to)] = outputs.tickets()[..] else { panic!("{outputs:?}") };
+        assert_eq!(to, address(&format!("192.0.2.1:{port}")));
+        stage.dialling(Dialled::Message(link));
+    }
+}
+
+#[test]
+fn on_a_line_that_became_slow_the_late_ones_are_waited_for() {
+    let (mut stage, _, link, ids) = coming(10);
+    let mut dials = 0;
+    for _ in 0..16 {
+        let count = stage.wait(millis(250)).tickets().len();
+        for _ in 0..count {
+            stage.dialling(Dialled::Message(link));
+        }
+        dials += count;
+    }
+    assert!((7..=8).contains(&dials), "one each half second: {dials}");
+    let outputs = stage.connected(ids[0]);
+    assert_eq!(outputs.tickets(), [], "those take no longer than the first one");
+    ids[1..].iter().for_each(|&id| assert_eq!(stage.connected(id).tickets(), []));
+    assert_eq!(stage.wait(secs(3)).tickets(), []);
+}
+
+#[test]
+fn while_all_are_late_no_ticket_has_more_than_two_dials_and_people_are_told_after_a_while() {
+    let (mut stage, control, link, ids) = coming(1);
+    let (mut standing, mut told) = (ids, Vec::new());
+    for step in 0..40 {
+        stage.hear(control, ControlFrame::Ping);
+        let outputs = stage.wait(millis(250));
+        standing.retain(|id| outputs.closes().iter().all(|close| close.0 != *id));
+        for (ticket, _) in outputs.tickets() {
+            assert_eq!(ticket, 1);
+            standing.push(stage.dialling(Dialled::Message(link)));
+        }
+        assert!(standing.len() <= 2, "{standing:?}");
+        told.extend(outputs.facts().iter().map(|_| step));
+    }
+    assert!(told.first().is_some_and(|&step| (19..=24).contains(&step)), "after five seconds: {told:?}");
+}
+
+#[test]
+fn a_ticket_that_a_server_may_have_seen_is_given_back_and_one_that_none_has_seen_is_kept() {
+    let (mut stage, control, _, ids) = coming(2);
+    let outputs = stage.gone(ids[0], CloseReason::PeerClosed);
+    assert_eq!(outputs.said(control), [ControlFrame::Void { first_ticket: 1, count: 1 }]);
+    assert_eq!(stage.gone(ids[1], REFUSED).said(control), []);
+    assert_eq!(stage.wait(millis(500)).tickets(), [(2, address("192.0.2.1:33335"))]);
+}
+
+#[test]
+fn a_name_for_message_connections_that_leads_nowhere_leaves_the_control_port() {
+    let (mut stage, outputs) = begin(ClientConfig { message: Some(host("pool.example:1")), ..config() });
+    stage.resolved(outputs.resolves()[0], &[]);
+    let control = stage.link();
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 2 });
+    let control_port = address("192.0.2.1:33335");
+    assert_eq!(outputs.tickets(), [(1, control_port), (2, control_port)]);
 }
 
 #[test]

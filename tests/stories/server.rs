@@ -355,6 +355,27 @@ fn a_ticket_expires_and_another_is_issued_in_its_place() {
 }
 
 #[test]
+fn for_tickets_that_are_given_back_one_is_asked_for_at_once_and_the_rest_when_it_has_come() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let used = stage.bring(&mut client).0;
+    assert!(stage.hear(client.control, ControlFrame::Void { first_ticket: 1, count: 1 }).is_silent());
+    let outputs = stage.hear(client.control, ControlFrame::Void { first_ticket: 2, count: 1 });
+    assert_eq!(outputs.asked(client.control), [(3, 1)]);
+    let (id, outputs) = stage.message(client.link, 2);
+    assert_eq!(
+        outputs.closes(),
+        [(id, CloseReason::UnknownLink, Manner::Discard)],
+        "it is not good any more"
+    );
+    stage.gone(used, CloseReason::PeerClosed);
+    let outputs = stage.hear(client.control, ControlFrame::Void { first_ticket: 3, count: 1 });
+    assert_eq!(outputs.asked(client.control), [(4, 1)], "however often");
+    let (_, outputs) = stage.message(client.link, 4);
+    assert_eq!(outputs.asked(client.control), [(5, POOL as u32 - 1)]);
+}
+
+#[test]
 fn a_message_connection_that_is_late_is_admitted_though_another_was_asked_for_in_its_place() {
     let mut stage = begin();
     let client = stage.client(1);
@@ -627,7 +648,7 @@ fn skipped_control_frames_are_ignored() {
     let outputs = stage.hear(control, ControlFrame::Hello(hello(1)));
     assert!(matches!(outputs.said(control)[0], ControlFrame::Welcome(_)));
     assert!(stage.hear(control, ControlFrame::Skipped).is_silent());
-    assert!(stage.hear(control, ControlFrame::Void { first_ticket: 1, count: 1 }).is_silent());
+    assert!(stage.hear(control, ControlFrame::Void { first_ticket: 99, count: u32::MAX }).is_silent());
 }
 
 // Publications.
