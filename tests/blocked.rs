@@ -1,5 +1,5 @@
-//! A message port that is blocked for a while, in a network of our own: packets are rejected or dropped by nft(8). Users
-//! who come meanwhile are served, and service is back within a second of the port.
+//! Ports that are blocked for a while, in a network of our own: packets are rejected or dropped by nft(8). Users who come
+//! meanwhile are served, and service is back within a second of the port.
 
 mod common;
 
@@ -125,6 +125,30 @@ fn service_is_back_within_a_second_of_the_ports_where_both_were_blocked() {
             );
         }
     }
+}
+
+#[test]
+fn of_two_addresses_of_a_local_server_the_silent_one_delays_the_first_user_alone() {
+    if !blocks_in_own_network("of_two_addresses_of_a_local_server_the_silent_one_delays_the_first_user_alone")
+    {
+        return;
+    }
+    let local = echo_server();
+    nft(&format!(
+        "table inet silent {{ chain input {{ type filter hook input priority 0; \
+         ip6 daddr ::1 tcp dport {} drop;\n}}\n}}\n",
+        local.port()
+    ));
+    let tunnel = Setup::new(Mode::Sealed).start_named(&format!("localhost:{}", local.port()));
+    let mut waited = [Duration::ZERO; 4];
+    for wait in &mut waited {
+        let since = Instant::now();
+        converse(&mut tunnel.user(), b"hello");
+        *wait = since.elapsed();
+    }
+    println!("users waited {waited:?}");
+    assert!(waited[0] <= Duration::from_millis(250) + SLACK, "{waited:?}");
+    assert!(waited[1..].iter().all(|&wait| wait < Duration::from_millis(200)), "{waited:?}");
 }
 
 #[test]

@@ -54,7 +54,8 @@ pub struct Relay {
     /// The socket has said that it takes no more for now.
     blocked: bool,
     local: Option<Local>,
-    dialling: Option<(ConnId, Dialling)>,
+    /// Dials of its local server: the first that stands is used.
+    dialling: Vec<(ConnId, Dialling)>,
     deadline: Option<Pin<Box<Sleep>>>,
     announced_idle: bool,
 }
@@ -88,7 +89,7 @@ impl Relay {
             out: None,
             blocked: false,
             local: None,
-            dialling: None,
+            dialling: Vec::new(),
             deadline: None,
             announced_idle: true,
         }
@@ -124,12 +125,11 @@ impl Relay {
         if let Poll::Ready(command) = self.commands.poll_recv(context) {
             return Poll::Ready(Wake::Command(command));
         }
-        if let Some((id, dialling)) = &mut self.dialling
-            && let Poll::Ready(dialled) = dialling.as_mut().poll(context)
-        {
-            let id = *id;
-            self.dialling = None;
-            return Poll::Ready(Wake::Dialled(id, dialled));
+        for place in 0..self.dialling.len() {
+            if let Poll::Ready(dialled) = self.dialling[place].1.as_mut().poll(context) {
+                let (id, _) = self.dialling.remove(place);
+                return Poll::Ready(Wake::Dialled(id, dialled));
+            }
         }
         let mut ready = self.may_open() && self.stream.poll_read_ready(context).is_ready();
         ready |= self.blocked && self.stream.poll_write_ready(context).is_ready();
@@ -153,6 +153,7 @@ impl Relay {
             Wake::Command(None) => Err(CloseReason::Shutdown),
             Wake::Dialled(id, Ok(stream)) => {
                 self.local = Some(Local::new(id, stream));
+                self.drop_dials(CloseReason::Retired);
                 self.act(scratch, Session::started)?;
                 self.shared.input(Input::Connected { id });
                 Ok(())
@@ -174,13 +175,17 @@ impl Relay {
             Command::Accept => self.act(scratch, Session::accept),
             Command::Dial(dial) => {
                 let (id, address, deadline) = *dial;
-                if !self.session.delivers() {
-                    self.shared.closed(id, CloseReason::Truncated, Traffic::default());
+                if !self.session.delivers() || self.local.is_some() {
+                    let reason = match self.local {
+                        Some(_) => CloseReason::Retired,
+                        None => CloseReason::Truncated,
+                    };
+                    self.shared.closed(id, reason, Traffic::default());
                     return Ok(());
                 }
                 let connected = timeout_at(deadline.into(), sockets::connect(address));
                 let flat = async { connected.await.unwrap_or(Err(io::ErrorKind::TimedOut.into())) };
-                self.dialling = Some((id, Box::pin(flat)));
+                self.dialling.push((id, Box::pin(flat)));
                 Ok(())
             }
             Command::Abort(reason) => {
@@ -330,7 +335,11 @@ impl Relay {
         if let Some(local) = self.local.take() {
             local.close(reason, &mut scratch.rings, &self.shared);
         }
-        if let Some((id, _)) = self.dialling.take() {
+        self.drop_dials(reason);
+    }
+
+    fn drop_dials(&mut self, reason: CloseReason) {
+        for (id, _) in self.dialling.drain(..) {
             self.shared.closed(id, reason, Traffic::default());
         }
     }

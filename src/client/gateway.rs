@@ -202,7 +202,7 @@ impl Gateway {
         losers.iter().for_each(|loser| agenda.reset(loser.id, CloseReason::Retired));
         let [Begun { address, at, .. }] = winner[..] else { return };
         self.took = agenda.now.saturating_duration_since(at);
-        names.worked(self.settings.name, address);
+        names.worked(self.settings.name, address, at, agenda.now);
         self.stage = Stage::Greeted(id, address);
         self.due = Some(agenda.now + agenda.limits.heartbeat);
         let hello = Hello {

@@ -8,10 +8,12 @@
 //! | [`names`] | host names and their addresses |
 //! | [`dials`] | message connections on their way |
 //! | [`sessions`] | message connections, sessions, proxy connections |
+//! | [`attempt`] | seeking a session's local server |
 //! | [`seen`] | which sessions of a link have been seen |
 //!
 //! It closes no idle message connection of its own accord, and opens one only for a ticket.
 
+mod attempt;
 mod dials;
 mod gateway;
 mod link;
@@ -101,7 +103,7 @@ impl Client {
                 link.arrived(link_id, id, &mut self.agenda);
             }
         } else if self.sessions.is_proxy(id) {
-            self.sessions.proxy_connected(id, &mut self.names);
+            self.sessions.proxy_connected(id, &mut self.names, &mut self.agenda);
         } else {
             self.gateway.greeted(id, &mut self.names, &self.sessions, &mut self.agenda);
         }
@@ -165,7 +167,7 @@ impl Client {
         let Client { gateway, links, names, sessions, agenda, .. } = self;
         agenda.at(id, None);
         if sessions.is_message(id) {
-            if let Some(link) = sessions.message_gone(id)
+            if let Some(link) = sessions.message_gone(id, reason, agenda)
                 && let Some(link) = links.get_mut(link)
             {
                 link.failed(id, reason, names, agenda);

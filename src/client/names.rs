@@ -28,7 +28,7 @@ struct Entry {
     /// Its addresses; the one that worked last comes first.
     found: Vec<SocketAddr>,
     /// The address that worked last.
-    worked: Option<SocketAddr>,
+    worked: Option<Worked>,
     /// When its addresses were found; `None` while none are known, and for what needs no resolver.
     found_at: Option<Instant>,
     /// When it was first said that there is no such name; no addresses have been found since.
@@ -41,6 +41,15 @@ struct Entry {
     rests_until: Option<Instant>,
     /// Message connections whose sessions wait for the answer, and the sessions' numbers.
     waiting: BTreeMap<ConnId, Sid>,
+}
+
+/// An address that was reached.
+#[derive(Clone, Copy)]
+struct Worked {
+    address: SocketAddr,
+    at: Instant,
+    /// How long connecting took.
+    took: Duration,
 }
 
 /// What a session does about the name of its local server.
@@ -135,11 +144,24 @@ impl Names {
     }
 
     /// An address was reached: it is tried first from now on.
-    pub fn worked(&mut self, id: NameId, address: SocketAddr) {
+    pub fn worked(&mut self, id: NameId, address: SocketAddr, dialled: Instant, at: Instant) {
         if let Some(entry) = self.0.get_mut(id) {
-            entry.worked = Some(address);
+            let took = at.saturating_duration_since(dialled);
+            entry.worked = Some(Worked { address, at, took });
             entry.prefer_worked();
         }
+    }
+
+    /// When a dial of this address is late.
+    pub fn late_after(&self, id: NameId, address: SocketAddr, agenda: &Agenda) -> Duration {
+        let worked = self.0.get(id).and_then(|entry| entry.worked).filter(|it| it.address == address);
+        agenda.limits.late_after(worked.map_or(Duration::ZERO, |it| it.took))
+    }
+
+    /// Whether an address was reached since then.
+    pub fn has_worked_since(&self, id: NameId, address: SocketAddr, since: Instant) -> bool {
+        let worked = self.0.get(id).and_then(|entry| entry.worked);
+        worked.is_some_and(|it| it.address == address && it.at >= since)
     }
 
     /// Tells that a name leads nowhere, and what it is for.
@@ -198,7 +220,8 @@ impl Entry {
     }
 
     fn prefer_worked(&mut self) {
-        if let Some(place) = self.found.iter().position(|&address| Some(address) == self.worked) {
+        let worked = self.worked.map(|worked| worked.address);
+        if let Some(place) = self.found.iter().position(|&address| Some(address) == worked) {
             self.found[..=place].rotate_right(1);
         }
     }

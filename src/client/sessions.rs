@@ -4,10 +4,9 @@
 //! A local server is dialled at most once per session that has not been seen before.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::attempt::{Attempt, Attempts};
 use super::names::{Consulted, Names};
 use super::seen::Seen;
 use crate::base::address::{HostPort, PackedAddress};
@@ -17,9 +16,6 @@ use crate::base::table::Table;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Traffic};
 use crate::wire::control::{Denial, GrantedAddress, PublicationNumber};
 use crate::wire::frame::{AbortReason, Sid, Start};
-
-/// Attempts that are kept when they are over.
-const ATTEMPTS_KEPT: usize = 16;
 
 /// What the client publishes.
 pub(super) struct Published {
@@ -61,19 +57,6 @@ struct Session {
     attempt: Option<Box<Attempt>>,
 }
 
-/// How far a session has come in seeking its local server. It remembers addresses, because those of a name may change.
-#[derive(Default)]
-struct Attempt {
-    /// The address that is dialled.
-    dialled: Option<SocketAddr>,
-    /// The proxy connection that is on its way there, once it has an id.
-    proxy: Option<ConnId>,
-    /// Addresses that failed.
-    failed: Vec<SocketAddr>,
-    /// Why the first of them failed that tells something of the local server.
-    reason: Option<CloseReason>,
-}
-
 /// The user of a session.
 #[derive(Clone, Copy)]
 struct UserOf {
@@ -98,9 +81,7 @@ pub(super) struct Sessions {
     proxies: Table<kind::Connection, Proxy>,
     /// Sessions that run.
     running: usize,
-    /// Some attempts that are over, for the next ones to use.
-    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
-    attempts: Vec<Box<Attempt>>,
+    attempts: Attempts,
 }
 
 impl Sessions {
@@ -112,7 +93,7 @@ impl Sessions {
             proved: 0,
             proxies: Table::default(),
             running: 0,
-            attempts: Vec::new(),
+            attempts: Attempts::default(),
         }
     }
 
@@ -156,13 +137,17 @@ impl Sessions {
     }
 
     /// A message connection is gone; returns its link, if it was never proved.
-    pub fn message_gone(&mut self, id: ConnId) -> Option<LinkId> {
+    pub fn message_gone(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) -> Option<LinkId> {
         let Message { link, state } = self.messages.remove(id)?;
         if let State::Coming = state {
             return Some(link);
         }
         self.proved -= 1;
-        self.running -= usize::from(matches!(state, State::Busy(_)));
+        if let State::Busy(session) = state {
+            self.running -= 1;
+            let reason = if reason == CloseReason::LinkLost { reason } else { CloseReason::Truncated };
+            self.attempts.end(session.attempt, reason, agenda);
+        }
         None
     }
 
@@ -205,6 +190,7 @@ impl Sessions {
         agenda: &mut Agenda,
     ) {
         let Some(message) = self.messages.get_mut(id) else { return };
+        agenda.at(id, None);
         let first_sid = if start.first_sid == 0 { start.sid } else { start.first_sid };
         let first_new = start.first_sid == 0 || seen.insert(start.first_sid);
         let new = seen.insert(start.sid);
@@ -286,7 +272,7 @@ impl Sessions {
         agenda.at(id, Some(until));
     }
 
-    /// Dials the first address of the session's local server that was not tried.
+    /// Dials the first address of the session's local server that was not tried, if there is one.
     fn dial_next(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
         let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else { return };
         let Some(published) = self.published.get(&session.user.publication) else {
@@ -297,15 +283,43 @@ impl Sessions {
             let fault = if found.is_empty() { NameFault::Unresolved } else { NameFault::Outdated };
             published.tell_name(fault(why.into()), agenda);
         }
-        let attempt = session.attempt.get_or_insert_with(|| self.attempts.pop().unwrap_or_default());
-        let mut left = found.iter().filter(|address| !attempt.failed.contains(address));
-        let Some(&address) = left.next() else { return refuse(id, agenda) };
+        let attempt = session.attempt.get_or_insert_with(|| self.attempts.begin());
+        let Some((address, left)) = attempt.next(found) else {
+            if attempt.last().is_none() {
+                refuse(id, agenda);
+            }
+            return;
+        };
         // Each address gets its share of what is left of the time.
         let last = session.user.since + agenda.limits.local_dial;
-        let share = last.saturating_duration_since(agenda.now) / (1 + left.count() as u32);
-        attempt.dialled = Some(address);
+        let share = last.saturating_duration_since(agenda.now) / (1 + left as u32);
+        attempt.dial(address, agenda.now);
+        let late_at = agenda.now + names.late_after(published.name, address, agenda);
+        agenda.at(id, Some(late_at).filter(|_| left > 0));
         let deadline = agenda.now + share;
         agenda.push(Output::Dial { dial: Dial::Proxy(id, session.sid), address, deadline });
+    }
+
+    /// A dial of a session's local server is late: another address is dialled beside it, or in its place if that one
+    /// has been reached meanwhile.
+    fn dial_late(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
+        let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else { return };
+        let Some(published) = self.published.get(&session.user.publication) else { return };
+        let Some(attempt) = &mut session.attempt else { return };
+        let (Some(late), Some((next, _))) = (attempt.last(), attempt.next(names.found(published.name)))
+        else {
+            return;
+        };
+        if attempt.may_have_rival() && self.attempts.rivals.spend() {
+            return self.dial_next(id, names, agenda);
+        }
+        if names.has_worked_since(published.name, next, late.at)
+            && let Some(proxy) = attempt.give_up_older()
+        {
+            agenda.reset(proxy, CloseReason::Retired);
+            return self.dial_next(id, names, agenda);
+        }
+        agenda.after(id, agenda.limits.late);
     }
 
     /// A name was looked up: the sessions that waited for it go on.
@@ -320,9 +334,13 @@ impl Sessions {
         }
     }
 
-    /// A session has waited for its local server's name as long as it may: what was known before is good enough.
+    /// A dial of a session's local server is late, or it has waited for the name as long as it may: what was known
+    /// before is good enough.
     pub fn due(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
         let Some(State::Busy(session)) = self.state(id) else { return };
+        if session.attempt.is_some() {
+            return self.dial_late(id, names, agenda);
+        }
         let Some(published) = self.published.get(&session.user.publication) else {
             return refuse(id, agenda);
         };
@@ -338,9 +356,10 @@ impl Sessions {
     pub fn ended(&mut self, id: ConnId, agenda: &mut Agenda) {
         agenda.at(id, None);
         if let Some(message) = self.messages.get_mut(id)
-            && let State::Busy(_) = std::mem::replace(&mut message.state, State::Idle)
+            && let State::Busy(session) = std::mem::replace(&mut message.state, State::Idle)
         {
             self.running -= 1;
+            self.attempts.end(session.attempt, CloseReason::Retired, agenda);
         }
     }
 
@@ -350,40 +369,46 @@ impl Sessions {
     pub fn dialling_proxy(&mut self, id: ConnId, message: ConnId, agenda: &mut Agenda) {
         match self.messages.get_mut(message).map(|message| &mut message.state) {
             Some(State::Busy(session)) => {
-                if let Some(attempt) = &mut session.attempt {
-                    attempt.proxy = Some(id);
-                }
                 self.proxies.insert(id, Proxy { message, user: session.user });
+                if !session.attempt.as_mut().is_some_and(|attempt| attempt.begun(id)) {
+                    agenda.reset(id, CloseReason::Retired);
+                }
             }
             // Its message connection is gone; so will it be.
             _ => agenda.reset(id, CloseReason::LinkLost),
         }
     }
 
-    /// A proxy connection stands: its address is tried first from now on.
-    pub fn proxy_connected(&mut self, id: ConnId, names: &mut Names) {
+    /// A proxy connection stands: its address is tried first from now on, and its rival is not wanted any more.
+    pub fn proxy_connected(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
         let Some(message) = self.proxies.get(id).map(|proxy| proxy.message) else { return };
         let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
             return;
         };
-        let Some(mut attempt) = session.attempt.take_if(|attempt| attempt.proxy == Some(id)) else { return };
-        if let (Some(published), Some(address)) =
-            (self.published.get(&session.user.publication), attempt.dialled)
+        let Some(mut attempt) = session.attempt.take_if(|attempt| attempt.has(id)) else { return };
+        if let (Some(published), Some(dialled)) =
+            (self.published.get(&session.user.publication), attempt.take(id))
         {
-            names.worked(published.name, address);
+            names.worked(published.name, dialled.address, dialled.at, agenda.now);
         }
-        if self.attempts.len() < ATTEMPTS_KEPT {
-            (attempt.dialled, attempt.proxy, attempt.reason) = (None, None, None);
-            attempt.failed.clear();
-            self.attempts.push(attempt);
-        }
+        agenda.at(message, None);
+        self.attempts.rivals.earn();
+        self.attempts.end(Some(attempt), CloseReason::Retired, agenda);
     }
 
     /// The time of the drain is over: local servers that are left are told, and their users are by that.
     pub fn give_up(&mut self, agenda: &mut Agenda) {
-        let mut ids: Vec<ConnId> = self.proxies.iter().map(|(id, _)| id).collect();
-        ids.sort();
-        ids.into_iter().for_each(|id| agenda.reset(id, CloseReason::Shutdown));
+        let mut proxies: Vec<(ConnId, ConnId)> =
+            self.proxies.iter().map(|(id, proxy)| (id, proxy.message)).collect();
+        proxies.sort();
+        for (id, message) in proxies {
+            if let Some(State::Busy(Session { attempt: Some(attempt), .. })) = self.state(message)
+                && attempt.has(id)
+            {
+                agenda.push(Output::Abort { message, reason: AbortReason::Shutdown });
+            }
+            agenda.reset(id, CloseReason::Shutdown);
+        }
     }
 
     pub fn has_proxies(&self) -> bool {
@@ -402,6 +427,8 @@ impl Sessions {
         let Some(Proxy { message, user }) = self.proxies.remove(id) else { return false };
         if let CloseReason::DialFailed(_) = reason {
             self.dial_failed(id, message, user, reason, names, agenda);
+        } else if reason == CloseReason::Retired {
+            // Another one has served its session, or nobody waits for it.
         } else if let Some(Published { service, local, .. }) = self.published.get(&user.publication) {
             agenda.fact(Fact::SessionEnded {
                 number: user.number,
@@ -428,34 +455,29 @@ impl Sessions {
         let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
             return;
         };
-        let attempt = session.attempt.as_mut().filter(|attempt| attempt.proxy == Some(id));
-        let (Some(published), Some(attempt)) = (self.published.get(&user.publication), attempt) else {
+        let (Some(published), Some(attempt)) =
+            (self.published.get(&user.publication), session.attempt.as_mut())
+        else {
             return;
         };
-        attempt.proxy = None;
+        let Some(dialled) = attempt.take(id) else { return };
         names.ask_again(published.name, agenda);
-        attempt.failed.extend(attempt.dialled.take());
-        let told = attempt.reason.get_or_insert(reason);
-        if is_of_this_host(*told) {
-            *told = reason;
+        let told = attempt.fail(dialled.address, reason);
+        let has_more = attempt.next(names.found(published.name)).is_some();
+        if has_more && agenda.now < user.since + agenda.limits.local_dial {
+            return match attempt.last() {
+                // There was one beside it, which may be late as well.
+                Some(_) => self.dial_late(message, names, agenda),
+                None => self.dial_next(message, names, agenda),
+            };
         }
-        let told = *told;
-        let more = names.found(published.name).iter().any(|address| !attempt.failed.contains(address));
-        if more && agenda.now < user.since + agenda.limits.local_dial {
-            return self.dial_next(message, names, agenda);
+        if attempt.last().is_some() {
+            return;
         }
+        agenda.at(message, None);
         self.tell_failed(user, told, agenda);
         refuse(message, agenda);
     }
-}
-
-/// Whether a dial failed before it left this host, which tells nothing of a local server elsewhere.
-fn is_of_this_host(reason: CloseReason) -> bool {
-    let CloseReason::DialFailed(fault) = reason else { return false };
-    matches!(
-        fault.kind(),
-        ErrorKind::AddrNotAvailable | ErrorKind::NetworkUnreachable | ErrorKind::Unsupported
-    )
 }
 
 fn refuse(message: ConnId, agenda: &mut Agenda) {

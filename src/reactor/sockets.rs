@@ -182,7 +182,10 @@ impl<N: Network> Sockets<N> {
             }
             (Life::Leaving { .. }, _) => leaving::serve(&mut self.all, &mut self.buffers, id),
             (Life::Connecting, Kind::Greeting(_)) => self.serve_connecting_greeting(id),
-            (Life::Connecting, _) => self.relay().serve_connecting(id),
+            // Nothing else is dialled.
+            (Life::Connecting | Life::Open, Kind::Proxy(..)) | (Life::Connecting, _) => {
+                self.relay().serve_connecting(id);
+            }
             (Life::Open, Kind::Greeting(_)) => greeting::serve(&mut self.all, &mut self.buffers, id),
             (Life::Open, Kind::Stranger(_)) => {
                 self.strangers.serve(&mut self.all, &mut self.buffers, id);
@@ -223,7 +226,7 @@ impl<N: Network> Sockets<N> {
                 (_, Kind::Greeting(_) | Kind::Stranger(_) | Kind::Control(_)) => {
                     self.all.end(id, CloseReason::HandshakeTimedOut);
                 }
-                (_, Kind::Message(_)) => self.all.reset(id, CloseReason::EndTimedOut),
+                (_, Kind::Message(_) | Kind::Proxy(..)) => self.all.reset(id, CloseReason::EndTimedOut),
                 (_, Kind::Local(local)) => {
                     let reason = local.overdue();
                     self.all.reset(id, reason);
@@ -258,13 +261,10 @@ impl<N: Network> Sockets<N> {
             }
             Dial::Proxy(message, sid) => {
                 // The session may have ended since it was asked for; the machine has heard, or is about to.
-                let message_wants = self.all.message(message).is_some_and(|it| {
-                    it.session.sid() == sid && it.peer().is_none() && it.session.delivers()
-                });
-                if !message_wants {
+                if !self.all.wants_proxy(message, sid) {
                     return false;
                 }
-                (Kind::Local(Local::new(Side::Proxy)), Dialled::Proxy(message))
+                (Kind::Proxy(message, sid), Dialled::Proxy(message))
             }
         };
         let began = self.network.now();
@@ -281,9 +281,6 @@ impl<N: Network> Sockets<N> {
             Ok(Some(id)) => {
                 self.all.tell(Input::Dialling { id, purpose });
                 self.all.set_deadline(id, Some(deadline));
-                if let Dialled::Proxy(message) = purpose {
-                    self.all.pair(message, id);
-                }
                 // A local server on this host has answered by now. What came with the session goes to it at once: its
                 // answer may then leave in one write with `Started`.
                 self.serve(id);

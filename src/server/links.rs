@@ -343,13 +343,12 @@ impl Links {
         true
     }
 
-    /// Takes back tickets of a link that its client will not bring; returns how many.
-    pub fn void(&mut self, id: LinkId, first: u64, count: u32) -> usize {
-        let Some(link) = self.slots.get_mut(id) else { return 0 };
+    /// Takes back tickets of a link that its client will not bring.
+    pub fn void(&mut self, id: LinkId, first: u64, count: u32) {
+        let Some(link) = self.slots.get_mut(id) else { return };
         let voided = link.tickets.void(first, count);
         link.brings_none |= voided > 0;
         self.outstanding -= voided;
-        voided
     }
 
     /// Drops a link's tickets whose time is over; returns how many.

@@ -212,12 +212,9 @@ impl Server {
                     self.fail(id);
                 }
             }
-            // It is asked for another one at once.
             ControlFrame::Void { first_ticket, count } => {
-                if self.matching.links.void(link, first_ticket, count) > 0 {
-                    self.matching.want_refill(link);
-                    self.schedule(id, link);
-                }
+                self.matching.links.void(link, first_ticket, count);
+                self.matching.want_refill(link);
             }
             ControlFrame::Drain => {
                 self.agenda.fact(Fact::ClientLeaves { link: id, key: it.key().clone() });

@@ -9,6 +9,7 @@ use crate::reactor::greeting::Greeter;
 use crate::reactor::strangers::Stranger;
 use crate::reactor::world::network::Socket;
 use crate::session::{End, Session};
+use crate::wire::frame::Sid;
 use crate::wire::record::Channel;
 
 /// Readiness as last seen. Events set bits. `WouldBlock` clears `readable` and `writable`, and only `take_error`
@@ -72,6 +73,9 @@ pub(in crate::reactor) enum Kind {
     Control(Box<Control>),
     /// A message connection.
     Message(Message),
+    /// Client: a proxy connection on its way, for the session of this number on this message connection. It may have a
+    /// rival, and only the first that stands is paired.
+    Proxy(ConnId, Sid),
     /// The local side of a session: a user's connection on the server, a proxy connection on the client.
     Local(Local),
 }
@@ -242,7 +246,7 @@ impl<S: Socket> Connection<S> {
     /// Whether a session would be broken if it closed now.
     pub fn is_in_session(&self) -> bool {
         match &self.kind {
-            Kind::Local(_) => true,
+            Kind::Local(_) | Kind::Proxy(..) => true,
             Kind::Message(message) => !message.session.is_idle(),
             _ => false,
         }

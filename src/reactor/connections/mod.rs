@@ -19,6 +19,7 @@ use crate::base::deadlines::Deadlines;
 use crate::base::id::{ConnId, kind};
 use crate::base::table::{SLOTS_KEPT, room_for};
 use crate::machine::{CloseReason, Input};
+use crate::wire::frame::Sid;
 use crate::wire::record::{Channel, Plain};
 use connection::Turn;
 pub(super) use connection::{Connection, Kind, Life, Local, Message, Reading, Ready, Side, Writing};
@@ -206,6 +207,12 @@ impl<S: Socket> Connections<S> {
             Kind::Local(local) => Some(local),
             _ => None,
         }
+    }
+
+    /// Whether the session of this number on a message connection waits for its proxy connection.
+    pub fn wants_proxy(&mut self, message: ConnId, sid: Sid) -> bool {
+        self.message(message)
+            .is_some_and(|it| it.session.sid() == sid && it.peer().is_none() && it.session.delivers())
     }
 
     // Pairs.

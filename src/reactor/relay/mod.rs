@@ -12,7 +12,7 @@ mod up;
 use std::io;
 
 use super::buffers::{Buffers, Scratch, stash};
-use super::connections::{Connections, Kind, Life, Message, Reading, Writing};
+use super::connections::{Connections, Kind, Life, Local, Message, Reading, Side, Writing};
 use super::world::network::Socket;
 use crate::base::id::ConnId;
 use crate::base::ring::RING_BYTES;
@@ -78,15 +78,21 @@ impl<S: Socket> Relay<'_, S> {
             Err(error) if is_end_of_connection(error.kind()) => Some(error.into()),
             Err(error) => return self.all.reset(id, CloseReason::DialFailed(error.into())),
         };
+        let Kind::Proxy(message, sid) = connection.kind else { return };
+        if !self.all.wants_proxy(message, sid) {
+            // Its rival was first, or the session is over.
+            return self.all.reset(id, CloseReason::Retired);
+        }
+        let Some(connection) = self.all.find(id) else { return };
+        connection.kind = Kind::Local(Local::new(Side::Proxy));
         // An end or an error that the event told of stays noted.
         (connection.ready.readable, connection.ready.writable) = (true, true);
         connection.ready.ended |= broken.is_some();
         connection.life = Life::Open;
         self.all.set_deadline(id, None);
-        if let Some(message) = self.all.peer(id) {
-            self.with_session(message, |session| session.started());
-            self.all.queue(message);
-        }
+        self.all.pair(message, id);
+        self.with_session(message, |session| session.started());
+        self.all.queue(message);
         self.all.queue(id);
         self.all.tell(Input::Connected { id });
         if let Some(fault) = broken {
@@ -401,8 +407,6 @@ impl<S: Socket> Relay<'_, S> {
             Kind::Local(_) => {
                 let Some(message) = self.all.unpair(id) else { return };
                 match reason {
-                    // The machine hears of it, and dials the next address or refuses the session.
-                    CloseReason::DialFailed(_) => {}
                     CloseReason::Shutdown => self.abort_session(message, AbortReason::Shutdown),
                     CloseReason::Idle => self.abort_session(message, AbortReason::Idle),
                     _ => self.abort_session(message, AbortReason::Reset),

@@ -85,6 +85,88 @@ fn each_address_gets_its_share_of_the_dial_time() {
     assert_eq!(deadline - stage.now, Limits::default().local_dial / 2);
 }
 
+/// A session whose local server has so many addresses, 10.0.0.1 and so on; the first one is dialled.
+fn seeking(count: usize) -> (Stage, ConnId, ConnId) {
+    let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
+    let outputs = stage.start(message, start(1, 0));
+    let addresses = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+    assert_eq!(stage.resolved(outputs.resolves()[0], &addresses[..count]).proxies().len(), 1);
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    (stage, message, proxy)
+}
+
+#[test]
+fn a_local_server_s_address_that_is_late_gets_a_rival_and_the_first_that_stands_is_used() {
+    for late_stands_first in [true, false] {
+        let (mut stage, message, late) = seeking(3);
+        assert!(stage.wait(Limits::default().late - millis(1)).is_silent());
+        assert_eq!(stage.wait(millis(1)).proxies(), to(message, "10.0.0.2:80"));
+        let rival = stage.dialling(Dialled::Proxy(message));
+        assert_eq!(stage.wait(secs(1)).proxies(), [], "two at once and no more");
+        let (winner, loser) = if late_stands_first { (late, rival) } else { (rival, late) };
+        assert_eq!(stage.connected(winner).closes(), [(loser, CloseReason::Retired, Manner::Reset)]);
+        assert!(stage.gone(loser, CloseReason::Retired).is_silent());
+        assert!(stage.wait(secs(3)).is_silent());
+    }
+}
+
+#[test]
+fn of_three_addresses_two_are_silent_and_the_last_is_dialled_when_one_of_them_is_given_up() {
+    let (mut stage, message, first) = seeking(3);
+    assert_eq!(stage.wait(Limits::default().late).proxies(), to(message, "10.0.0.2:80"));
+    stage.dialling(Dialled::Proxy(message));
+    stage.wait(secs(1));
+    let outputs = stage.gone(first, CloseReason::DialFailed(std::io::ErrorKind::TimedOut.into()));
+    assert_eq!(outputs.proxies(), to(message, "10.0.0.3:80"));
+    let third = stage.dialling(Dialled::Proxy(message));
+    assert_eq!(stage.connected(third).closes().len(), 1);
+}
+
+#[test]
+fn an_address_that_fails_beside_one_that_may_still_answer_refuses_nobody() {
+    let (mut stage, message, first) = seeking(2);
+    stage.wait(Limits::default().late);
+    let second = stage.dialling(Dialled::Proxy(message));
+    assert_eq!(stage.gone(second, REFUSED).aborts(), []);
+    let outputs = stage.gone(first, REFUSED);
+    assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
+    assert_eq!(outputs.facts().len(), 1, "it is told of once");
+}
+
+#[test]
+fn dials_of_a_session_that_is_over_are_reset_and_one_of_them_is_told_of() {
+    let (mut stage, message, first) = seeking(2);
+    stage.wait(Limits::default().late);
+    let second = stage.dialling(Dialled::Proxy(message));
+    let outputs = stage.gone(message, CloseReason::PeerClosed);
+    let (truncated, retired) = (CloseReason::Truncated, CloseReason::Retired);
+    assert_eq!(outputs.closes(), [(first, truncated, Manner::Reset), (second, retired, Manner::Reset)]);
+    assert_eq!(stage.gone(first, truncated).facts().len(), 1);
+    assert_eq!(stage.gone(second, retired).facts().len(), 0);
+}
+
+#[test]
+fn users_pay_once_for_a_silent_address_also_those_who_have_no_rival_left() {
+    let mut db = Db::known(&["10.0.0.1:80", "10.0.0.2:80"]);
+    let sessions: Vec<ConnId> = (0..30).map(|_| db.session().0).collect();
+    let late: Vec<ConnId> =
+        sessions.iter().map(|&message| db.stage.dialling(Dialled::Proxy(message))).collect();
+    let rivals = db.stage.wait(Limits::default().late).proxies();
+    assert_eq!(rivals.len(), 10, "a few, and one more for ten that were reached");
+    assert!(rivals.iter().all(|&(_, to)| to == address("10.0.0.2:80")));
+    let rival = db.stage.dialling(Dialled::Proxy(rivals[0].0));
+    rivals[1..].iter().for_each(|&(message, _)| {
+        db.stage.dialling(Dialled::Proxy(message));
+    });
+    db.stage.connected(rival);
+    let outputs = db.stage.wait(Limits::default().late);
+    assert_eq!(outputs.proxies().len(), 20, "the others go where it was reached");
+    let given_up = outputs.closes().iter().filter(|close| late.contains(&close.0)).count();
+    assert_eq!(given_up, 20, "in place of their first dial");
+    let (message, outputs) = db.session();
+    assert_eq!(outputs.proxies(), to(message, "10.0.0.2:80"));
+}
+
 #[test]
 fn a_name_that_is_resolved_late_serves_the_sessions_that_waited() {
     let (mut stage, control, one) = ready(config_with_local("db.lan:80"));
