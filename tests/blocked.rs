@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::own_network::{in_own_network, is_installed};
-use common::{Mode, PATIENCE, Setup, Tunnel, converse, echo_server, measure};
+use common::{Mode, PATIENCE, Setup, Tunnel, converse, echo, echo_server, measure};
 
 const USERS: usize = 30;
 /// In a test's program other processes take time as well.
@@ -133,22 +133,26 @@ fn of_two_addresses_of_a_local_server_the_silent_one_delays_the_first_user_alone
     {
         return;
     }
-    let local = echo_server();
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        return println!("skipped: no IPv6 here");
+    };
+    let port = listener.local_addr().expect("bound").port();
+    thread::spawn(move || listener.incoming().flatten().for_each(echo));
     nft(&format!(
         "table inet silent {{ chain input {{ type filter hook input priority 0; \
-         ip6 daddr ::1 tcp dport {} drop;\n}}\n}}\n",
-        local.port()
+         ip daddr 127.0.0.1 tcp dport {port} drop;\n}}\n}}\n"
     ));
-    let tunnel = Setup::new(Mode::Sealed).start_named(&format!("localhost:{}", local.port()));
-    let mut waited = [Duration::ZERO; 4];
-    for wait in &mut waited {
+    // Its first address is the silent one.
+    let tunnel = Setup::new(Mode::Sealed).start_named(&format!("localhost:{port}"));
+    let waited = [(); 5].map(|()| {
         let since = Instant::now();
         converse(&mut tunnel.user(), b"hello");
-        *wait = since.elapsed();
-    }
+        since.elapsed()
+    });
     println!("users waited {waited:?}");
-    assert!(waited[0] <= Duration::from_millis(250) + SLACK, "{waited:?}");
-    assert!(waited[1..].iter().all(|&wait| wait < Duration::from_millis(200)), "{waited:?}");
+    let delay = Duration::from_millis(250);
+    assert!((delay..delay + SLACK).contains(&waited[0]), "{waited:?}");
+    assert!(waited[1..].iter().filter(|&&wait| wait < delay).count() >= 3, "{waited:?}");
 }
 
 #[test]

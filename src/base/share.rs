@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn ten_successes_earn_a_retry_and_no_more_than_ten_are_saved() {
         let mut share = Share::new(2);
-        let mut spent = |share: &mut Share| (0..100).filter(|_| share.spend()).count();
+        let spent = |share: &mut Share| (0..100).filter(|_| share.spend()).count();
         assert_eq!(spent(&mut share), 2);
         (0..9).for_each(|_| share.earn());
         assert_eq!(spent(&mut share), 0);

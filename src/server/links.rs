@@ -9,8 +9,10 @@ use super::tickets::{Redeemed, Tickets};
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
+use crate::base::share::Share;
 use crate::base::slots::Slots;
 use crate::config::limits::Limits;
+use crate::machine::{Agenda, Fact};
 use crate::wire::control::Refusal;
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
@@ -21,6 +23,10 @@ const PING_INTERVAL: Duration = Duration::from_millis(100);
 const PINGED_INTERVAL: Duration = Duration::from_millis(50);
 /// Pings beyond that pace before the link is closed.
 const PINGS_BEYOND: u32 = 50;
+
+/// After a message connection was late, one more is asked for with every so many, for a while.
+const MORE_OF: usize = 10;
+const MORE_FOR: Duration = Duration::from_secs(60);
 
 /// How long a client that did not accept or start a session goes behind the others, the first time.
 const FAILING_PAUSE: Duration = Duration::from_secs(10);
@@ -72,6 +78,12 @@ pub(super) struct Link {
     tickets: Tickets,
     /// Message connections that have used a ticket up and are not answered yet.
     coming: usize,
+    /// How long the last one took to come after it was asked for, and when it came.
+    came: Option<(Duration, Instant)>,
+    /// When one was late last while others came.
+    late_at: Option<Instant>,
+    /// What may be asked for beyond what is missing, because some are late.
+    more: Share,
     /// What may be spent on offering late sessions again.
     offers: Offers,
     failing: Failing,
@@ -109,6 +121,9 @@ impl Link {
             last_sid: 0,
             tickets: Tickets::default(),
             coming: 0,
+            came: None,
+            late_at: None,
+            more: Share::new(1),
             offers: Offers::default(),
             failing: Failing::default(),
             brings_none: false,
@@ -181,9 +196,42 @@ impl Link {
     }
 
     /// When the link wants attention next: to be pinged, because a ticket expires, or because it was silent too long.
-    pub fn next_due(&self) -> Instant {
+    pub fn next_due(&self, limits: &Limits) -> Instant {
         let due = self.ping_at.min(self.heard + self.heartbeat);
-        self.tickets.next_expiry().map_or(due, |expiry| expiry.min(due))
+        let late = self.tickets.first_not_looked_at().map(|issued| issued + self.late_after(limits));
+        [self.tickets.next_expiry(), late].into_iter().flatten().fold(due, Instant::min)
+    }
+
+    /// When a message connection is late that was asked for.
+    fn late_after(&self, limits: &Limits) -> Duration {
+        let took = self.came.map_or(Duration::ZERO, |(took, _)| took);
+        limits.late_after(took).max(self.round_trip.times(3))
+    }
+
+    /// Others are asked for in the place of message connections that are late, as a share of those that come. Where none
+    /// has come since they were asked for, the port may be blocked, and more would not come either.
+    fn give_up_late(&mut self, now: Instant, limits: &Limits) -> usize {
+        let Some(issued_by) = now.checked_sub(self.late_after(limits)) else { return 0 };
+        let Link { tickets, more, came, late_at, .. } = self;
+        let before = tickets.outstanding();
+        tickets.look_at_late(issued_by, self.heartbeat, |issued| {
+            let others_come = came.is_some_and(|(_, at)| at >= issued);
+            if others_come {
+                *late_at = Some(now);
+            }
+            others_come && more.spend()
+        });
+        let after = tickets.outstanding();
+        // Those beyond the pool were meant for users, who wait for others now.
+        self.wanted += before.saturating_sub(limits.pool) - after.saturating_sub(limits.pool);
+        before - after
+    }
+
+    /// How many more are asked for than this, because some were late lately.
+    pub fn more_than(&mut self, missing: usize, now: Instant) -> usize {
+        let is_lossy = self.late_at.is_some_and(|at| now < at + MORE_FOR);
+        let most = if is_lossy && missing > 0 { missing.div_ceil(MORE_OF) } else { 0 };
+        (0..most).take_while(|_| self.more.spend()).count()
     }
 }
 
@@ -320,16 +368,20 @@ impl Links {
     }
 
     /// Issues consecutive tickets of a link; returns the first.
-    pub fn issue(&mut self, id: LinkId, count: usize, expiry: Instant) -> Option<u64> {
+    pub fn issue(&mut self, id: LinkId, count: usize, now: Instant, until: Instant) -> Option<u64> {
         let link = self.slots.get_mut(id)?;
         self.outstanding += count;
-        Some(link.tickets.issue(count, expiry))
+        Some(link.tickets.issue(count, now, until))
     }
 
     /// Uses a ticket of a link up; false if it is not good.
-    pub fn redeem(&mut self, id: LinkId, ticket: u64) -> bool {
+    pub fn redeem(&mut self, id: LinkId, ticket: u64, now: Instant) -> bool {
         let Some(link) = self.slots.get_mut(id) else { return false };
         let redeemed = link.tickets.redeem(ticket);
+        if let Redeemed::InTime(issued) = redeemed {
+            link.came = Some((now.saturating_duration_since(issued), now));
+            link.more.earn();
+        }
         link.coming += usize::from(redeemed != Redeemed::No);
         self.outstanding += usize::from(redeemed == Redeemed::Late);
         redeemed != Redeemed::No
@@ -344,16 +396,20 @@ impl Links {
     }
 
     /// Takes back tickets of a link that its client will not bring.
-    pub fn void(&mut self, id: LinkId, first: u64, count: u32) {
+    pub fn void(&mut self, id: LinkId, first: u64, count: u32, agenda: &mut Agenda) {
         let Some(link) = self.slots.get_mut(id) else { return };
         let voided = link.tickets.void(first, count);
-        link.brings_none |= voided > 0;
         self.outstanding -= voided;
+        link.brings_none |= voided > 0;
+        if voided > 0 && link.life == Life::Standing {
+            agenda.fact(Fact::TicketsExpired { key: link.key().clone(), count: voided });
+        }
     }
 
-    /// Drops a link's tickets whose time is over; returns how many.
-    pub fn expire(&mut self, id: LinkId, now: Instant) -> usize {
+    /// Drops a link's tickets whose time is over; returns how many. Some of those that are late count no more.
+    pub fn expire(&mut self, id: LinkId, now: Instant, limits: &Limits) -> usize {
         let Some(link) = self.slots.get_mut(id) else { return 0 };
+        self.outstanding -= link.give_up_late(now, limits);
         let expired = link.tickets.expire(now, link.heartbeat);
         link.brings_none |= expired > 0;
         self.outstanding -= expired;

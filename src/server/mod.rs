@@ -165,7 +165,9 @@ impl Server {
                 self.controls.add(id, peer, key, (link, pool_key), self.agenda.now);
                 self.agenda.push(Output::Answer { id, plain: false });
             }
-            (Claim::Link(link), Proof::Message { ticket }) if self.matching.links.redeem(link, ticket) => {
+            (Claim::Link(link), Proof::Message { ticket })
+                if self.matching.links.redeem(link, ticket, self.agenda.now) =>
+            {
                 stranger.claim = Claim::Ticket(link);
                 self.agenda.push(Output::Answer { id, plain: self.plain });
             }
@@ -213,7 +215,7 @@ impl Server {
                 }
             }
             ControlFrame::Void { first_ticket, count } => {
-                self.matching.links.void(link, first_ticket, count);
+                self.matching.links.void(link, first_ticket, count, &mut self.agenda);
                 self.matching.want_refill(link);
             }
             ControlFrame::Drain => {
@@ -344,13 +346,13 @@ impl Server {
 
     /// Sets when a link wants attention next.
     fn schedule(&mut self, id: ConnId, link: LinkId) {
-        let due = self.matching.links.get(link).map(Link::next_due);
+        let due = self.matching.links.get(link).map(|link| link.next_due(&self.agenda.limits));
         self.agenda.at(id, due);
     }
 
     fn link_due(&mut self, id: ConnId, link: LinkId) {
         let now = self.agenda.now;
-        let expired = self.matching.links.expire(link, now);
+        let expired = self.matching.links.expire(link, now, &self.agenda.limits);
         let Some(it) = self.matching.links.get_mut(link) else { return };
         if now.saturating_duration_since(it.heard) >= it.heartbeat {
             return self.end_link(link, CloseReason::HeartbeatLost);
@@ -360,11 +362,11 @@ impl Server {
             if self.draining.is_none() && it.life == Life::Standing {
                 self.agenda.fact(Fact::TicketsExpired { key: it.key().clone(), count: expired });
             }
-            self.matching.want_refill(link);
         } else if it.ping_at <= now {
             it.ping_at = now + it.heartbeat / 3;
             self.matching.ping_link(link, &mut self.agenda);
         }
+        self.matching.want_refill(link);
         self.schedule(id, link);
     }
 

@@ -43,13 +43,14 @@ pub(super) fn ask(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted:
     if missing == 0 {
         return;
     }
-    let expiry = agenda.now + agenda.limits.ticket;
-    let Some(first_ticket) = links.issue(link, missing, expiry) else { return };
+    let until = agenda.now + agenda.limits.ticket;
+    let Some(first_ticket) = links.issue(link, missing, agenda.now, until) else { return };
     if let Some(link) = links.get_mut(link) {
         link.wanted = link.wanted.saturating_sub(missing);
         let frame = ControlFrame::Open { first_ticket, count: missing as u32 };
         agenda.push(Output::Send { id: link.control, frame });
-        agenda.at(link.control, Some(link.next_due()));
+        let due = link.next_due(&agenda.limits);
+        agenda.at(link.control, Some(due));
     }
 }
 
@@ -72,5 +73,7 @@ fn missing(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted: bool, 
     let room = own.saturating_sub(total + outstanding).min(lent.max(sure));
     let at_once = if it.brings_none { 1 } else { ASKED_MAX };
     let missing = limits.pool.saturating_sub(idle + outstanding) + it.wanted;
-    missing.min(room).min(at_once.saturating_sub(outstanding))
+    let missing = missing.min(room).min(at_once.saturating_sub(outstanding));
+    let more = if it.brings_none { 0 } else { it.more_than(missing, agenda.now) };
+    (missing + more).min(room)
 }

@@ -3,22 +3,33 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+/// A ticket that was handed out.
+#[derive(Clone, Copy, Debug)]
+struct Ticket {
+    number: u64,
+    issued: Instant,
+    /// Until when it is good.
+    until: Instant,
+}
+
 /// The tickets of one link.
 #[derive(Default)]
 pub(super) struct Tickets {
     last: u64,
     /// Issued and neither redeemed nor expired, in order.
-    open: VecDeque<(u64, Instant)>,
-    /// Expired and not redeemed, in order, and until when each is still good: others were issued in their place, but
-    /// their connections may only be late.
-    late: VecDeque<(u64, Instant)>,
+    open: VecDeque<Ticket>,
+    /// Expired or late, and not redeemed, in order: others were issued in their place, but their connections may only be
+    /// late.
+    late: VecDeque<Ticket>,
+    /// Those up to this one have been looked at: whether they are late.
+    looked_at: u64,
 }
 
 /// What became of a ticket that was shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Redeemed {
-    /// It is good.
-    InTime,
+    /// It is good, and was issued then.
+    InTime(Instant),
     /// It is good, and another was issued in its place.
     Late,
     /// It is not good.
@@ -27,47 +38,72 @@ pub(super) enum Redeemed {
 
 impl Tickets {
     /// Issues `count` consecutive tickets; returns the first.
-    pub fn issue(&mut self, count: usize, expiry: Instant) -> u64 {
+    pub fn issue(&mut self, count: usize, issued: Instant, until: Instant) -> u64 {
         let first = self.last + 1;
         for _ in 0..count {
             self.last += 1;
-            self.open.push_back((self.last, expiry));
+            self.open.push_back(Ticket { number: self.last, issued, until });
         }
         first
     }
 
     /// Uses a ticket up.
     pub fn redeem(&mut self, ticket: u64) -> Redeemed {
-        let take =
-            |from: &mut VecDeque<(u64, Instant)>| match from.binary_search_by_key(&ticket, |entry| entry.0) {
-                Ok(place) => from.remove(place).is_some(),
-                Err(_) => false,
-            };
-        if take(&mut self.open) {
-            Redeemed::InTime
-        } else if take(&mut self.late) {
-            Redeemed::Late
-        } else {
-            Redeemed::No
+        let take = |from: &mut VecDeque<Ticket>| {
+            let place = from.binary_search_by_key(&ticket, |ticket| ticket.number).ok()?;
+            from.remove(place)
+        };
+        match take(&mut self.open) {
+            Some(ticket) => Redeemed::InTime(ticket.issued),
+            None if take(&mut self.late).is_some() => Redeemed::Late,
+            None => Redeemed::No,
         }
     }
 
     /// Expires the tickets whose time is over; returns how many. They are good for `rest` more.
     pub fn expire(&mut self, now: Instant, rest: Duration) -> usize {
         let before = self.open.len();
-        while let Some(&(ticket, expiry)) = self.open.front().filter(|entry| entry.1 <= now) {
-            self.open.pop_front();
-            self.late.push_back((ticket, expiry + rest));
+        while let Some(ticket) = self.open.pop_front_if(|ticket| ticket.until <= now) {
+            self.note_late(ticket, rest);
         }
-        while self.late.front().is_some_and(|entry| entry.1 <= now) {
-            self.late.pop_front();
-        }
+        while self.late.pop_front_if(|ticket| ticket.until <= now).is_some() {}
         before - self.open.len()
+    }
+
+    fn note_late(&mut self, ticket: Ticket, rest: Duration) {
+        let place = self.late.partition_point(|other| other.number < ticket.number);
+        self.late.insert(place, Ticket { until: ticket.until + rest, ..ticket });
+    }
+
+    /// Looks once at each ticket issued by `issued_by`, which is late: those of which `lets_go` says so, of the time when
+    /// they were issued, count no more. They are good for `rest` more.
+    pub fn look_at_late(
+        &mut self,
+        issued_by: Instant,
+        rest: Duration,
+        mut lets_go: impl FnMut(Instant) -> bool,
+    ) {
+        let mut place = self.open.partition_point(|ticket| ticket.number <= self.looked_at);
+        while let Some(&ticket) = self.open.get(place).filter(|ticket| ticket.issued <= issued_by) {
+            self.looked_at = ticket.number;
+            if lets_go(ticket.issued) {
+                self.open.remove(place);
+                self.note_late(ticket, rest);
+            } else {
+                place += 1;
+            }
+        }
+    }
+
+    /// When the first ticket was issued that was not looked at.
+    pub fn first_not_looked_at(&self) -> Option<Instant> {
+        let place = self.open.partition_point(|ticket| ticket.number <= self.looked_at);
+        self.open.get(place).map(|ticket| ticket.issued)
     }
 
     /// Takes back consecutive tickets that will not come; returns how many of them counted.
     pub fn void(&mut self, first: u64, count: u32) -> usize {
-        let stays = |&(ticket, _): &(u64, Instant)| ticket.wrapping_sub(first) >= count.into();
+        let stays = |ticket: &Ticket| ticket.number.wrapping_sub(first) >= count.into();
         let before = self.open.len();
         self.open.retain(stays);
         self.late.retain(stays);
@@ -81,7 +117,7 @@ impl Tickets {
 
     /// When the next one expires.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.open.front().map(|entry| entry.1)
+        self.open.front().map(|ticket| ticket.until)
     }
 }
 
@@ -93,10 +129,10 @@ mod tests {
     fn a_ticket_is_good_once_and_for_a_while() {
         let (now, rest) = (Instant::now(), Duration::from_secs(30));
         let mut tickets = Tickets::default();
-        assert_eq!(tickets.issue(3, now + Duration::from_secs(1)), 1);
-        assert_eq!(tickets.issue(1, now + Duration::from_secs(2)), 4);
+        assert_eq!(tickets.issue(3, now, now + Duration::from_secs(1)), 1);
+        assert_eq!(tickets.issue(1, now, now + Duration::from_secs(2)), 4);
         let redeemed = [2, 2, 5, 0].map(|ticket| tickets.redeem(ticket));
-        assert_eq!(redeemed, [Redeemed::InTime, Redeemed::No, Redeemed::No, Redeemed::No]);
+        assert_eq!(redeemed, [Redeemed::InTime(now), Redeemed::No, Redeemed::No, Redeemed::No]);
         assert_eq!(tickets.outstanding(), 3);
         assert_eq!(tickets.expire(now + Duration::from_secs(1), rest), 2);
         assert_eq!(
@@ -105,5 +141,19 @@ mod tests {
         );
         assert_eq!(tickets.expire(now + Duration::from_secs(31), rest), 1);
         assert_eq!([3, 4].map(|ticket| tickets.redeem(ticket)), [Redeemed::No, Redeemed::Late]);
+    }
+
+    #[test]
+    fn late_tickets_stay_good_in_whatever_order_they_were_given_up() {
+        let (now, rest) = (Instant::now(), Duration::from_secs(30));
+        let until = now + Duration::from_secs(10);
+        let mut tickets = Tickets::default();
+        tickets.issue(4, now, until);
+        let mut turns = [false, true, false, true].into_iter();
+        tickets.look_at_late(now, rest, |_| turns.next().unwrap_or(false));
+        assert_eq!((tickets.outstanding(), tickets.first_not_looked_at()), (2, None));
+        tickets.look_at_late(now, rest, |_| unreachable!("each is looked at once"));
+        assert_eq!(tickets.expire(until, rest), 2);
+        assert_eq!([1, 2, 3, 4].map(|ticket| tickets.redeem(ticket)), [Redeemed::Late; 4]);
     }
 }

@@ -354,6 +354,74 @@ fn a_ticket_expires_and_another_is_issued_in_its_place() {
     assert_eq!(outputs.asked(client.control), [(3, 1)]);
 }
 
+/// A client of which so many users wait for a message connection.
+fn crowded(users: usize) -> (Stage, Client) {
+    let mut stage = begin_with(Limits { pool: 10, ..limits() });
+    let mut client = stage.greet(hello(1)).0;
+    stage.hear(client.control, publish(1, "web"));
+    stage.hear(client.control, ControlFrame::Pong);
+    for _ in 0..users {
+        let (_, outputs) = stage.user();
+        client.note(&outputs);
+    }
+    (stage, client)
+}
+
+/// It brings a message connection, and its session starts.
+fn serve(stage: &mut Stage, client: &mut Client) {
+    let message = stage.bring(client).0;
+    stage.accepted_and_started(message);
+}
+
+#[test]
+fn for_what_is_late_while_others_come_a_few_more_are_asked_for_as_a_share_of_those() {
+    let (mut stage, mut client) = crowded(50);
+    stage.wait(millis(100));
+    let mut brought = 0;
+    while client.tickets.len() > 10 {
+        serve(&mut stage, &mut client);
+        brought += 1;
+    }
+    let late: Vec<u64> = client.tickets.drain(..).collect();
+    let outputs = stage.wait(limits().late);
+    let asked: u32 = outputs.asked(client.control).iter().map(|it| it.1).sum();
+    assert_eq!(asked, 1 + brought / 10, "one, and one of ten that came: {outputs:?}");
+    assert_eq!(stage.wait(secs(1)).asked(client.control), [], "once");
+    let answered = late.iter().filter(|&&it| stage.message(client.link, it).1.answered().len() == 1).count();
+    assert_eq!(answered, late.len(), "the late ones are good all the same");
+}
+
+#[test]
+fn without_loss_nothing_more_is_asked_for_and_where_nothing_comes_neither() {
+    for brings in [true, false] {
+        let (mut stage, mut client) = crowded(50);
+        stage.wait(millis(100));
+        while brings && !client.tickets.is_empty() {
+            serve(&mut stage, &mut client);
+        }
+        assert_eq!(stage.wait(secs(2)).asked(client.control), [], "{brings}");
+    }
+}
+
+#[test]
+fn after_one_was_late_one_more_is_asked_for_with_every_ten_for_a_minute() {
+    let (mut stage, mut client) = crowded(50);
+    while client.tickets.len() > 1 {
+        serve(&mut stage, &mut client);
+    }
+    let late = client.tickets.pop_back().expect("one is left");
+    client.note(&stage.wait(limits().late));
+    assert_eq!(client.tickets.len(), 2, "in its place, and one more");
+    serve(&mut stage, &mut client);
+    stage.message(client.link, late);
+    let mut asked = Vec::new();
+    for _ in 0..20 {
+        let (_, outputs) = stage.user();
+        asked.extend(outputs.asked(client.control).iter().map(|it| it.1));
+    }
+    assert!(asked.contains(&2), "{asked:?}");
+}
+
 #[test]
 fn for_tickets_that_are_given_back_one_is_asked_for_at_once_and_the_rest_when_it_has_come() {
     let mut stage = begin();
