@@ -208,8 +208,8 @@ impl Link {
         limits.late_after(took).max(self.round_trip.times(3))
     }
 
-    /// Others are asked for in the place of message connections that are late, as a share of those that come. Where none
-    /// has come since they were asked for, the port may be blocked, and more would not come either.
+    /// Others are asked for in the place of message connections that are late, as a share of those that come. Where
+    /// none has come since they were asked for, the port may be blocked, and more would not come either.
     fn give_up_late(&mut self, now: Instant, limits: &Limits) -> usize {
         let Some(issued_by) = now.checked_sub(self.late_after(limits)) else { return 0 };
         let Link { tickets, more, came, late_at, .. } = self;

@@ -155,18 +155,18 @@ impl Server {
 
     fn proved(&mut self, id: ConnId, proof: Proof) {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
-        let peer = stranger.peer;
+        let (peer, now) = (stranger.peer, self.agenda.now);
         match (stranger.claim.clone(), proof) {
             (Claim::Key(key), Proof::Control { link, pool_key, flight }) => {
                 if !self.strangers.is_new(&key, flight) {
                     return self.agenda.close(id, CloseReason::Replayed, Manner::Discard);
                 }
                 self.strangers.remove(id);
-                self.controls.add(id, peer, key, (link, pool_key), self.agenda.now);
+                self.controls.add(id, peer, key, (link, pool_key), now);
                 self.agenda.push(Output::Answer { id, plain: false });
             }
             (Claim::Link(link), Proof::Message { ticket })
-                if self.matching.links.redeem(link, ticket, self.agenda.now) =>
+                if self.matching.links.redeem(link, ticket, now) =>
             {
                 stranger.claim = Claim::Ticket(link);
                 self.agenda.push(Output::Answer { id, plain: self.plain });

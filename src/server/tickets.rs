@@ -18,8 +18,8 @@ pub(super) struct Tickets {
     last: u64,
     /// Issued and neither redeemed nor expired, in order.
     open: VecDeque<Ticket>,
-    /// Expired or late, and not redeemed, in order: others were issued in their place, but their connections may only be
-    /// late.
+    /// Expired or late, and not redeemed, in order: others were issued in their place, but their connections may still
+    /// come.
     late: VecDeque<Ticket>,
     /// Those up to this one have been looked at: whether they are late.
     looked_at: u64,
@@ -75,8 +75,8 @@ impl Tickets {
         self.late.insert(place, Ticket { until: ticket.until + rest, ..ticket });
     }
 
-    /// Looks once at each ticket issued by `issued_by`, which is late: those of which `lets_go` says so, of the time when
-    /// they were issued, count no more. They are good for `rest` more.
+    /// Looks once at each ticket issued by `issued_by`, which is late: those that `lets_go`, which is told when they were
+    /// issued, count no more. They are good for `rest` more.
     pub fn look_at_late(
         &mut self,
         issued_by: Instant,
