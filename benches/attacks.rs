@@ -73,7 +73,10 @@ const ATTACKS: [Attack; 10] = [
     attack("strangers", "silent strangers at both ports, 3,000/s from the client's own address"),
     attack("strangers-fast", "silent strangers at both ports, 8,000/s from the client's own address"),
     attack("links", "75 links of another key that keep every message connection, and 100 users/s"),
-    Attack { refusing: 30, ..attack("refusing", "4,000 users of a service with 30 clients that refuse") },
+    Attack {
+        refusing: 30,
+        ..attack("refusing", "1,000 users a second of a service with 30 clients that refuse")
+    },
     Attack {
         server: &["--max-users", "2000"],
         ..attack("silent-users", "2,000 silent users of one address")

@@ -39,7 +39,7 @@ pub fn run(name: &str, target: &Target) -> Outcome {
         "strangers" => stand_silent(&ports, here, 3_000, 15_000),
         "strangers-fast" => stand_silent(&ports, here, 8_000, 15_000),
         "silent-users" => stand_silent(&[target.web], target.from, 1_000, 18_000),
-        "refusing" => stand_silent(&[target.other], target.from, 8_000, 4_000),
+        "refusing" => stand_silent(&[target.other], target.from, 1_000, 4_000),
         "passers" => loop {
             drop(connect(target.other, target.from)?);
         },

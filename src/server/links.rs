@@ -75,6 +75,10 @@ pub(super) struct Link {
     /// What may be spent on offering late sessions again.
     offers: Offers,
     failing: Failing,
+    /// It has refused a session, and started none since: more connections would serve nobody.
+    pub refuses: bool,
+    /// It stands in the list of links whose idle connections are given to users in a later turn.
+    pub listed: bool,
     /// The last tickets expired, and none has brought a message connection since.
     pub brings_none: bool,
 }
@@ -111,6 +115,8 @@ impl Link {
             coming: 0,
             offers: Offers::default(),
             failing: Failing::default(),
+            refuses: false,
+            listed: false,
             brings_none: false,
         }
     }
@@ -167,7 +173,7 @@ impl Link {
 
     /// The client has started a session.
     pub fn session_started(&mut self) {
-        self.failing = Failing::default();
+        (self.failing, self.refuses) = (Failing::default(), false);
     }
 
     /// Whether it goes behind the others.

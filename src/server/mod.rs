@@ -23,6 +23,7 @@ mod refused;
 mod services;
 mod strangers;
 mod tickets;
+mod turn;
 mod users;
 
 use std::collections::HashMap;
@@ -482,6 +483,7 @@ impl Machine for Server {
             }
             self.agenda.push(Output::Exit);
         }
+        self.matching.begin_more(&mut self.agenda);
         self.matching.refill(&mut self.agenda);
     }
 
@@ -490,7 +492,7 @@ impl Machine for Server {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if !self.matching.refills.is_empty() {
+        if self.matching.has_work() {
             return Some(self.agenda.now);
         }
         [self.agenda.next_deadline(), self.draining, self.listeners.due()].into_iter().flatten().min()
