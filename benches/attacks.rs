@@ -106,7 +106,8 @@ fn main() -> ExitCode {
             let key = keys::parse(&std::fs::read(key)?, &Origin::File(key.into()))
                 .map_err(|error| error.to_string())?
                 .remove(0);
-            hostile::run(name, &Target { control, message, other, web, from: from.parse()?, key })
+            let target = Target { control, message, other, web, from: from.parse()?, key };
+            Ok(hostile::run(name, &target, FOR_EVER)?)
         }),
         _ => match Arguments::from_args(&["cargo bench --bench attacks --"], &words) {
             Ok(arguments) => run(&arguments),
@@ -261,6 +262,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// An attack is ended by ending its process.
+const FOR_EVER: Duration = Duration::from_secs(100_000);
 /// How long an attack goes on before it is looked at.
 const WARM: Duration = Duration::from_secs(2);
 
