@@ -2,6 +2,8 @@
 //! a client that is killed and started again serves. The server, the clients and the attackers are processes of their
 //! own; the attackers stand nearer to the server than the client does, which the slow link keeps away.
 
+#[path = "tunnel/alarm.rs"]
+mod alarm;
 #[path = "attacks/hostile.rs"]
 mod hostile;
 #[path = "tunnel/link.rs"]
