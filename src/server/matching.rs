@@ -21,6 +21,7 @@ use super::users::{User, Users};
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
 use crate::wire::control::ControlFrame;
+use waiting::Waiting;
 
 /// Users, message connections, and what joins them.
 #[derive(Default)]
@@ -36,6 +37,16 @@ pub(super) struct Matching {
 }
 
 impl Matching {
+    /// For users who wait, or were refused.
+    pub fn waiting<'m>(&'m mut self, agenda: &'m mut Agenda) -> Waiting<'m> {
+        Waiting { all: self, agenda }
+    }
+
+    /// Whether there is something to do in the next turn.
+    pub fn has_work(&self) -> bool {
+        !self.refills.is_empty() || self.turn.is_wanted()
+    }
+
     /// A link was opened: its pool is filled.
     pub fn add_link(&mut self, link: LinkId, agenda: &mut Agenda) {
         self.services.add_link(link);
@@ -66,7 +77,7 @@ impl Matching {
         for id in users {
             let Some(user) = self.users.get(id) else { continue };
             match user.refused.filter(|_| !user.tied) {
-                Some(_) => self.offer_elsewhere(id, agenda),
+                Some(_) => self.waiting(agenda).offer_elsewhere(id),
                 None => agenda.reset(id, CloseReason::LinkLost),
             }
         }
@@ -78,7 +89,7 @@ impl Matching {
         for id in self.services.take_waiting(link) {
             let Some(service) = self.users.get(id).map(|user| user.service) else { continue };
             if self.services.publication_of(link, service).is_some() {
-                self.offer_to(id, service, link, false, agenda);
+                self.waiting(agenda).offer_to(id, service, link, false);
             } else {
                 self.move_on(vec![id], agenda);
             }
@@ -291,7 +302,7 @@ impl Matching {
         self.pools.set(id, State::Idle(since), place);
         let pause = agenda.jittered(agenda.limits.idle_ping);
         agenda.after(id, pause);
-        self.use_idle(link, usize::MAX, agenda);
+        self.waiting(agenda).use_idle(link, usize::MAX);
         if self.drain == Drain::Retiring {
             self.pools.retire_idle(link, agenda);
         }
@@ -299,7 +310,7 @@ impl Matching {
 
     /// A link serves a service now: users may wait for it, and it may have idle connections.
     pub fn published(&mut self, link: LinkId, agenda: &mut Agenda) {
-        self.use_idle(link, usize::MAX, agenda);
+        self.waiting(agenda).use_idle(link, usize::MAX);
         if self.pools.idle(link) == 0 && self.services.is_wanted(link) {
             self.want_one(link);
         }

@@ -459,7 +459,7 @@ impl Machine for Server {
             Input::Control { id, frame } => self.control(id, frame),
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
             Input::Returned { id, refused, spoken } => {
-                self.matching.returned(id, refused, spoken, &mut self.agenda);
+                self.matching.waiting(&mut self.agenda).returned(id, refused, spoken);
             }
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
@@ -483,7 +483,7 @@ impl Machine for Server {
             }
             self.agenda.push(Output::Exit);
         }
-        self.matching.begin_more(&mut self.agenda);
+        self.matching.waiting(&mut self.agenda).begin_more();
         self.matching.refill(&mut self.agenda);
     }
 

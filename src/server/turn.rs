@@ -1,4 +1,4 @@
-//! What one turn of the loop may begin for users that waited or were refused; the rest is begun in the turns that follow.
+//! What one turn of the loop may begin for users that waited or were refused; the turns that follow begin the rest.
 //!
 //! Without it, a thousand connections on which sessions are refused as fast as they are begun would all be ready at
 //! once, and everybody else's bytes would wait for a thousand of them.
