@@ -173,9 +173,10 @@ fn everything_is_named_that_is_imported() {
 fn names_after(text: &str, keywords: &[&str]) -> Vec<String> {
     let mut names = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with(' ')) {
-        let line = ["pub(super) ", "pub(crate) ", "pub(in crate::reactor) ", "pub "]
-            .iter()
-            .fold(line, |line, prefix| line.strip_prefix(prefix).unwrap_or(line));
+        let line =
+            ["pub(super) ", "pub(crate) ", "pub(in crate::reactor) ", "pub(in crate::server) ", "pub "]
+                .iter()
+                .fold(line, |line, prefix| line.strip_prefix(prefix).unwrap_or(line));
         for keyword in keywords {
             if let Some(rest) = line.strip_prefix(keyword) {
                 let name = rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next();
