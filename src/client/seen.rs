@@ -34,20 +34,21 @@ impl Seen {
         new
     }
 
-    /// Makes room for the numbers up to `sid`, a word at a time: a server that jumps costs no more than one that counts.
+    /// Makes room for the numbers up to `sid`, a word at a time: a server that jumps costs no more than another.
     fn forget_before(&mut self, sid: Sid) {
-        if sid - self.highest >= WINDOW {
+        let (mut at, mut left) = (self.highest, sid - self.highest);
+        if left >= WINDOW {
             return self.bits.fill(0);
         }
-        let mut next = self.highest + 1;
-        while next <= sid {
-            if next % WORD_BITS == 0 && sid - next >= WORD_BITS {
-                *self.word(next) = 0;
-                next += WORD_BITS;
+        while left > 0 {
+            let whole = (at + 1) % WORD_BITS == 0 && left >= WORD_BITS;
+            if whole {
+                *self.word(at + 1) = 0;
             } else {
-                *self.word(next) &= !bit(next);
-                next += 1;
+                *self.word(at + 1) &= !bit(at + 1);
             }
+            let step = if whole { WORD_BITS } else { 1 };
+            (at, left) = (at + step, left - step);
         }
     }
 
@@ -86,5 +87,7 @@ mod tests {
         assert!(seen.insert(5) && !seen.insert(5));
         assert!(seen.insert(u64::MAX) && !seen.insert(u64::MAX) && !seen.insert(5));
         assert!(seen.insert(u64::MAX - WINDOW + 1) && !seen.insert(u64::MAX - WINDOW));
+        let mut seen = Seen::default();
+        assert!(seen.insert(u64::MAX - 100) && seen.insert(u64::MAX) && seen.insert(u64::MAX - 1));
     }
 }
