@@ -33,6 +33,15 @@ pub enum Cut {
     Fin,
 }
 
+/// What a middlebox does about a link on which nothing has moved for its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgets {
+    /// It resets both ends.
+    Resets,
+    /// It passes nothing on any more, and tells nobody.
+    Drops,
+}
+
 /// What happens on a link; pairs are for [`UP`] and [`DOWN`].
 #[derive(Clone, Copy, Default)]
 pub struct Rules {
@@ -44,6 +53,8 @@ pub struct Rules {
     pub cut: [Option<(u64, Cut)>; 2],
     /// One bit of this byte is flipped.
     pub flip: [Option<u64>; 2],
+    /// What becomes of it when nothing has moved for this time.
+    pub forgets: Option<(Duration, Forgets)>,
 }
 
 enum Piece {
@@ -68,6 +79,8 @@ pub struct Link {
     /// The client's side and the server's.
     sides: [Option<TcpStream>; 2],
     lanes: [Lane; 2],
+    /// When something was last passed on.
+    moved: Instant,
     /// The first bytes from the client.
     pub recorded: Vec<u8>,
 }
@@ -106,6 +119,21 @@ impl Link {
                 if let Some(stream) = &self.sides[side] {
                     let _ = stream.shutdown(Shutdown::Write);
                 }
+            }
+        }
+    }
+
+    /// When it is forgotten, if nothing moves.
+    fn forgotten_at(&self) -> Option<Instant> {
+        self.rules.forgets.filter(|_| self.stands()).map(|(time, _)| self.moved + time)
+    }
+
+    /// Forgets it if nothing has moved for too long.
+    fn forget(&mut self, now: Instant) {
+        if self.forgotten_at().is_some_and(|at| at <= now) {
+            match self.rules.forgets.take() {
+                Some((_, Forgets::Resets)) => self.cut(Cut::Rst),
+                _ => self.rules.hold = [true, true],
             }
         }
     }
@@ -183,6 +211,7 @@ impl Link {
                     lane.queue.pop_front();
                 }
                 lane.passed += count as u64;
+                self.moved = now;
                 lane.queued_bytes -= count;
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
@@ -295,13 +324,15 @@ fn run(mut poll: Poll, listener: &TcpListener, mut links: Links, asked: &Receive
     let mut wishes: Vec<Wish> = Vec::new();
     loop {
         let now = Instant::now();
-        let due = links.links.iter().filter_map(|link| link.due(now)).min();
+        let dues = links.links.iter().flat_map(|link| [link.due(now), link.forgotten_at()]);
+        let due = dues.flatten().min();
         let timeout = due.map(|due| due.saturating_duration_since(now) + Duration::from_millis(1));
         match poll.poll(&mut events, timeout) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return,
             _ => {}
         }
         let now = Instant::now();
+        links.links.iter_mut().for_each(|link| link.forget(now));
         let mut all = timeout.is_some();
         for event in &events {
             match event.token() {
@@ -348,6 +379,7 @@ fn accept(poll: &Poll, listener: &TcpListener, links: &mut Links) {
             rules: links.rules,
             sides: [Some(client), Some(server)],
             lanes: Default::default(),
+            moved: Instant::now(),
             recorded: Vec::new(),
         });
     }

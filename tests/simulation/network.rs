@@ -199,6 +199,8 @@ impl Socket for VirtualSocket {
         None
     }
 
+    fn keep_alive(&mut self, _silence: Duration) {}
+
     fn close(self) {
         self.net.borrow_mut().close(self.end, false);
     }

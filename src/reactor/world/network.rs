@@ -74,6 +74,8 @@ pub trait Socket {
     fn take_error(&mut self) -> Option<io::Error>;
     /// What the kernel knows of it; `None` where it does not say.
     fn tcp_info(&self) -> Option<TcpInfo>;
+    /// Has the kernel ask a peer that was silent for this time whether it is still there.
+    fn keep_alive(&mut self, silence: Duration);
     /// Closes it in peace: what was sent still arrives, and then an end.
     fn close(self);
 }

@@ -17,6 +17,8 @@ pub struct TcpInfo {
     pub unacked: u32,
     /// Bytes that were written and not sent.
     pub notsent_bytes: u32,
+    /// Bytes that its peer has acknowledged since it was made.
+    pub acknowledged_bytes: u64,
 }
 
 /// Words of the kernel's `tcp_info` (linux/tcp.h) up to the last one that is used. Kernels only add words at its end,
@@ -45,7 +47,15 @@ pub fn tcp_info(socket: impl AsFd) -> Option<TcpInfo> {
         last_ack_recv: Duration::from_millis(words[14].into()),
         unacked: words[6],
         notsent_bytes: words[36],
+        acknowledged_bytes: join([words[30], words[31]]),
     })
+}
+
+/// A number of 64 bits from its words in memory.
+#[cfg(target_os = "linux")]
+fn join(words: [u32; 2]) -> u64 {
+    let [low, high] = if cfg!(target_endian = "little") { words } else { [words[1], words[0]] };
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Other systems are not asked.
@@ -54,7 +64,8 @@ pub fn tcp_info(_socket: impl AsFd) -> Option<TcpInfo> {
     None
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
     use std::io::{Read, Write};
@@ -93,6 +104,8 @@ mod tests {
         far.read_exact(&mut [0]).expect("it arrives");
         let info = becomes(&near, |info| info.unacked == 0);
         assert_eq!(info.notsent_bytes, 0, "{info:?}");
+        // Its SYN counts.
+        assert_eq!(info.acknowledged_bytes, 2, "{info:?}");
         assert!(info.rtt > Duration::ZERO && info.rtt < PATIENCE, "{info:?}");
         assert!(info.rto >= Duration::from_millis(5) && info.rto <= Duration::from_secs(120), "{info:?}");
         becomes(&near, |later| later.last_ack_recv >= info.last_ack_recv + Duration::from_millis(50));
