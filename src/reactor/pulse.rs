@@ -171,3 +171,29 @@ impl Pulses {
 fn pace(heartbeat: u16) -> u16 {
     (heartbeat / ROUNDS).clamp(1, ticks(PACE_MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_hears_something_long_before_its_heartbeat_is_over() {
+        for heartbeat_s in 1..=3_600 {
+            let heartbeat = ticks(Duration::from_secs(heartbeat_s));
+            // What was said just after a round counts from the next one on, and `Alive` leaves in a round.
+            let latest = (heartbeat / 3).min(ticks(UNSAID_MAX)) + 2 * pace(heartbeat);
+            assert!(latest < heartbeat / 2, "{heartbeat_s} s: {latest} of {heartbeat} ticks");
+        }
+    }
+
+    #[test]
+    fn rounds_are_as_frequent_as_the_least_heartbeat_needs() {
+        let start = Instant::now();
+        let mut pulses = Pulses::new(start);
+        assert_eq!(pulses.due(None), None, "no session runs");
+        assert_eq!(pulses.due(Some(ticks(Duration::from_secs(2)))), Some(start + Duration::from_millis(125)));
+        pulses.met = Some(ticks(Duration::from_secs(1)));
+        assert_eq!(pulses.due(Some(ticks(Duration::from_secs(30)))), Some(start + TICK));
+        assert_eq!(pace(ticks(Duration::from_secs(3_600))), ticks(PACE_MAX));
+    }
+}

@@ -49,6 +49,8 @@ pub struct Rules {
     pub hold: [bool; 2],
     /// Bytes are passed on after this time.
     pub late: [Duration; 2],
+    /// So many bytes are passed on in a second.
+    pub rate: [Option<u32>; 2],
     /// After so many bytes both ends are cut.
     pub cut: [Option<(u64, Cut)>; 2],
     /// One bit of this byte is flipped.
@@ -67,6 +69,8 @@ enum Piece {
 struct Lane {
     queue: VecDeque<(Instant, Piece)>,
     queued_bytes: usize,
+    /// When what was read so far has been passed on at its rate.
+    free_at: Option<Instant>,
     read: u64,
     passed: u64,
     /// Its reading has ended; then also its writing.
@@ -153,11 +157,15 @@ impl Link {
             return false;
         }
         let mut bytes = vec![0; 64 * 1024];
-        let due = now + self.rules.late[way];
+        let mut due = now + self.rules.late[way];
         match from.read(&mut bytes) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
             Ok(count @ 1..) => {
                 bytes.truncate(count);
+                if let Some(rate) = self.rules.rate[way] {
+                    due = due.max(lane.free_at.unwrap_or(now));
+                    lane.free_at = Some(due + Duration::from_secs(1).mul_f64(count as f64 / f64::from(rate)));
+                }
                 if let Some(at) = self.rules.flip[way].and_then(|at| at.checked_sub(lane.read))
                     && let Some(byte) = bytes.get_mut(at as usize)
                 {
@@ -172,6 +180,7 @@ impl Link {
             }
             ended => {
                 lane.ended[0] = true;
+                due = due.max(lane.free_at.unwrap_or(now));
                 let how = if ended.is_ok() { Cut::Fin } else { Cut::Rst };
                 lane.queue.push_back((due, Piece::End(how)));
             }
