@@ -257,7 +257,9 @@ impl Machine for Matchmaker {
     fn handle(&mut self, input: Input, _: Instant) {
         let output = match (input, self.message) {
             (Input::Greeted { id, .. }, _) => Output::Verify { id, secret: secret() },
-            (Input::Proved { id, .. }, _) => Output::Answer { id, plain: false },
+            (Input::Proved { id, .. }, _) => {
+                Output::Answer { id, plain: false, heartbeat: Limits::default().heartbeat }
+            }
             (Input::Answered { id }, _) => {
                 self.message = Some(id);
                 return;
@@ -381,6 +383,8 @@ impl Socket for MemorySocket {
     fn pipe(&self) -> Option<()> {
         None
     }
+
+    fn keep_alive(&mut self, _: Duration) {}
 
     fn close(self) {}
 }

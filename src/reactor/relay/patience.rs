@@ -24,8 +24,8 @@ pub(in crate::reactor) struct Patience {
     /// Looks since something moved, and in all.
     still: u8,
     looks: u8,
-    /// The low bits of the count of bytes that its peer had acknowledged.
-    acknowledged: u16,
+    /// A mark of how many bytes its peer had acknowledged. Where two counts have one mark, the next look sees it.
+    acknowledged: u8,
 }
 
 impl Patience {
@@ -35,11 +35,16 @@ impl Patience {
     }
 
     fn note(&mut self, info: Option<TcpInfo>) {
-        let acknowledged = info.map_or(0, |info| info.acknowledged_bytes as u16);
+        let acknowledged = info.map_or(0, |info| mark(info.acknowledged_bytes));
         if acknowledged != self.acknowledged {
             (self.acknowledged, self.still) = (acknowledged, 0);
         }
     }
+}
+
+/// The upper bits of a product (Knuth, The Art of Computer Programming, 6.4): counts of whole segments differ in them.
+fn mark(count: u64) -> u8 {
+    (count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
 impl<S: Socket> Relay<'_, S> {
