@@ -209,3 +209,24 @@ fn an_unplugged_downloader_is_given_up_and_a_paused_one_is_not() {
     }
     drop(unplugged);
 }
+
+#[test]
+fn an_unplugged_local_server_is_given_up() {
+    let local = serve(|mut user| {
+        user.write_all(b".").expect("it is small");
+        user.read_exact(&mut [0]).expect("an upload");
+        unplug(&user);
+        measure(PATIENCE);
+    });
+    let mut user = download(tunnel_in_process(local, true));
+    user.write_all(b"?").expect("it is small");
+    let since = Instant::now();
+    let error = loop {
+        if let Err(error) = user.write_all(&[9; 64 * 1024]) {
+            break error.kind();
+        }
+    };
+    assert!(matches!(error, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error}");
+    let took = since.elapsed();
+    assert!(took > UNACKNOWLEDGED && took < 2 * UNACKNOWLEDGED, "{took:?}");
+}

@@ -125,6 +125,6 @@ mod tests {
 
     #[test]
     fn a_socket_of_another_kind_says_nothing() {
-        assert_eq!(tcp_info(&UdpSocket::bind("127.0.0.1:0").expect("a port")), None);
+        assert_eq!(tcp_info(UdpSocket::bind("127.0.0.1:0").expect("a port")), None);
     }
 }
