@@ -11,6 +11,7 @@ use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::base::slots::Slots;
 use crate::config::limits::Limits;
+use crate::machine::{Agenda, Output};
 use crate::wire::control::Refusal;
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
@@ -339,6 +340,13 @@ impl Links {
         link.coming += usize::from(redeemed != Redeemed::No);
         self.outstanding += usize::from(redeemed == Redeemed::Late);
         redeemed != Redeemed::No
+    }
+
+    /// Has a message connection answered that proved a secret of this link. The link's heartbeat holds for it.
+    pub fn answer(&self, id: LinkId, message: ConnId, plain: bool, agenda: &mut Agenda) {
+        if let Some(link) = self.get(id) {
+            agenda.push(Output::Answer { id: message, plain, heartbeat: link.heartbeat });
+        }
     }
 
     /// What had a ticket of this link has come, or will not; false if the link is gone.

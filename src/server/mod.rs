@@ -164,11 +164,12 @@ impl Server {
                 }
                 self.strangers.remove(id);
                 self.controls.add(id, peer, key, (link, pool_key), self.agenda.now);
-                self.agenda.push(Output::Answer { id, plain: false });
+                let heartbeat = self.agenda.limits.heartbeat;
+                self.agenda.push(Output::Answer { id, plain: false, heartbeat });
             }
             (Claim::Link(link), Proof::Message { ticket }) if self.matching.links.redeem(link, ticket) => {
                 stranger.claim = Claim::Ticket(link);
-                self.agenda.push(Output::Answer { id, plain: self.plain });
+                self.matching.links.answer(link, id, self.plain, &mut self.agenda);
             }
             _ => self.agenda.close(id, CloseReason::UnknownLink, Manner::Discard),
         }
