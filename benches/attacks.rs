@@ -2,6 +2,8 @@
 //! a client that is killed and started again serves. The server, the clients and the attackers are processes of their
 //! own; the attackers stand nearer to the server than the client does, which the slow link keeps away.
 
+#[path = "tunnel/alarm.rs"]
+mod alarm;
 #[path = "attacks/hostile.rs"]
 mod hostile;
 #[path = "tunnel/link.rs"]
@@ -73,7 +75,10 @@ const ATTACKS: [Attack; 10] = [
     attack("strangers", "silent strangers at both ports, 3,000/s from the client's own address"),
     attack("strangers-fast", "silent strangers at both ports, 8,000/s from the client's own address"),
     attack("links", "75 links of another key that keep every message connection, and 100 users/s"),
-    Attack { refusing: 30, ..attack("refusing", "4,000 users of a service with 30 clients that refuse") },
+    Attack {
+        refusing: 30,
+        ..attack("refusing", "1,000 users a second of a service with 30 clients that refuse")
+    },
     Attack {
         server: &["--max-users", "2000"],
         ..attack("silent-users", "2,000 silent users of one address")
@@ -103,7 +108,8 @@ fn main() -> ExitCode {
             let key = keys::parse(&std::fs::read(key)?, &Origin::File(key.into()))
                 .map_err(|error| error.to_string())?
                 .remove(0);
-            hostile::run(name, &Target { control, message, other, web, from: from.parse()?, key })
+            let target = Target { control, message, other, web, from: from.parse()?, key };
+            Ok(hostile::run(name, &target, FOR_EVER)?)
         }),
         _ => match Arguments::from_args(&["cargo bench --bench attacks --"], &words) {
             Ok(arguments) => run(&arguments),
@@ -258,6 +264,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// An attack is ended by ending its process.
+const FOR_EVER: Duration = Duration::from_secs(100_000);
 /// How long an attack goes on before it is looked at.
 const WARM: Duration = Duration::from_secs(2);
 

@@ -23,6 +23,7 @@ use skyorg::config::limits::Limits;
 use skyorg::machine::{Door, Input, Machine, Output};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::{Accepted, Event, Network, Socket};
+use skyorg::reactor::world::tcp_info::TcpInfo;
 use skyorg::session::{End, Session};
 use skyorg::wire::frame::{Frame, Start};
 use skyorg::wire::handshake::{ANSWER_BYTES, ClearHello, Initiator, Purpose, Responder, Secret, Suite};
@@ -256,7 +257,9 @@ impl Machine for Matchmaker {
     fn handle(&mut self, input: Input, _: Instant) {
         let output = match (input, self.message) {
             (Input::Greeted { id, .. }, _) => Output::Verify { id, secret: secret() },
-            (Input::Proved { id, .. }, _) => Output::Answer { id, plain: false },
+            (Input::Proved { id, .. }, _) => {
+                Output::Answer { id, plain: false, heartbeat: Limits::default().heartbeat }
+            }
             (Input::Answered { id }, _) => {
                 self.message = Some(id);
                 return;
@@ -359,6 +362,10 @@ impl Socket for MemorySocket {
         None
     }
 
+    fn tcp_info(&self) -> Option<TcpInfo> {
+        None
+    }
+
     type Pipe = ();
 
     fn write_before_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -376,6 +383,8 @@ impl Socket for MemorySocket {
     fn pipe(&self) -> Option<()> {
         None
     }
+
+    fn keep_alive(&mut self, _: Duration) {}
 
     fn close(self) {}
 }

@@ -9,6 +9,8 @@
 //! Within a case the contenders take turns, round by round (A B C A B C …), so that other work of the machine meets
 //! all of them alike. Figures of different runs are not compared.
 
+#[path = "tunnel/alarm.rs"]
+mod alarm;
 #[path = "tunnel/cases.rs"]
 mod cases;
 #[path = "tunnel/contenders.rs"]
@@ -17,6 +19,8 @@ mod contenders;
 mod draw;
 #[path = "tunnel/growth.rs"]
 mod growth;
+#[path = "tunnel/line.rs"]
+mod line;
 #[path = "tunnel/link.rs"]
 mod link;
 #[path = "tunnel/load.rs"]
@@ -39,8 +43,9 @@ use mio::net::TcpListener;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use cases::{CASES, Case, Kind, Setting};
-use contenders::{Contender, NAMES, Running, Size, Surroundings};
-use process::Folder;
+use contenders::{Between, Contender, NAMES, Running, Size, Surroundings};
+use line::Shape;
+use process::{Folder, Process};
 use results::Results;
 
 /// Compares skyorg with other ways through.
@@ -88,6 +93,7 @@ fn main() -> ExitCode {
     let outcome = match words[..] {
         ["origin"] => run_origin(),
         ["link", to, round_trip] => run_link(to, round_trip),
+        ["line", round_trip, loss, rate, buffer] => run_line([round_trip, loss, rate, buffer]),
         _ => match Arguments::from_args(&["cargo bench --bench tunnel --"], &words) {
             Ok(arguments) => run(&arguments),
             Err(EarlyExit { output, status: Ok(()) }) => {
@@ -117,6 +123,11 @@ fn run_link(to: &str, round_trip: &str) -> Result<(), Box<dyn Error>> {
     Ok(link::run(announced_listener()?, to.parse()?, round_trip)?)
 }
 
+fn run_line(words: [&str; 4]) -> Result<(), Box<dyn Error>> {
+    process::end_with_parent();
+    Ok(line::run(Shape::parse(words).ok_or("no shape of a line")?)?)
+}
+
 /// A new listener. Its address goes to the benchmark that started this helper.
 fn announced_listener() -> std::io::Result<TcpListener> {
     let listener = process::listen()?;
@@ -129,7 +140,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let folder = Folder::new(arguments.logs.as_deref())?;
     let contenders = contenders::find(&chosen(&arguments.contenders, &NAMES)?, arguments.before.as_deref())?;
     let names = chosen(&arguments.cases, &CASES.map(|case| case.name))?;
-    let around = Surroundings { folder: &folder, round_trip: None, size: Size::USUAL };
+    let around = Surroundings { folder: &folder, between: Between::Nothing, size: Size::USUAL };
     let results = Results::default();
     for case in CASES.iter().filter(|case| names.contains(&case.name)) {
         eprintln!("{}", case.title);
@@ -185,8 +196,8 @@ fn run_case(
             }
         }
         Kind::OverLink(run) => {
-            let round_trip = Some(Duration::from_millis(arguments.round_trip));
-            let around = Surroundings { round_trip, ..*around };
+            let between = Between::Link(Duration::from_millis(arguments.round_trip));
+            let around = Surroundings { between, ..*around };
             for _ in 0..arguments.rounds {
                 for contender in contenders {
                     let outcome =
@@ -195,9 +206,34 @@ fn run_case(
                 }
             }
         }
+        Kind::OverLine(shape, run) => {
+            let around = Surroundings { between: Between::Line, ..*around };
+            let setting = |contender| Setting { round_trip: shape.round_trip, ..setting(contender) };
+            for _ in 0..arguments.rounds {
+                for contender in contenders {
+                    let outcome =
+                        over_line(&shape, &around, contender, |running| run(&setting(contender), running));
+                    survive(case, contender, outcome);
+                }
+            }
+        }
         Kind::Growth => growth::run(contenders, around, setting),
     }
     Ok(())
+}
+
+/// Runs a contender with a line of its own between its halves.
+fn over_line(
+    shape: &Shape,
+    around: &Surroundings,
+    contender: &Contender,
+    run: impl FnOnce(&Running) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let arguments = shape.arguments();
+    let words: Vec<&str> = ["line"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    let mut line = Process::helper(&words, around.folder.file("line.log"))?;
+    line.address_after("listening ")?;
+    run(&contender.start(around)?)
 }
 
 /// Says that a contender has failed a round. It has a figure less, and the others go on.

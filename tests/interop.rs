@@ -33,6 +33,7 @@ use tokio::runtime::{Builder, Runtime};
 
 /// Longer than anything here takes on a machine that is busy with other tests.
 const DEADLINE: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(3);
 const LARGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Which program plays a part.
@@ -86,6 +87,11 @@ fn tunnel(server: Program, client: Program, plain: bool) -> Tunnel {
     tunnel
 }
 
+/// The heartbeat is as long as a busy machine needs.
+fn limits() -> Limits {
+    Limits { heartbeat: HEARTBEAT, ..Limits::default() }
+}
+
 fn runtime(threads: bool) -> Runtime {
     let mut builder = if threads { Builder::new_multi_thread() } else { Builder::new_current_thread() };
     builder.enable_all().build().expect("a runtime")
@@ -94,7 +100,7 @@ fn runtime(threads: bool) -> Runtime {
 fn start_server(program: Program, key: Key, plain: bool) -> (SocketAddr, SocketAddr, SocketAddr) {
     let free = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
     let name = "default".parse().expect("a good name");
-    let (services, limits) = (vec![(name, free)], Limits::default());
+    let (services, limits) = (vec![(name, free)], limits());
     let config = ServerConfig { services, message: free, control: free, keys: vec![key], plain, limits };
     match program {
         Product => {
@@ -133,7 +139,7 @@ fn start_client(
         services: vec![("default".parse().expect("a good name"), at(local))],
         key,
         plain,
-        limits: Limits::default(),
+        limits: limits(),
     };
     match program {
         Product => {
@@ -307,4 +313,25 @@ fn message_connections_are_used_again() {
         // The pool, and one for each session that was not over when the next began.
         assert!(dialled <= Limits::default().pool + 6, "{dialled} message connections");
     });
+}
+
+/// All tunnels at once, because each must be quiet for longer than the heartbeat.
+#[test]
+fn a_quiet_session_outlives_the_heartbeat() {
+    let mut quiet = Vec::new();
+    for plain in [false, true] {
+        for (server, client) in MIXTURES {
+            let tunnel = tunnel(server, client, plain);
+            let mut user = tunnel.user();
+            let mut local = tunnel.arrivals.recv_timeout(DEADLINE).expect("a session");
+            user.write_all(b"?").and_then(|()| local.read_exact(&mut [0])).expect("it is served");
+            quiet.push((tunnel, user, local, (server, client, plain)));
+        }
+    }
+    thread::sleep(HEARTBEAT * 2); // paces: nothing is said for that long
+    for (_tunnel, mut user, mut local, mixture) in quiet {
+        let said = user.write_all(b"!").and_then(|()| local.read_exact(&mut [0]));
+        said.and_then(|()| local.write_all(b".")).unwrap_or_else(|error| panic!("{mixture:?}: {error}"));
+        user.read_exact(&mut [0]).unwrap_or_else(|error| panic!("{mixture:?}: {error}"));
+    }
 }

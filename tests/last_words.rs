@@ -5,8 +5,11 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
-use common::{MODES, Mode, Records, Tunnel, serve};
+use common::relay::{DOWN, Rules, UP};
+use common::{MODES, Mode, Records, Setup, Tunnel, serve};
 
 const USERS: usize = 40;
 const UPLOAD_BYTES: usize = 20 * 1024 * 1024;
@@ -54,6 +57,35 @@ fn an_answer_that_comes_before_the_upload_is_over_arrives() {
     }
 }
 
+/// Bytes a second of a slow line, and users who share none of it: each has a connection of its own.
+const SLOW: u32 = 1024 * 1024;
+const SLOW_USERS: usize = 6;
+
+/// A tunnel whose message connections are slow one way.
+fn slow_tunnel(mode: Mode, way: usize, local: SocketAddr) -> Tunnel {
+    let tunnel = Setup::new(mode).relayed().start(local);
+    tunnel.relay().wait_for_pool(10);
+    let mut rules = Rules::default();
+    rules.rate[way] = Some(SLOW);
+    tunnel.relay().with(move |links| {
+        links.rules = rules;
+        links.links.iter_mut().for_each(|link| link.rules = rules);
+    });
+    tunnel
+}
+
+#[test]
+fn an_early_answer_arrives_while_the_upload_stands_in_a_slow_line() {
+    for mode in MODES {
+        let tunnel = slow_tunnel(mode, DOWN, early_answers());
+        let users: Vec<_> = (0..SLOW_USERS).map(|_| tunnel.user()).collect();
+        let uploads: Vec<_> = users.into_iter().map(|user| thread::spawn(|| upload(user))).collect();
+        for answered in uploads {
+            assert_eq!(answered.join().expect("it reads"), ANSWER, "{mode:?}");
+        }
+    }
+}
+
 /// A local server that pours until it cannot, and records the last bytes that each user sent.
 fn pouring() -> (SocketAddr, Arc<Records<Vec<u8>>>) {
     let records = Records::new();
@@ -82,4 +114,54 @@ fn last_words_of_users(mode: Mode) {
 #[test]
 fn what_a_user_said_last_arrives_though_it_reads_no_more() {
     MODES.into_iter().for_each(last_words_of_users);
+}
+
+#[test]
+fn what_a_user_said_last_arrives_though_a_slow_line_is_full_of_what_it_does_not_read() {
+    for mode in MODES {
+        let (address, records) = pouring();
+        let tunnel = slow_tunnel(mode, UP, address);
+        let users: Vec<_> = (0..SLOW_USERS).map(|_| tunnel.user()).collect();
+        for mut user in users {
+            user.read_exact(&mut [0; 256 * 1024]).expect("it pours");
+            user.write_all(LAST).expect("it is small");
+            drop(user);
+        }
+        let heard = records.wait(SLOW_USERS).into_iter().filter(|last| last == LAST).count();
+        assert_eq!(heard, SLOW_USERS, "{mode:?}");
+    }
+}
+
+/// A user that takes little at a time: most of an answer stands in the server's kernel when the local server breaks
+/// the session off.
+#[test]
+fn what_was_read_from_a_local_server_reaches_a_slow_user_before_the_reset() {
+    const ANSWER_BYTES: usize = 300 * 1024;
+    for mode in MODES {
+        let local = serve(|mut user| {
+            user.read_exact(&mut [0]).expect("a request");
+            user.write_all(&[5; ANSWER_BYTES]).expect("taken");
+            user.read_exact(&mut [0]).expect("the user has a part of it");
+            common::reset(user);
+        });
+        let tunnel = Tunnel::start(mode, local);
+        // Little room, so that the server's kernel holds the rest.
+        let user =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        user.set_recv_buffer_size(16 * 1024).expect("settable");
+        user.connect(&tunnel.users.into()).expect("connects");
+        let mut user = TcpStream::from(user);
+        user.write_all(b"?").expect("it is small");
+        let (mut read, mut told) = (0, false);
+        let mut buffer = [0; 8 * 1024];
+        while let Ok(count @ 1..) = user.read(&mut buffer) {
+            read += count;
+            // By now the client has read it all.
+            if read > ANSWER_BYTES / 3 && !std::mem::replace(&mut told, true) {
+                user.write_all(b"!").expect("it is small");
+            }
+            thread::sleep(Duration::from_millis(20)); // paces: a user that takes little at a time
+        }
+        assert_eq!(read, ANSWER_BYTES, "{mode:?}");
+    }
 }

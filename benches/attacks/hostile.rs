@@ -1,7 +1,6 @@
 //! The attackers. Those with a key speak the real wire and hold the rival's key, not the victim's.
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
@@ -28,29 +27,34 @@ pub struct Target {
     pub key: Key,
 }
 
-type Outcome = Result<(), Box<dyn Error>>;
+type Outcome = io::Result<()>;
 
-/// Attacks until the process is ended.
-pub fn run(name: &str, target: &Target) -> Outcome {
+/// Attacks for this time.
+pub fn run(name: &str, target: &Target, time: Duration) -> Outcome {
+    let end = Instant::now() + time;
     let here = Ipv4Addr::LOCALHOST;
     let ports = [target.control, target.message];
     match name {
-        "waiting" => stand_silent(&[target.other], target.from, 3_000, 4_200),
-        "strangers" => stand_silent(&ports, here, 3_000, 15_000),
-        "strangers-fast" => stand_silent(&ports, here, 8_000, 15_000),
-        "silent-users" => stand_silent(&[target.web], target.from, 1_000, 18_000),
-        "refusing" => stand_silent(&[target.other], target.from, 8_000, 4_000),
-        "passers" => loop {
-            drop(connect(target.other, target.from)?);
-        },
-        "links" => take_all(target),
-        "comers" => loop {
-            drop(Control::connect(target, VERSIONS)?);
-        },
-        "pings" => ping(target),
-        "refused" => be_refused(target),
-        _ => Err(format!("no attack '{name}'").into()),
+        "waiting" => stand_silent(&[target.other], target.from, 3_000, 4_200, end),
+        "strangers" => stand_silent(&ports, here, 3_000, 15_000, end),
+        "strangers-fast" => stand_silent(&ports, here, 8_000, 15_000, end),
+        "silent-users" => stand_silent(&[target.web], target.from, 1_000, 18_000, end),
+        "refusing" => stand_silent(&[target.other], target.from, 1_000, 4_000, end),
+        "passers" => until(end, || connect(target.other, target.from).map(drop)),
+        "links" => take_all(target, end),
+        "comers" => until(end, || Control::connect(target, VERSIONS).map(drop)),
+        "pings" => ping(target, end),
+        "refused" => be_refused(target, end),
+        _ => Err(io::Error::other(format!("no attack '{name}'"))),
     }
+}
+
+/// Does something again and again.
+fn until(end: Instant, mut act: impl FnMut() -> io::Result<()>) -> Outcome {
+    while Instant::now() < end {
+        act()?;
+    }
+    Ok(())
 }
 
 /// A connection from this address. It begins; whether it stands is not waited for.
@@ -70,11 +74,14 @@ fn connect(to: SocketAddr, from: Ipv4Addr) -> io::Result<Socket> {
 }
 
 /// Connects so often a second, says nothing, and keeps the newest.
-fn stand_silent(to: &[SocketAddr], from: Ipv4Addr, per_second: u32, kept: usize) -> Outcome {
+fn stand_silent(to: &[SocketAddr], from: Ipv4Addr, per_second: u32, kept: usize, end: Instant) -> Outcome {
     let (began, mut silent) = (Instant::now(), VecDeque::new());
     for number in 0u32.. {
         let due = began + Duration::from_secs(1) * number / per_second;
-        thread::sleep(due.saturating_duration_since(Instant::now()));
+        if due > end {
+            break;
+        }
+        thread::sleep(due.saturating_duration_since(Instant::now())); // paces: connections a second
         if silent.len() == kept {
             silent.pop_front();
         }
@@ -175,21 +182,22 @@ impl Control {
 }
 
 /// Links that publish the other service, bring every message connection that they are asked for, and never serve.
-fn take_all(target: &Target) -> Outcome {
+fn take_all(target: &Target, end: Instant) -> Outcome {
     thread::scope(|scope| {
         for _ in 0..75 {
             scope.spawn(|| {
-                loop {
-                    let _ = take_some(target);
-                    thread::sleep(Duration::from_millis(100));
-                }
+                until(end, || {
+                    let _ = take_some(target, end);
+                    thread::sleep(Duration::from_millis(100)); // paces: an attacker that comes again
+                    Ok(())
+                })
             });
         }
-        stand_silent(&[target.other], target.from, 100, 10_000)
+        stand_silent(&[target.other], target.from, 100, 10_000, end)
     })
 }
 
-fn take_some(target: &Target) -> io::Result<()> {
+fn take_some(target: &Target, end: Instant) -> io::Result<()> {
     let mut control = Control::connect(target, VERSIONS)?;
     let publish = Publish {
         number: 1,
@@ -201,7 +209,7 @@ fn take_some(target: &Target) -> io::Result<()> {
     control.send(&ControlFrame::Publish(publish))?;
     let welcome = control.welcome()?;
     let mut messages = Vec::new();
-    loop {
+    while Instant::now() < end {
         match control.receive_frame()? {
             ControlFrame::Open { first_ticket, count } => {
                 for ticket in (first_ticket..).take(count as usize) {
@@ -221,6 +229,7 @@ fn take_some(target: &Target) -> io::Result<()> {
             _ => {}
         }
     }
+    Ok(())
 }
 
 fn pong(message: &mut Control) -> io::Result<()> {
@@ -234,15 +243,15 @@ fn pong(message: &mut Control) -> io::Result<()> {
 }
 
 /// A thousand links that ping as often as they may.
-fn ping(target: &Target) -> Outcome {
+fn ping(target: &Target, end: Instant) -> Outcome {
     const LINKS: usize = 1_000;
     let mut links = Vec::new();
     let mut began = Instant::now();
-    loop {
+    while Instant::now() < end {
         if links.len() < LINKS {
             match Control::connect(target, VERSIONS) {
                 Ok(control) => links.push(control),
-                Err(_) => thread::sleep(Duration::from_millis(1)),
+                Err(_) => thread::sleep(Duration::from_millis(1)), // paces: an attacker that comes again
             }
             if links.len() < LINKS {
                 continue;
@@ -251,8 +260,9 @@ fn ping(target: &Target) -> Outcome {
         }
         links.retain_mut(|link| link.send(&ControlFrame::Ping).is_ok() && read_away(link).is_ok());
         began += Duration::from_millis(50);
-        thread::sleep(began.saturating_duration_since(Instant::now()));
+        thread::sleep(began.saturating_duration_since(Instant::now())); // paces: pings a second
     }
+    Ok(())
 }
 
 /// Throws away what has come.
@@ -271,13 +281,14 @@ fn read_away(control: &mut Control) -> io::Result<()> {
 }
 
 /// Says Hello in a version that the server does not speak, and stays as long as it may.
-fn be_refused(target: &Target) -> Outcome {
+fn be_refused(target: &Target, end: Instant) -> Outcome {
     let versions = Versions { least: 40_000, most: 40_001 };
     let mut kept = VecDeque::new();
-    loop {
+    until(end, || {
         if kept.len() == 10_000 {
             kept.pop_front();
         }
         kept.extend(Control::connect(target, versions).ok());
-    }
+        Ok(())
+    })
 }

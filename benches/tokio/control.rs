@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use skyorg::base::id::ConnId;
 use skyorg::machine::{CloseReason, Greeting, Input, LINK_RANDOM_BYTES, Manner, Proof, Traffic};
@@ -30,10 +30,10 @@ pub async fn stranger(id: ConnId, stream: TcpStream, mut commands: Commands, sha
     // Boxed, so that an idle message connection does not keep room for a handshake.
     let handshake = Box::pin(timeout(shared.limits.heartbeat, admit(id, &stream, &mut commands, &shared)));
     match handshake.await.unwrap_or(Err(CloseReason::HandshakeTimedOut)) {
-        Ok((channel, Purpose::Message)) => {
-            Relay::new(id, End::Server, stream, channel, commands, shared).run().await;
+        Ok((channel, heartbeat, Purpose::Message)) => {
+            Relay::new(id, (End::Server, heartbeat), stream, channel, commands, shared).run().await;
         }
-        Ok((channel, Purpose::Control)) => {
+        Ok((channel, _, Purpose::Control)) => {
             Box::pin(Control { id, stream, channel, commands, shared }.run()).await;
         }
         Err(reason) => {
@@ -51,7 +51,7 @@ async fn admit(
     stream: &TcpStream,
     commands: &mut Commands,
     shared: &Shared,
-) -> Result<(Channel, Purpose), CloseReason> {
+) -> Result<(Channel, Duration, Purpose), CloseReason> {
     let mut flight = [0; FIRST_FLIGHT_BYTES];
     let (clear, rest) = flight.split_at_mut(HELLO_BYTES);
     read_exact(stream, clear).await?;
@@ -74,15 +74,15 @@ async fn admit(
         }
     };
     shared.input(Input::Proved { id, proof });
-    let plain = match commands.recv().await {
-        Some(Command::Answer(plain)) => plain,
+    let (plain, heartbeat) = match commands.recv().await {
+        Some(Command::Answer(how)) => *how,
         Some(Command::Close(reason, _)) => return Err(reason),
         _ => return Err(CloseReason::Shutdown),
     };
     let (answer, transport) = responder.answer().map_err(CloseReason::Stranger)?;
     write_all(stream, &answer).await?;
     shared.input(Input::Answered { id });
-    Ok((Channel::new(transport, plain), hello.purpose))
+    Ok((Channel::new(transport, plain), heartbeat, hello.purpose))
 }
 
 /// Client: a control or message connection, from the dial to its end.
@@ -95,7 +95,7 @@ pub async fn dial(
     commands: Commands,
     shared: Shared,
 ) {
-    let handshake = shared.limits.heartbeat;
+    let (handshake, heartbeat) = (shared.limits.heartbeat, greeting.heartbeat);
     let greeted = Box::pin(async {
         let connected = timeout_at(deadline.into(), sockets::connect(address)).await;
         let stream = match connected.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {
@@ -111,7 +111,8 @@ pub async fn dial(
             if control {
                 Box::pin(Control { id, stream, channel, commands, shared }.run()).await;
             } else {
-                Relay::new(id, End::Client, stream, channel, commands, shared).run().await;
+                let end = (End::Client, heartbeat);
+                Relay::new(id, end, stream, channel, commands, shared).run().await;
             }
         }
         Err(reason) => shared.closed(id, reason, Traffic::default()),

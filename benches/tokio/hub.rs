@@ -60,7 +60,7 @@ pub enum Command {
     /// Verify the first flight.
     Verify(Box<Secret>),
     /// Answer it.
-    Answer(bool),
+    Answer(Box<(bool, Duration)>),
     /// Say this on the control connection.
     Send(Box<ControlFrame>),
     /// Begin a session for this user.
@@ -199,7 +199,9 @@ impl Surroundings for Tasks {
                 self.inbox.push_back(Input::Stopped { id });
             }
             Output::Verify { id, secret } => drop(self.command(id, Command::Verify(Box::new(secret)))),
-            Output::Answer { id, plain } => drop(self.command(id, Command::Answer(plain))),
+            Output::Answer { id, plain, heartbeat } => {
+                drop(self.command(id, Command::Answer(Box::new((plain, heartbeat)))));
+            }
             // It does not count strangers.
             Output::Admit(_) => {}
             Output::LimitUsers(_) => {}

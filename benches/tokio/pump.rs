@@ -187,6 +187,7 @@ impl Relay {
             Step::Ignore | Step::Deliver => return Ok(()),
             Step::Begin(start) => {
                 self.announced_idle = false;
+                self.expect_silence();
                 SessionEvent::Start(start)
             }
             Step::Accepted => SessionEvent::Accepted,

@@ -42,6 +42,7 @@ type Dialling = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 pub struct Relay {
     id: ConnId,
     end: End,
+    heartbeat: Duration,
     stream: TcpStream,
     channel: Channel,
     session: Session,
@@ -58,6 +59,8 @@ pub struct Relay {
     dialling: Vec<(ConnId, Dialling)>,
     deadline: Option<Pin<Box<Sleep>>>,
     announced_idle: bool,
+    /// When `Alive` is due: it tells the other end that a session which says nothing still runs.
+    alive: Option<Pin<Box<Sleep>>>,
 }
 
 enum Wake {
@@ -65,13 +68,14 @@ enum Wake {
     Command(Option<Command>),
     Dialled(ConnId, io::Result<TcpStream>),
     Deadline,
+    Alive,
 }
 
 impl Relay {
     /// An idle message connection.
     pub fn new(
         id: ConnId,
-        end: End,
+        (end, heartbeat): (End, Duration),
         stream: TcpStream,
         channel: Channel,
         commands: UnboundedReceiver<Command>,
@@ -80,6 +84,7 @@ impl Relay {
         Relay {
             id,
             end,
+            heartbeat,
             stream,
             channel,
             session: Session::new(end),
@@ -92,6 +97,7 @@ impl Relay {
             dialling: Vec::new(),
             deadline: None,
             announced_idle: true,
+            alive: None,
         }
     }
 
@@ -131,6 +137,11 @@ impl Relay {
                 return Poll::Ready(Wake::Dialled(id, dialled));
             }
         }
+        if let Some(alive) = &mut self.alive
+            && alive.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Wake::Alive);
+        }
         let mut ready = self.may_open() && self.stream.poll_read_ready(context).is_ready();
         ready |= self.blocked && self.stream.poll_write_ready(context).is_ready();
         if let Some(local) = &self.local {
@@ -161,6 +172,11 @@ impl Relay {
             Wake::Dialled(id, Err(error)) => {
                 self.shared.closed(id, CloseReason::DialFailed(error.into()), Traffic::default());
                 Ok(())
+            }
+            Wake::Alive => {
+                self.expect_silence();
+                // Bytes that wait for room say as much.
+                if self.out.is_none() { self.act(scratch, |session| session.alive()) } else { Ok(()) }
             }
             Wake::Deadline => match self.local.as_ref().and_then(|local| local.failed) {
                 Some(kind) => self.local_broke(kind, scratch),
@@ -232,6 +248,12 @@ impl Relay {
         Ok(())
     }
 
+    /// While a session runs, something is said in each third of the heartbeat.
+    fn expect_silence(&mut self) {
+        let third = (self.heartbeat / 3).min(Duration::from_secs(15));
+        self.alive = (!self.session.is_idle()).then(|| Box::pin(sleep_until(Instant::now() + third)));
+    }
+
     /// Both ends must be done with an aborted session in time.
     fn clock_abort(&mut self) {
         self.set_deadline(self.shared.limits.abort);
@@ -258,6 +280,7 @@ impl Relay {
             return Ok(());
         };
         self.announced_idle = false;
+        self.expect_silence();
         self.send_frame(&frame, scratch)?;
         if let Some(ring) = &user.retained {
             let count = ring.len();

@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::contenders::{Contender, Running};
+use super::line::Shape;
 use super::load::{self, Bulk, Outcome, Plan};
 use super::process::Process;
 use super::results::{Note, Results};
@@ -20,6 +21,19 @@ const LINK_LONE: usize = 20;
 /// Pause after a lone user, so that the next one is alone as well and finds the pool filled.
 const LINK_PAUSE_ROUND_TRIPS: u32 = 5;
 const BETWEEN_BURSTS: Duration = Duration::from_secs(1);
+/// A line that loses packets, and one whose rate is small and whose queue is long.
+const LOSSY: Shape =
+    Shape { round_trip: Duration::from_millis(60), loss: 0.01, rate: 0, buffer: Duration::ZERO };
+const SLOW: Shape = Shape {
+    round_trip: Duration::from_millis(40),
+    loss: 0.0,
+    rate: 20_000_000,
+    buffer: Duration::from_secs(2),
+};
+/// Bulk users of the slow line.
+const QUEUED: usize = 8;
+/// How long they pour before anybody looks.
+const QUEUE_FILLS: Duration = Duration::from_secs(3);
 /// Points of the curve of memory over sessions.
 const MEMORY_STEPS: usize = 8;
 /// A process needs a moment to come to rest after its start, and after its users have left.
@@ -44,6 +58,8 @@ pub enum Kind {
     AloneOnce(fn(&Setting, &Running) -> io::Result<()>),
     /// Each contender is started afresh for each round, with the slow link between its halves.
     OverLink(fn(&Setting, &Running) -> io::Result<()>),
+    /// Each contender is started afresh for each round, with a line of this shape between its halves.
+    OverLine(Shape, fn(&Setting, &Running) -> io::Result<()>),
     /// Each contender is started afresh for each point, see [`super::growth`].
     Growth,
 }
@@ -67,7 +83,7 @@ pub struct Setting<'a> {
 }
 
 /// All of them, in the order of the table.
-pub const CASES: [Case; 14] = [
+pub const CASES: [Case; 16] = [
     Case { name: "up-1", title: "bulk to the origin, 1 stream", kind: Kind::Beside(up_1) },
     Case { name: "up-8", title: "bulk to the origin, 8 streams", kind: Kind::Beside(up_8) },
     Case { name: "down-1", title: "bulk to the user, 1 stream", kind: Kind::Beside(down_1) },
@@ -85,6 +101,12 @@ pub const CASES: [Case; 14] = [
     Case { name: "rest", title: "at rest", kind: Kind::AloneOnce(rest) },
     Case { name: "size", title: "size of the executable", kind: Kind::AloneOnce(size) },
     Case { name: "link", title: "first byte over a slow link", kind: Kind::OverLink(link) },
+    Case { name: "loss", title: "first byte over a line that loses 1 %", kind: Kind::OverLine(LOSSY, loss) },
+    Case {
+        name: "queue",
+        title: "echo of one user beside 8 streams over 20 Mbit/s with a queue of 2 s",
+        kind: Kind::OverLine(SLOW, queue),
+    },
     Case {
         name: "growth",
         title: "CPU time beside many clients, services and idle sessions",
@@ -272,4 +294,35 @@ fn link(setting: &Setting, running: &Running) -> io::Result<()> {
     }
     setting.note("failures", failures as f64);
     Ok(())
+}
+
+fn loss(setting: &Setting, running: &Running) -> io::Result<()> {
+    std::thread::sleep((setting.round_trip * LINK_PAUSE_ROUND_TRIPS).max(CALM));
+    let mut failures = 0;
+    let metrics = [["first p50", "first p95", "first p99"], ["again p50", "again p95", "again p99"]];
+    for names in metrics {
+        let outcome = at_once(running, LINK_BURST)?;
+        failures += outcome.failures;
+        for (name, percent) in names.into_iter().zip([50.0, 95.0, 99.0]) {
+            setting.note(name, outcome.percentile(percent) / setting.round_trip.as_secs_f64());
+        }
+        std::thread::sleep(BETWEEN_BURSTS);
+    }
+    setting.note("failures", failures as f64);
+    Ok(())
+}
+
+fn queue(setting: &Setting, running: &Running) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let time = setting.time + QUEUE_FILLS;
+        let bulk = scope.spawn(move || load::bulk(running.address, Bulk::Down, QUEUED, time));
+        std::thread::sleep(QUEUE_FILLS);
+        let outcome = setting.users(running, 1, true)?;
+        setting.note("p50 ms", outcome.percentile(50.0) * 1e3);
+        setting.note("p99 ms", outcome.percentile(99.0) * 1e3);
+        setting.note("failures", outcome.failures as f64);
+        let (bytes, elapsed) = bulk.join().map_err(|_| io::Error::other("a bulk user panicked"))??;
+        setting.note("bulk Mbit/s", bytes as f64 * 8.0 / 1e6 / elapsed.as_secs_f64());
+        Ok(())
+    })
 }

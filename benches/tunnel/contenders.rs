@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use skyorg::config::keys;
 
+use super::line;
 use super::load;
 use super::process::{CpuTime, Folder, Process, free_port, installed, loopback, output_of};
 
@@ -40,6 +41,8 @@ enum Kind {
     Skyorg { program: PathBuf, plain: bool, threads: Option<&'static str> },
     Haproxy { program: PathBuf, splice: bool },
     Rathole { program: PathBuf, noise: bool },
+    Frp { server: PathBuf, client: PathBuf },
+    Chisel { program: PathBuf },
 }
 
 /// A contender that runs; it ends when this is dropped.
@@ -106,10 +109,28 @@ impl Running {
 pub struct Surroundings<'a> {
     /// For keys, configurations and logs.
     pub folder: &'a Folder,
-    /// The round trip between the two halves, if they are not on one host.
-    pub round_trip: Option<Duration>,
+    /// What lies between the two halves.
+    pub between: Between,
     /// How many clients and services the product gets.
     pub size: Size,
+}
+
+/// What lies between the two halves of a contender.
+#[derive(Clone, Copy)]
+pub enum Between {
+    /// They are on one host.
+    Nothing,
+    /// A link of this round trip, see [`super::link`].
+    Link(Duration),
+    /// A line, see [`super::line`]. It is there already.
+    Line,
+}
+
+impl Between {
+    /// Where a server listens for the other half: not at loopback, which no line leads to.
+    fn listen(self) -> &'static str {
+        if let Between::Line = self { "0.0.0.0:0" } else { "127.0.0.1:0" }
+    }
 }
 
 /// How large a tunnel is.
@@ -131,7 +152,7 @@ impl Size {
 }
 
 /// Every name that `--contenders` knows, in the order of the table.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 15] = [
     "direct",
     "skyorg",
     "skyorg-plain",
@@ -145,6 +166,8 @@ pub const NAMES: [&str; 13] = [
     "haproxy-splice",
     "rathole",
     "rathole-noise",
+    "frp",
+    "chisel",
 ];
 
 /// The contenders of these names that are installed; says which are not. `before` is another build of the product to be
@@ -173,6 +196,10 @@ pub fn find(names: &[&'static str], before: Option<&Path>) -> io::Result<Vec<Con
                 let noise = name == "rathole-noise";
                 installed("rathole").map(|program| Kind::Rathole { program, noise })
             }
+            "frp" => {
+                installed("frps").zip(installed("frpc")).map(|(server, client)| Kind::Frp { server, client })
+            }
+            "chisel" => installed("chisel").map(|program| Kind::Chisel { program }),
             _ => {
                 if tokio.is_none() {
                     tokio = Some(build_tokio()?);
@@ -236,6 +263,8 @@ impl Contender {
             Kind::Skyorg { program, plain, threads } => start_skyorg(around, to, program, *plain, *threads),
             Kind::Haproxy { program, splice } => start_haproxy(around, to, program, *splice),
             Kind::Rathole { program, noise } => start_rathole(around, to, program, *noise),
+            Kind::Frp { server, client } => start_frp(around, to, server, client),
+            Kind::Chisel { program } => start_chisel(around, to, program),
         }?;
         running.around.push(origin);
         let deadline = Instant::now() + READY;
@@ -252,9 +281,13 @@ impl Contender {
     }
 }
 
-/// The address that leads to `to`, over the slow link if there is one.
+/// The address that leads to `to`, over the link or the line if there is one.
 fn link(around: &Surroundings, to: SocketAddr) -> io::Result<(SocketAddr, Vec<Process>)> {
-    let Some(round_trip) = around.round_trip else { return Ok((to, Vec::new())) };
+    let round_trip = match around.between {
+        Between::Nothing => return Ok((to, Vec::new())),
+        Between::Line => return Ok((line::over(to), Vec::new())),
+        Between::Link(round_trip) => round_trip,
+    };
     let milliseconds = round_trip.as_millis().to_string();
     let arguments = ["link", &to.to_string(), &milliseconds];
     let mut process = Process::helper(&arguments, around.folder.file("link.log"))?;
@@ -277,7 +310,7 @@ fn start_skyorg(
     common.extend(plain.then_some("--plain"));
     common.extend(threads.into_iter().flat_map(|threads| ["--threads", threads]));
 
-    let (any, here) = ("0.0.0.0:0", "127.0.0.1:0");
+    let (any, here) = ("0.0.0.0:0", around.between.listen());
     let size = around.size;
     let (pool, others, last) = (size.pool.map(|pool| pool.to_string()), 1..size.services, size.services - 1);
     let mut arguments =
@@ -392,8 +425,9 @@ fn start_rathole(
         of_client = transport("client", format!("remote_public_key = \"{public}\""));
     }
     let text = format!(
-        "[server]\nbind_addr = \"{tunnel}\"\ndefault_token = \"bench\"\n{of_server}\
+        "[server]\nbind_addr = \"0.0.0.0:{}\"\ndefault_token = \"bench\"\n{of_server}\
          [server.services.bench]\nbind_addr = \"0.0.0.0:{}\"\n",
+        tunnel.port(),
         address.port()
     );
     let config = folder.write("server.toml", &text)?.display().to_string();
@@ -405,5 +439,40 @@ fn start_rathole(
     );
     let config = folder.write("client.toml", &text)?.display().to_string();
     let client = Process::start(program, &["--client", &config], folder.file("rathole.log"))?;
+    Ok(Running { address, processes: vec![server, client], around: links, server_alone: 0 })
+}
+
+/// One TCP connection between its halves carries all users, as is its default.
+fn start_frp(around: &Surroundings, origin: SocketAddr, server: &Path, client: &Path) -> io::Result<Running> {
+    let folder = around.folder;
+    let (address, tunnel) = (loopback(free_port()?), loopback(free_port()?));
+    let text = format!("bindPort = {}\nauth.token = \"bench\"\n", tunnel.port());
+    let config = folder.write("frps.toml", &text)?.display().to_string();
+    let server = Process::start(server, &["-c", &config], folder.file("frps.log"))?;
+    let (remote, links) = link(around, tunnel)?;
+    let text = format!(
+        "serverAddr = \"{}\"\nserverPort = {}\nauth.token = \"bench\"\n\
+         [[proxies]]\nname = \"bench\"\ntype = \"tcp\"\nlocalIP = \"{}\"\nlocalPort = {}\nremotePort = {}\n",
+        remote.ip(),
+        remote.port(),
+        origin.ip(),
+        origin.port(),
+        address.port()
+    );
+    let config = folder.write("frpc.toml", &text)?.display().to_string();
+    let client = Process::start(client, &["-c", &config], folder.file("frpc.log"))?;
+    Ok(Running { address, processes: vec![server, client], around: links, server_alone: 0 })
+}
+
+/// SSH over a WebSocket: one TCP connection between its halves carries all users.
+fn start_chisel(around: &Surroundings, origin: SocketAddr, program: &Path) -> io::Result<Running> {
+    let folder = around.folder;
+    let (address, tunnel) = (loopback(free_port()?), loopback(free_port()?));
+    let port = tunnel.port().to_string();
+    let arguments = ["server", "--reverse", "--host", "0.0.0.0", "--port", &port];
+    let server = Process::start(program, &arguments, folder.file("chisel.log"))?;
+    let (remote, links) = link(around, tunnel)?;
+    let way = format!("R:0.0.0.0:{}:{origin}", address.port());
+    let client = Process::start(program, &["client", &remote.to_string(), &way], folder.file("chisel.log"))?;
     Ok(Running { address, processes: vec![server, client], around: links, server_alone: 0 })
 }

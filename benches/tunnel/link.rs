@@ -3,19 +3,18 @@
 //! handshake costs that, and a server sees a connection when the last packet of it has come.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
 use slab::Slab;
+
+use super::alarm::Alarm;
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -90,37 +89,6 @@ pub fn run(mut listener: TcpListener, to: SocketAddr, round_trip: Duration) -> i
                 pairs.remove(key);
             }
         }
-    }
-}
-
-/// The times at which pairs have something to do, and a timer for the first of them. The wait of epoll itself counts
-/// whole milliseconds.
-struct Alarm {
-    due: BinaryHeap<Reverse<(Instant, usize)>>,
-    timer: OwnedFd,
-    set_for: Option<Instant>,
-}
-
-impl Alarm {
-    fn new() -> io::Result<Alarm> {
-        let timer =
-            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        Ok(Alarm { due: BinaryHeap::new(), timer, set_for: None })
-    }
-
-    /// Setting it again makes its next expiry an event again.
-    fn set(&mut self) -> io::Result<()> {
-        let Some(&Reverse((at, _))) = self.due.peek() else { return Ok(()) };
-        if self.set_for == Some(at) {
-            return Ok(());
-        }
-        self.set_for = Some(at);
-        // Zero would switch it off.
-        let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
-        let it_value = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let once = Itimerspec { it_interval: Timespec::default(), it_value };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
-        Ok(())
     }
 }
 

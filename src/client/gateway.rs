@@ -170,8 +170,9 @@ impl Gateway {
         (self.stage, self.due) = (Stage::Asked(address), None);
         let secret = self.settings.key.secret.clone();
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Control, key_id: key_id(&secret) };
-        let greeting = Greeting { hello, secret, ticket: 0, plain: false };
-        let deadline = agenda.now + agenda.limits.heartbeat;
+        let heartbeat = agenda.limits.heartbeat;
+        let greeting = Greeting { hello, secret, ticket: 0, plain: false, heartbeat };
+        let deadline = agenda.now + heartbeat;
         agenda.push(Output::Dial { dial: Dial::Control(greeting), address, deadline });
     }
 
@@ -274,7 +275,8 @@ impl Gateway {
         let limits = &agenda.limits;
         let heartbeat = limits.heartbeat.min(welcome.heartbeat).max(limits.heartbeat_min);
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Message, key_id: welcome.link };
-        let greeting = Greeting { hello, secret: welcome.pool_key, ticket: 0, plain: self.settings.plain };
+        let (secret, plain) = (welcome.pool_key, self.settings.plain);
+        let greeting = Greeting { hello, secret, ticket: 0, plain, heartbeat };
         let message_name = self.settings.message_name;
         let mut link = Link::new(id, heartbeat, greeting, dials, message_name, agenda.now);
         link.heard(agenda);

@@ -91,6 +91,9 @@ pub struct Limits {
     pub linger: Duration,
     /// How long a session's last bytes may wait for a local side that reads nothing.
     pub finish: Duration,
+    /// How long a user or local server may acknowledge nothing while bytes are on their way to it. The kernel's probes
+    /// of one that does not read count, and are two minutes apart at most.
+    pub unacknowledged: Duration,
     /// How long a session may go on without a byte in either direction before the server ends it, if there is a limit.
     /// It ends up to a quarter of this time later.
     pub idle: Option<Duration>,
@@ -163,6 +166,7 @@ impl Default for Limits {
             abort_max: Duration::from_secs(60),
             linger: Duration::from_secs(5),
             finish: Duration::from_secs(60),
+            unacknowledged: Duration::from_secs(180),
             idle: None,
             drain: Duration::from_secs(5),
             drain_retry: Duration::from_millis(500),

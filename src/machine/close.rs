@@ -54,8 +54,10 @@ pub enum CloseReason {
     NotStarted,
     /// A ping was not answered.
     NoPong,
-    /// The control connection was silent for as long as the heartbeat allows.
+    /// The peer was silent for as long as the heartbeat allows.
     HeartbeatLost,
+    /// A user or local server acknowledged nothing that it was sent for too long.
+    Unacknowledged,
     /// The same instance came back on a new connection.
     Replaced,
     /// The link that it belonged to is gone.
@@ -98,6 +100,7 @@ impl fmt::Display for CloseReason {
             Self::NotAccepted => f.write_str("the client did not accept a session in time"),
             Self::NotStarted => f.write_str("the client did not start a session in time"),
             Self::NoPong => f.write_str("ping not answered"),
+            Self::Unacknowledged => f.write_str("acknowledges nothing"),
             Self::HeartbeatLost => f.write_str("heartbeat lost"),
             Self::Replaced => f.write_str("replaced by a newer connection of the same client"),
             Self::LinkLost => f.write_str("link lost"),

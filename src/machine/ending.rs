@@ -39,6 +39,7 @@ impl fmt::Display for Ending {
             (_, CloseReason::Aborted(reason)) => write!(f, "{reason}"),
             (_, CloseReason::Shutdown) => write!(f, "{} ended", here.1),
             (_, CloseReason::EndTimedOut) => write!(f, "{} did not read in time", here.0),
+            (_, CloseReason::Unacknowledged) => write!(f, "{} acknowledged nothing", here.0),
             (Ending::User(_), CloseReason::Truncated) => write!(f, "{}", CloseReason::LinkLost),
             // A server that lives ends a message connection whose user is gone while the local server does not read.
             (Ending::Proxy(_), CloseReason::Truncated) => f.write_str("ended by the server"),

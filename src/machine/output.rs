@@ -1,7 +1,7 @@
 //! What a machine asks of the reactor.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::close::{CloseReason, Manner};
 use super::fact::Fact;
@@ -54,6 +54,8 @@ pub struct Greeting {
     pub ticket: u64,
     /// Whether payload travels unsealed after the handshake; message connections only.
     pub plain: bool,
+    /// How long its peer may be silent.
+    pub heartbeat: Duration,
 }
 
 /// What a machine asks of the reactor. An output that names a connection already marked for closing does nothing.
@@ -84,6 +86,8 @@ pub enum Output {
         id: ConnId,
         /// Whether its payload travels unsealed.
         plain: bool,
+        /// How long its peer may be silent.
+        heartbeat: Duration,
     },
     /// This control connection is the head of a link: it no longer counts as a stranger.
     Admit(ConnId),

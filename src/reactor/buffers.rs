@@ -78,6 +78,11 @@ impl<S: Socket> Buffers<S> {
     /// it, see [`Buffers::fail`].
     pub fn flush(&mut self, all: &mut Connections<S>, id: ConnId) -> bool {
         let Some(connection) = all.find(id) else { return false };
+        if !connection.is_flushed()
+            && let Kind::Message(message) = &mut connection.kind
+        {
+            message.pulse.said();
+        }
         match connection.flush(self) {
             Ok(()) => connection.is_flushed(),
             Err(error) => {
@@ -158,7 +163,7 @@ impl<S: Socket> Connection<S> {
                 Ok(count) => {
                     piped.held -= count;
                     if let Kind::Local(local) = &mut self.kind {
-                        local.traffic.sent += count as u64;
+                        local.note_sent(count);
                     }
                     if let Some(piped) = self.piped.take_if(|piped| piped.held == 0) {
                         pipes.give_back(piped);
@@ -209,7 +214,7 @@ impl<S: Socket> Connection<S> {
             false => 0,
         };
         if let Kind::Local(local) = &mut self.kind {
-            local.traffic.sent += written as u64;
+            local.note_sent(written);
         }
         if let Some(ring) = &mut self.out {
             ring.consume(written.min(held));

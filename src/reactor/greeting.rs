@@ -84,13 +84,12 @@ pub(super) fn serve<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S
     let Some(Ok(proved)) = finished else {
         return all.end(id, CloseReason::Stranger(HandshakeError::Unproved));
     };
-    let purpose = greeter.greeting.hello.purpose;
-    connection.kind = match purpose {
+    let &Greeting { hello, plain, heartbeat, .. } = &greeter.greeting;
+    connection.kind = match hello.purpose {
         Purpose::Control => Kind::Control(Box::new(Control::new(proved))),
-        Purpose::Message => {
-            Kind::Message(Message::new(End::Client, Channel::new(proved, greeter.greeting.plain)))
-        }
+        Purpose::Message => Kind::Message(Message::new(End::Client, Channel::new(proved, plain), heartbeat)),
     };
+    connection.socket.keep_alive(heartbeat);
     // How long the server's first frame may take, the machine says.
     all.set_deadline(id, None);
     all.tell(Input::Connected { id });

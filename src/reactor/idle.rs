@@ -1,16 +1,15 @@
 //! Sessions on which no byte moves end after a while, if there is a limit.
 //!
-//! Users' connections are looked at in rounds, a few each turn. Their bytes are counted anyway, so that a byte that
-//! moves costs nothing more, and without a limit nothing is done at all.
+//! Users' connections are looked at in rounds. Their bytes are counted anyway, so that a byte that moves costs nothing
+//! more, and without a limit nothing is done at all.
 
 use std::time::{Duration, Instant};
 
 use super::connections::{Connections, Kind, Side};
+use super::rounds::Round;
 use super::world::network::Socket;
 use crate::machine::CloseReason;
 
-/// Slots that are looked at in one turn.
-const TURN_SLOTS: u32 = 64;
 /// Rounds in the time that a session may be idle.
 const ROUNDS: u32 = 8;
 
@@ -18,28 +17,24 @@ const ROUNDS: u32 = 8;
 pub(super) struct Idle {
     limit: Option<Duration>,
     began: Instant,
-    /// When this round began, or the next one does.
-    round_at: Instant,
-    slot: u32,
+    round: Round,
 }
 
 impl Idle {
     pub fn new(limit: Option<Duration>, now: Instant) -> Idle {
-        Idle { limit, began: now, round_at: now, slot: 0 }
+        Idle { limit, began: now, round: Round::new(now) }
     }
 
     /// When it goes on.
     pub fn due(&self) -> Option<Instant> {
-        self.limit.map(|_| self.round_at)
+        self.limit.map(|limit| self.round.due(limit / ROUNDS))
     }
 
     /// Looks at the next slots of the round, and ends the sessions that have been idle for too long.
     pub fn sweep<S: Socket>(&mut self, all: &mut Connections<S>) {
-        let Some(limit) = self.limit.filter(|_| self.round_at <= all.now) else { return };
+        let Some(limit) = self.limit.filter(|_| self.due().is_some_and(|due| due <= all.now)) else { return };
         let now_ms = all.now.saturating_duration_since(self.began).as_millis() as u32;
-        let end = all.slots_end();
-        let to = end.min(self.slot + TURN_SLOTS);
-        for slot in self.slot..to {
+        for slot in self.round.next_slots(all.slots_end(), all.now) {
             let Some(connection) = all.at(slot) else { continue };
             let id = connection.id;
             // Who waits, and who only flushes, has limits of its own.
@@ -50,10 +45,6 @@ impl Idle {
             {
                 all.reset(id, CloseReason::Idle);
             }
-        }
-        self.slot = to;
-        if to == end {
-            (self.slot, self.round_at) = (0, all.now + limit / ROUNDS);
         }
     }
 }

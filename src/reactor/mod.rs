@@ -9,7 +9,7 @@
 //! | [`errands`], [`dial_cost`] | outputs that cost a system call of their own; what dials cost |
 //! | [`strangers`], [`greeting`] | the handshake, at the server and at the client |
 //! | [`control`], [`relay`], [`leaving`] | what is done with a control connection, a session, an end |
-//! | [`idle`] | sessions on which no byte moves |
+//! | [`idle`], [`pulse`], [`rounds`] | sessions on which no byte moves; who is not there any more |
 //! | [`buffers`], [`crowd`] | rings, pipes and scratch, leased while bytes wait; when memory is given back |
 //! | [`world`] | the system: sockets, clock, names, signals, allocator |
 //!
@@ -26,7 +26,9 @@ mod greeting;
 mod idle;
 mod leaving;
 mod listeners;
+mod pulse;
 mod relay;
+mod rounds;
 mod runnable;
 mod sockets;
 mod strangers;
@@ -154,6 +156,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             sockets.listeners.next_try(now),
             self.crowd.due(sockets.all.count()),
             sockets.idle.due(),
+            sockets.pulses.due(sockets.all.begun),
         ];
         let timeout = if sockets.all.has_work() || !sockets.errands.is_empty() {
             Some(Duration::ZERO)
@@ -222,6 +225,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     fn fire_deadlines(&mut self) {
         self.sockets.fire_deadlines();
         self.sockets.idle.sweep(&mut self.sockets.all);
+        self.sockets.feel_pulses();
         self.settle();
         let now = self.sockets.all.now;
         drive_timeout(&mut self.machine, &mut self.sockets, now);

@@ -14,8 +14,9 @@ use super::errands::{Errand, Errands};
 use super::greeting::Greeter;
 use super::idle::Idle;
 use super::listeners::{Listeners, Tried};
+use super::pulse::Pulses;
 use super::relay::Relay;
-use super::strangers::Strangers;
+use super::strangers::{Manners, Strangers};
 use super::world::network::{Accepted, BACKLOG, Network, Socket};
 use super::{control, greeting, leaving, strangers};
 use crate::base::id::{ConnId, ListenerId};
@@ -35,6 +36,7 @@ pub(super) struct Sockets<N: Network> {
     pub errands: Errands,
     dial_cost: DialCost,
     pub idle: Idle,
+    pub pulses: Pulses,
     pub facts: VecDeque<Fact>,
     pub exit: bool,
 }
@@ -47,7 +49,9 @@ impl<N: Network> Surroundings for Sockets<N> {
             Output::Verify { id, secret } => {
                 self.strangers.verify(&mut self.network, &mut self.all, id, &secret);
             }
-            Output::Answer { id, plain } => self.strangers.answer(&mut self.all, id, plain),
+            Output::Answer { id, plain, heartbeat } => {
+                self.strangers.answer(&mut self.all, id, Manners { plain, heartbeat });
+            }
             Output::Admit(id) => {
                 self.strangers.count_out(id);
                 self.all.set_deadline(id, None);
@@ -84,6 +88,7 @@ impl<N: Network> Sockets<N> {
             errands: Errands::default(),
             dial_cost: DialCost::default(),
             idle: Idle::new(limits.idle, now),
+            pulses: Pulses::new(now),
             facts: VecDeque::new(),
             exit: false,
             limits,
@@ -226,13 +231,16 @@ impl<N: Network> Sockets<N> {
                 (_, Kind::Greeting(_) | Kind::Stranger(_) | Kind::Control(_)) => {
                     self.all.end(id, CloseReason::HandshakeTimedOut);
                 }
-                (_, Kind::Message(_) | Kind::Proxy(..)) => self.all.reset(id, CloseReason::EndTimedOut),
-                (_, Kind::Local(local)) => {
-                    let reason = local.overdue();
-                    self.all.reset(id, reason);
-                }
+                (_, Kind::Message(_) | Kind::Local(_)) => self.relay().look_again(id),
+                (_, Kind::Proxy(..)) => self.all.reset(id, CloseReason::EndTimedOut),
             }
         }
+    }
+
+    /// Looks at some of those who may not be there any more.
+    pub fn feel_pulses(&mut self) {
+        let mut relay = Relay { all: &mut self.all, buffers: &mut self.buffers, limits: &self.limits };
+        self.pulses.feel(&mut relay);
     }
 
     // Errands.

@@ -47,10 +47,18 @@ enum Stage {
     Judged(Purpose),
     /// It holds the secret.
     Proved(Responder, Purpose),
-    /// It is to be answered; whether its payload will travel unsealed.
-    Answering(Responder, Purpose, bool),
+    /// It is to be answered.
+    Answering(Responder, Purpose, Manners),
     /// It proved nothing.
     Failed,
+}
+
+/// How a stranger that is answered will be spoken with.
+pub(super) struct Manners {
+    /// Payload travels unsealed.
+    pub plain: bool,
+    /// How long it may be silent.
+    pub heartbeat: Duration,
 }
 
 impl Default for Stranger {
@@ -219,12 +227,12 @@ impl Strangers {
     }
 
     /// Answers a stranger when its turn comes: it takes as long as many a short task.
-    pub fn answer<S: Socket>(&mut self, all: &mut Connections<S>, id: ConnId, plain: bool) {
+    pub fn answer<S: Socket>(&mut self, all: &mut Connections<S>, id: ConnId, manners: Manners) {
         let Some(Kind::Stranger(stranger)) = all.open(id).map(|connection| &mut connection.kind) else {
             return;
         };
         stranger.stage = match std::mem::replace(&mut stranger.stage, Stage::Failed) {
-            Stage::Proved(responder, purpose) => Stage::Answering(responder, purpose, plain),
+            Stage::Proved(responder, purpose) => Stage::Answering(responder, purpose, manners),
             other => other,
         };
         all.queue(id);
@@ -235,14 +243,17 @@ impl Strangers {
         let Some(connection) = all.open(id) else { return };
         let Kind::Stranger(stranger) = &mut connection.kind else { return };
         let stage = std::mem::replace(&mut stranger.stage, Stage::Failed);
-        let Stage::Answering(responder, purpose, plain) = stage else { return };
+        let Stage::Answering(responder, purpose, Manners { plain, heartbeat }) = stage else { return };
         let Ok((answer, proved)) = responder.answer() else {
             return all.end(id, CloseReason::Stranger(HandshakeError::Unproved));
         };
         connection.kind = match purpose {
             Purpose::Control => Kind::Control(Box::new(Control::new(proved))),
-            Purpose::Message => Kind::Message(Message::new(End::Server, Channel::new(proved, plain))),
+            Purpose::Message => {
+                Kind::Message(Message::new(End::Server, Channel::new(proved, plain), heartbeat))
+            }
         };
+        connection.socket.keep_alive(heartbeat);
         buffers.send_bytes(all, id, &answer);
         // A control connection's first flight may be a recording: it stays a stranger until the machine admits it.
         if purpose == Purpose::Message {

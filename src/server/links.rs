@@ -12,7 +12,7 @@ use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
 use crate::base::slots::Slots;
 use crate::config::limits::Limits;
-use crate::machine::{Agenda, Fact};
+use crate::machine::{Agenda, Fact, Output};
 use crate::wire::control::Refusal;
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
@@ -87,6 +87,10 @@ pub(super) struct Link {
     /// What may be spent on offering late sessions again.
     offers: Offers,
     failing: Failing,
+    /// It has refused a session, and started none since: more connections would serve nobody.
+    pub refuses: bool,
+    /// It stands in the list of links whose idle connections are given to users in a later turn.
+    pub listed: bool,
     /// The last tickets expired or were given back, and none has brought a message connection since.
     pub brings_none: bool,
 }
@@ -126,6 +130,8 @@ impl Link {
             more: Share::new(1),
             offers: Offers::default(),
             failing: Failing::default(),
+            refuses: false,
+            listed: false,
             brings_none: false,
         }
     }
@@ -182,7 +188,7 @@ impl Link {
 
     /// The client has started a session.
     pub fn session_started(&mut self) {
-        self.failing = Failing::default();
+        (self.failing, self.refuses) = (Failing::default(), false);
     }
 
     /// Whether it goes behind the others.
@@ -200,6 +206,13 @@ impl Link {
         let due = self.ping_at.min(self.heard + self.heartbeat);
         let late = self.tickets.first_not_looked_at().map(|issued| issued + self.late_after(limits));
         [self.tickets.next_expiry(), late].into_iter().flatten().fold(due, Instant::min)
+    }
+
+    /// Tells of tickets that the client did not bring.
+    fn tell_not_brought(&self, count: usize, agenda: &mut Agenda) {
+        if count > 0 && self.life == Life::Standing {
+            agenda.fact(Fact::TicketsExpired { key: self.key().clone(), count });
+        }
     }
 
     /// When a message connection is late that was asked for.
@@ -387,6 +400,13 @@ impl Links {
         redeemed != Redeemed::No
     }
 
+    /// Has a message connection answered that proved a secret of this link. The link's heartbeat holds for it.
+    pub fn answer(&self, id: LinkId, message: ConnId, plain: bool, agenda: &mut Agenda) {
+        if let Some(link) = self.get(id) {
+            agenda.push(Output::Answer { id: message, plain, heartbeat: link.heartbeat });
+        }
+    }
+
     /// What had a ticket of this link has come, or will not; false if the link is gone.
     pub fn arrived(&mut self, id: LinkId) -> bool {
         let Some(link) = self.slots.get_mut(id) else { return false };
@@ -401,19 +421,21 @@ impl Links {
         let voided = link.tickets.void(first, count);
         self.outstanding -= voided;
         link.brings_none |= voided > 0;
-        if voided > 0 && link.life == Life::Standing {
-            agenda.fact(Fact::TicketsExpired { key: link.key().clone(), count: voided });
-        }
+        link.tell_not_brought(voided, agenda);
     }
 
-    /// Drops a link's tickets whose time is over; returns how many. Some of those that are late count no more.
-    pub fn expire(&mut self, id: LinkId, now: Instant, limits: &Limits) -> usize {
-        let Some(link) = self.slots.get_mut(id) else { return 0 };
-        self.outstanding -= link.give_up_late(now, limits);
-        let expired = link.tickets.expire(now, link.heartbeat);
-        link.brings_none |= expired > 0;
+    /// Drops a link's tickets whose time is over, and tells of them, if they were `awaited`; returns whether there are
+    /// any. Some of those that are late count no more.
+    pub fn expire(&mut self, id: LinkId, awaited: bool, agenda: &mut Agenda) -> bool {
+        let Some(link) = self.slots.get_mut(id) else { return false };
+        self.outstanding -= link.give_up_late(agenda.now, &agenda.limits);
+        let expired = link.tickets.expire(agenda.now, link.heartbeat);
         self.outstanding -= expired;
-        expired
+        link.brings_none |= expired > 0;
+        if awaited {
+            link.tell_not_brought(expired, agenda);
+        }
+        expired > 0
     }
 }
 

@@ -6,6 +6,8 @@
 //! - a session that is not accepted in time is sent again, on a connection that has proved to be alive;
 //! - a user whose bytes may have reached a client goes to no other one, unless that one refused it.
 
+mod waiting;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -13,13 +15,13 @@ use super::drain::Drain;
 use super::links::{Life, Links};
 use super::pool::{ACCEPT_RECHECK, Place, Pools, STARTED_MARGIN, State};
 use super::refill::{self, Refills};
-use super::refused::Refused;
 use super::services::{Readiness, Services};
+use super::turn::Turn;
 use super::users::{User, Users};
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
 use crate::wire::control::ControlFrame;
-use crate::wire::frame::AbortReason;
+use waiting::Waiting;
 
 /// Users, message connections, and what joins them.
 #[derive(Default)]
@@ -28,12 +30,23 @@ pub(super) struct Matching {
     pub links: Links,
     pools: Pools,
     users: Users,
-    pub refills: Refills,
+    refills: Refills,
+    turn: Turn,
     last_number: u64,
     drain: Drain,
 }
 
 impl Matching {
+    /// For users who wait, or were refused.
+    pub fn waiting<'m>(&'m mut self, agenda: &'m mut Agenda) -> Waiting<'m> {
+        Waiting { all: self, agenda }
+    }
+
+    /// Whether there is something to do in the next turn.
+    pub fn has_work(&self) -> bool {
+        !self.refills.is_empty() || self.turn.is_wanted()
+    }
+
     /// A link was opened: its pool is filled.
     pub fn add_link(&mut self, link: LinkId, agenda: &mut Agenda) {
         self.services.add_link(link);
@@ -64,7 +77,7 @@ impl Matching {
         for id in users {
             let Some(user) = self.users.get(id) else { continue };
             match user.refused.filter(|_| !user.tied) {
-                Some(refused) => self.offer_elsewhere(id, refused, agenda),
+                Some(_) => self.waiting(agenda).offer_elsewhere(id),
                 None => agenda.reset(id, CloseReason::LinkLost),
             }
         }
@@ -76,7 +89,7 @@ impl Matching {
         for id in self.services.take_waiting(link) {
             let Some(service) = self.users.get(id).map(|user| user.service) else { continue };
             if self.services.publication_of(link, service).is_some() {
-                self.offer_to(id, service, link, false, agenda);
+                self.waiting(agenda).offer_to(id, service, link, false);
             } else {
                 self.move_on(vec![id], agenda);
             }
@@ -165,62 +178,6 @@ impl Matching {
         if let Some(it) = self.links.get_mut(link) {
             it.wanted += 1;
             self.want_refill(link);
-        }
-    }
-
-    /// A user lost its message connection before its session was accepted, or was refused.
-    pub fn returned(&mut self, id: ConnId, refused: bool, spoken: bool, agenda: &mut Agenda) {
-        let Some(user) = self.users.get_mut(id) else { return };
-        let deadline = user.since + agenda.limits.wait;
-        agenda.at(id, Some(deadline));
-        if refused {
-            // It is certain that nothing was delivered: it is as good as new, but not to that client.
-            (user.first, user.tied) = (None, false);
-            let Some(served_by) = user.served_by else { return };
-            let refused = *user.refused.get_or_insert(Refused::by(served_by));
-            return self.offer_elsewhere(id, refused, agenda);
-        }
-        user.tied = spoken;
-        let (service, first) = (user.service, user.first.map(|(link, _)| link));
-        match first {
-            Some(link) if spoken => self.offer_to(id, service, link, true, agenda),
-            _ if spoken => agenda.reset(id, CloseReason::LinkLost),
-            _ => match self.next_ready(service, agenda.now) {
-                Some(publication) => self.begin(id, publication, agenda),
-                None => {
-                    // It has waited longest.
-                    self.services.wait(id, self.users.origin(id), service, true);
-                    self.ask_for_one(service);
-                }
-            },
-        }
-    }
-
-    /// A user that was refused goes to the next publication of its service, or is told.
-    fn offer_elsewhere(&mut self, id: ConnId, mut refused: Refused, agenda: &mut Agenda) {
-        let Some(service) = self.users.get(id).map(|user| user.service) else { return };
-        let (may_serve, is_ready) = (|link| self.may_serve(link), |link| self.is_ready(link));
-        let next = self.services.next_after(service, &mut refused, may_serve, is_ready);
-        match next.and_then(|next| self.services.publication(next)).map(|it| it.link) {
-            Some(link) => {
-                if let Some(user) = self.users.get_mut(id) {
-                    user.refused = Some(refused);
-                }
-                self.offer_to(id, service, link, false, agenda);
-            }
-            None => agenda.reset(id, CloseReason::Aborted(AbortReason::Refused)),
-        }
-    }
-
-    /// A user is given this link's next connection, at once or when there is one.
-    fn offer_to(&mut self, id: ConnId, service: ServiceId, link: LinkId, first: bool, agenda: &mut Agenda) {
-        match self.services.publication_of(link, service) {
-            Some(publication) if self.is_ready(link) => self.begin(id, publication, agenda),
-            Some(_) if self.may_serve(link) => {
-                self.services.wait_for_link(id, self.users.origin(id), link, first);
-                self.want_one(link);
-            }
-            _ => agenda.reset(id, CloseReason::LinkLost),
         }
     }
 
@@ -345,7 +302,7 @@ impl Matching {
         self.pools.set(id, State::Idle(since), place);
         let pause = agenda.jittered(agenda.limits.idle_ping);
         agenda.after(id, pause);
-        self.use_idle(link, agenda);
+        self.waiting(agenda).use_idle(link, usize::MAX);
         if self.drain == Drain::Retiring {
             self.pools.retire_idle(link, agenda);
         }
@@ -353,24 +310,9 @@ impl Matching {
 
     /// A link serves a service now: users may wait for it, and it may have idle connections.
     pub fn published(&mut self, link: LinkId, agenda: &mut Agenda) {
-        self.use_idle(link, agenda);
+        self.waiting(agenda).use_idle(link, usize::MAX);
         if self.pools.idle(link) == 0 && self.services.is_wanted(link) {
             self.want_one(link);
-        }
-    }
-
-    /// A link's idle connections are for users who wait, and else for the next ones.
-    fn use_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
-        while self.pools.idle(link) > 0 {
-            let Some(user) = self.services.next_user(link) else { break };
-            let service = self.users.get(user).map(|user| user.service);
-            match service.and_then(|service| self.services.publication_of(link, service)) {
-                Some(publication) => self.begin(user, publication, agenda),
-                None => agenda.reset(user, CloseReason::NoClient),
-            }
-        }
-        if self.pools.idle(link) > 0 {
-            self.services.became_ready(link);
         }
     }
 
@@ -469,7 +411,7 @@ impl Matching {
 
     /// Closes idle connections of a server that drains, once every session is accepted.
     pub fn go_on_draining(&mut self, agenda: &mut Agenda) {
-        if self.drain.retires_at(self.services.waiting_count() + self.pools.offered()) {
+        if self.drain.retires_at(self.services.waiting_count() + self.turn.refused() + self.pools.offered()) {
             self.links.ids().into_iter().for_each(|link| self.pools.retire_idle(link, agenda));
         }
     }

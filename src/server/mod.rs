@@ -23,6 +23,7 @@ mod refused;
 mod services;
 mod strangers;
 mod tickets;
+mod turn;
 mod users;
 
 use std::collections::HashMap;
@@ -163,13 +164,14 @@ impl Server {
                 }
                 self.strangers.remove(id);
                 self.controls.add(id, peer, key, (link, pool_key), now);
-                self.agenda.push(Output::Answer { id, plain: false });
+                let heartbeat = self.agenda.limits.heartbeat;
+                self.agenda.push(Output::Answer { id, plain: false, heartbeat });
             }
             (Claim::Link(link), Proof::Message { ticket })
                 if self.matching.links.redeem(link, ticket, now) =>
             {
                 stranger.claim = Claim::Ticket(link);
-                self.agenda.push(Output::Answer { id, plain: self.plain });
+                self.matching.links.answer(link, id, self.plain, &mut self.agenda);
             }
             _ => self.agenda.close(id, CloseReason::UnknownLink, Manner::Discard),
         }
@@ -352,17 +354,12 @@ impl Server {
 
     fn link_due(&mut self, id: ConnId, link: LinkId) {
         let now = self.agenda.now;
-        let expired = self.matching.links.expire(link, now, &self.agenda.limits);
+        let expired = self.matching.links.expire(link, self.draining.is_none(), &mut self.agenda);
         let Some(it) = self.matching.links.get_mut(link) else { return };
         if now.saturating_duration_since(it.heard) >= it.heartbeat {
             return self.end_link(link, CloseReason::HeartbeatLost);
         }
-        if expired > 0 {
-            // After Drain, whoever said it, no client brings any.
-            if self.draining.is_none() && it.life == Life::Standing {
-                self.agenda.fact(Fact::TicketsExpired { key: it.key().clone(), count: expired });
-            }
-        } else if it.ping_at <= now {
+        if !expired && it.ping_at <= now {
             it.ping_at = now + it.heartbeat / 3;
             self.matching.ping_link(link, &mut self.agenda);
         }
@@ -462,7 +459,7 @@ impl Machine for Server {
             Input::Control { id, frame } => self.control(id, frame),
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
             Input::Returned { id, refused, spoken } => {
-                self.matching.returned(id, refused, spoken, &mut self.agenda);
+                self.matching.waiting(&mut self.agenda).returned(id, refused, spoken);
             }
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
@@ -486,6 +483,7 @@ impl Machine for Server {
             }
             self.agenda.push(Output::Exit);
         }
+        self.matching.waiting(&mut self.agenda).begin_more();
         self.matching.refill(&mut self.agenda);
     }
 
@@ -494,7 +492,7 @@ impl Machine for Server {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if !self.matching.refills.is_empty() {
+        if self.matching.has_work() {
             return Some(self.agenda.now);
         }
         [self.agenda.next_deadline(), self.draining, self.listeners.due()].into_iter().flatten().min()

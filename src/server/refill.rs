@@ -63,7 +63,7 @@ fn missing(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted: bool, 
     // What other links are sure of is lent to nobody.
     let lent = most.saturating_sub(limits.messages_sure * links.count()).saturating_sub(held);
     let Some(it) = links.get_mut(link) else { return 0 };
-    if !is_wanted {
+    if !is_wanted || it.refuses {
         it.wanted = 0;
     }
     let outstanding = it.outstanding();

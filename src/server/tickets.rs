@@ -75,8 +75,8 @@ impl Tickets {
         self.late.insert(place, Ticket { until: ticket.until + rest, ..ticket });
     }
 
-    /// Looks once at each ticket issued by `issued_by`, which is late: those that `lets_go`, which is told when they were
-    /// issued, count no more. They are good for `rest` more.
+    /// Looks once at each ticket issued by `issued_by`, which is late. `lets_go` is told when it was issued: if it says
+    /// so, the ticket counts no more, and is good for `rest` more.
     pub fn look_at_late(
         &mut self,
         issued_by: Instant,

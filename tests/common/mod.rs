@@ -127,7 +127,12 @@ impl Folder {
     /// Writes a key file with a new key, and returns its path.
     pub fn key(&self) -> String {
         let key = keys::generate("default".parse().expect("a name")).expect("random bytes");
-        let path = self.file("key", keys::line(&key).as_bytes());
+        self.secret("key", &keys::line(&key))
+    }
+
+    /// Writes a file that only its owner may read, and returns its path.
+    pub fn secret(&self, name: &str, text: &str) -> String {
+        let path = self.file(name, text);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
         path
     }
@@ -220,7 +225,7 @@ impl Process {
     }
 
     /// What follows `text` on its line, as an address.
-    fn address(&self, text: &str) -> SocketAddr {
+    pub fn address(&self, text: &str) -> SocketAddr {
         let line = self.wait_for(text);
         let address = line.split(text).nth(1).and_then(|rest| rest.trim().parse().ok());
         address.unwrap_or_else(|| panic!("no address in '{line}'"))

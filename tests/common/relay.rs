@@ -33,6 +33,15 @@ pub enum Cut {
     Fin,
 }
 
+/// What a middlebox does about a link on which nothing has moved for its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgets {
+    /// It resets both ends.
+    Resets,
+    /// It passes nothing on any more, and tells nobody.
+    Drops,
+}
+
 /// What happens on a link; pairs are for [`UP`] and [`DOWN`].
 #[derive(Clone, Copy, Default)]
 pub struct Rules {
@@ -40,10 +49,14 @@ pub struct Rules {
     pub hold: [bool; 2],
     /// Bytes are passed on after this time.
     pub late: [Duration; 2],
+    /// So many bytes are passed on in a second.
+    pub rate: [Option<u32>; 2],
     /// After so many bytes both ends are cut.
     pub cut: [Option<(u64, Cut)>; 2],
     /// One bit of this byte is flipped.
     pub flip: [Option<u64>; 2],
+    /// What becomes of it when nothing has moved for this time.
+    pub forgets: Option<(Duration, Forgets)>,
 }
 
 enum Piece {
@@ -56,6 +69,8 @@ enum Piece {
 struct Lane {
     queue: VecDeque<(Instant, Piece)>,
     queued_bytes: usize,
+    /// When what was read so far has been passed on at its rate.
+    free_at: Option<Instant>,
     read: u64,
     passed: u64,
     /// Its reading has ended; then also its writing.
@@ -68,6 +83,8 @@ pub struct Link {
     /// The client's side and the server's.
     sides: [Option<TcpStream>; 2],
     lanes: [Lane; 2],
+    /// When something was last passed on.
+    moved: Instant,
     /// The first bytes from the client.
     pub recorded: Vec<u8>,
 }
@@ -110,6 +127,21 @@ impl Link {
         }
     }
 
+    /// When it is forgotten, if nothing moves.
+    fn forgotten_at(&self) -> Option<Instant> {
+        self.rules.forgets.filter(|_| self.stands()).map(|(time, _)| self.moved + time)
+    }
+
+    /// Forgets it if nothing has moved for too long.
+    fn forget(&mut self, now: Instant) {
+        if self.forgotten_at().is_some_and(|at| at <= now) {
+            match self.rules.forgets.take() {
+                Some((_, Forgets::Resets)) => self.cut(Cut::Rst),
+                _ => self.rules.hold = [true, true],
+            }
+        }
+    }
+
     fn pump(&mut self, way: usize, now: Instant) {
         while self.read(way, now) | self.write(way, now) {}
         if self.lanes.iter().all(|lane| lane.ended == [true, true]) {
@@ -125,11 +157,15 @@ impl Link {
             return false;
         }
         let mut bytes = vec![0; 64 * 1024];
-        let due = now + self.rules.late[way];
+        let mut due = now + self.rules.late[way];
         match from.read(&mut bytes) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
             Ok(count @ 1..) => {
                 bytes.truncate(count);
+                if let Some(rate) = self.rules.rate[way] {
+                    due = due.max(lane.free_at.unwrap_or(now));
+                    lane.free_at = Some(due + Duration::from_secs(1).mul_f64(count as f64 / f64::from(rate)));
+                }
                 if let Some(at) = self.rules.flip[way].and_then(|at| at.checked_sub(lane.read))
                     && let Some(byte) = bytes.get_mut(at as usize)
                 {
@@ -144,6 +180,7 @@ impl Link {
             }
             ended => {
                 lane.ended[0] = true;
+                due = due.max(lane.free_at.unwrap_or(now));
                 let how = if ended.is_ok() { Cut::Fin } else { Cut::Rst };
                 lane.queue.push_back((due, Piece::End(how)));
             }
@@ -183,6 +220,7 @@ impl Link {
                     lane.queue.pop_front();
                 }
                 lane.passed += count as u64;
+                self.moved = now;
                 lane.queued_bytes -= count;
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
@@ -295,13 +333,15 @@ fn run(mut poll: Poll, listener: &TcpListener, mut links: Links, asked: &Receive
     let mut wishes: Vec<Wish> = Vec::new();
     loop {
         let now = Instant::now();
-        let due = links.links.iter().filter_map(|link| link.due(now)).min();
+        let dues = links.links.iter().flat_map(|link| [link.due(now), link.forgotten_at()]);
+        let due = dues.flatten().min();
         let timeout = due.map(|due| due.saturating_duration_since(now) + Duration::from_millis(1));
         match poll.poll(&mut events, timeout) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return,
             _ => {}
         }
         let now = Instant::now();
+        links.links.iter_mut().for_each(|link| link.forget(now));
         let mut all = timeout.is_some();
         for event in &events {
             match event.token() {
@@ -348,6 +388,7 @@ fn accept(poll: &Poll, listener: &TcpListener, links: &mut Links) {
             rules: links.rules,
             sides: [Some(client), Some(server)],
             lanes: Default::default(),
+            moved: Instant::now(),
             recorded: Vec::new(),
         });
     }

@@ -1000,6 +1000,22 @@ fn a_refused_user_comes_to_a_client_that_had_no_connection_when_it_was_passed_ov
 }
 
 #[test]
+fn a_client_that_refuses_is_asked_for_no_more_than_its_pool_until_it_serves() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let messages = [stage.bring(&mut client).0, stage.bring(&mut client).0];
+    let users = [stage.user().0, stage.user().0];
+    let (_, outputs) = stage.user();
+    assert_eq!(outputs.asked(client.control).len(), 1, "a user waits");
+    stage.tell(returned(users[1], true, false));
+    let (_, outputs) = stage.user();
+    assert_eq!(outputs.asked(client.control), [], "it would refuse on another, too");
+    stage.accepted_and_started(messages[0]);
+    let (_, outputs) = stage.user();
+    assert_eq!(outputs.asked(client.control).len(), 1);
+}
+
+#[test]
 fn a_user_whose_bytes_were_sent_goes_to_no_other_client() {
     let mut stage = begin();
     let (mut one, mut two) = (stage.client(1), stage.client(2));

@@ -1,11 +1,15 @@
 //! One connection: a socket, what is known of its readiness, what it is and where it stands in life.
 
+use std::time::Duration;
+
 use crate::base::id::ConnId;
 use crate::base::ring::Ring;
 use crate::machine::{CloseReason, Fault, Traffic};
 use crate::reactor::buffers::Piped;
 use crate::reactor::control::Control;
 use crate::reactor::greeting::Greeter;
+use crate::reactor::pulse::{Debt, Pulse};
+use crate::reactor::relay::patience::Patience;
 use crate::reactor::strangers::Stranger;
 use crate::reactor::world::network::Socket;
 use crate::session::{End, Session};
@@ -44,8 +48,8 @@ pub(in crate::reactor) struct Connection<S: Socket> {
     pub ready: Ready,
     pub(super) turn: Turn,
     pub life: Life,
-    /// How often its patience has begun anew.
-    pub(super) renewals: u8,
+    /// How long an end may still take, if it is awaited.
+    pub patience: Patience,
     /// Spliced bytes that its socket did not take yet; they go before those of `out`.
     pub piped: Option<Box<Piped<S::Pipe>>>,
     /// Bytes that its socket did not take yet.
@@ -118,10 +122,11 @@ pub(in crate::reactor) struct Message {
     pub carried_bytes: u32,
     /// The machine has been told that the session which it knows of is over.
     pub announced_idle: bool,
+    pub pulse: Pulse,
 }
 
 impl Message {
-    pub fn new(end: End, channel: Channel) -> Message {
+    pub fn new(end: End, channel: Channel, heartbeat: Duration) -> Message {
         Message {
             session: Session::new(end),
             channel,
@@ -131,6 +136,7 @@ impl Message {
             failed: None,
             carried_bytes: 0,
             announced_idle: true,
+            pulse: Pulse::new(heartbeat),
         }
     }
 
@@ -193,6 +199,7 @@ pub(in crate::reactor) struct Local {
     moved: Moved,
     /// Its reads fill: worth splicing.
     pub is_bulk: bool,
+    pub debt: Debt,
 }
 
 impl Local {
@@ -206,11 +213,18 @@ impl Local {
             traffic: Traffic::default(),
             moved: Moved { count: u32::MAX, at_ms: 0 },
             is_bulk: false,
+            debt: Debt::default(),
         }
     }
 
     pub fn is_paired(&self) -> bool {
         self.peer.is_some()
+    }
+
+    /// Bytes were written to it.
+    pub fn note_sent(&mut self, count: usize) {
+        self.traffic.sent += count as u64;
+        self.debt.begin();
     }
 
     /// Looks whether bytes have moved since it was last looked at; returns for how long none have.

@@ -9,10 +9,12 @@
 mod connection;
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use slab::Slab;
 
+use super::pulse::least;
+use super::relay::patience::Patience;
 use super::runnable::{Pace, Runnable};
 use super::world::network::Socket;
 use crate::base::deadlines::Deadlines;
@@ -24,9 +26,6 @@ use crate::wire::record::{Channel, Plain};
 use connection::Turn;
 pub(super) use connection::{Connection, Kind, Life, Local, Message, Reading, Ready, Side, Writing};
 
-/// A patience is renewed once in this time.
-const RENEWED_EACH: Duration = Duration::from_secs(1);
-
 /// All connections; see the module.
 pub(super) struct Connections<S: Socket> {
     slots: Slab<Connection<S>>,
@@ -36,6 +35,8 @@ pub(super) struct Connections<S: Socket> {
     deadlines: Deadlines<kind::Connection>,
     /// Marked for closing, to be reaped at the end of the turn.
     doomed: Vec<ConnId>,
+    /// The least heartbeat of sessions that have begun since this was last taken.
+    pub begun: Option<u16>,
     /// What the machine is to be told.
     inbox: VecDeque<Input>,
     /// The time of this turn.
@@ -52,6 +53,7 @@ impl<S: Socket> Connections<S> {
             runnable: Runnable::default(),
             deadlines: Deadlines::default(),
             doomed: Vec::new(),
+            begun: None,
             inbox: VecDeque::new(),
             now,
         }
@@ -78,7 +80,7 @@ impl<S: Socket> Connections<S> {
             ready,
             turn,
             life,
-            renewals: 0,
+            patience: Patience::default(),
             piped: None,
             out: None,
             kind,
@@ -240,6 +242,8 @@ impl<S: Socket> Connections<S> {
             }
         }
         debug_assert_eq!(self.peer(message).and_then(|peer| self.peer(peer)), Some(message));
+        let heartbeat = self.message_even_closing(message).map(|it| it.pulse.heartbeat());
+        self.begun = least(self.begun, heartbeat);
     }
 
     /// Parts a connection from its peer, and returns that.
@@ -316,28 +320,6 @@ impl<S: Socket> Connections<S> {
     pub fn set_deadline(&mut self, id: ConnId, at: Option<Instant>) {
         if self.find(id).is_some() {
             self.deadlines.set(id, at);
-        }
-    }
-
-    /// A connection ends unless something moves on it in this time: see [`Connections::renew_patience`].
-    pub fn set_patience(&mut self, id: ConnId, time: Duration) {
-        if let Some(connection) = self.find(id) {
-            connection.renewals = 0;
-            self.deadlines.set(id, Some(self.now + time));
-        }
-    }
-
-    /// Something moved: the time of [`Connections::set_patience`] begins anew, at most once a second and so often
-    /// that it ends after `most`.
-    pub fn renew_patience(&mut self, id: ConnId, time: Duration, most: Duration) {
-        let latest = self.now + time - RENEWED_EACH;
-        if self.deadlines.get(id).is_none_or(|at| at > latest) {
-            return;
-        }
-        let Some(connection) = self.find(id) else { return };
-        if u64::from(connection.renewals) < most.as_secs().min(u8::MAX.into()) {
-            connection.renewals += 1;
-            self.deadlines.set(id, Some(self.now + time));
         }
     }
 

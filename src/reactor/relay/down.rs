@@ -38,7 +38,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             if self.budget == 0 {
                 return self.relay.all.queue_again(id);
             }
-            if !self.may_open() {
+            if !self.relay.reads_message(id) {
                 return;
             }
             match self.splice() {
@@ -62,6 +62,8 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                     Ok(count) => {
                         connection.ready.note_read(count, end - filled);
                         message.expects_head = false;
+                        message.pulse.heard();
+                        connection.patience.renew();
                         filled += count;
                         self.budget = self.budget.saturating_sub(count);
                     }
@@ -75,7 +77,6 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                     }
                     Err(error) => return self.ended(CloseReason::Io(error.into())),
                 }
-                self.relay.renew_abort(id);
             }
             let Some((consumed, met)) = self.open_records(filled) else { return };
             need_more = consumed == 0;
@@ -92,22 +93,6 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             (Some(fault), _) => self.relay.all.reset(self.id, CloseReason::Io(fault)),
             (None, CloseReason::PeerClosed) => self.relay.all.end(self.id, reason),
             (None, _) => self.relay.all.reset(self.id, reason),
-        }
-    }
-
-    /// Whether what arrives may be opened now: no local side gets it, or the local side takes it.
-    fn may_open(&mut self) -> bool {
-        let id = self.id;
-        match self.relay.all.message(id) {
-            None => return false,
-            Some(message) if !message.session.delivers() => return true,
-            Some(_) => {}
-        }
-        let Some(local) = self.relay.all.peer(id) else { return false };
-        match self.relay.all.open(local) {
-            // Reaping will abort the session.
-            None => false,
-            Some(connection) => matches!(connection.kind, Kind::Local(_)) && connection.is_flushed(),
         }
     }
 
@@ -170,7 +155,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
         if let Some(reply) = reply {
             self.relay.send_frame(id, &reply);
             if matches!(reply, Frame::Abort(..)) {
-                self.relay.all.set_patience(id, self.relay.limits.abort);
+                self.relay.begin_patience(id);
             }
         }
         let event = match step {
@@ -242,6 +227,8 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                 return unspliced(self.relay.all, id, result);
             }
         };
+        half.pulse.heard();
+        message.patience.renew();
         half.channel.take_plain(held);
         half.expects_head = left == held;
         self.budget = self.budget.saturating_sub(held);

@@ -6,6 +6,7 @@
 //! than one ring in each direction.
 
 mod down;
+pub(super) mod patience;
 mod splice;
 mod up;
 
@@ -49,6 +50,7 @@ impl<S: Socket> Relay<'_, S> {
             return self.give_back_user(user, false);
         };
         (it.announced_idle, it.carried_bytes) = (false, 0);
+        it.pulse.heard();
         let frame = it.session.start(start);
         self.all.pair(message, user);
         if let Some(frame) = frame {
@@ -104,7 +106,7 @@ impl<S: Socket> Relay<'_, S> {
 
     /// Serves a user's or a proxy connection.
     pub fn serve_local(&mut self, id: ConnId) {
-        let before = self.all.local(id).map(|local| local.traffic);
+        let before = self.all.open(id).map(|local| local.traffic());
         let had_bytes = self.all.open(id).is_some_and(|connection| !connection.is_flushed());
         let flushed = self.flush_local(id);
         if flushed
@@ -116,11 +118,10 @@ impl<S: Socket> Relay<'_, S> {
         self.end_local_writing(id, had_bytes);
         Up::new(self, id).pump();
         self.note_local_error(id);
-        if let Some(local) = self.all.local(id)
-            && local.is_breaking_off()
-            && before != Some(local.traffic)
+        if let Some(local) = self.all.open(id)
+            && before != Some(local.traffic())
         {
-            self.all.renew_patience(id, self.limits.abort, self.limits.abort_max);
+            local.patience.renew();
         }
         self.end_local(id);
     }
@@ -141,7 +142,7 @@ impl<S: Socket> Relay<'_, S> {
     fn end_local_writing(&mut self, id: ConnId, progressed: bool) {
         let deadline = self.all.now + self.limits.finish;
         let Some(connection) = self.all.open(id) else { return };
-        let flushed = connection.is_flushed();
+        let (flushed, has_aborted) = (connection.is_flushed(), connection.has_aborted());
         let Kind::Local(local) = &mut connection.kind else { return };
         match local.writing {
             // Closing it, which is next, ends it as well.
@@ -160,7 +161,7 @@ impl<S: Socket> Relay<'_, S> {
             Writing::Finishing if progressed && !local.is_paired() => {
                 self.all.set_deadline(id, Some(deadline));
             }
-            Writing::Aborting(reason) if flushed => self.all.reset(id, reason),
+            Writing::Aborting(reason) if has_aborted => self.all.reset(id, reason),
             _ => {}
         }
     }
@@ -194,7 +195,7 @@ impl<S: Socket> Relay<'_, S> {
         }
         if local.reading == Reading::Open {
             local.reading = Reading::Failed(fault);
-            self.all.set_patience(id, self.limits.abort);
+            self.begin_patience(id);
             self.all.queue(id);
         }
     }
@@ -229,18 +230,17 @@ impl<S: Socket> Relay<'_, S> {
         }
     }
 
-    /// Resets a local side, which is unpaired already, once the bytes before the abort are flushed.
+    /// Resets a local side, which is unpaired already, once the bytes before the abort have arrived.
     fn abort_local(&mut self, id: ConnId, reason: CloseReason) {
-        let Some(connection) = self.all.find(id) else { return };
-        let flushed = connection.is_flushed();
-        match &mut connection.kind {
-            Kind::Local(local) if !flushed => {
-                local.writing = Writing::Aborting(reason);
-                self.all.set_patience(id, self.limits.abort);
-                self.all.queue(id);
-            }
-            _ => self.all.reset(id, reason),
+        match self.all.local(id) {
+            Some(local) if local.writing != Writing::Failed => local.writing = Writing::Aborting(reason),
+            _ => return self.all.reset(id, reason),
         }
+        if self.all.open(id).is_some_and(|connection| connection.has_aborted()) {
+            return self.all.reset(id, reason);
+        }
+        self.begin_patience(id);
+        self.all.queue(id);
     }
 
     /// Hands a user back to the machine, unpaired, with what it said.
@@ -258,6 +258,21 @@ impl<S: Socket> Relay<'_, S> {
     /// Gives the local side what has arrived on a message connection.
     pub fn deliver(&mut self, id: ConnId) {
         Down::new(self, id).pump();
+    }
+
+    /// Whether what arrives may be opened now: no local side gets it, or the local side takes it.
+    pub fn reads_message(&mut self, id: ConnId) -> bool {
+        match self.all.message(id) {
+            None => return false,
+            Some(message) if !message.session.delivers() => return true,
+            Some(_) => {}
+        }
+        let Some(local) = self.all.peer(id) else { return false };
+        match self.all.open(local) {
+            // Reaping will abort the session.
+            None => false,
+            Some(connection) => matches!(connection.kind, Kind::Local(_)) && connection.is_flushed(),
+        }
     }
 
     /// Serves a message connection.
@@ -357,16 +372,9 @@ impl<S: Socket> Relay<'_, S> {
         let Some(message) = self.all.message(id) else { return };
         if let Some(frame) = message.session.abort(reason) {
             self.send_frame(id, &frame);
-            self.all.set_patience(id, self.limits.abort);
+            self.begin_patience(id);
         }
         self.all.queue(id);
-    }
-
-    /// Bytes came on a message connection: after an abort, it has its time anew.
-    fn renew_abort(&mut self, id: ConnId) {
-        if self.all.message(id).is_some_and(|it| it.session.is_discarding() || it.failed.is_some()) {
-            self.all.renew_patience(id, self.limits.abort, self.limits.abort_max);
-        }
     }
 
     /// Sends again what a user has said so far, on the message connection that it was just given.
@@ -401,7 +409,7 @@ impl<S: Socket> Relay<'_, S> {
                 match reason {
                     _ if unaccepted => self.give_back_user(local, false),
                     CloseReason::LinkLost => self.all.reset(local, reason),
-                    _ => self.all.reset(local, CloseReason::Truncated),
+                    _ => self.abort_local(local, CloseReason::Truncated),
                 }
             }
             Kind::Local(_) => {

@@ -91,6 +91,7 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
             if unstarted {
                 stash(&mut half.retained, &mut self.relay.buffers.rings, &raw[HEADROOM..]);
             }
+            other.pulse.said();
             let sealed =
                 other.channel.seal_data(other.session.sid(), raw, &mut self.relay.buffers.scratch.clear);
             let written = match sealed {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::net::sockopt::{set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
@@ -10,10 +11,12 @@ use socket2::SockRef;
 
 use crate::machine::{Fault, Needed, OptionFailed};
 
-/// With this, a user that vanished without a FIN or RST is noticed after about three minutes.
+/// With this, a user or local server that vanished without a FIN or RST is noticed after about three minutes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_PROBES: u32 = 3;
+/// Least time of these options.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Bytes that a socket holds and has not sent (tcp(7), `TCP_NOTSENT_LOWAT`). The kernel would hold megabytes of a
 /// stream whose reader has stopped. Measured where `tcp_wmem` ends at 4 MiB and `tcp_rmem` at 32 MiB: a session that
@@ -91,6 +94,15 @@ impl Options {
         self.told += 1;
         Some(missing)
     }
+}
+
+/// Asks a peer that was silent for this time whether it is there, and gives it up after as long again. Where the system
+/// has no such option, [`Options`] has told of it.
+pub fn keep_alive(socket: &impl AsFd, silence: Duration) {
+    let interval = silence / KEEPALIVE_PROBES;
+    let _ = set_tcp_keepidle(socket, silence.max(SECOND));
+    let _ = set_tcp_keepintvl(socket, interval.max(SECOND));
+    let _ = set_tcp_keepcnt(socket, KEEPALIVE_PROBES);
 }
 
 /// Names an option without which a socket is of no use.

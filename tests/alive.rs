@@ -1,0 +1,232 @@
+//! A session that says nothing keeps its message connection alive, also while its user reads nothing; one whose line is
+//! dead ends. Whoever acknowledges nothing is given up, and whoever merely does not read is not.
+
+mod common;
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::relay::{Forgets, Rules};
+use common::{MODES, Mode, PATIENCE, Setup, Tunnel, connect, measure, serve};
+use skyorg::app::run::{Client, Server};
+use skyorg::base::address::{HostPort, Listen};
+use skyorg::config::limits::Limits;
+use skyorg::config::{ClientConfig, Key, ServerConfig};
+use skyorg::wire::handshake::Secret;
+use socket2::{SockFilter, SockRef};
+
+const HEARTBEAT: Duration = Duration::from_secs(6);
+/// Longer than a third of the heartbeat, and shorter than the heartbeat.
+const FORGOTTEN: Duration = Duration::from_secs(4);
+/// More than two heartbeats.
+const PAUSE: Duration = Duration::from_secs(13);
+const POURED_BYTES: usize = 24 * 1024 * 1024;
+const POUR: u8 = b'p';
+const ECHO: u8 = b'e';
+
+fn echo(stream: &mut TcpStream) -> io::Result<()> {
+    let mut byte = [ECHO];
+    stream.write_all(&byte)?;
+    stream.read_exact(&mut byte)
+}
+
+/// Pours when it is asked to, and ends; answers anything else.
+fn local_server() -> SocketAddr {
+    serve(|mut user| {
+        let mut byte = [0];
+        while user.read_exact(&mut byte).is_ok() {
+            let answered = match byte[0] {
+                POUR => return drop(user.write_all(&vec![7; POURED_BYTES])),
+                _ => user.write_all(&byte),
+            };
+            if answered.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn tunnel(mode: Mode, heartbeat: Duration) -> Tunnel {
+    let seconds = heartbeat.as_secs().to_string();
+    // The smaller heartbeat holds for both ends.
+    let setup = Setup::new(mode).client(&["--heartbeat", &seconds]).relayed();
+    let tunnel = setup.start(local_server());
+    tunnel.relay().wait_for_pool(10);
+    tunnel
+}
+
+/// Users are quiet behind a middlebox that forgets quiet connections: one has been served and waits, one waits for the
+/// rest of a download.
+fn sessions_outlive(forgets: Forgets) {
+    let tunnels = MODES.map(|mode| {
+        let tunnel = tunnel(mode, HEARTBEAT);
+        let (mut quiet, mut paused) = (tunnel.user(), tunnel.user());
+        echo(&mut quiet).expect("it is served");
+        paused.write_all(&[POUR]).expect("it is small");
+        paused.read_exact(&mut [0]).expect("it pours");
+        let rules = Rules { forgets: Some((FORGOTTEN, forgets)), ..Rules::default() };
+        tunnel.relay().with(move |links| {
+            links.rules = rules;
+            links.links.iter_mut().for_each(|link| link.rules = rules);
+        });
+        (tunnel, quiet, paused)
+    });
+    measure(PAUSE);
+    for (tunnel, mut quiet, mut paused) in tunnels {
+        echo(&mut quiet).expect("its session goes on");
+        let mut rest = Vec::new();
+        paused.read_to_end(&mut rest).expect("the download goes on");
+        assert_eq!(rest.len(), POURED_BYTES - 1);
+        drop(tunnel);
+    }
+}
+
+#[test]
+fn sessions_outlive_a_proxy_that_resets_quiet_connections() {
+    sessions_outlive(Forgets::Resets);
+}
+
+#[test]
+fn sessions_outlive_a_nat_that_forgets_quiet_connections() {
+    sessions_outlive(Forgets::Drops);
+}
+
+#[test]
+fn a_quiet_session_on_a_dead_line_ends_at_both_ends() {
+    let heartbeat = Duration::from_secs(2);
+    for mode in MODES {
+        let (ended, end) = channel();
+        let local = serve(move |mut user| {
+            let mut byte = [0];
+            user.read_exact(&mut byte).and_then(|()| user.write_all(&byte)).expect("a user");
+            let _ = ended.send(user.read(&mut byte).map_err(|error| error.kind()));
+        });
+        let seconds = heartbeat.as_secs().to_string();
+        let setup = Setup::new(mode).server(&["--heartbeat", &seconds]).relayed();
+        let tunnel = setup.start(local);
+        let mut user = tunnel.user();
+        echo(&mut user).expect("it is served");
+        // The control connection goes on.
+        tunnel.relay().with(|links| {
+            links.links.iter_mut().for_each(|link| link.rules.hold = [true, true]);
+        });
+        let since = Instant::now();
+        user.set_read_timeout(Some(PATIENCE)).expect("a time");
+        let error = user.read(&mut [0]).expect_err("its session is broken");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{mode:?}");
+        let heard = end.recv_timeout(PATIENCE).expect("the local server hears of it");
+        assert_eq!(heard, Err(io::ErrorKind::ConnectionReset), "{mode:?}");
+        // What was said before may have come a third later.
+        assert!(since.elapsed() > heartbeat / 2, "{:?}, {mode:?}", since.elapsed());
+        assert!(since.elapsed() < 3 * heartbeat, "{:?}, {mode:?}", since.elapsed());
+    }
+}
+
+// Users and local servers. The limit is no flag, so both ends run in this process.
+
+const UNACKNOWLEDGED: Duration = Duration::from_secs(6);
+
+fn tunnel_in_process(local: SocketAddr, plain: bool) -> SocketAddr {
+    let name: skyorg::base::name::Name = "default".parse().expect("a name");
+    let key = Key { name: name.clone(), secret: Secret::new([7; 32]) };
+    let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
+    let host_port =
+        |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
+    let limits = || Limits { unacknowledged: UNACKNOWLEDGED, ..Limits::default() };
+    let server = Server::bind(ServerConfig {
+        services: vec![(name.clone(), free_port)],
+        message: free_port,
+        control: free_port,
+        keys: vec![key.clone()],
+        plain,
+        limits: limits(),
+    });
+    let server = server.unwrap_or_else(|error| panic!("{error}"));
+    let (request, control) = (server.bound().services[0].1, server.bound().control);
+    let services = vec![(name, host_port(local))];
+    let client =
+        ClientConfig { server: host_port(control), message: None, services, key, plain, limits: limits() };
+    let client = Client::new(client).expect("a client");
+    thread::spawn(move || server.run().expect("runs"));
+    thread::spawn(move || client.run().expect("runs"));
+    request
+}
+
+/// From now on nothing arrives at this socket, as if its cable were unplugged (socket(7), `SO_ATTACH_FILTER`).
+fn unplug(stream: &TcpStream) {
+    const RETURN: u16 = 6;
+    let drop_all = [SockFilter::new(RETURN, 0, 0, 0)];
+    SockRef::from(stream).attach_filter(&drop_all).expect("a filter");
+}
+
+/// A local server that pours, and tells when it could not go on.
+fn pouring() -> (SocketAddr, Receiver<io::ErrorKind>) {
+    let (ended, ends) = channel();
+    let local = serve(move |mut user| {
+        let error = loop {
+            if let Err(error) = user.write_all(&[9; 64 * 1024]) {
+                break error.kind();
+            }
+        };
+        let _ = ended.send(error);
+    });
+    (local, ends)
+}
+
+/// A user that downloads. Until the tunnel stands users may be reset.
+fn download(request: SocketAddr) -> TcpStream {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut user = connect(request);
+        if user.read_exact(&mut [0]).is_ok() {
+            return user;
+        }
+        assert!(Instant::now() < deadline, "no session in time");
+    }
+}
+
+#[test]
+fn an_unplugged_downloader_is_given_up_and_a_paused_one_is_not() {
+    let (local, ends) = pouring();
+    let request = tunnel_in_process(local, false);
+    let (unplugged, mut paused) = (download(request), download(request));
+    // Sessions of tries that failed before the tunnel stood are over.
+    while ends.try_recv().is_ok() {}
+    unplug(&unplugged);
+    let since = Instant::now();
+    let end = ends.recv_timeout(PATIENCE).expect("it is given up");
+    assert_eq!(end, io::ErrorKind::ConnectionReset);
+    let took = since.elapsed();
+    assert!(took > UNACKNOWLEDGED && took < 2 * UNACKNOWLEDGED, "{took:?}");
+    // The kernel probes it, after pauses that double.
+    assert!(ends.try_recv().is_err(), "the one that pauses stays");
+    let mut buffer = vec![0; 64 * 1024];
+    for _ in 0..1_000 {
+        paused.read_exact(&mut buffer).expect("the download goes on");
+    }
+    drop(unplugged);
+}
+
+#[test]
+fn an_unplugged_local_server_is_given_up() {
+    let local = serve(|mut user| {
+        user.write_all(b".").expect("it is small");
+        user.read_exact(&mut [0]).expect("an upload");
+        unplug(&user);
+        measure(PATIENCE);
+    });
+    let mut user = download(tunnel_in_process(local, true));
+    user.write_all(b"?").expect("it is small");
+    let since = Instant::now();
+    let error = loop {
+        if let Err(error) = user.write_all(&[9; 64 * 1024]) {
+            break error.kind();
+        }
+    };
+    assert!(matches!(error, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error}");
+    let took = since.elapsed();
+    assert!(took > UNACKNOWLEDGED && took < 2 * UNACKNOWLEDGED, "{took:?}");
+}
