@@ -76,7 +76,7 @@ impl Matching {
     fn move_on(&mut self, users: Vec<ConnId>, agenda: &mut Agenda) {
         for id in users {
             let Some(user) = self.users.get(id) else { continue };
-            match user.refused.filter(|_| !user.tied) {
+            match user.refused.as_ref().filter(|_| !user.tied) {
                 Some(_) => self.waiting(agenda).offer_elsewhere(id),
                 None => agenda.reset(id, CloseReason::LinkLost),
             }

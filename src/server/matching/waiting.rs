@@ -20,7 +20,7 @@ impl Waiting<'_> {
             // It is certain that nothing was delivered: it is as good as new, but not to that client.
             (user.first, user.tied) = (None, false);
             let Some(served_by) = user.served_by else { return };
-            user.refused.get_or_insert(Refused::by(served_by));
+            user.refused.get_or_insert_with(|| Box::new(Refused::by(served_by)));
             if let Some(link) = self.all.services.publication(served_by).map(|it| it.link)
                 && let Some(link) = self.all.links.get_mut(link)
             {
@@ -51,8 +51,8 @@ impl Waiting<'_> {
 
     /// A user that was refused goes to the next publication of its service, or is told.
     pub fn offer_elsewhere(&mut self, id: ConnId) {
-        let Some(user) = self.all.users.get(id) else { return };
-        let (Some(mut refused), service) = (user.refused, user.service) else { return };
+        let Some(user) = self.all.users.get_mut(id) else { return };
+        let (Some(mut refused), service) = (user.refused.take(), user.service) else { return };
         self.agenda.at(id, Some(user.since + self.agenda.limits.wait));
         let (may_serve, is_ready) = (|link| self.all.may_serve(link), |link| self.all.is_ready(link));
         let next = self.all.services.next_after(service, &mut refused, may_serve, is_ready);
