@@ -3,7 +3,7 @@
 //! Rules:
 //! - `pool` message connections per link are idle or on their way; what is missing is asked for in one `Open`;
 //! - a user is given the connection that was used last, and `Start` goes out at once;
-//! - a session that is not accepted in time is sent again, on a connection that has proved to be alive;
+//! - a session that is not accepted in time is offered again, on a connection that has proved to be alive;
 //! - a user whose bytes may have reached a client goes to no other one, unless that one refused it.
 
 use std::net::SocketAddr;
@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use super::drain::Drain;
 use super::links::{Life, Links};
-use super::pool::{ACCEPT_RECHECK, Place, Pools, STARTED_MARGIN, State};
+use super::offers::{Due, Left, Offer, Offers};
+use super::pool::{Place, Pools, STARTED_MARGIN, State};
 use super::refill::{self, Refills};
 use super::refused::Refused;
-use super::services::{Readiness, Services};
+use super::services::{Publication, Readiness, Services};
 use super::users::{User, Users};
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
@@ -28,6 +29,7 @@ pub(super) struct Matching {
     pub links: Links,
     pools: Pools,
     users: Users,
+    offers: Offers,
     pub refills: Refills,
     last_number: u64,
     drain: Drain,
@@ -49,7 +51,8 @@ impl Matching {
 
     /// A link is gone: its message connections close, and users who waited for it go elsewhere or are told.
     pub fn remove_link(&mut self, link: LinkId, agenda: &mut Agenda) {
-        for id in self.pools.remove_link(link) {
+        let messages = self.pools.remove_link(link);
+        for &(id, _) in &messages {
             agenda.at(id, None);
             agenda.reset(id, CloseReason::LinkLost);
         }
@@ -57,12 +60,21 @@ impl Matching {
         self.links.remove(link);
         self.limit_users(agenda);
         self.move_on(users, agenda);
+        for (id, state) in messages {
+            // A user that is paired with its copy is given back.
+            if let State::Offered(user) = state
+                && self.offers.get(user).is_some_and(|offer| offer.paired() != Some(id))
+            {
+                let left = self.offers.lost(user, id);
+                self.lost(user, left, agenda);
+            }
+        }
     }
 
     /// Users who waited for one link alone cannot wait for it any more: they go elsewhere, or are told.
     fn move_on(&mut self, users: Vec<ConnId>, agenda: &mut Agenda) {
         for id in users {
-            let Some(user) = self.users.get(id) else { continue };
+            let Some(user) = self.users.get(id).filter(|_| !self.offers.contains(id)) else { continue };
             match user.refused.filter(|_| !user.tied) {
                 Some(refused) => self.offer_elsewhere(id, refused, agenda),
                 None => agenda.reset(id, CloseReason::LinkLost),
@@ -140,9 +152,18 @@ impl Matching {
                 None => return agenda.reset(id, CloseReason::Full),
             }
         }
-        agenda.after(id, agenda.limits.wait);
         self.services.wait(id, self.users.origin(id), service, false);
-        self.ask_for_one(service);
+        let asked = self.ask_for_one(service);
+        self.wait_at_most(id, asked, agenda);
+    }
+
+    /// A user waits for a connection, which a link was asked for if there is one.
+    fn wait_at_most(&self, id: ConnId, link: Option<LinkId>, agenda: &mut Agenda) {
+        let limits = &agenda.limits;
+        let link = link.and_then(|link| self.links.get(link));
+        let wait = link
+            .map_or(limits.wait, |link| link.round_trip.times(4).clamp(limits.wait, limits.user_patience));
+        agenda.after(id, wait);
     }
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
@@ -154,11 +175,11 @@ impl Matching {
     }
 
     /// One more connection is asked for, because a user of this service waits.
-    fn ask_for_one(&mut self, service: ServiceId) {
+    fn ask_for_one(&mut self, service: ServiceId) -> Option<LinkId> {
         let Matching { services, links, .. } = self;
-        if let Some(link) = services.next_to_ask(service, |link| links.may_serve(link)) {
-            self.want_one(link);
-        }
+        let link = services.next_to_ask(service, |link| links.may_serve(link))?;
+        self.want_one(link);
+        Some(link)
     }
 
     fn want_one(&mut self, link: LinkId) {
@@ -168,29 +189,65 @@ impl Matching {
         }
     }
 
-    /// A user lost its message connection before its session was accepted, or was refused.
+    /// A user lost the message connection that it was paired with before its session was accepted, or was refused.
     pub fn returned(&mut self, id: ConnId, refused: bool, spoken: bool, agenda: &mut Agenda) {
         let Some(user) = self.users.get_mut(id) else { return };
-        let deadline = user.since + agenda.limits.wait;
-        agenda.at(id, Some(deadline));
+        let message = self.offers.get(id).and_then(Offer::paired);
         if refused {
-            // It is certain that nothing was delivered: it is as good as new, but not to that client.
-            (user.first, user.tied) = (None, false);
-            let Some(served_by) = user.served_by else { return };
-            let refused = *user.refused.get_or_insert(Refused::by(served_by));
-            return self.offer_elsewhere(id, refused, agenda);
+            return self.refused(id, message, agenda);
         }
         user.tied = spoken;
-        let (service, first) = (user.service, user.first.map(|(link, _)| link));
+        if let Some(message) = message {
+            self.pools.set(message, State::Leaving, Place::Back);
+        }
+        let left = self.offers.lost_paired(id);
+        self.lost(id, left, agenda);
+    }
+
+    /// A client has refused a user's session, in its copy on this message connection. It is certain that nothing was
+    /// delivered: the user is as good as new, but goes to another client.
+    fn refused(&mut self, id: ConnId, message: Option<ConnId>, agenda: &mut Agenda) {
+        self.end_offer(id, message, agenda);
+        let Some(user) = self.users.get_mut(id) else { return };
+        (user.first, user.tied) = (None, false);
+        let Some(served_by) = user.served_by else { return };
+        let refused = *user.refused.get_or_insert(Refused::by(served_by));
+        self.offer_elsewhere(id, refused, agenda);
+    }
+
+    /// A user's session is offered no more: its copies are aborted, but for the one on this message connection.
+    fn end_offer(&mut self, user: ConnId, message: Option<ConnId>, agenda: &mut Agenda) -> Option<Offer> {
+        let offer = self.offers.remove(user)?;
+        self.services.stop_waiting(user);
+        agenda.at(user, None);
+        for copy in offer.copies() {
+            self.pools.set(copy, State::Busy, Place::Back);
+            if Some(copy) != message {
+                agenda.push(Output::AbortCopy(copy));
+            }
+        }
+        Some(offer)
+    }
+
+    /// A user's session has lost a copy.
+    fn lost(&mut self, id: ConnId, left: Left, agenda: &mut Agenda) {
+        if left == Left::Copies {
+            return;
+        }
+        self.services.stop_waiting(id);
+        if left == Left::Duplicate {
+            return agenda.reset(id, CloseReason::Aborted(AbortReason::Duplicate));
+        }
+        let Some(&User { service, first, tied, .. }) = self.users.get(id) else { return };
         match first {
-            Some(link) if spoken => self.offer_to(id, service, link, true, agenda),
-            _ if spoken => agenda.reset(id, CloseReason::LinkLost),
+            Some((link, _)) if tied => self.offer_to(id, service, link, true, agenda),
             _ => match self.next_ready(service, agenda.now) {
                 Some(publication) => self.begin(id, publication, agenda),
                 None => {
                     // It has waited longest.
                     self.services.wait(id, self.users.origin(id), service, true);
-                    self.ask_for_one(service);
+                    let asked = self.ask_for_one(service);
+                    self.wait_at_most(id, asked, agenda);
                 }
             },
         }
@@ -219,28 +276,35 @@ impl Matching {
             Some(_) if self.may_serve(link) => {
                 self.services.wait_for_link(id, self.users.origin(id), link, first);
                 self.want_one(link);
+                self.wait_at_most(id, Some(link), agenda);
             }
             _ => agenda.reset(id, CloseReason::LinkLost),
         }
     }
 
     /// Sends `Start` on the link's connection that was used last.
-    fn begin(&mut self, id: ConnId, publication_id: PublicationId, agenda: &mut Agenda) {
-        let Some(&publication) = self.services.publication(publication_id) else { return };
-        let link_id = publication.link;
-        let (Some(link), Some(message)) = (self.links.get_mut(link_id), self.pools.next_idle(link_id)) else {
+    fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
+        let link = self.services.publication(publication).map(|it| it.link);
+        if let Some(message) = link.and_then(|link| self.pools.next_idle(link)) {
+            self.begin_on(message, id, publication, agenda);
+        }
+    }
+
+    /// Sends `Start` on this connection.
+    fn begin_on(&mut self, message: ConnId, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
+        let Some(&Publication { link: link_id, number, dial_ms, .. }) =
+            self.services.publication(publication)
+        else {
             return;
         };
-        let Some(user) = self.users.get_mut(id) else { return };
-        user.served_by = Some(publication_id);
-        let start = user.start(link_id, link.next_sid(), publication.number);
-        let (least, most) = agenda.limits.accept;
-        let accept_time = link.round_trip.times(3).clamp(least, most);
-        let offered = State::Offered { sent: agenda.now, dial_ms: publication.dial_ms };
-        self.pools.set(message, offered, Place::Back);
+        let (Some(link), Some(user)) = (self.links.get_mut(link_id), self.users.get_mut(id)) else { return };
+        user.served_by = Some(publication);
+        let start = user.start(link_id, link.next_sid(), number);
+        let looked_at = self.offers.add(id, message, (link_id, link), dial_ms, (agenda.now, &agenda.limits));
+        self.pools.set(message, State::Offered(id), Place::Back);
         self.pools.recent_peak(link_id, agenda.now, agenda.limits.retire);
-        agenda.at(id, None);
-        agenda.after(message, accept_time);
+        agenda.at(message, None);
+        agenda.at(id, Some(looked_at));
         self.want_refill(link_id);
         agenda.push(Output::Start { message, user: id, start });
     }
@@ -249,6 +313,8 @@ impl Matching {
     pub fn user_gone(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic, agenda: &mut Agenda) {
         let Some(user) = self.users.remove(id) else { return };
         self.services.stop_waiting(id);
+        let paired = self.offers.get(id).and_then(Offer::paired);
+        self.end_offer(id, paired, agenda);
         let Some(service) = self.services.name(user.service).cloned() else { return };
         agenda.fact(Fact::UserLeft {
             number: user.number,
@@ -263,7 +329,9 @@ impl Matching {
 
     /// A user has waited as long as it may.
     pub fn user_due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        if self.services.is_waiting(id) {
+        if self.offers.contains(id) {
+            self.offer_due(id, agenda);
+        } else if self.services.is_waiting(id) {
             agenda.reset(id, CloseReason::NoClient);
         }
     }
@@ -302,13 +370,14 @@ impl Matching {
     pub fn session_event(&mut self, id: ConnId, event: SessionEvent, agenda: &mut Agenda) {
         let Some((link, state)) = self.pools.get(id) else { return };
         match (event, state) {
-            (SessionEvent::Accepted, State::Offered { sent, dial_ms }) => {
-                let Some(link) = self.links.get_mut(link) else { return };
-                link.round_trip.measured(agenda.now.saturating_duration_since(sent));
-                link.session_accepted();
-                let margin = link.round_trip.times(0).max(STARTED_MARGIN);
-                self.pools.set(id, State::Accepted, Place::Back);
-                agenda.after(id, Duration::from_millis(dial_ms.into()) + margin);
+            (SessionEvent::Accepted, State::Offered(user)) => self.accepted(id, link, user, agenda),
+            (SessionEvent::Refused, State::Offered(user)) => {
+                self.refused(user, Some(id), agenda);
+            }
+            (SessionEvent::Duplicate, State::Offered(user)) => {
+                self.pools.set(id, State::Busy, Place::Back);
+                let left = self.offers.duplicate(user, id);
+                self.lost(user, left, agenda);
             }
             (SessionEvent::Started, State::Accepted) => {
                 self.pools.set(id, State::Busy, Place::Back);
@@ -317,7 +386,13 @@ impl Matching {
                     link.session_started();
                 }
             }
-            (SessionEvent::Idle { settled }, _) => {
+            (SessionEvent::Idle { settled }, state) => {
+                // It was aborted for another reason, or was never sent.
+                if let State::Offered(user) = state
+                    && self.offers.lost(user, id) != Left::Copies
+                {
+                    agenda.reset(user, CloseReason::Aborted(AbortReason::Reset));
+                }
                 if settled || self.drain == Drain::Retiring || !self.may_serve(link) {
                     self.became_idle(id, agenda.now, Place::Front, agenda);
                 } else {
@@ -328,11 +403,27 @@ impl Matching {
             (SessionEvent::Pong, State::Pinged(since) | State::Suspect(since)) => {
                 self.became_idle(id, since, Place::Back, agenda);
             }
-            (SessionEvent::Drain, State::Idle(_) | State::Pinged(_) | State::Suspect(_)) => {
+            (SessionEvent::Drain, State::Idle { .. } | State::Pinged(_) | State::Suspect(_)) => {
                 self.pools.retire(id, CloseReason::Drained, agenda);
             }
             _ => {}
         }
+    }
+
+    /// A client has accepted this copy of a user's session first: it is served, and the others are aborted alone.
+    fn accepted(&mut self, id: ConnId, link: LinkId, user: ConnId, agenda: &mut Agenda) {
+        let Some(link) = self.links.get_mut(link) else { return };
+        let Some(offer) = self.offers.get(user) else { return };
+        if offer.is_only() {
+            link.round_trip.measured(agenda.now.saturating_duration_since(offer.sent));
+        } else {
+            agenda.push(Output::Take { message: id, user });
+        }
+        link.session_accepted();
+        let margin = link.round_trip.times(0).max(STARTED_MARGIN);
+        let Some(offer) = self.end_offer(user, Some(id), agenda) else { return };
+        self.pools.set(id, State::Accepted, Place::Back);
+        agenda.after(id, Duration::from_millis(offer.dial_ms.into()) + margin);
     }
 
     /// A message connection is free: for a user who waits, or for the pool.
@@ -342,7 +433,9 @@ impl Matching {
             self.pools.retire(id, CloseReason::Drained, agenda);
             return self.close_if_drained(link, agenda);
         }
-        self.pools.set(id, State::Idle(since), place);
+        let heard_ms = agenda.now.saturating_duration_since(since).as_millis();
+        let heard_ms = u32::try_from(heard_ms).unwrap_or(u32::MAX);
+        self.pools.set(id, State::Idle { since, heard_ms }, place);
         let pause = agenda.jittered(agenda.limits.idle_ping);
         agenda.after(id, pause);
         self.use_idle(link, agenda);
@@ -366,6 +459,7 @@ impl Matching {
             let service = self.users.get(user).map(|user| user.service);
             match service.and_then(|service| self.services.publication_of(link, service)) {
                 Some(publication) => self.begin(user, publication, agenda),
+                None if self.offers.contains(user) => {}
                 None => agenda.reset(user, CloseReason::NoClient),
             }
         }
@@ -378,8 +472,7 @@ impl Matching {
     pub fn message_due(&mut self, id: ConnId, agenda: &mut Agenda) {
         let Some((link, state)) = self.pools.get(id) else { return };
         match state {
-            State::Offered { sent, .. } => self.late(id, link, sent, agenda),
-            State::Idle(since) => self.pools.idle_due(id, link, since, agenda),
+            State::Idle { since, .. } => self.pools.idle_due(id, link, since, agenda),
             State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
             State::Accepted => {
                 agenda.reset(id, CloseReason::NotStarted);
@@ -387,52 +480,70 @@ impl Matching {
                     link.session_failed(agenda.now);
                 }
             }
-            State::Busy | State::Leaving => {}
+            State::Offered(_) | State::Busy | State::Leaving => {}
         }
     }
 
-    /// A session is late to be accepted.
-    ///
-    /// A client that does not answer on its control connection either is slow, not cut off from this message
-    /// connection: the round trip is longer than it was, and so is the time to accept. And one that answers serves its
-    /// control connection first: it may still be on its way to the `Start`.
-    fn late(&mut self, id: ConnId, link_id: LinkId, sent: Instant, agenda: &mut Agenda) {
-        let (least, most) = agenda.limits.accept;
-        let last = sent + most;
+    /// The time of a session that is not accepted has come.
+    fn offer_due(&mut self, id: ConnId, agenda: &mut Agenda) {
+        let Some(link_id) = self.offers.get(id).map(|offer| offer.link) else { return };
         let Some(link) = self.links.get_mut(link_id) else { return };
-        let had_its_turn = agenda.now >= link.heard + least;
-        let answered = link.answered_ping_of >= sent;
-        if answered && had_its_turn || agenda.now >= last {
-            link.session_failed(agenda.now);
-            if link.spend_offer(agenda.limits.pool) {
-                agenda.reset(id, CloseReason::NotAccepted);
-                return self.suspect_idle(link_id, agenda);
+        match self.offers.due(id, link, agenda.now, &agenda.limits) {
+            None => {}
+            Some(Due::GivenUp) => agenda.reset(id, CloseReason::NotAccepted),
+            Some(Due::Later(at)) => agenda.at(id, Some(at)),
+            Some(Due::Ask(again)) => {
+                agenda.at(id, Some(again));
+                self.ping_link(link_id, agenda);
             }
-            // Too many were late: it waits for its first connection.
-            return agenda.after(id, least);
+            Some(Due::Late { first, again }) => {
+                if first {
+                    link.session_failed(agenda.now);
+                }
+                agenda.at(id, Some(again));
+                self.ping_link(link_id, agenda);
+                self.offer_again(id, link_id, agenda);
+            }
         }
-        if !answered {
-            self.ping_link(link_id, agenda);
-        }
-        agenda.at(id, Some(last.min(agenda.now + ACCEPT_RECHECK)));
     }
 
-    /// A connection of this link has failed: its idle ones must prove that they are alive.
-    fn suspect_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
-        while let Some(id) = self.pools.next_idle(link) {
-            let Some((_, State::Idle(since))) = self.pools.get(id) else { break };
-            self.pools.ping(id, State::Suspect(since), agenda.limits.pong, agenda);
+    /// A late session is offered again on a connection that was heard since its last `Start`. Those that were not may
+    /// have failed likewise, and are pinged.
+    fn offer_again(&mut self, id: ConnId, link_id: LinkId, agenda: &mut Agenda) {
+        let Some(offer) = self.offers.get(id).filter(|offer| offer.has_room()) else { return };
+        let Some(service) = self.users.get(id).map(|user| user.service) else { return };
+        let Some(publication) = self.services.publication_of(link_id, service) else { return };
+        let sent = offer.sent;
+        if self.services.is_waiting(id) || !self.may_serve(link_id) {
+            return;
         }
-        self.want_refill(link);
+        // Without a token it waits for the copies that it has.
+        if self.links.get_mut(link_id).is_none_or(|link| !link.spend_offer(agenda.limits.pool)) {
+            return;
+        }
+        let idle: Vec<(ConnId, Instant, Instant)> = self.pools.all_idle(link_id).collect();
+        for &(message, since, _) in idle.iter().filter(|(.., heard)| *heard < sent) {
+            self.pools.ping(message, State::Suspect(since), agenda.limits.pong, agenda);
+        }
+        self.want_refill(link_id);
+        if self.is_ready(link_id) {
+            return self.begin(id, publication, agenda);
+        }
+        self.services.wait_for_link(id, self.users.origin(id), link_id, true);
+        self.want_one(link_id);
     }
 
     /// A message connection is gone.
     pub fn message_gone(&mut self, id: ConnId, agenda: &mut Agenda) {
-        let Some((link, _)) = self.pools.remove(id) else { return };
+        let Some((link, state)) = self.pools.remove(id) else { return };
         if self.may_serve(link) {
             self.want_refill(link);
         } else {
             self.close_if_drained(link, agenda);
+        }
+        if let State::Offered(user) = state {
+            let left = self.offers.lost(user, id);
+            self.lost(user, left, agenda);
         }
     }
 
@@ -469,7 +580,7 @@ impl Matching {
 
     /// Closes idle connections of a server that drains, once every session is accepted.
     pub fn go_on_draining(&mut self, agenda: &mut Agenda) {
-        if self.drain.retires_at(self.services.waiting_count() + self.pools.offered()) {
+        if self.drain.retires_at(self.services.waiting_count() + self.offers.len()) {
             self.links.ids().into_iter().for_each(|link| self.pools.retire_idle(link, agenda));
         }
     }

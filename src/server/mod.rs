@@ -7,6 +7,7 @@
 //! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
+//! | [`offers`] | sessions that are not accepted yet, and their copies |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
 //! | [`users`] | users |
 //! | [`drain`] | how far the server's own drain has come |
@@ -16,6 +17,7 @@ mod drain;
 mod links;
 mod listeners;
 mod matching;
+mod offers;
 mod pool;
 mod queue;
 mod refill;

@@ -100,7 +100,8 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
         let id = self.id;
         match self.relay.all.message(id) {
             None => return false,
-            Some(message) if !message.session.delivers() => return true,
+            // No byte of the local server comes before `Accepted`, and a copy has no local side until then.
+            Some(message) if !message.session.delivers() || message.session.is_unaccepted() => return true,
             Some(_) => {}
         }
         let Some(local) = self.relay.all.peer(id) else { return false };
@@ -201,11 +202,13 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                 }
                 return self.relay.all.queue(peer);
             }
-            Step::Returned => {
-                if let Some(user) = self.relay.all.unpair(id) {
-                    self.relay.give_back_user(user, true);
-                }
-                return;
+            Step::Returned => match self.relay.all.unpair(id) {
+                Some(user) => return self.relay.give_back_user(user, true),
+                None => SessionEvent::Refused,
+            },
+            Step::Duplicate => {
+                self.relay.all.unpair(id);
+                SessionEvent::Duplicate
             }
             Step::Abort(reason) => {
                 if let Some(local) = self.relay.all.unpair(id) {
