@@ -1,6 +1,6 @@
 //! Links: a client's control connection and what hangs on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
 
 /// Least time between two pings of a link.
-const PING_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const PING_INTERVAL: Duration = Duration::from_millis(100);
 /// Mean time between pings that a client may keep up.
 const PINGED_INTERVAL: Duration = Duration::from_millis(50);
 /// Pings beyond that pace before the link is closed.
@@ -75,6 +75,8 @@ pub(super) struct Link {
     /// What may be spent on offering late sessions again.
     offers: Offers,
     failing: Failing,
+    /// Users whose sessions are overdue, and are looked at again when the client gives a sign of life.
+    pub overdue: BTreeSet<ConnId>,
     /// The last tickets expired, and none has brought a message connection since.
     pub brings_none: bool,
 }
@@ -111,6 +113,7 @@ impl Link {
             coming: 0,
             offers: Offers::default(),
             failing: Failing::default(),
+            overdue: BTreeSet::new(),
             brings_none: false,
         }
     }
@@ -133,6 +136,11 @@ impl Link {
             (self.ping_sent, self.last_ping) = (Some(now), Some(now));
         }
         may
+    }
+
+    /// Whether a ping is on its way.
+    pub fn is_pinged(&self) -> bool {
+        self.ping_sent.is_some()
     }
 
     /// The client pings; false if it has done so more often than it may.

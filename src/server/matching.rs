@@ -7,16 +7,17 @@
 //! - a user whose bytes may have reached a client goes to no other one, unless that one refused it.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::drain::Drain;
-use super::links::{Life, Links};
-use super::offers::{Due, Left, Offer, Offers};
-use super::pool::{Place, Pools, STARTED_MARGIN, State};
-use super::refill::{self, Refills};
+use super::links::Life;
+use super::offers::{Left, Offer};
+use super::pool::{Place, State};
+use super::refill;
 use super::refused::Refused;
-use super::services::{Publication, Readiness, Services};
-use super::users::{User, Users};
+use super::sending::Sending;
+use super::services::{Readiness, Services};
+use super::users::User;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
 use crate::wire::control::ControlFrame;
@@ -26,11 +27,7 @@ use crate::wire::frame::AbortReason;
 #[derive(Default)]
 pub(super) struct Matching {
     pub services: Services,
-    pub links: Links,
-    pools: Pools,
-    users: Users,
-    offers: Offers,
-    pub refills: Refills,
+    pub sending: Sending,
     last_number: u64,
     drain: Drain,
 }
@@ -39,33 +36,28 @@ impl Matching {
     /// A link was opened: its pool is filled.
     pub fn add_link(&mut self, link: LinkId, agenda: &mut Agenda) {
         self.services.add_link(link);
-        self.pools.add_link(link);
-        self.want_refill(link);
-        self.limit_users(agenda);
-    }
-
-    /// Each link takes room from users.
-    pub fn limit_users(&mut self, agenda: &mut Agenda) {
-        self.users.limit(agenda.limits.users_at_most(self.links.count()), agenda);
+        self.sending.pools.add_link(link);
+        self.sending.want_refill(link);
+        self.sending.limit_users(agenda);
     }
 
     /// A link is gone: its message connections close, and users who waited for it go elsewhere or are told.
     pub fn remove_link(&mut self, link: LinkId, agenda: &mut Agenda) {
-        let messages = self.pools.remove_link(link);
+        let messages = self.sending.pools.remove_link(link);
         for &(id, _) in &messages {
             agenda.at(id, None);
             agenda.reset(id, CloseReason::LinkLost);
         }
         let users = self.services.remove_link(link);
-        self.links.remove(link);
-        self.limit_users(agenda);
+        self.sending.links.remove(link);
+        self.sending.limit_users(agenda);
         self.move_on(users, agenda);
         for (id, state) in messages {
             // A user that is paired with its copy is given back.
             if let State::Offered(user) = state
-                && self.offers.get(user).is_some_and(|offer| offer.paired() != Some(id))
+                && self.sending.offers.get(user).is_some_and(|offer| offer.paired() != Some(id))
             {
-                let left = self.offers.lost(user, id);
+                let left = self.sending.offers.lost(user, id);
                 self.lost(user, left, agenda);
             }
         }
@@ -74,7 +66,9 @@ impl Matching {
     /// Users who waited for one link alone cannot wait for it any more: they go elsewhere, or are told.
     fn move_on(&mut self, users: Vec<ConnId>, agenda: &mut Agenda) {
         for id in users {
-            let Some(user) = self.users.get(id).filter(|_| !self.offers.contains(id)) else { continue };
+            let Some(user) = self.sending.users.get(id).filter(|_| !self.sending.offers.contains(id)) else {
+                continue;
+            };
             match user.refused.filter(|_| !user.tied) {
                 Some(refused) => self.offer_elsewhere(id, refused, agenda),
                 None => agenda.reset(id, CloseReason::LinkLost),
@@ -86,7 +80,7 @@ impl Matching {
     pub fn unpublish(&mut self, link: LinkId, number: u32, agenda: &mut Agenda) -> bool {
         let known = self.services.unpublish(link, number);
         for id in self.services.take_waiting(link) {
-            let Some(service) = self.users.get(id).map(|user| user.service) else { continue };
+            let Some(service) = self.sending.users.get(id).map(|user| user.service) else { continue };
             if self.services.publication_of(link, service).is_some() {
                 self.offer_to(id, service, link, false, agenda);
             } else {
@@ -98,30 +92,22 @@ impl Matching {
 
     /// The client of a link is leaving: its idle connections go, its running sessions go on.
     pub fn drain_link(&mut self, link: LinkId, agenda: &mut Agenda) {
-        if let Some(link) = self.links.get_mut(link) {
+        if let Some(link) = self.sending.links.get_mut(link) {
             link.life = Life::Draining;
         }
-        self.pools.retire_idle(link, agenda);
+        self.sending.pools.retire_idle(link, agenda);
         let users = self.services.take_waiting(link);
         self.move_on(users, agenda);
         self.close_if_drained(link, agenda);
     }
 
     fn close_if_drained(&mut self, link: LinkId, agenda: &mut Agenda) {
-        if let Some(it) = self.links.get(link)
+        if let Some(it) = self.sending.links.get(link)
             && it.life == Life::Draining
-            && self.pools.staying(link) == 0
+            && self.sending.pools.staying(link) == 0
         {
             agenda.close(it.control, CloseReason::Drained, Manner::Whole);
         }
-    }
-
-    fn may_serve(&self, link: LinkId) -> bool {
-        self.links.may_serve(link)
-    }
-
-    fn is_ready(&self, link: LinkId) -> bool {
-        self.may_serve(link) && self.pools.idle(link) > 0
     }
 
     // Users.
@@ -135,8 +121,8 @@ impl Matching {
         agenda: &mut Agenda,
     ) {
         self.last_number += 1;
-        self.users.insert(id, User::new(service, peer, asked, agenda.now, self.last_number));
-        if self.users.is_beyond_share(id) {
+        self.sending.users.insert(id, User::new(service, peer, asked, agenda.now, self.last_number));
+        if self.sending.users.is_beyond_share(id) {
             return agenda.reset(id, CloseReason::Full);
         }
         if let Some(publication) = self.next_ready(service, agenda.now) {
@@ -144,7 +130,7 @@ impl Matching {
         }
         // Only a user who has to wait counts as waiting.
         if self.services.waiting_count() >= agenda.limits.waiting_max {
-            match self.services.must_make_room(service, self.users.origin(id), &agenda.limits) {
+            match self.services.must_make_room(service, self.sending.users.origin(id), &agenda.limits) {
                 Some(last) => {
                     self.services.stop_waiting(last);
                     agenda.reset(last, CloseReason::Full);
@@ -152,22 +138,13 @@ impl Matching {
                 None => return agenda.reset(id, CloseReason::Full),
             }
         }
-        self.services.wait(id, self.users.origin(id), service, false);
+        self.services.wait(id, self.sending.users.origin(id), service, false);
         let asked = self.ask_for_one(service);
-        self.wait_at_most(id, asked, agenda);
-    }
-
-    /// A user waits for a connection, which a link was asked for if there is one.
-    fn wait_at_most(&self, id: ConnId, link: Option<LinkId>, agenda: &mut Agenda) {
-        let limits = &agenda.limits;
-        let link = link.and_then(|link| self.links.get(link));
-        let wait = link
-            .map_or(limits.wait, |link| link.round_trip.times(4).clamp(limits.wait, limits.user_patience));
-        agenda.after(id, wait);
+        self.sending.wait_at_most(id, asked, agenda);
     }
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
-        let Matching { services, links, pools, .. } = self;
+        let Matching { services, sending: Sending { links, pools, .. }, .. } = self;
         services.next_ready(service, |link| match pools.idle(link) {
             0 => Readiness::Not,
             _ => links.readiness(link, now),
@@ -176,57 +153,37 @@ impl Matching {
 
     /// One more connection is asked for, because a user of this service waits.
     fn ask_for_one(&mut self, service: ServiceId) -> Option<LinkId> {
-        let Matching { services, links, .. } = self;
+        let Matching { services, sending: Sending { links, .. }, .. } = self;
         let link = services.next_to_ask(service, |link| links.may_serve(link))?;
-        self.want_one(link);
+        self.sending.want_one(link);
         Some(link)
-    }
-
-    fn want_one(&mut self, link: LinkId) {
-        if let Some(it) = self.links.get_mut(link) {
-            it.wanted += 1;
-            self.want_refill(link);
-        }
     }
 
     /// A user lost the message connection that it was paired with before its session was accepted, or was refused.
     pub fn returned(&mut self, id: ConnId, refused: bool, spoken: bool, agenda: &mut Agenda) {
-        let Some(user) = self.users.get_mut(id) else { return };
-        let message = self.offers.get(id).and_then(Offer::paired);
+        let Some(user) = self.sending.users.get_mut(id) else { return };
+        let message = self.sending.offers.get(id).and_then(Offer::paired);
         if refused {
             return self.refused(id, message, agenda);
         }
         user.tied = spoken;
         if let Some(message) = message {
-            self.pools.set(message, State::Leaving, Place::Back);
+            self.sending.pools.set(message, State::Leaving, Place::Back);
         }
-        let left = self.offers.lost_paired(id);
+        let left = self.sending.offers.lost_paired(id);
         self.lost(id, left, agenda);
     }
 
     /// A client has refused a user's session, in its copy on this message connection. It is certain that nothing was
     /// delivered: the user is as good as new, but goes to another client.
     fn refused(&mut self, id: ConnId, message: Option<ConnId>, agenda: &mut Agenda) {
-        self.end_offer(id, message, agenda);
-        let Some(user) = self.users.get_mut(id) else { return };
+        self.services.stop_waiting(id);
+        self.sending.end_offer(id, message, agenda);
+        let Some(user) = self.sending.users.get_mut(id) else { return };
         (user.first, user.tied) = (None, false);
         let Some(served_by) = user.served_by else { return };
         let refused = *user.refused.get_or_insert(Refused::by(served_by));
         self.offer_elsewhere(id, refused, agenda);
-    }
-
-    /// A user's session is offered no more: its copies are aborted, but for the one on this message connection.
-    fn end_offer(&mut self, user: ConnId, message: Option<ConnId>, agenda: &mut Agenda) -> Option<Offer> {
-        let offer = self.offers.remove(user)?;
-        self.services.stop_waiting(user);
-        agenda.at(user, None);
-        for copy in offer.copies() {
-            self.pools.set(copy, State::Busy, Place::Back);
-            if Some(copy) != message {
-                agenda.push(Output::AbortCopy(copy));
-            }
-        }
-        Some(offer)
     }
 
     /// A user's session has lost a copy.
@@ -238,16 +195,16 @@ impl Matching {
         if left == Left::Duplicate {
             return agenda.reset(id, CloseReason::Aborted(AbortReason::Duplicate));
         }
-        let Some(&User { service, first, tied, .. }) = self.users.get(id) else { return };
+        let Some(&User { service, first, tied, .. }) = self.sending.users.get(id) else { return };
         match first {
             Some((link, _)) if tied => self.offer_to(id, service, link, true, agenda),
             _ => match self.next_ready(service, agenda.now) {
                 Some(publication) => self.begin(id, publication, agenda),
                 None => {
                     // It has waited longest.
-                    self.services.wait(id, self.users.origin(id), service, true);
+                    self.services.wait(id, self.sending.users.origin(id), service, true);
                     let asked = self.ask_for_one(service);
-                    self.wait_at_most(id, asked, agenda);
+                    self.sending.wait_at_most(id, asked, agenda);
                 }
             },
         }
@@ -255,12 +212,12 @@ impl Matching {
 
     /// A user that was refused goes to the next publication of its service, or is told.
     fn offer_elsewhere(&mut self, id: ConnId, mut refused: Refused, agenda: &mut Agenda) {
-        let Some(service) = self.users.get(id).map(|user| user.service) else { return };
-        let (may_serve, is_ready) = (|link| self.may_serve(link), |link| self.is_ready(link));
+        let Some(service) = self.sending.users.get(id).map(|user| user.service) else { return };
+        let (may_serve, is_ready) = (|link| self.sending.may_serve(link), |link| self.sending.is_ready(link));
         let next = self.services.next_after(service, &mut refused, may_serve, is_ready);
         match next.and_then(|next| self.services.publication(next)).map(|it| it.link) {
             Some(link) => {
-                if let Some(user) = self.users.get_mut(id) {
+                if let Some(user) = self.sending.users.get_mut(id) {
                     user.refused = Some(refused);
                 }
                 self.offer_to(id, service, link, false, agenda);
@@ -272,11 +229,11 @@ impl Matching {
     /// A user is given this link's next connection, at once or when there is one.
     fn offer_to(&mut self, id: ConnId, service: ServiceId, link: LinkId, first: bool, agenda: &mut Agenda) {
         match self.services.publication_of(link, service) {
-            Some(publication) if self.is_ready(link) => self.begin(id, publication, agenda),
-            Some(_) if self.may_serve(link) => {
-                self.services.wait_for_link(id, self.users.origin(id), link, first);
-                self.want_one(link);
-                self.wait_at_most(id, Some(link), agenda);
+            Some(publication) if self.sending.is_ready(link) => self.begin(id, publication, agenda),
+            Some(_) if self.sending.may_serve(link) => {
+                self.services.wait_for_link(id, self.sending.users.origin(id), link, first);
+                self.sending.want_one(link);
+                self.sending.wait_at_most(id, Some(link), agenda);
             }
             _ => agenda.reset(id, CloseReason::LinkLost),
         }
@@ -284,37 +241,18 @@ impl Matching {
 
     /// Sends `Start` on the link's connection that was used last.
     fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
-        let link = self.services.publication(publication).map(|it| it.link);
-        if let Some(message) = link.and_then(|link| self.pools.next_idle(link)) {
-            self.begin_on(message, id, publication, agenda);
+        let Some(of) = self.services.publication(publication) else { return };
+        if let Some(message) = self.sending.pools.next_idle(of.link) {
+            self.sending.begin_on(message, id, (publication, of), agenda);
         }
-    }
-
-    /// Sends `Start` on this connection.
-    fn begin_on(&mut self, message: ConnId, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
-        let Some(&Publication { link: link_id, number, dial_ms, .. }) =
-            self.services.publication(publication)
-        else {
-            return;
-        };
-        let (Some(link), Some(user)) = (self.links.get_mut(link_id), self.users.get_mut(id)) else { return };
-        user.served_by = Some(publication);
-        let start = user.start(link_id, link.next_sid(), number);
-        let looked_at = self.offers.add(id, message, (link_id, link), dial_ms, (agenda.now, &agenda.limits));
-        self.pools.set(message, State::Offered(id), Place::Back);
-        self.pools.recent_peak(link_id, agenda.now, agenda.limits.retire);
-        agenda.at(message, None);
-        agenda.at(id, Some(looked_at));
-        self.want_refill(link_id);
-        agenda.push(Output::Start { message, user: id, start });
     }
 
     /// A user's connection is gone.
     pub fn user_gone(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic, agenda: &mut Agenda) {
-        let Some(user) = self.users.remove(id) else { return };
+        let Some(user) = self.sending.users.remove(id) else { return };
         self.services.stop_waiting(id);
-        let paired = self.offers.get(id).and_then(Offer::paired);
-        self.end_offer(id, paired, agenda);
+        let paired = self.sending.offers.get(id).and_then(Offer::paired);
+        self.sending.end_offer(id, paired, agenda);
         let Some(service) = self.services.name(user.service).cloned() else { return };
         agenda.fact(Fact::UserLeft {
             number: user.number,
@@ -329,154 +267,143 @@ impl Matching {
 
     /// A user has waited as long as it may.
     pub fn user_due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        if self.offers.contains(id) {
-            self.offer_due(id, agenda);
+        if self.sending.offers.contains(id) {
+            if let Some(link) = self.sending.offer_due(id, agenda) {
+                self.offer_again(id, link, agenda);
+            }
         } else if self.services.is_waiting(id) {
             agenda.reset(id, CloseReason::NoClient);
         }
     }
 
     pub fn is_user(&self, id: ConnId) -> bool {
-        self.users.contains(id)
+        self.sending.users.contains(id)
     }
 
     // Message connections.
 
     pub fn is_message(&self, id: ConnId) -> bool {
-        self.pools.get(id).is_some()
+        self.sending.pools.get(id).is_some()
     }
 
     /// A message connection of this link stands.
     pub fn message_came(&mut self, id: ConnId, link: LinkId, agenda: &mut Agenda) {
-        if !self.links.arrived(link) {
+        if !self.sending.links.arrived(link) {
             return agenda.reset(id, CloseReason::LinkLost);
         }
-        if let Some(link) = self.links.get_mut(link) {
+        if let Some(link) = self.sending.links.get_mut(link) {
             link.brings_none = false;
         }
-        self.pools.add(id, link, agenda.now);
+        self.sending.pools.add(id, link, agenda.now);
         // There is room for one more on its way.
-        self.want_refill(link);
+        self.sending.want_refill(link);
         self.became_idle(id, agenda.now, Place::Front, agenda);
     }
 
     /// A message connection that had a good ticket will not come.
     pub fn message_not_come(&mut self, link: LinkId) {
-        self.links.arrived(link);
-        self.want_refill(link);
+        self.sending.links.arrived(link);
+        self.sending.want_refill(link);
     }
 
     /// Something happened to the session on a message connection.
     pub fn session_event(&mut self, id: ConnId, event: SessionEvent, agenda: &mut Agenda) {
-        let Some((link, state)) = self.pools.get(id) else { return };
+        let Some((link, state)) = self.sending.pools.get(id) else { return };
         match (event, state) {
-            (SessionEvent::Accepted, State::Offered(user)) => self.accepted(id, link, user, agenda),
+            (SessionEvent::Accepted, State::Offered(user)) => {
+                self.services.stop_waiting(user);
+                self.sending.accepted(id, link, user, agenda);
+            }
             (SessionEvent::Refused, State::Offered(user)) => {
                 self.refused(user, Some(id), agenda);
             }
             (SessionEvent::Duplicate, State::Offered(user)) => {
-                self.pools.set(id, State::Busy, Place::Back);
-                let left = self.offers.duplicate(user, id);
+                self.sending.pools.set(id, State::Busy, Place::Back);
+                let left = self.sending.offers.duplicate(user, id);
                 self.lost(user, left, agenda);
             }
             (SessionEvent::Started, State::Accepted) => {
-                self.pools.set(id, State::Busy, Place::Back);
+                self.sending.pools.set(id, State::Busy, Place::Back);
                 agenda.at(id, None);
-                if let Some(link) = self.links.get_mut(link) {
+                if let Some(link) = self.sending.links.get_mut(link) {
                     link.session_started();
                 }
             }
             (SessionEvent::Idle { settled }, state) => {
                 // It was aborted for another reason, or was never sent.
                 if let State::Offered(user) = state
-                    && self.offers.lost(user, id) != Left::Copies
+                    && self.sending.offers.lost(user, id) != Left::Copies
                 {
                     agenda.reset(user, CloseReason::Aborted(AbortReason::Reset));
                 }
-                if settled || self.drain == Drain::Retiring || !self.may_serve(link) {
+                if settled || self.drain == Drain::Retiring || !self.sending.may_serve(link) {
                     self.became_idle(id, agenda.now, Place::Front, agenda);
                 } else {
                     // No session stands behind what the client may not have read: it answers when it has.
-                    self.pools.ping(id, State::Suspect(agenda.now), agenda.limits.settle, agenda);
+                    self.sending.pools.ping(id, State::Suspect(agenda.now), agenda.limits.settle, agenda);
                 }
             }
             (SessionEvent::Pong, State::Pinged(since) | State::Suspect(since)) => {
                 self.became_idle(id, since, Place::Back, agenda);
             }
             (SessionEvent::Drain, State::Idle { .. } | State::Pinged(_) | State::Suspect(_)) => {
-                self.pools.retire(id, CloseReason::Drained, agenda);
+                self.sending.pools.retire(id, CloseReason::Drained, agenda);
             }
             _ => {}
         }
     }
 
-    /// A client has accepted this copy of a user's session first: it is served, and the others are aborted alone.
-    fn accepted(&mut self, id: ConnId, link: LinkId, user: ConnId, agenda: &mut Agenda) {
-        let Some(link) = self.links.get_mut(link) else { return };
-        let Some(offer) = self.offers.get(user) else { return };
-        if offer.is_only() {
-            link.round_trip.measured(agenda.now.saturating_duration_since(offer.sent));
-        } else {
-            agenda.push(Output::Take { message: id, user });
-        }
-        link.session_accepted();
-        let margin = link.round_trip.times(0).max(STARTED_MARGIN);
-        let Some(offer) = self.end_offer(user, Some(id), agenda) else { return };
-        self.pools.set(id, State::Accepted, Place::Back);
-        agenda.after(id, Duration::from_millis(offer.dial_ms.into()) + margin);
-    }
-
     /// A message connection is free: for a user who waits, or for the pool.
     fn became_idle(&mut self, id: ConnId, since: Instant, place: Place, agenda: &mut Agenda) {
-        let Some((link, _)) = self.pools.get(id) else { return };
-        if !self.may_serve(link) {
-            self.pools.retire(id, CloseReason::Drained, agenda);
+        let Some((link, _)) = self.sending.pools.get(id) else { return };
+        if !self.sending.may_serve(link) {
+            self.sending.pools.retire(id, CloseReason::Drained, agenda);
             return self.close_if_drained(link, agenda);
         }
         let heard_ms = agenda.now.saturating_duration_since(since).as_millis();
         let heard_ms = u32::try_from(heard_ms).unwrap_or(u32::MAX);
-        self.pools.set(id, State::Idle { since, heard_ms }, place);
+        self.sending.pools.set(id, State::Idle { since, heard_ms }, place);
         let pause = agenda.jittered(agenda.limits.idle_ping);
         agenda.after(id, pause);
         self.use_idle(link, agenda);
         if self.drain == Drain::Retiring {
-            self.pools.retire_idle(link, agenda);
+            self.sending.pools.retire_idle(link, agenda);
         }
     }
 
     /// A link serves a service now: users may wait for it, and it may have idle connections.
     pub fn published(&mut self, link: LinkId, agenda: &mut Agenda) {
         self.use_idle(link, agenda);
-        if self.pools.idle(link) == 0 && self.services.is_wanted(link) {
-            self.want_one(link);
+        if self.sending.pools.idle(link) == 0 && self.services.is_wanted(link) {
+            self.sending.want_one(link);
         }
     }
 
     /// A link's idle connections are for users who wait, and else for the next ones.
     fn use_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
-        while self.pools.idle(link) > 0 {
+        while self.sending.pools.idle(link) > 0 {
             let Some(user) = self.services.next_user(link) else { break };
-            let service = self.users.get(user).map(|user| user.service);
+            let service = self.sending.users.get(user).map(|user| user.service);
             match service.and_then(|service| self.services.publication_of(link, service)) {
                 Some(publication) => self.begin(user, publication, agenda),
-                None if self.offers.contains(user) => {}
+                None if self.sending.offers.contains(user) => {}
                 None => agenda.reset(user, CloseReason::NoClient),
             }
         }
-        if self.pools.idle(link) > 0 {
+        if self.sending.pools.idle(link) > 0 {
             self.services.became_ready(link);
         }
     }
 
     /// A message connection's deadline has come.
     pub fn message_due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        let Some((link, state)) = self.pools.get(id) else { return };
+        let Some((link, state)) = self.sending.pools.get(id) else { return };
         match state {
-            State::Idle { since, .. } => self.pools.idle_due(id, link, since, agenda),
+            State::Idle { since, .. } => self.sending.pools.idle_due(id, link, since, agenda),
             State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
             State::Accepted => {
                 agenda.reset(id, CloseReason::NotStarted);
-                if let Some(link) = self.links.get_mut(link) {
+                if let Some(link) = self.sending.links.get_mut(link) {
                     link.session_failed(agenda.now);
                 }
             }
@@ -484,88 +411,49 @@ impl Matching {
         }
     }
 
-    /// The time of a session that is not accepted has come.
-    fn offer_due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        let Some(link_id) = self.offers.get(id).map(|offer| offer.link) else { return };
-        let Some(link) = self.links.get_mut(link_id) else { return };
-        match self.offers.due(id, link, agenda.now, &agenda.limits) {
-            None => {}
-            Some(Due::GivenUp) => agenda.reset(id, CloseReason::NotAccepted),
-            Some(Due::Later(at)) => agenda.at(id, Some(at)),
-            Some(Due::Ask(again)) => {
-                agenda.at(id, Some(again));
-                self.ping_link(link_id, agenda);
-            }
-            Some(Due::Late { first, again }) => {
-                if first {
-                    link.session_failed(agenda.now);
-                }
-                agenda.at(id, Some(again));
-                self.ping_link(link_id, agenda);
-                self.offer_again(id, link_id, agenda);
-            }
-        }
-    }
-
     /// A late session is offered again on a connection that was heard since its last `Start`. Those that were not may
     /// have failed likewise, and are pinged.
     fn offer_again(&mut self, id: ConnId, link_id: LinkId, agenda: &mut Agenda) {
-        let Some(offer) = self.offers.get(id).filter(|offer| offer.has_room()) else { return };
-        let Some(service) = self.users.get(id).map(|user| user.service) else { return };
+        let Some(offer) = self.sending.offers.get(id).filter(|offer| offer.has_room()) else { return };
+        let Some(service) = self.sending.users.get(id).map(|user| user.service) else { return };
         let Some(publication) = self.services.publication_of(link_id, service) else { return };
         let sent = offer.sent;
-        if self.services.is_waiting(id) || !self.may_serve(link_id) {
+        if self.services.is_waiting(id) || !self.sending.may_serve(link_id) {
             return;
         }
         // Without a token it waits for the copies that it has.
-        if self.links.get_mut(link_id).is_none_or(|link| !link.spend_offer(agenda.limits.pool)) {
+        if self.sending.links.get_mut(link_id).is_none_or(|link| !link.spend_offer(agenda.limits.pool)) {
             return;
         }
-        let idle: Vec<(ConnId, Instant, Instant)> = self.pools.all_idle(link_id).collect();
-        for &(message, since, _) in idle.iter().filter(|(.., heard)| *heard < sent) {
-            self.pools.ping(message, State::Suspect(since), agenda.limits.pong, agenda);
-        }
-        self.want_refill(link_id);
-        if self.is_ready(link_id) {
+        self.sending.ping_unheard(link_id, sent, agenda);
+        if self.sending.is_ready(link_id) {
             return self.begin(id, publication, agenda);
         }
-        self.services.wait_for_link(id, self.users.origin(id), link_id, true);
-        self.want_one(link_id);
+        self.services.wait_for_link(id, self.sending.users.origin(id), link_id, true);
+        self.sending.want_one(link_id);
     }
 
     /// A message connection is gone.
     pub fn message_gone(&mut self, id: ConnId, agenda: &mut Agenda) {
-        let Some((link, state)) = self.pools.remove(id) else { return };
-        if self.may_serve(link) {
-            self.want_refill(link);
+        let Some((link, state)) = self.sending.pools.remove(id) else { return };
+        if self.sending.may_serve(link) {
+            self.sending.want_refill(link);
         } else {
             self.close_if_drained(link, agenda);
         }
         if let State::Offered(user) = state {
-            let left = self.offers.lost(user, id);
+            let left = self.sending.offers.lost(user, id);
             self.lost(user, left, agenda);
         }
     }
 
-    /// Asks a client whether it is alive, unless a ping is on its way already.
-    pub fn ping_link(&mut self, link: LinkId, agenda: &mut Agenda) {
-        if let Some(link) = self.links.get_mut(link)
-            && link.may_ping(agenda.now)
-        {
-            agenda.push(Output::Send { id: link.control, frame: ControlFrame::Ping });
-        }
-    }
-
-    pub fn want_refill(&mut self, link: LinkId) {
-        self.refills.want(link, &mut self.links);
-    }
-
     /// Asks each client that may need it for as many message connections as are missing.
     pub fn refill(&mut self, agenda: &mut Agenda) {
-        while let Some(link) = self.refills.next(&mut self.links) {
+        while let Some(link) = self.sending.refills.next(&mut self.sending.links) {
             // A server that drains has no port where they could come.
-            if self.drain == Drain::No && self.may_serve(link) {
-                refill::ask(link, &mut self.links, &mut self.pools, self.services.is_wanted(link), agenda);
+            if self.drain == Drain::No && self.sending.may_serve(link) {
+                let Sending { links, pools, .. } = &mut self.sending;
+                refill::ask(link, links, pools, self.services.is_wanted(link), agenda);
             }
         }
     }
@@ -573,33 +461,34 @@ impl Matching {
     /// No user comes any more: clients are told, so that they look for another server while their sessions go on.
     pub fn drain(&mut self, agenda: &mut Agenda) {
         self.drain = Drain::Begun;
-        for link in self.links.ids().into_iter().filter_map(|link| self.links.get(link)) {
+        for link in self.sending.links.ids().into_iter().filter_map(|link| self.sending.links.get(link)) {
             agenda.push(Output::Send { id: link.control, frame: ControlFrame::Drain });
         }
     }
 
     /// Closes idle connections of a server that drains, once every session is accepted.
     pub fn go_on_draining(&mut self, agenda: &mut Agenda) {
-        if self.drain.retires_at(self.services.waiting_count() + self.offers.len()) {
-            self.links.ids().into_iter().for_each(|link| self.pools.retire_idle(link, agenda));
+        if self.drain.retires_at(self.services.waiting_count() + self.sending.offers.len()) {
+            let links = self.sending.links.ids();
+            links.into_iter().for_each(|link| self.sending.pools.retire_idle(link, agenda));
         }
     }
 
     /// The time of the drain is over: users who are left are told. Returns how many.
     pub fn give_up(&mut self, agenda: &mut Agenda) -> usize {
-        let mut users: Vec<ConnId> = self.users.iter().map(|(id, _)| id).collect();
+        let mut users: Vec<ConnId> = self.sending.users.iter().map(|(id, _)| id).collect();
         users.sort();
         users.iter().for_each(|&id| agenda.reset(id, CloseReason::Shutdown));
         users.len()
     }
 
     pub fn user_count(&self) -> usize {
-        self.users.len()
+        self.sending.users.len()
     }
 
     /// Whether all sessions have ended, and their last bytes were read: a message connection that closes with the
     /// process may lose what it sent.
     pub fn is_over(&self) -> bool {
-        self.users.is_empty() && self.pools.total() == 0
+        self.sending.users.is_empty() && self.sending.pools.total() == 0
     }
 }

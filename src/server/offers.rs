@@ -22,8 +22,9 @@ use crate::config::limits::Limits;
 
 /// Copies of a session that may live at once.
 const COPIES_MAX: usize = 3;
-/// Least time between two looks at a session whose client was asked for a sign of life.
-const RECHECK: Duration = Duration::from_millis(50);
+/// Least time from a client's sign of life until an overdue session is late. A client serves its control connection
+/// first, and may still be on its way to the `Start`.
+const GRACE: Duration = Duration::from_millis(50);
 /// A client that a late session waits for is asked for a sign of life so often in the time that it has.
 const ASKED_IN_TIME: u32 = 4;
 
@@ -49,6 +50,8 @@ pub(super) struct Offer {
 enum State {
     /// Its last copy may still be accepted in time.
     InTime,
+    /// It may not, and what the client says about that is not known yet.
+    Overdue,
     Late,
 }
 
@@ -59,8 +62,10 @@ pub(super) enum Due {
     Later(Instant),
     /// Its client is asked for a sign of life, and it is looked at again then.
     Ask(Instant),
-    /// It is late, for the first time or still, and may be offered again. It is looked at again then.
-    Late { first: bool, again: Instant },
+    /// The same, and it is overdue, `newly` or still: it is looked at soon after that sign of life, too.
+    Overdue { again: Instant, newly: bool },
+    /// The same, and it is late: it may be offered again.
+    Late { again: Instant, newly: bool },
     /// Nobody answers: it is given up.
     GivenUp,
 }
@@ -145,9 +150,8 @@ impl Offers {
             Some(free) => *free = Some(message),
             None => debug_assert!(false, "there is room for it"),
         }
-        // The answer to a ping that leaves one round trip before is there in time.
-        let late = late_after(&link.round_trip, limits);
-        now + late.saturating_sub(link.round_trip.smoothed())
+        // The answer to a ping that leaves half-way is there in time.
+        now + late_after(&link.round_trip, limits) / 2
     }
 
     /// The session is accepted, refused, or its user is gone: it is offered no more.
@@ -191,6 +195,11 @@ impl Offers {
         self.lost(user, message)
     }
 
+    /// When a session that is overdue is looked at again, now that its client has given a sign of life.
+    pub fn grace(link: &Link) -> Duration {
+        GRACE.max(link.round_trip.smoothed() / 4)
+    }
+
     /// The time of a session has come; `link` is its client's.
     pub fn due(&mut self, user: ConnId, link: &Link, now: Instant, limits: &Limits) -> Option<Due> {
         let offer = self.0.get_mut(&user)?;
@@ -201,18 +210,22 @@ impl Offers {
         }
         let late_at = offer.sent + late_after(&link.round_trip, limits);
         let answered = link.answered_ping_of >= offer.sent;
+        if offer.state == State::InTime && now < late_at && answered {
+            return Some(Due::Later(late_at.min(last)));
+        }
+        let before = offer.state;
+        offer.state = match before {
+            State::Late => State::Late,
+            State::InTime if now < late_at => State::InTime,
+            _ if answered => State::Late,
+            _ => State::Overdue,
+        };
+        let newly = before == State::InTime;
+        let again = (now + unheard / ASKED_IN_TIME).min(last);
         Some(match offer.state {
-            State::InTime if !answered => {
-                let recheck = RECHECK.max(link.round_trip.smoothed() / 4);
-                let next = if now < late_at { late_at } else { now + recheck };
-                Due::Ask(next.min(last))
-            }
-            State::InTime if now < late_at => Due::Later(late_at.min(last)),
-            state => {
-                offer.state = State::Late;
-                let again = (now + unheard / ASKED_IN_TIME).min(last);
-                Due::Late { first: state == State::InTime, again }
-            }
+            State::InTime => Due::Ask(late_at.min(last)),
+            State::Overdue => Due::Overdue { again, newly },
+            State::Late => Due::Late { again, newly },
         })
     }
 }

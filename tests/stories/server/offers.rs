@@ -2,9 +2,6 @@
 
 use super::*;
 
-/// A session is looked at again after this time while its client is asked for a sign of life.
-const RECHECK: Duration = Duration::from_millis(50);
-
 /// A server with a client that has answered all pings, some time ago.
 fn begin_served() -> (Stage, Client) {
     let mut stage = begin();
@@ -16,11 +13,11 @@ fn begin_served() -> (Stage, Client) {
 impl Stage {
     /// Time passes until a session that was offered just now is late: its client answers on its control connection.
     fn late(&mut self, client: &Client) -> Outputs {
-        let outputs = self.wait(limits().accept);
+        let outputs = self.wait(limits().accept / 2);
         assert_eq!(outputs.said(client.control), [ControlFrame::Ping]);
         assert_eq!((outputs.closes(), outputs.starts()), (vec![], vec![]));
         self.hear(client.control, ControlFrame::Pong);
-        self.wait(RECHECK)
+        self.wait(limits().accept / 2)
     }
 
     /// A control ping takes 2 s, again and again: the variance is gone.
@@ -100,6 +97,20 @@ fn a_client_whose_control_connection_is_silent_too_is_slow_and_its_user_waits() 
 }
 
 #[test]
+fn a_client_that_answers_late_has_time_to_come_to_the_start_before_it_is_offered_again() {
+    let grace = millis(50);
+    let (mut stage, mut client) = begin_served();
+    stage.bring(&mut client);
+    let (_, outputs) = stage.user();
+    client.note(&outputs);
+    let (second, _) = stage.bring(&mut client);
+    assert_eq!(stage.wait(secs(1)).starts(), []);
+    assert_eq!(stage.hear(client.control, ControlFrame::Pong).starts(), []);
+    assert_eq!(stage.wait(grace - millis(1)).starts(), []);
+    assert_eq!(stage.wait(millis(1)).pairs().iter().map(|pair| pair.0).collect::<Vec<_>>(), [second]);
+}
+
+#[test]
 fn a_client_that_is_heard_from_keeps_its_user_for_as_long_as_a_user_waits_at_all() {
     let (mut stage, mut client) = begin_served();
     stage.bring(&mut client);
@@ -116,13 +127,14 @@ fn on_a_slow_line_three_round_trips_are_no_delay() {
     let (user, outputs) = stage.user();
     client.note(&outputs);
     stage.bring(&mut client);
-    // The ping leaves one round trip before the session is late, so that its answer is there in time.
-    let outputs = stage.wait(millis(3_900));
+    // The ping leaves half-way, so that its answer is there in time.
+    let outputs = stage.wait(millis(2_900));
     assert_eq!((outputs.said(client.control), outputs.starts()), (vec![], vec![]));
     assert_eq!(stage.wait(millis(200)).said(client.control), [ControlFrame::Ping]);
-    assert_eq!(stage.wait(millis(1_800)).starts(), []);
+    stage.wait(secs(2));
     stage.hear(client.control, ControlFrame::Pong);
-    assert_eq!(stage.wait(millis(300)).pairs().len(), 1);
+    assert_eq!(stage.wait(millis(800)).starts(), []);
+    assert_eq!(stage.wait(millis(500)).pairs().len(), 1);
     // Given up: four round trips are less than the least time.
     assert_eq!(stage.wait(millis(9_500)).closes(), []);
     assert_eq!(stage.wait(millis(900)).closes(), [(user, CloseReason::NotAccepted, Manner::Reset)]);
