@@ -1,10 +1,10 @@
 //! Sessions that clients were offered and have not accepted yet.
 //!
 //! A session is *late* when it was not accepted within three round trips and four variances (RFC 6298), although its
-//! client has answered a control ping that was sent after its `Start`. Then it is not the client that is slow: something
-//! is wrong with that message connection, and one more copy of the session is sent on another. The first copy stays as
-//! it is, because it may have arrived. The client serves the copy that it reads first, and answers the others as
-//! duplicates, each on its own connection.
+//! client has answered a control ping that was sent after its `Start`. Then it is not the client that is slow, but
+//! something is wrong with that message connection: one more copy of the session is sent on another. The first copy
+//! stays as it is, because it may have arrived. The client serves the copy that it reads first, and answers the
+//! others as duplicates, each on its own connection.
 //!
 //! Rules, each needed (`tests/offer_search.rs` shows what happens without it):
 //! - the copy that is accepted first is served, and the others are aborted alone;
