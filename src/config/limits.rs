@@ -14,7 +14,8 @@ pub struct Limits {
     pub waiting_max: usize,
     /// Places that each service is sure of: as many as its part of all, and at least so many.
     pub waiting_sure: usize,
-    /// How long a user may wait for a message connection, or in a full listener's queue, before it is reset.
+    /// How long a user may wait for a message connection, or in a full listener's queue, before it is reset. For a
+    /// connection of a client whose line is slow it may wait four round trips, if that is more.
     pub wait: Duration,
     /// The server's count of idle message connections per client.
     pub pool: usize,
@@ -32,8 +33,13 @@ pub struct Limits {
     pub message_retry: Duration,
     /// Proxy connections beyond two per message connection; the next session is refused.
     pub proxies_spare: usize,
-    /// Least and most time a client has to accept a session; three round trips in between.
-    pub accept: (Duration, Duration),
+    /// A session that is not accepted after three round trips, and after this time, is late.
+    pub accept: Duration,
+    /// A user is given up when nothing was heard from its client since its `Start` for four round trips, and for this
+    /// time.
+    pub unheard: Duration,
+    /// How long a user waits for one thing at most, however long a round trip takes.
+    pub user_patience: Duration,
     /// How long a ticket may wait to be dialled for, and how long it counts at the server: another is issued then. It
     /// is good for a heartbeat more, because the connection that brings it may be late.
     pub ticket: Duration,
@@ -138,7 +144,9 @@ impl Default for Limits {
             tickets_max: 1_024,
             message_retry: Duration::from_millis(500),
             proxies_spare: 64,
-            accept: (Duration::from_millis(250), Duration::from_secs(1)),
+            accept: Duration::from_millis(100),
+            unheard: Duration::from_secs(10),
+            user_patience: Duration::from_secs(60),
             ticket: Duration::from_secs(10),
             idle_ping: Duration::from_secs(15),
             pong: Duration::from_secs(5),

@@ -62,6 +62,8 @@ impl<N: Network> Surroundings for Sockets<N> {
             }
             Output::Send { id, frame } => control::send(&mut self.all, &mut self.buffers, id, frame),
             Output::Start { message, user, start } => self.relay().start(message, user, start),
+            Output::Take { message, user } => self.relay().take(message, user),
+            Output::AbortCopy(message) => self.relay().abort_copy(message),
             Output::Accept(id) => self.relay().with_session(id, |session| session.accept()),
             Output::Abort { message, reason } => self.relay().abort(message, reason),
             Output::Ping(id) => self.relay().with_session(id, |session| session.ping()),

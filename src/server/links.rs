@@ -1,6 +1,6 @@
 //! Links: a client's control connection and what hangs on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
 
 /// Least time between two pings of a link.
-const PING_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const PING_INTERVAL: Duration = Duration::from_millis(100);
 /// Mean time between pings that a client may keep up.
 const PINGED_INTERVAL: Duration = Duration::from_millis(50);
 /// Pings beyond that pace before the link is closed.
@@ -80,6 +80,8 @@ pub(super) struct Link {
     pub refuses: bool,
     /// It stands in the list of links whose idle connections are given to users in a later turn.
     pub listed: bool,
+    /// Users whose sessions are overdue, and are looked at again when the client gives a sign of life.
+    pub overdue: BTreeSet<ConnId>,
     /// The last tickets expired, and none has brought a message connection since.
     pub brings_none: bool,
 }
@@ -118,6 +120,7 @@ impl Link {
             failing: Failing::default(),
             refuses: false,
             listed: false,
+            overdue: BTreeSet::new(),
             brings_none: false,
         }
     }
@@ -140,6 +143,11 @@ impl Link {
             (self.ping_sent, self.last_ping) = (Some(now), Some(now));
         }
         may
+    }
+
+    /// Whether a ping is on its way.
+    pub fn is_pinged(&self) -> bool {
+        self.ping_sent.is_some()
     }
 
     /// The client pings; false if it has done so more often than it may.

@@ -7,6 +7,7 @@
 //! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
+//! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
 //! | [`users`] | users |
 //! | [`drain`] | how far the server's own drain has come |
@@ -16,10 +17,12 @@ mod drain;
 mod links;
 mod listeners;
 mod matching;
+mod offers;
 mod pool;
 mod queue;
 mod refill;
 mod refused;
+mod sending;
 mod services;
 mod strangers;
 mod tickets;
@@ -85,7 +88,7 @@ impl Server {
             agenda: Agenda::new(limits, jitter, now),
             draining: None,
         };
-        server.matching.limit_users(&mut server.agenda);
+        server.matching.sending.limit_users(&mut server.agenda);
         let mut wanted = Vec::new();
         for (name, at) in &config.services {
             wanted.extend(server.matching.services.add(name).map(|id| (ListenerUse::Users(id), *at)));
@@ -136,14 +139,14 @@ impl Server {
 
     fn greeted(&mut self, id: ConnId, hello: ClearHello) {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
+        let links = &self.matching.sending.links;
         let found = match hello.purpose {
             Purpose::Control => {
                 self.keys.get(&hello.key_id).map(|key| (Claim::Key(key.name.clone()), key.secret.clone()))
             }
-            Purpose::Message => self.matching.links.of_wire_id(&hello.key_id).and_then(|link| {
-                let pool_key = self.matching.links.get(link)?.pool_key.clone();
-                Some((Claim::Link(link), pool_key))
-            }),
+            Purpose::Message => links
+                .of_wire_id(&hello.key_id)
+                .and_then(|link| Some((Claim::Link(link), links.get(link)?.pool_key.clone()))),
         };
         match found {
             Some((claim, secret)) => {
@@ -156,7 +159,7 @@ impl Server {
 
     fn proved(&mut self, id: ConnId, proof: Proof) {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
-        let peer = stranger.peer;
+        let (peer, links) = (stranger.peer, &mut self.matching.sending.links);
         match (stranger.claim.clone(), proof) {
             (Claim::Key(key), Proof::Control { link, pool_key, flight }) => {
                 if !self.strangers.is_new(&key, flight) {
@@ -167,9 +170,9 @@ impl Server {
                 let heartbeat = self.agenda.limits.heartbeat;
                 self.agenda.push(Output::Answer { id, plain: false, heartbeat });
             }
-            (Claim::Link(link), Proof::Message { ticket }) if self.matching.links.redeem(link, ticket) => {
+            (Claim::Link(link), Proof::Message { ticket }) if links.redeem(link, ticket) => {
                 stranger.claim = Claim::Ticket(link);
-                self.matching.links.answer(link, id, self.plain, &mut self.agenda);
+                self.matching.sending.links.answer(link, id, self.plain, &mut self.agenda);
             }
             _ => self.agenda.close(id, CloseReason::UnknownLink, Manner::Discard),
         }
@@ -200,14 +203,14 @@ impl Server {
     }
 
     fn linked(&mut self, id: ConnId, link: LinkId, frame: ControlFrame) {
-        let now = self.agenda.now;
-        let Some(it) = self.matching.links.get_mut(link) else { return };
+        let (now, links) = (self.agenda.now, &mut self.matching.sending.links);
+        let Some(it) = links.get_mut(link) else { return };
         it.heard = now;
         match frame {
             ControlFrame::Ping if it.pinged(now) => {
                 self.agenda.push(Output::Send { id, frame: ControlFrame::Pong });
             }
-            ControlFrame::Pong => it.answered(now),
+            ControlFrame::Pong => self.matching.sending.link_answered(link, &mut self.agenda),
             ControlFrame::Publish(publish) => self.publish(id, link, &publish),
             ControlFrame::Unpublish(number) => {
                 if !self.matching.unpublish(link, number, &mut self.agenda) {
@@ -244,12 +247,11 @@ impl Server {
             Err(refusal) => return self.refuse(id, key, peer, hello.versions, refusal),
         };
         let identity = Identity { key, instance: hello.instance };
-        if let Some(older) = self.matching.links.older_self(&identity) {
+        if let Some(older) = self.matching.sending.links.older_self(&identity) {
             self.end_link(older, CloseReason::Replaced);
         }
-        if let Some(refusal) =
-            self.matching.links.no_room(&identity.key, self.keys.len(), &self.agenda.limits)
-        {
+        let links = &self.matching.sending.links;
+        if let Some(refusal) = links.no_room(&identity.key, self.keys.len(), &self.agenda.limits) {
             return self.refuse(id, identity.key, peer, hello.versions, refusal);
         }
         self.open_link(id, identity, names, version, hello);
@@ -292,7 +294,7 @@ impl Server {
         let key = identity.key.clone();
         let mut link = Link::new(id, identity, peer, (wire_id, pool_key), heartbeat, now);
         link.round_trip.measured(now.saturating_duration_since(control.answered));
-        let Some(link) = self.matching.links.add(link) else {
+        let Some(link) = self.matching.sending.links.add(link) else {
             return self.close_control(id, CloseReason::Full);
         };
         self.controls.linked(id, link);
@@ -306,7 +308,7 @@ impl Server {
     /// A client would serve something.
     fn publish(&mut self, id: ConnId, link: LinkId, publish: &Publish) {
         let answer = self.grant(link, publish);
-        let Some(key) = self.matching.links.get(link).map(|link| link.key().clone()) else { return };
+        let Some(key) = self.matching.sending.links.get(link).map(|link| link.key().clone()) else { return };
         let (number, service) = (publish.number, publish.name.clone());
         let frame = match answer {
             Ok(address) => {
@@ -344,14 +346,14 @@ impl Server {
 
     /// Sets when a link wants attention next.
     fn schedule(&mut self, id: ConnId, link: LinkId) {
-        let due = self.matching.links.get(link).map(Link::next_due);
+        let due = self.matching.sending.links.get(link).map(Link::next_due);
         self.agenda.at(id, due);
     }
 
     fn link_due(&mut self, id: ConnId, link: LinkId) {
         let now = self.agenda.now;
-        let expired = self.matching.links.expire(link, now);
-        let Some(it) = self.matching.links.get_mut(link) else { return };
+        let expired = self.matching.sending.links.expire(link, now);
+        let Some(it) = self.matching.sending.links.get_mut(link) else { return };
         if now.saturating_duration_since(it.heard) >= it.heartbeat {
             return self.end_link(link, CloseReason::HeartbeatLost);
         }
@@ -360,24 +362,24 @@ impl Server {
             if self.draining.is_none() && it.life == Life::Standing {
                 self.agenda.fact(Fact::TicketsExpired { key: it.key().clone(), count: expired });
             }
-            self.matching.want_refill(link);
+            self.matching.sending.want_refill(link);
         } else if it.ping_at <= now {
             it.ping_at = now + it.heartbeat / 3;
-            self.matching.ping_link(link, &mut self.agenda);
+            self.matching.sending.ping_link(link, &mut self.agenda);
         }
         self.schedule(id, link);
     }
 
     /// Resets a link's control connection, and forgets the link.
     fn end_link(&mut self, link: LinkId, reason: CloseReason) {
-        let Some(control) = self.matching.links.get(link).map(|link| link.control) else { return };
+        let Some(control) = self.matching.sending.links.get(link).map(|link| link.control) else { return };
         self.close_control(control, reason);
         self.forget_link(link, reason);
     }
 
     /// Forgets a link, whose control connection is closing or gone.
     fn forget_link(&mut self, link: LinkId, reason: CloseReason) {
-        let Some(it) = self.matching.links.get(link) else { return };
+        let Some(it) = self.matching.sending.links.get(link) else { return };
         let (control, peer) = (it.control, it.peer);
         self.agenda.fact(Fact::ClientGone { link: control, key: it.key().clone(), peer, reason });
         self.agenda.at(control, None);

@@ -84,7 +84,14 @@ impl Drawn {
         let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
         let strict = matches!(
             tale,
-            Tale::Holed | Tale::Failed | Tale::SlowName | Tale::Replaced | Tale::Forbidden | Tale::Nameless
+            Tale::Holed
+                | Tale::PartlyHoled
+                | Tale::Starved
+                | Tale::Failed
+                | Tale::SlowName
+                | Tale::Replaced
+                | Tale::Forbidden
+                | Tale::Nameless
         ) || tale != Tale::Misled && faultless && shape.accept_errors == 0.0;
         Drawn { rng, clients, shape, settings, coming, siege, strict, bytes_max }
     }

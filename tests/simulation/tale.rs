@@ -41,8 +41,12 @@ pub enum Tale {
     Holed,
     /// The same, but some of those connections fail at once while users wait, and the others go on.
     Failed,
+    /// Some of the pooled message connections go silent and stay up; then users come.
+    PartlyHoled,
     /// The clients freeze; then users come.
     Frozen,
+    /// The same, for 0.3 s to 4 s.
+    Starved,
     /// The clients' hosts are gone without a word.
     Gone,
     /// The local servers' names take 3 s to be resolved, and many users come meanwhile.
@@ -63,7 +67,10 @@ impl Tale {
     pub fn coming(self, rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
         let at = Duration::from_secs(5);
         let later = if self == Tale::Holed && rng.bool() { Duration::from_secs(25) } else { Duration::ZERO };
-        let lasts = Duration::from_secs(100);
+        let lasts = match self {
+            Tale::Starved => Duration::from_millis(rng.u64(300..4_000)),
+            _ => Duration::from_secs(100),
+        };
         if self == Tale::Replaced {
             return replacement(rng);
         }
@@ -71,7 +78,7 @@ impl Tale {
             return honesty(rng);
         }
         let mut coming: Vec<_> = match self {
-            Tale::Frozen => (0..clients)
+            Tale::Frozen | Tale::Starved => (0..clients)
                 .map(|client| Fault::Freeze { host: Host::Client(client), lasts })
                 .map(|fault| (at, Coming::Fault(fault)))
                 .collect(),
@@ -84,6 +91,7 @@ impl Tale {
                 let error = UNFORESEEN[rng.usize(..UNFORESEEN.len())];
                 vec![(at, Coming::Fault(Fault::NoAccept { error, lasts: Duration::from_secs(4) }))]
             }
+            Tale::PartlyHoled => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 0.3 }))],
             _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
         };
         let span_ms = match self {

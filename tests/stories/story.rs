@@ -150,6 +150,22 @@ impl Outputs {
         })
     }
 
+    /// Copies of sessions that were taken, and by which users.
+    pub fn takes(&self) -> Vec<(ConnId, ConnId)> {
+        self.pick(|output| match output {
+            Output::Take { message, user } => Some((*message, *user)),
+            _ => None,
+        })
+    }
+
+    /// Copies of sessions that were aborted alone.
+    pub fn aborted_copies(&self) -> Vec<ConnId> {
+        self.pick(|output| match output {
+            Output::AbortCopy(message) => Some(*message),
+            _ => None,
+        })
+    }
+
     /// Message connections that were pinged.
     pub fn pings(&self) -> Vec<ConnId> {
         self.pick(|output| match output {
