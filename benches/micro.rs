@@ -23,6 +23,7 @@ use skyorg::config::limits::Limits;
 use skyorg::machine::{Door, Input, Machine, Output};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::{Accepted, Event, Network, Socket};
+use skyorg::reactor::world::tcp_info::TcpInfo;
 use skyorg::session::{End, Session};
 use skyorg::wire::frame::{Frame, Start};
 use skyorg::wire::handshake::{ANSWER_BYTES, ClearHello, Initiator, Purpose, Responder, Secret, Suite};
@@ -356,6 +357,10 @@ impl Socket for MemorySocket {
     }
 
     fn take_error(&mut self) -> Option<io::Error> {
+        None
+    }
+
+    fn tcp_info(&self) -> Option<TcpInfo> {
         None
     }
 

@@ -11,6 +11,7 @@ use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::id::{ConnId, ListenerId, NameId};
 use skyorg::machine::Lookup;
 use skyorg::reactor::world::network::{Accepted, Event, Network, Socket};
+use skyorg::reactor::world::tcp_info::TcpInfo;
 
 use super::tcp::{EndId, Host, Listener, Net};
 
@@ -192,6 +193,10 @@ impl Socket for VirtualSocket {
 
     fn take_error(&mut self) -> Option<io::Error> {
         self.net.borrow_mut().take_error(self.end)
+    }
+
+    fn tcp_info(&self) -> Option<TcpInfo> {
+        None
     }
 
     fn close(self) {

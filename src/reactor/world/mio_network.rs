@@ -19,6 +19,7 @@ use super::network::{Accepted, BACKLOG, Event, Network, Socket};
 use super::options::{Options, Way, needed};
 use super::ports::Ports;
 use super::resolver::Resolver;
+use super::tcp_info::{TcpInfo, tcp_info};
 use crate::base::address::{HostPort, Listen, any_addresses};
 use crate::base::id::{ConnId, ListenerId, NameId, SLOTS_MAX};
 use crate::machine::Needed;
@@ -268,6 +269,10 @@ impl Socket for MioSocket {
 
     fn take_error(&mut self) -> Option<io::Error> {
         self.0.take_error().ok().flatten()
+    }
+
+    fn tcp_info(&self) -> Option<TcpInfo> {
+        tcp_info(&self.0)
     }
 
     fn close(self) {

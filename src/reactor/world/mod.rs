@@ -5,4 +5,5 @@ pub mod network;
 pub mod options;
 mod ports;
 pub mod resolver;
+pub mod tcp_info;
 pub(super) mod trim;

@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::tcp_info::TcpInfo;
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::{ConnId, ListenerId, NameId};
 use crate::machine::{Fault, Lookup};
@@ -71,6 +72,8 @@ pub trait Socket {
     fn is_connected(&mut self) -> io::Result<bool>;
     /// Takes the pending error, which reading would then no longer see.
     fn take_error(&mut self) -> Option<io::Error>;
+    /// What the kernel knows of it; `None` where it does not say.
+    fn tcp_info(&self) -> Option<TcpInfo>;
     /// Closes it in peace: what was sent still arrives, and then an end.
     fn close(self);
 }
