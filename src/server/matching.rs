@@ -140,9 +140,9 @@ impl Matching {
                 None => return agenda.reset(id, CloseReason::Full),
             }
         }
-        agenda.after(id, agenda.limits.wait);
         self.services.wait(id, self.users.origin(id), service, false);
-        self.ask_for_one(service);
+        let asked = self.ask_for_one(service);
+        agenda.after(id, self.links.wait_for(asked, agenda.limits.wait));
     }
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
@@ -154,11 +154,11 @@ impl Matching {
     }
 
     /// One more connection is asked for, because a user of this service waits.
-    fn ask_for_one(&mut self, service: ServiceId) {
+    fn ask_for_one(&mut self, service: ServiceId) -> Option<LinkId> {
         let Matching { services, links, .. } = self;
-        if let Some(link) = services.next_to_ask(service, |link| links.may_serve(link)) {
-            self.want_one(link);
-        }
+        let link = services.next_to_ask(service, |link| links.may_serve(link))?;
+        self.want_one(link);
+        Some(link)
     }
 
     fn want_one(&mut self, link: LinkId) {
@@ -171,8 +171,10 @@ impl Matching {
     /// A user lost its message connection before its session was accepted, or was refused.
     pub fn returned(&mut self, id: ConnId, refused: bool, spoken: bool, agenda: &mut Agenda) {
         let Some(user) = self.users.get_mut(id) else { return };
-        let deadline = user.since + agenda.limits.wait;
-        agenda.at(id, Some(deadline));
+        let (since, served_by) = (user.since, user.served_by);
+        let link = served_by.and_then(|it| self.services.publication(it)).map(|it| it.link);
+        agenda.at(id, Some(since + self.links.wait_for(link, agenda.limits.wait)));
+        let Some(user) = self.users.get_mut(id) else { return };
         if refused {
             // It is certain that nothing was delivered: it is as good as new, but not to that client.
             (user.first, user.tied) = (None, false);
@@ -379,7 +381,9 @@ impl Matching {
         let Some((link, state)) = self.pools.get(id) else { return };
         match state {
             State::Offered { sent, .. } => self.late(id, link, sent, agenda),
-            State::Idle(since) => self.pools.idle_due(id, link, since, agenda),
+            State::Idle(since) => {
+                self.pools.idle_due(id, (link, self.links.pong_time(link, &agenda.limits)), since, agenda)
+            }
             State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
             State::Accepted => {
                 agenda.reset(id, CloseReason::NotStarted);
@@ -419,9 +423,10 @@ impl Matching {
 
     /// A connection of this link has failed: its idle ones must prove that they are alive.
     fn suspect_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
+        let wait = self.links.pong_time(link, &agenda.limits);
         while let Some(id) = self.pools.next_idle(link) {
             let Some((_, State::Idle(since))) = self.pools.get(id) else { break };
-            self.pools.ping(id, State::Suspect(since), agenda.limits.pong, agenda);
+            self.pools.ping(id, State::Suspect(since), wait, agenda);
         }
         self.want_refill(link);
     }

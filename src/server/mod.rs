@@ -41,7 +41,7 @@ use crate::wire::control::{
     Want, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
-use controls::{Control, Controls, Stage};
+use controls::{Controls, Stage};
 use links::{Identity, Life, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
@@ -350,7 +350,7 @@ impl Server {
         let now = self.agenda.now;
         let expired = self.matching.links.expire(link, now);
         let Some(it) = self.matching.links.get_mut(link) else { return };
-        if now.saturating_duration_since(it.heard) >= it.heartbeat {
+        if it.is_gone(&mut self.agenda) {
             return self.end_link(link, CloseReason::HeartbeatLost);
         }
         if expired > 0 {
@@ -438,7 +438,7 @@ impl Server {
             self.matching.message_due(id, &mut self.agenda);
         } else if self.matching.is_user(id) {
             self.matching.user_due(id, &mut self.agenda);
-        } else if let Some(&Control { stage: Stage::Linked(link), .. }) = self.controls.get(id) {
+        } else if let Some(link) = self.controls.link(id) {
             self.link_due(id, link);
         }
     }
@@ -456,6 +456,10 @@ impl Machine for Server {
             Input::Proved { id, proof } => self.proved(id, proof),
             Input::Answered { id } => self.answered(id),
             Input::Control { id, frame } => self.control(id, frame),
+            Input::Measured { id, it } => {
+                self.matching.links.known(self.controls.link(id), it, &mut self.agenda)
+            }
+            Input::Woken => self.matching.links.woken(&mut self.agenda),
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
             Input::Returned { id, refused, spoken } => {
                 self.matching.returned(id, refused, spoken, &mut self.agenda);

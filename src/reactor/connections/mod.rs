@@ -23,6 +23,10 @@ use crate::wire::record::{Channel, Plain};
 use connection::Turn;
 pub(super) use connection::{Connection, Kind, Life, Local, Message, Reading, Ready, Side, Writing};
 
+/// Round trips that a peer has to read what was said, and to answer.
+const PATIENCE_ROUND_TRIPS: u32 = 4;
+/// Longest round trip that is waited for.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(10);
 /// A patience is renewed once in this time.
 const RENEWED_EACH: Duration = Duration::from_secs(1);
 
@@ -312,8 +316,16 @@ impl<S: Socket> Connections<S> {
         }
     }
 
-    /// A connection ends unless something moves on it in this time: see [`Connections::renew_patience`].
+    /// How long a connection's peer is waited for: this time, or [`PATIENCE_ROUND_TRIPS`] if they take longer.
+    pub fn patience(&mut self, id: ConnId, least: Duration) -> Duration {
+        let info = self.any(id).and_then(|connection| connection.socket.tcp_info());
+        info.map_or(least, |info| least.max(info.rtt.min(ROUND_TRIP_MAX) * PATIENCE_ROUND_TRIPS))
+    }
+
+    /// A connection ends unless something moves on it in this time, or longer if it is far away: see
+    /// [`Connections::renew_patience`].
     pub fn set_patience(&mut self, id: ConnId, time: Duration) {
+        let time = self.patience(id, time);
         if let Some(connection) = self.find(id) {
             connection.renewals = 0;
             self.deadlines.set(id, Some(self.now + time));
@@ -323,6 +335,7 @@ impl<S: Socket> Connections<S> {
     /// Something moved: the time of [`Connections::set_patience`] begins anew, at most once a second and so often
     /// that it ends after `most`.
     pub fn renew_patience(&mut self, id: ConnId, time: Duration, most: Duration) {
+        let time = self.patience(id, time);
         let latest = self.now + time - RENEWED_EACH;
         if self.deadlines.get(id).is_none_or(|at| at > latest) {
             return;
