@@ -324,6 +324,13 @@ impl Links {
         self.get(id).filter(|link| link.life == Life::Standing).map(|_| id)
     }
 
+    /// Sets when a link wants attention next.
+    pub fn schedule(&self, id: LinkId, agenda: &mut Agenda) {
+        if let Some(link) = self.get(id) {
+            agenda.at(link.control, Some(link.next_due()));
+        }
+    }
+
     // Silence.
 
     /// How long a user waits for a connection that this client was asked for.

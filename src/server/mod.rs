@@ -298,7 +298,7 @@ impl Server {
         self.agenda.push(Output::Admit(id));
         self.agenda.push(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
         self.matching.add_link(link, &mut self.agenda);
-        self.schedule(id, link);
+        self.matching.links.schedule(link, &mut self.agenda);
     }
 
     /// A client would serve something.
@@ -340,13 +340,7 @@ impl Server {
         Ok(address)
     }
 
-    /// Sets when a link wants attention next.
-    fn schedule(&mut self, id: ConnId, link: LinkId) {
-        let due = self.matching.links.get(link).map(Link::next_due);
-        self.agenda.at(id, due);
-    }
-
-    fn link_due(&mut self, id: ConnId, link: LinkId) {
+    fn link_due(&mut self, link: LinkId) {
         let now = self.agenda.now;
         let expired = self.matching.links.expire(link, now);
         let Some(it) = self.matching.links.get_mut(link) else { return };
@@ -363,7 +357,7 @@ impl Server {
             it.ping_at = now + it.heartbeat / 3;
             self.matching.ping_link(link, &mut self.agenda);
         }
-        self.schedule(id, link);
+        self.matching.links.schedule(link, &mut self.agenda);
     }
 
     /// Resets a link's control connection, and forgets the link.
@@ -439,7 +433,7 @@ impl Server {
         } else if self.matching.is_user(id) {
             self.matching.user_due(id, &mut self.agenda);
         } else if let Some(link) = self.controls.link(id) {
-            self.link_due(id, link);
+            self.link_due(link);
         }
     }
 }

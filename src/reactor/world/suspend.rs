@@ -51,8 +51,8 @@ pub fn asleep() -> Duration {
 }
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
-    #![cfg(target_os = "linux")]
     use super::*;
     use rustix::event::{PollFd, PollFlags, poll};
 

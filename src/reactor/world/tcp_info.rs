@@ -55,8 +55,8 @@ pub fn tcp_info(_socket: impl AsFd) -> Option<TcpInfo> {
 }
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
-    #![cfg(target_os = "linux")]
     use super::*;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -113,6 +113,6 @@ mod tests {
 
     #[test]
     fn a_socket_of_another_kind_says_nothing() {
-        assert_eq!(tcp_info(&UdpSocket::bind("127.0.0.1:0").expect("a port")), None);
+        assert_eq!(tcp_info(UdpSocket::bind("127.0.0.1:0").expect("a port")), None);
     }
 }
