@@ -22,8 +22,8 @@ use skyorg::base::id::{ConnId, ListenerId, NameId, kind};
 use skyorg::base::slots::Slots;
 use skyorg::config::limits::Limits;
 use skyorg::machine::{
-    CloseReason, Dial, Dialled, Door, Input, Lookup, Machine, Manner, Output, SessionEvent, Surroundings,
-    Traffic, drive, drive_timeout,
+    CloseReason, Dial, Dialled, Door, Input, Lookup, Machine, Manner, Measured, Output, SessionEvent,
+    Surroundings, Traffic, drive, drive_timeout,
 };
 use skyorg::reactor::world::options::Options;
 use skyorg::wire::control::ControlFrame;
@@ -207,6 +207,11 @@ impl Surroundings for Tasks {
             // It does not count strangers.
             Output::Admit(_) => {}
             Output::LimitUsers(_) => {}
+            // It asks no kernel.
+            Output::Measure(id) => {
+                let it = Measured { again: Duration::ZERO, acknowledged: Duration::MAX };
+                self.inbox.push_back(Input::Measured { id, it });
+            }
             Output::Resolve { name, host } => self.resolve(name, host),
             Output::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
             Output::Send { id, frame } => drop(self.command(id, Command::Send(Box::new(frame)))),

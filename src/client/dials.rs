@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use crate::base::address::PackedAddress;
 use crate::base::id::LinkId;
+use crate::base::round_trip::RoundTrip;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Output};
 
 /// A ticket that the server has handed out.
@@ -30,6 +31,14 @@ pub(super) struct Way {
     ticket: Ticket,
 }
 
+/// A dial that has begun.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    way: Way,
+    at: Instant,
+    late_at: Instant,
+}
+
 /// The message connections of a link that are not proved yet.
 pub(super) struct Dials {
     /// Where they are dialled: the address that is tried next comes first.
@@ -38,10 +47,10 @@ pub(super) struct Dials {
     tickets: VecDeque<Ticket>,
     /// Asked of the reactor and not begun, in that order.
     asked: VecDeque<Way>,
-    /// Dialled and not proved, and when each is late; in that order.
-    coming: VecDeque<(Way, Instant)>,
+    /// Dialled and not proved, in that order.
+    coming: VecDeque<Begun>,
     /// Dialled, not proved and late.
-    late: usize,
+    late: VecDeque<Begun>,
     /// While dials fail: when the next one is made.
     pause: Option<Instant>,
 }
@@ -54,20 +63,20 @@ impl Dials {
             tickets: VecDeque::new(),
             asked: VecDeque::new(),
             coming: VecDeque::new(),
-            late: 0,
+            late: VecDeque::new(),
             pause: None,
         }
     }
 
     /// Message connections that are on their way or wait to be.
     fn count(&self) -> usize {
-        self.tickets.len() + self.asked.len() + self.coming.len() + self.late
+        self.tickets.len() + self.asked.len() + self.coming.len() + self.late.len()
     }
 
     /// When it wants to dial, or to look for dials that are late.
     pub fn due(&self) -> Option<Instant> {
         let retry = self.pause.filter(|_| !self.tickets.is_empty());
-        let late = self.coming.front().map(|entry| entry.1);
+        let late = self.coming.front().map(|begun| begun.late_at);
         retry.into_iter().chain(late).min()
     }
 
@@ -90,12 +99,18 @@ impl Dials {
     /// Takes consecutive tickets, and leaves what is beyond the bounds: beside these there are so many `others`.
     ///
     /// A server that asks for more at once is not cut off: tickets that nobody brings expire, and it asks again.
-    pub fn take(&mut self, first: u64, count: u32, others: usize, agenda: &Agenda) {
+    pub fn take(
+        &mut self,
+        (first, count): (u64, u32),
+        others: usize,
+        round_trip: RoundTrip,
+        agenda: &Agenda,
+    ) {
         self.drop_expired(agenda);
         let limits = &agenda.limits;
         let room = limits.tickets_max.saturating_sub(self.tickets.len());
         let room = room.min(limits.messages_per_client_max.saturating_sub(others + self.count()));
-        let until = agenda.now + limits.ticket;
+        let until = agenda.now + round_trip.wait(limits.ticket);
         for index in 0..room.min(count as usize) as u64 {
             self.tickets.push_back(Ticket { number: first.wrapping_add(index), until });
         }
@@ -107,11 +122,11 @@ impl Dials {
 
     /// Dials for as many tickets as may be dialled for now.
     pub fn go(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
-        while let Some(&(way, _)) = self.coming.front().filter(|entry| entry.1 <= agenda.now) {
+        while let Some(&begun) = self.coming.front().filter(|begun| begun.late_at <= agenda.now) {
             self.coming.pop_front();
-            self.late += 1;
-            self.try_elsewhere(way, CloseReason::HandshakeTimedOut, agenda);
-            self.tickets.push_back(way.ticket);
+            self.late.push_back(begun);
+            self.try_elsewhere(begun.way, CloseReason::HandshakeTimedOut, agenda);
+            self.tickets.push_back(begun.way.ticket);
         }
         self.drop_expired(agenda);
         let most = match self.pause {
@@ -136,26 +151,29 @@ impl Dials {
     }
 
     /// The dial that was asked for first has begun.
-    pub fn begun(&mut self, agenda: &Agenda) -> Option<Way> {
+    pub fn begun(&mut self, round_trip: RoundTrip, agenda: &Agenda) -> Option<Way> {
         let way = self.asked.pop_front()?;
-        self.coming.push_back((way, agenda.now + agenda.limits.late));
+        // The ones behind it are late no earlier than it.
+        let late_at = agenda.now + agenda.limits.late + round_trip.times(4);
+        let late_at = self.coming.back().map_or(late_at, |begun| late_at.max(begun.late_at));
+        self.coming.push_back(Begun { way, at: agenda.now, late_at });
         Some(way)
     }
 
-    /// A dial is over, well or not; false if it was late.
-    fn is_over_in_time(&mut self, way: Way) -> bool {
-        let number = way.ticket.number;
-        let place = self.coming.iter().position(|(other, _)| other.ticket.number == number);
-        match place {
-            Some(place) => drop(self.coming.remove(place)),
-            None => self.late -= 1,
+    /// A dial is over, well or not: when it had begun, and whether it was late.
+    fn is_over(&mut self, way: Way) -> Option<(Instant, bool)> {
+        let is_it = |begun: &Begun| begun.way.ticket.number == way.ticket.number;
+        if let Some(place) = self.coming.iter().position(is_it) {
+            return self.coming.remove(place).map(|begun| (begun.at, false));
         }
-        place.is_some()
+        let place = self.late.iter().position(is_it)?;
+        self.late.remove(place).map(|begun| (begun.at, true))
     }
 
-    /// A message connection is proved: its address works.
-    pub fn arrived(&mut self, way: Way, agenda: &mut Agenda) {
-        if !self.is_over_in_time(way) {
+    /// A message connection is proved: its address works. Returns when it was dialled.
+    pub fn arrived(&mut self, way: Way, agenda: &mut Agenda) -> Option<Instant> {
+        let begun = self.is_over(way);
+        if begun.is_some_and(|begun| begun.1) {
             self.tickets.retain(|ticket| ticket.number != way.ticket.number);
         }
         let address = way.address.into();
@@ -167,11 +185,12 @@ impl Dials {
             }
             agenda.fact(Fact::MessageArrived { address });
         }
+        begun.map(|begun| begun.0)
     }
 
     /// A message connection could not be made.
     pub fn failed(&mut self, way: Way, reason: CloseReason, agenda: &mut Agenda) {
-        if self.is_over_in_time(way) {
+        if self.is_over(way).is_some_and(|begun| !begun.1) {
             self.try_elsewhere(way, reason, agenda);
             // No server has seen the ticket.
             if let CloseReason::DialFailed(_) = reason {

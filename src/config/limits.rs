@@ -41,24 +41,28 @@ pub struct Limits {
     /// How long a user waits for one thing at most, however long a round trip takes.
     pub user_patience: Duration,
     /// How long a ticket may wait to be dialled for, and how long it counts at the server: another is issued then. It
-    /// is good for a heartbeat more, because the connection that brings it may be late.
+    /// is good for a heartbeat more, because the connection that brings it may be late. Four round trips, if they take
+    /// longer.
     pub ticket: Duration,
     /// Mean time between pings of an idle message connection; jittered by a quarter.
     pub idle_ping: Duration,
-    /// How long a ping of a message connection may go unanswered.
+    /// How long a ping of a message connection may go unanswered, beside four round trips.
     pub pong: Duration,
     /// How long a client may take to read the end of a session that sent it much, before its message connection is
     /// given up.
     pub settle: Duration,
     /// An idle message connection above the recent peak is retired after this time.
     pub retire: Duration,
-    /// Silence on the control connection after which either side gives the other up; the smaller one of both sides
-    /// holds.
+    /// Silence on the control connection after which either side gives the other up, beside the time until TCP sends
+    /// again; the smaller one of both sides holds.
     pub heartbeat: Duration,
+    /// How long a peer may be silent after the system was suspended; four round trips, if they take longer.
+    pub woken: Duration,
     /// Least heartbeat that a peer can ask for.
     pub heartbeat_min: Duration,
-    /// A control or message connection that is dialled and not proved after this time is late: another one is tried
-    /// beside it. It may still arrive: connecting and the answer may each take as long as the heartbeat.
+    /// A control or message connection that is dialled and not proved after this time is late, and four round trips
+    /// later if they are known: another one is tried beside it. It may still arrive: connecting and the answer may each
+    /// take as long as the heartbeat.
     pub late: Duration,
     /// Least and most time that a stranger at the server has for its first flight; drawn for each. One that failed is
     /// closed then, too. One that proved a secret has until the heartbeat for the rest.
@@ -87,11 +91,11 @@ pub struct Limits {
     /// Least delay before the client dials a server again that has refused it.
     pub refused: Duration,
     /// After an abort or an error: how long nothing may move until what was said before has arrived, and both ends are
-    /// done; else the connection is reset.
+    /// done; else the connection is reset. Four round trips, if they take longer.
     pub abort: Duration,
     /// How long that may take in all.
     pub abort_max: Duration,
-    /// How long a good ending may take to be read by the peer.
+    /// How long a good ending may take to be read by the peer; four round trips, if they take longer.
     pub linger: Duration,
     /// How long a session's last bytes may wait for a local side that reads nothing.
     pub finish: Duration,
@@ -153,6 +157,7 @@ impl Default for Limits {
             settle: Duration::from_secs(600),
             retire: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
+            woken: Duration::from_secs(2),
             heartbeat_min: Duration::from_secs(1),
             late: Duration::from_secs(5),
             flight: (Duration::from_secs(3), Duration::from_secs(5)),

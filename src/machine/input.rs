@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::close::CloseReason;
 use super::output::{Dialled, Door};
+use super::silence::Measured;
 use crate::base::id::{ConnId, ListenerId, NameId};
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::Start;
@@ -93,6 +94,15 @@ pub enum Input {
         /// What it said.
         frame: ControlFrame,
     },
+    /// What the kernel knows of a control connection.
+    Measured {
+        /// The control connection.
+        id: ConnId,
+        /// What it knows.
+        it: Measured,
+    },
+    /// The system was suspended, and wakes.
+    Woken,
     /// Something happened to the session on a message connection.
     Session {
         /// The message connection.

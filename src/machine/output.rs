@@ -142,6 +142,8 @@ pub enum Output {
         /// Why.
         reason: AbortReason,
     },
+    /// Ask what the kernel knows of a control connection. Answered by `Measured`.
+    Measure(ConnId),
     /// Ping an idle message connection.
     Ping(ConnId),
     /// Close a connection.

@@ -11,8 +11,8 @@ use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::base::slots::Slots;
 use crate::config::limits::Limits;
-use crate::machine::{Agenda, Output};
-use crate::wire::control::Refusal;
+use crate::machine::{Agenda, Measured, Output, Silence, Verdict};
+use crate::wire::control::{ControlFrame, Refusal};
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
 
@@ -57,6 +57,7 @@ pub(super) struct Link {
     /// Silence after which it is given up.
     pub heartbeat: Duration,
     pub heard: Instant,
+    silence: Silence,
     pub ping_at: Instant,
     ping_sent: Option<Instant>,
     last_ping: Option<Instant>,
@@ -105,6 +106,7 @@ impl Link {
             life: Life::Standing,
             heartbeat,
             heard: now,
+            silence: Silence::default(),
             ping_at: now,
             ping_sent: None,
             last_ping: None,
@@ -156,6 +158,15 @@ impl Link {
         self.pinged_until <= now + PINGED_INTERVAL * PINGS_BEYOND
     }
 
+    /// Whether it was silent for too long. If it may be, the kernel is asked.
+    pub fn is_gone(&mut self, agenda: &mut Agenda) -> bool {
+        let verdict = self.silence.judge(self.heard, self.heartbeat, agenda.now);
+        if verdict == Verdict::Ask {
+            agenda.push(Output::Measure(self.control));
+        }
+        verdict == Verdict::GiveUp
+    }
+
     /// The ping was answered.
     pub fn answered(&mut self, now: Instant) {
         self.heard = now;
@@ -197,7 +208,7 @@ impl Link {
 
     /// When the link wants attention next: to be pinged, because a ticket expires, or because it was silent too long.
     pub fn next_due(&self) -> Instant {
-        let due = self.ping_at.min(self.heard + self.heartbeat);
+        let due = self.ping_at.min(self.silence.until(self.heard, self.heartbeat));
         self.tickets.next_expiry().map_or(due, |expiry| expiry.min(due))
     }
 }
@@ -325,6 +336,39 @@ impl Links {
     pub fn older_self(&self, identity: &Identity) -> Option<LinkId> {
         let id = *self.identities.get(identity)?;
         self.get(id).filter(|link| link.life == Life::Standing).map(|_| id)
+    }
+
+    /// Sets when a link wants attention next.
+    pub fn schedule(&self, id: LinkId, agenda: &mut Agenda) {
+        if let Some(link) = self.get(id) {
+            agenda.at(link.control, Some(link.next_due()));
+        }
+    }
+
+    // Silence.
+
+    /// How long a ping of its message connections may go unanswered, whatever its round trip becomes meanwhile.
+    pub fn pong_time(&self, id: LinkId, limits: &Limits) -> Duration {
+        limits.pong + self.get(id).map_or(Duration::ZERO, |link| link.round_trip.times(4))
+    }
+
+    /// What the kernel knows of a link is known.
+    pub fn known(&mut self, id: Option<LinkId>, it: Measured, agenda: &mut Agenda) {
+        let Some(link) = id.and_then(|id| self.get_mut(id)) else { return };
+        let pinged = link.ping_sent.unwrap_or(link.heard);
+        link.silence.measured(link.heard, link.heartbeat, pinged, (it, agenda.now));
+        agenda.at(link.control, Some(link.next_due()));
+    }
+
+    /// The system was suspended: clients may have given their links up, or be where no packet finds the way.
+    pub fn woken(&mut self, agenda: &mut Agenda) {
+        for (_, link) in self.slots.iter_mut() {
+            if link.may_ping(agenda.now) {
+                agenda.push(Output::Send { id: link.control, frame: ControlFrame::Ping });
+            }
+            link.silence.ends_at(link.heard, agenda.now + link.round_trip.wait(agenda.limits.woken));
+            agenda.at(link.control, Some(link.next_due()));
+        }
     }
 
     // Tickets; all of them are counted.

@@ -317,7 +317,10 @@ impl Matching {
     pub fn message_due(&mut self, id: ConnId, agenda: &mut Agenda) {
         let Some((link, state)) = self.sending.pools.get(id) else { return };
         match state {
-            State::Idle { since, .. } => self.sending.pools.idle_due(id, link, since, agenda),
+            State::Idle { since, .. } => {
+                let pong = self.sending.links.pong_time(link, &agenda.limits);
+                self.sending.pools.idle_due(id, (link, pong), since, agenda);
+            }
             State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
             State::Accepted => {
                 agenda.reset(id, CloseReason::NotStarted);

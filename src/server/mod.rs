@@ -45,7 +45,7 @@ use crate::wire::control::{
     Want, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
-use controls::{Control, Controls, Stage};
+use controls::{Controls, Stage};
 use links::{Identity, Life, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
@@ -302,7 +302,7 @@ impl Server {
         self.agenda.push(Output::Admit(id));
         self.agenda.push(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
         self.matching.add_link(link, &mut self.agenda);
-        self.schedule(id, link);
+        self.matching.sending.links.schedule(link, &mut self.agenda);
     }
 
     /// A client would serve something.
@@ -344,17 +344,11 @@ impl Server {
         Ok(address)
     }
 
-    /// Sets when a link wants attention next.
-    fn schedule(&mut self, id: ConnId, link: LinkId) {
-        let due = self.matching.sending.links.get(link).map(Link::next_due);
-        self.agenda.at(id, due);
-    }
-
-    fn link_due(&mut self, id: ConnId, link: LinkId) {
+    fn link_due(&mut self, link: LinkId) {
         let now = self.agenda.now;
         let expired = self.matching.sending.links.expire(link, now);
         let Some(it) = self.matching.sending.links.get_mut(link) else { return };
-        if now.saturating_duration_since(it.heard) >= it.heartbeat {
+        if it.is_gone(&mut self.agenda) {
             return self.end_link(link, CloseReason::HeartbeatLost);
         }
         if expired > 0 {
@@ -367,7 +361,7 @@ impl Server {
             it.ping_at = now + it.heartbeat / 3;
             self.matching.sending.ping_link(link, &mut self.agenda);
         }
-        self.schedule(id, link);
+        self.matching.sending.links.schedule(link, &mut self.agenda);
     }
 
     /// Resets a link's control connection, and forgets the link.
@@ -442,8 +436,8 @@ impl Server {
             self.matching.message_due(id, &mut self.agenda);
         } else if self.matching.is_user(id) {
             self.matching.user_due(id, &mut self.agenda);
-        } else if let Some(&Control { stage: Stage::Linked(link), .. }) = self.controls.get(id) {
-            self.link_due(id, link);
+        } else if let Some(link) = self.controls.link(id) {
+            self.link_due(link);
         }
     }
 }
@@ -460,6 +454,10 @@ impl Machine for Server {
             Input::Proved { id, proof } => self.proved(id, proof),
             Input::Answered { id } => self.answered(id),
             Input::Control { id, frame } => self.control(id, frame),
+            Input::Measured { id, it } => {
+                self.matching.sending.links.known(self.controls.link(id), it, &mut self.agenda)
+            }
+            Input::Woken => self.matching.sending.links.woken(&mut self.agenda),
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
             Input::Returned { id, refused, spoken } => {
                 self.matching.waiting(&mut self.agenda).returned(id, refused, spoken);

@@ -193,7 +193,13 @@ impl Pools {
     }
 
     /// An idle message connection is pinged, or retired if there are more than the link needs.
-    pub fn idle_due(&mut self, id: ConnId, link: LinkId, since: Instant, agenda: &mut Agenda) {
+    pub fn idle_due(
+        &mut self,
+        id: ConnId,
+        (link, pong_time): (LinkId, Duration),
+        since: Instant,
+        agenda: &mut Agenda,
+    ) {
         let (now, limits) = (agenda.now, agenda.limits.clone());
         let needed = self.recent_peak(link, now, limits.retire) + limits.pool;
         let surplus = self.total_of(link) > needed;
@@ -207,7 +213,7 @@ impl Pools {
                 None => self.retire(id, CloseReason::Retired, agenda),
             }
         } else {
-            self.ping(id, State::Pinged(since), limits.pong, agenda);
+            self.ping(id, State::Pinged(since), pong_time, agenda);
         }
     }
 

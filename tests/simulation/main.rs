@@ -12,6 +12,7 @@
 mod actors;
 mod drawn;
 mod faults;
+mod line;
 mod network;
 mod process;
 mod served;
@@ -214,4 +215,42 @@ fn a_client_that_a_hostile_server_has_misled_keeps_its_bounds_and_finds_an_hones
         let _seed = Seed(seed);
         World::tell(seed, Tale::Misled).live();
     }
+}
+
+/// Lives through so many worlds of a tale, side by side with others.
+fn over_lines(tale: Tale, worlds: u64) {
+    if let Some(seed) = variable("SKYORG_LINE") {
+        trace::start();
+        let _seed = Seed(seed);
+        return World::tell(seed, tale).live();
+    }
+    for seed in 0..variable("SKYORG_SEEDS").unwrap_or(worlds) {
+        let _seed = Seed(seed);
+        World::tell(seed, tale).live();
+    }
+}
+
+#[test]
+fn round_trips_of_up_to_ten_seconds_that_change_lose_nobody() {
+    over_lines(Tale::Distant, 48);
+}
+
+#[test]
+fn a_line_that_is_down_for_a_while_loses_no_link_and_no_session() {
+    over_lines(Tale::Interrupted, 48);
+}
+
+#[test]
+fn a_narrow_line_with_a_deep_queue_loses_nobody() {
+    over_lines(Tale::Bloated, 8);
+}
+
+#[test]
+fn connects_that_are_never_answered_lose_nobody() {
+    over_lines(Tale::Unanswered, 32);
+}
+
+#[test]
+fn middleboxes_that_forget_quiet_connections_lose_nobody() {
+    over_lines(Tale::Forgetful, 32);
 }

@@ -436,6 +436,50 @@ fn a_silent_server_is_pinged_and_then_given_up() {
 }
 
 #[test]
+fn a_silent_server_is_waited_for_until_it_could_be_heard() {
+    let (mut stage, control) = linked(config());
+    stage.sends_again_in(secs(3));
+    assert_eq!(stage.wait(HEARTBEAT + secs(3) - millis(1)).closes(), []);
+    let outputs = stage.wait(millis(1));
+    assert_eq!(outputs.closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
+    assert_eq!(outputs.facts(), [&Fact::ServerSilent { silence: HEARTBEAT + secs(3) }]);
+}
+
+#[test]
+fn a_server_that_is_heard_after_the_heartbeat_has_another() {
+    let (mut stage, control) = linked(config());
+    stage.sends_again_in(secs(3));
+    stage.wait(HEARTBEAT + secs(1));
+    stage.hear(control, ControlFrame::Pong);
+    assert_eq!(stage.wait(HEARTBEAT + secs(3) - millis(1)).closes(), []);
+}
+
+#[test]
+fn after_a_suspension_a_server_is_pinged_at_once_and_soon_given_up() {
+    let (mut stage, control) = linked(config());
+    assert_eq!(stage.tell(Input::Woken).said(control), [ControlFrame::Ping]);
+    assert_eq!(stage.wait(Limits::default().woken - millis(1)).closes(), []);
+    let closes = stage.wait(millis(1)).closes();
+    assert_eq!(closes, [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
+}
+
+#[test]
+fn after_a_suspension_a_server_that_answers_keeps_its_link() {
+    let (mut stage, control) = linked(config());
+    stage.tell(Input::Woken);
+    stage.wait(secs(1));
+    stage.hear(control, ControlFrame::Pong);
+    assert_eq!(stage.wait(HEARTBEAT - millis(1)).closes(), []);
+}
+
+#[test]
+fn after_a_suspension_a_pause_is_over() {
+    let (mut stage, control, _) = ready(config());
+    stage.gone(control, CloseReason::HeartbeatLost);
+    assert_eq!(stage.tell(Input::Woken).controls().len(), 1);
+}
+
+#[test]
 fn a_server_that_answers_is_not_given_up() {
     let (mut stage, control) = linked(config());
     for _ in 0..10 {

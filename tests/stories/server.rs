@@ -402,6 +402,33 @@ fn the_smaller_heartbeat_holds() {
 }
 
 #[test]
+fn a_silent_client_is_waited_for_until_it_could_be_heard() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    stage.sends_again_in(secs(13));
+    stage.hear(client.control, ControlFrame::Pong);
+    assert_eq!(stage.wait(secs(30 + 13) - millis(1)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(client.control, CloseReason::HeartbeatLost, Manner::Reset)]);
+}
+
+#[test]
+fn after_a_suspension_clients_are_pinged_at_once_and_soon_given_up() {
+    let mut stage = begin();
+    let [silent, answers] = [1, 2].map(|instance| stage.client(instance));
+    for client in [&silent, &answers] {
+        stage.hear(client.control, ControlFrame::Pong);
+    }
+    stage.wait(secs(1));
+    let outputs = stage.tell(Input::Woken);
+    for client in [&silent, &answers] {
+        assert_eq!(outputs.said(client.control), [ControlFrame::Ping]);
+    }
+    stage.hear(answers.control, ControlFrame::Pong);
+    assert_eq!(stage.wait(limits().woken - millis(1)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(silent.control, CloseReason::HeartbeatLost, Manner::Reset)]);
+}
+
+#[test]
 fn a_heartbeat_is_never_shorter_than_the_least() {
     let mut stage = begin();
     let (it, _) = stage.greet(Hello { heartbeat: millis(1), ..hello(1) });
