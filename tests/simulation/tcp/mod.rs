@@ -340,7 +340,10 @@ impl Net {
     fn arrive(&mut self, to: EndId, segment: Segment) {
         let from = to ^ 1;
         self.ends[to].heard_at = self.now;
-        self.ends[from].heard_at = self.now;
+        // A host that is gone acknowledges nothing.
+        if self.kernels[self.ends[to].host.index()].up {
+            self.ends[from].heard_at = self.now;
+        }
         match segment {
             Segment::Syn => self.syn(to),
             Segment::SynAck if self.ends[to].state == State::Connecting => {
