@@ -398,6 +398,10 @@ struct Memory {
 }
 
 impl Network for Memory {
+    fn asleep(&mut self) -> Duration {
+        Duration::ZERO
+    }
+
     type Socket = MemorySocket;
     type Listener = usize;
 

@@ -80,6 +80,8 @@ pub enum Step {
     Finish,
     /// Server: no byte reached a local server; the user may go elsewhere.
     Returned,
+    /// Server: the client has seen this session before, on another connection.
+    Duplicate,
     /// Reset the local side, after a short flush.
     Abort(AbortReason),
     /// Server: the ping was answered.
@@ -294,10 +296,11 @@ impl Session {
                     reply = Some(Frame::Abort(sid, AbortReason::Reset));
                 }
                 self.set_receiving(Direction::Aborted);
-                match (discarding, before_started, reason) {
-                    (true, ..) => Step::Ignore,
-                    (false, true, AbortReason::Refused) => Step::Returned,
-                    (false, ..) => Step::Abort(reason),
+                match reason {
+                    _ if discarding => Step::Ignore,
+                    AbortReason::Refused if before_started => Step::Returned,
+                    AbortReason::Duplicate if before_started && stage == Stage::Assigned => Step::Duplicate,
+                    _ => Step::Abort(reason),
                 }
             }
             _ => return Err(Violation),

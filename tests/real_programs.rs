@@ -1,4 +1,4 @@
-//! Programs that know nothing of skyorg, through the tunnel: nginx and curl, redis, OpenSSH.
+//! Programs that know nothing of skyorg, through the tunnel: nginx and curl, redis and its own tests, OpenSSH.
 //!
 //! Each is started by its test on a free port of loopback, with a configuration in a temporary folder, and ended
 //! by it. One that is not installed is skipped, aloud; with `SKYORG_REQUIRE_PROGRAMS=1` that is a failure.
@@ -7,7 +7,7 @@ mod common;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -23,14 +23,19 @@ fn programs<const COUNT: usize>(names: [&str; COUNT]) -> Option<[PathBuf; COUNT]
         match folders.map(|folder| folder.join(name)).find(|program| program.is_file()) {
             Some(program) => found.push(program),
             None => {
-                println!("skipped: {name} is not installed");
-                let required = std::env::var_os("SKYORG_REQUIRE_PROGRAMS").is_some_and(|value| value == "1");
-                assert!(!required, "{name} is not installed");
+                skip(name);
                 return None;
             }
         }
     }
     found.try_into().ok()
+}
+
+/// Says that a test is skipped for want of this.
+fn skip(name: &str) {
+    println!("skipped: {name} is not installed");
+    let required = std::env::var_os("SKYORG_REQUIRE_PROGRAMS").is_some_and(|value| value == "1");
+    assert!(!required, "{name} is not installed");
 }
 
 /// A free port below those that the kernel hands out for port 0 (ip(7), `ip_local_port_range`), so that no other
@@ -114,12 +119,7 @@ fn curl_gets_files_of_nginx() {
 fn redis_benchmark_finds_no_error_in_redis() {
     let Some([redis, benchmark]) = programs(["redis-server", "redis-benchmark"]) else { return };
     let (folder, port) = (Folder::new(), free_port());
-    let mut command = Command::new(redis);
-    let number = port.port().to_string();
-    command.args(["--port", &number, "--bind", "127.0.0.1", "--save", "", "--dir", &folder.path("")]);
-    command.args(["--appendonly", "no", "--daemonize", "no"]);
-    let server = Process::start("redis-server", command);
-    listens(&server, port);
+    let _server = redis_server(&redis, &folder, port, &[]);
     for mode in MODES {
         let tunnel = Tunnel::start(mode, port);
         let number = tunnel.users.port().to_string();
@@ -134,6 +134,97 @@ fn redis_benchmark_finds_no_error_in_redis() {
         // A connection for every request: sessions as short as they can be.
         run(&benchmark, &[&common[..], &["-t", "ping", "-n", "500", "-c", "10", "-k", "0"]].concat());
     }
+}
+
+fn redis_server(program: &Path, folder: &Folder, port: SocketAddr, more: &[&str]) -> Process {
+    let mut command = Command::new(program);
+    let number = port.port().to_string();
+    command.args(["--port", &number, "--bind", "127.0.0.1", "--save", "", "--dir", &folder.path("")]);
+    command.args(["--appendonly", "no", "--daemonize", "no"]).args(more);
+    let server = Process::start("redis-server", command);
+    listens(&server, port);
+    server
+}
+
+/// Where `.ci/run` puts the source of the package `redis-server`, which holds its tests. They fit one version of the
+/// server only, the distribution's patches included.
+fn redis_source() -> Option<PathBuf> {
+    let mut query = Command::new("dpkg-query");
+    let output = query.args(["-W", "-f", "${source:Version}", "redis-server"]).output().ok()?;
+    let version = String::from_utf8(output.stdout).ok()?;
+    let folder = Path::new("/usr/local/src").join(format!("redis-{version}"));
+    folder.join("runtest").is_file().then_some(folder)
+}
+
+/// Redis' own tests through the tunnel: all that it runs against a server that it did not start itself.
+fn redis_passes_its_own_tests(mode: Mode) {
+    /// Units left out: they take minutes and test arithmetic, or they measure how late the machine is.
+    const UNITS: [&str; 2] = ["unit/hyperloglog", "unit/latency-monitor"];
+    /// Tests left out, by name or by pattern.
+    const TESTS: [&str; 5] = [
+        // Minutes of small commands, one at a time, on one connection.
+        "/[Ff]uzz",
+        "/^Stress",
+        "SCAN regression test for issue #4906",
+        // It waits 15 s for something within the server.
+        "MIGRATE cached connections are released after some time",
+        // It came with a patch of Debian, and fails without a tunnel as well.
+        "RESTORE fail with invalid payload size",
+    ];
+    /// The suite has some 1,900 tests that remain. Far fewer would mean that something left them out.
+    const PASSED_MIN: usize = 1_500;
+
+    let Some([redis, redis_cli, _]) = programs(["redis-server", "redis-cli", "tclsh"]) else { return };
+    let Some(source) = redis_source() else { return skip("redis' source") };
+    let (folder, port) = (Folder::new(), free_port());
+    let allowed = ["--enable-debug-command", "yes", "--enable-protected-configs", "yes"];
+    let _server = redis_server(&redis, &folder, port, &allowed);
+    // The suite writes below its own folder, and looks for redis' programs in one called `src`.
+    let copied =
+        ["runtest", "tests"].map(|name| source.join(name).to_str().expect("a plain name").to_owned());
+    run(Path::new("cp"), &["-r", &copied[0], &copied[1], &folder.path("")]);
+    symlink(redis_cli.parent().expect("a file is in a folder"), folder.path("src")).expect("a new name");
+
+    let tunnel = Tunnel::start(mode, port);
+    // `timeout` ends the suite's whole process group. Before that, the suite itself gives up a test that hangs and
+    // names it.
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", "600", "./runtest", "--timeout", "90", "--host", "127.0.0.1"]);
+    command.args(["--port", &tunnel.users.port().to_string()]);
+    // Its parts talk to each other over one of the 32 ports below this.
+    command.args(["--baseport", &(free_port().port() + 32).to_string()]);
+    // Redis runs its tests against foreign servers without slow ones, too.
+    command.args(["--tags", "-slow"]);
+    command.args(UNITS.iter().flat_map(|unit| ["--skipunit", unit]));
+    command.args(TESTS.iter().flat_map(|test| ["--skiptest", test]));
+    command.current_dir(folder.path("")).env("TERM", "dumb").stdin(Stdio::null());
+    let output = command.output().expect("the suite starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let passed = text.lines().filter(|line| line.starts_with("[ok]: ")).count();
+    // What is left of it says which tests failed, and why.
+    let usual = |line: &&str| {
+        ["[ok]", "[ignore]", "[skip]", "Testing "].iter().any(|start| line.starts_with(start))
+            || [" done]: ", " seconds - "].iter().any(|part| line.contains(part))
+    };
+    let rest: Vec<&str> = text.lines().filter(|line| !usual(line)).collect();
+    assert!(
+        output.status.success() && passed >= PASSED_MIN,
+        "{mode:?}: {}, {passed} tests passed\n{}\n{}",
+        output.status,
+        rest.join("\n"),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    println!("{mode:?}: {passed} tests of redis passed");
+}
+
+#[test]
+fn redis_passes_its_own_tests_sealed() {
+    redis_passes_its_own_tests(Mode::Sealed);
+}
+
+#[test]
+fn redis_passes_its_own_tests_plain() {
+    redis_passes_its_own_tests(Mode::Plain);
 }
 
 #[test]

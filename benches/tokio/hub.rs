@@ -22,8 +22,8 @@ use skyorg::base::id::{ConnId, ListenerId, NameId, kind};
 use skyorg::base::slots::Slots;
 use skyorg::config::limits::Limits;
 use skyorg::machine::{
-    CloseReason, Dial, Dialled, Door, Input, Lookup, Machine, Manner, Output, SessionEvent, Surroundings,
-    Traffic, drive, drive_timeout,
+    CloseReason, Dial, Dialled, Door, Input, Lookup, Machine, Manner, Measured, Output, SessionEvent,
+    Surroundings, Traffic, drive, drive_timeout,
 };
 use skyorg::reactor::world::options::Options;
 use skyorg::wire::control::ControlFrame;
@@ -71,6 +71,8 @@ pub enum Command {
     Dial(Box<(ConnId, SocketAddr, Instant)>),
     /// End the session.
     Abort(AbortReason),
+    /// Reset this local side, and end its session.
+    Reset(ConnId, CloseReason),
     /// Ask whether the connection is alive.
     Ping,
     /// End.
@@ -107,8 +109,8 @@ enum Owner {
     Task(UnboundedSender<Command>),
     /// A user that waits.
     Hub(Box<Local>),
-    /// The local side of a session, with the relay of its message connection.
-    Relay,
+    /// The local side of a session, with the relay of this message connection.
+    Relay(ConnId),
 }
 
 /// The machine's task.
@@ -205,10 +207,17 @@ impl Surroundings for Tasks {
             // It does not count strangers.
             Output::Admit(_) => {}
             Output::LimitUsers(_) => {}
+            // It asks no kernel.
+            Output::Measure(id) => {
+                let it = Measured { again: Duration::ZERO, acknowledged: Duration::MAX };
+                self.inbox.push_back(Input::Measured { id, it });
+            }
             Output::Resolve { name, host } => self.resolve(name, host),
             Output::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
             Output::Send { id, frame } => drop(self.command(id, Command::Send(Box::new(frame)))),
             Output::Start { message, user, start } => self.start(message, user, start),
+            // A user is with the relay of its only copy.
+            Output::Take { .. } | Output::AbortCopy(_) => {}
             Output::Accept(id) => drop(self.command(id, Command::Accept)),
             Output::Abort { message, reason } => drop(self.command(message, Command::Abort(reason))),
             Output::Ping(id) => drop(self.command(id, Command::Ping)),
@@ -318,7 +327,7 @@ impl Tasks {
             Dial::Control(greeting) => (greeting, Dialled::Control),
             Dial::Message(link, greeting) => (greeting, Dialled::Message(link)),
             Dial::Proxy(message, _) => {
-                let Ok(id) = self.slots.insert(Owner::Relay) else { return };
+                let Ok(id) = self.slots.insert(Owner::Relay(message)) else { return };
                 self.inbox.push_back(Input::Dialling { id, purpose: Dialled::Proxy(message) });
                 if self.command(message, Command::Dial(Box::new((id, address, deadline)))).is_err() {
                     self.shared.closed(id, CloseReason::Truncated, Traffic::default());
@@ -335,12 +344,14 @@ impl Tasks {
     }
 
     fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
-        let Some(owner) = self.slots.get_mut(user) else {
-            // The user has just gone; the connection is still free.
+        let owner = self.slots.get_mut(user);
+        let Some(owner) = owner.filter(|owner| matches!(owner, Owner::Hub(_))) else {
+            // The user has just gone, or is with the relay of its first connection: this program offers no session
+            // again while that lives. The connection is still free.
             let event = SessionEvent::Idle { settled: true };
             return self.inbox.push_back(Input::Session { id: message, event });
         };
-        let Owner::Hub(local) = std::mem::replace(owner, Owner::Relay) else { return };
+        let Owner::Hub(local) = std::mem::replace(owner, Owner::Relay(message)) else { return };
         if let Err(Command::Start(lost)) = self.command(message, Command::Start(Box::new((*local, start)))) {
             self.shared.tell(Event::Returned(Box::new(lost.0), false));
         }
@@ -351,12 +362,14 @@ impl Tasks {
         match owner {
             Owner::Task(sender) => drop(sender.send(Command::Close(reason, manner))),
             Owner::Hub(_) => {
-                if let Owner::Hub(local) = std::mem::replace(owner, Owner::Relay) {
+                if let Owner::Hub(local) = std::mem::replace(owner, Owner::Relay(id)) {
                     with_scratch(|scratch| local.close(reason, &mut scratch.rings, &self.shared));
                 }
             }
-            // It ends with its message connection.
-            Owner::Relay => {}
+            Owner::Relay(message) => {
+                let message = *message;
+                drop(self.command(message, Command::Reset(id, reason)));
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use skyorg::base::ring::{RING_BYTES, Ring};
 use skyorg::machine::{CloseReason, Input, SessionEvent};
 use skyorg::session::{Stage, Step};
-use skyorg::wire::frame::Frame;
+use skyorg::wire::frame::{AbortReason, Frame};
 use skyorg::wire::record::{HEADROOM, payload_fitting};
 use tokio::time::Instant;
 
@@ -206,6 +206,11 @@ impl Relay {
             Step::Returned => {
                 let user = self.local.take().map(Box::new);
                 user.into_iter().for_each(|user| self.return_user(user, true));
+                return Ok(());
+            }
+            // No session is sent twice while its first connection lives; see `hub`.
+            Step::Duplicate => {
+                self.drop_local(CloseReason::Aborted(AbortReason::Duplicate), scratch);
                 return Ok(());
             }
             Step::Abort(reason) => {

@@ -208,6 +208,13 @@ impl Relay {
                 self.drop_local(CloseReason::Aborted(reason), scratch);
                 self.abort(reason, scratch)
             }
+            Command::Reset(id, reason) => {
+                if self.local.as_ref().is_some_and(|local| local.id == id) {
+                    self.drop_local(reason, scratch);
+                    self.abort(AbortReason::Reset, scratch)?;
+                }
+                Ok(())
+            }
             Command::Ping => self.act(scratch, Session::ping),
             Command::Close(reason, _) => Err(reason),
             // For connections that are not proved yet, and for control connections.

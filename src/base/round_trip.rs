@@ -30,6 +30,11 @@ impl RoundTrip {
         self.smoothed.unwrap_or_default()
     }
 
+    /// How long a peer is waited for that answers in `least` where it is near: four round trips if they take longer.
+    pub fn wait(&self, least: Duration) -> Duration {
+        least.max(self.smoothed() * 4)
+    }
+
     /// The time in which this many round trips have ended, almost certainly: four variances are added.
     pub fn times(&self, count: u32) -> Duration {
         self.smoothed() * count + self.variance * 4
@@ -59,6 +64,12 @@ mod tests {
         assert!(round_trip.times(1) < Duration::from_millis(81), "{round_trip:?}");
         round_trip.measured(Duration::from_millis(400));
         assert!(round_trip.times(1) > Duration::from_millis(400), "{round_trip:?}");
+    }
+
+    #[test]
+    fn who_is_far_away_is_waited_for_longer() {
+        let wait_ms = |sample_ms| measured(&[sample_ms]).wait(Duration::from_secs(5)).as_millis();
+        assert_eq!([10, 1_250, 2_000, 60_000].map(wait_ms), [5_000, 5_000, 8_000, 40_000]);
     }
 
     #[test]

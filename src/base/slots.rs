@@ -59,6 +59,11 @@ impl<K, T> Slots<K, T> {
         self.entries.iter().map(|(_, entry)| (entry.0, &entry.1))
     }
 
+    /// The entries.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Id<K>, &mut T)> {
+        self.entries.iter_mut().map(|(_, entry)| (entry.0, &mut entry.1))
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()

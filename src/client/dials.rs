@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::id::{ConnId, LinkId};
+use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Output};
 
@@ -153,12 +154,18 @@ impl Dials {
     /// Takes consecutive tickets, and leaves what is beyond the bounds: beside these there are so many `others`.
     ///
     /// A server that asks for more at once is not cut off: tickets that nobody brings expire, and it asks again.
-    pub fn take(&mut self, first: u64, count: u32, others: usize, agenda: &Agenda) {
+    pub fn take(
+        &mut self,
+        (first, count): (u64, u32),
+        others: usize,
+        round_trip: RoundTrip,
+        agenda: &Agenda,
+    ) {
         self.drop_expired(agenda);
         let limits = &agenda.limits;
         let room = limits.tickets_max.saturating_sub(self.tickets.len());
         let room = room.min(limits.messages_per_client_max.saturating_sub(others + self.count()));
-        let until = agenda.now + limits.ticket;
+        let until = agenda.now + round_trip.wait(limits.ticket);
         for index in 0..room.min(count as usize) as u64 {
             self.tickets.push_back(Ticket { number: first.wrapping_add(index), until });
         }
@@ -276,7 +283,7 @@ impl Dials {
     /// A dial is late while others fail. It may still arrive: people hear of it when that goes on.
     fn tell_late(&mut self, address: SocketAddr, agenda: &mut Agenda) {
         if let Some(pause) = &mut self.pause
-            && agenda.now >= pause.since + agenda.limits.unheard
+            && agenda.now >= pause.since + agenda.limits.late_told
         {
             pause.told = true;
             agenda.fact(Fact::MessageFailed { address, reason: CloseReason::HandshakeTimedOut });
@@ -301,8 +308,9 @@ impl Dials {
     // What comes of it.
 
     /// A message connection is proved: its address works, and other dials with its ticket are not wanted any more.
-    pub fn arrived(&mut self, id: ConnId, agenda: &mut Agenda) {
-        let Some(Coming { way, begun, .. }) = self.remove(id) else { return };
+    /// Returns how long it took.
+    pub fn arrived(&mut self, id: ConnId, agenda: &mut Agenda) -> Option<Duration> {
+        let Coming { way, begun, .. } = self.remove(id)?;
         (self.took, self.arrived_at) = (agenda.now.saturating_duration_since(begun), Some(agenda.now));
         self.rivals.earn();
         let number = way.ticket.number;
@@ -317,12 +325,14 @@ impl Dials {
             !loses
         });
         if let Some(pause) = self.pause.take() {
-            self.resume(&pause, way.address, agenda);
+            self.resume(&pause, (way.address, begun), agenda);
         }
+        Some(self.took)
     }
 
-    /// Dials succeed again: those that are still late have been lost, and others take their places.
-    fn resume(&mut self, pause: &Pause, address: SocketAddr, agenda: &mut Agenda) {
+    /// Dials succeed again. Late ones that began before the one that succeeded have been lost, and others take their
+    /// places; the rest may be as slow as that one, and a server takes their tickets once.
+    fn resume(&mut self, pause: &Pause, (address, begun): (SocketAddr, Instant), agenda: &mut Agenda) {
         if !pause.told && address != pause.failed {
             let reason = CloseReason::HandshakeTimedOut;
             agenda.fact(Fact::MessageFailed { address: pause.failed, reason });
@@ -335,7 +345,7 @@ impl Dials {
         for place in (0..self.coming.len()).rev() {
             let coming = &mut self.coming[place];
             coming.is_late = coming.begun + late_after <= agenda.now;
-            if coming.is_late {
+            if coming.is_late && coming.begun < begun {
                 self.replace(place, agenda);
             }
         }

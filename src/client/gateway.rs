@@ -14,6 +14,7 @@ use super::names::Names;
 use super::sessions::Sessions;
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, LinkId, NameId};
+use crate::base::round_trip::RoundTrip;
 use crate::config::Key;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Manner, Output};
 use crate::wire::control::{Capabilities, ControlFrame, Hello, Publish, Transports, VERSIONS, Want, Welcome};
@@ -62,6 +63,8 @@ pub(super) struct Gateway {
     draining: Option<LinkId>,
     /// Until when another link is tried for often, because the one before drains.
     sought_until: Option<Instant>,
+    /// To the server, as its Welcomes took it.
+    round_trip: RoundTrip,
     /// Addresses that are tried next in this attempt.
     left: VecDeque<SocketAddr>,
     /// The client leaves: no attempt follows.
@@ -86,8 +89,8 @@ enum Stage {
     Asked(SocketAddr),
     /// A control connection is on its way.
     Dialling(Begun),
-    /// Proved; waiting for `Welcome`.
-    Greeted(ConnId, SocketAddr),
+    /// Proved, and Hello is said at this time; waiting for `Welcome`.
+    Greeted(ConnId, SocketAddr, Instant),
     /// The server has said that it does not take this client; the connection closes.
     Refused(ConnId),
     /// Admitted: this is the current link.
@@ -108,6 +111,7 @@ impl Gateway {
             took: Duration::ZERO,
             draining: None,
             sought_until: None,
+            round_trip: RoundTrip::default(),
             left: VecDeque::new(),
             leaving: false,
         }
@@ -182,7 +186,7 @@ impl Gateway {
             Stage::Asked(address) => {
                 self.stage = Stage::Dialling(Begun { id, address, at: agenda.now });
                 self.due = Some(match self.late {
-                    Some(late) => late.at + agenda.limits.unheard,
+                    Some(late) => late.at + agenda.limits.late_told,
                     None => agenda.now + agenda.limits.late_after(self.took),
                 });
             }
@@ -204,7 +208,7 @@ impl Gateway {
         let [Begun { address, at, .. }] = winner[..] else { return };
         self.took = agenda.now.saturating_duration_since(at);
         names.worked(self.settings.name, address, at, agenda.now);
-        self.stage = Stage::Greeted(id, address);
+        self.stage = Stage::Greeted(id, address, agenda.now);
         self.due = Some(agenda.now + agenda.limits.heartbeat);
         let hello = Hello {
             versions: VERSIONS,
@@ -237,15 +241,16 @@ impl Gateway {
         agenda: &mut Agenda,
     ) {
         match (&self.stage, frame) {
-            (&Stage::Greeted(control, address), ControlFrame::Welcome(welcome)) if control == id => {
+            (&Stage::Greeted(control, address, since), ControlFrame::Welcome(welcome)) if control == id => {
+                self.round_trip.measured(agenda.now.saturating_duration_since(since));
                 self.welcomed(id, address, welcome, names, links, agenda);
             }
-            (&Stage::Greeted(control, _), ControlFrame::Refused(refusal)) if control == id => {
+            (&Stage::Greeted(control, ..), ControlFrame::Refused(refusal)) if control == id => {
                 agenda.fact(Fact::Refused { refusal });
                 (self.stage, self.due) = (Stage::Refused(id), None);
                 agenda.close(id, CloseReason::Drained, Manner::Whole);
             }
-            (&Stage::Greeted(control, _), frame) if control == id && frame != ControlFrame::Skipped => {
+            (&Stage::Greeted(control, ..), frame) if control == id && frame != ControlFrame::Skipped => {
                 agenda.reset(id, CloseReason::ProtocolError);
             }
             // What a connection says that was given up.
@@ -278,7 +283,7 @@ impl Gateway {
         let (secret, plain) = (welcome.pool_key, self.settings.plain);
         let greeting = Greeting { hello, secret, ticket: 0, plain, heartbeat };
         let message_name = self.settings.message_name;
-        let mut link = Link::new(id, heartbeat, greeting, dials, message_name, agenda.now);
+        let mut link = Link::new(id, heartbeat, greeting, dials, message_name, self.round_trip, agenda.now);
         link.heard(agenda);
         match links.add(link) {
             Some(link) => self.stage = Stage::Up(link),
@@ -332,8 +337,15 @@ impl Gateway {
                 agenda.fact(Fact::ServerUnreachable { server, reason });
             }
             // It may have said something, but not what was asked.
-            Stage::Greeted(id, _) => agenda.reset(id, CloseReason::HandshakeTimedOut),
+            Stage::Greeted(id, ..) => agenda.reset(id, CloseReason::HandshakeTimedOut),
             _ => {}
+        }
+    }
+
+    /// The system was suspended: what failed before that says nothing, and no answer comes to what was asked then.
+    pub fn woken(&mut self, agenda: &Agenda) {
+        if matches!(self.stage, Stage::Pause | Stage::Dialling(..)) {
+            self.due = self.due.map(|_| agenda.now);
         }
     }
 
@@ -400,7 +412,7 @@ impl Gateway {
             return;
         }
         match self.stage {
-            Stage::Greeted(control, _) if control == id => {
+            Stage::Greeted(control, ..) if control == id => {
                 agenda.fact(Fact::NotWelcomed { server, reason });
                 self.pause(agenda);
             }

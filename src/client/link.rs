@@ -11,9 +11,10 @@ use super::dials::Dials;
 use super::names::Names;
 use super::seen::Seen;
 use crate::base::id::{ConnId, LinkId, NameId, kind};
+use crate::base::round_trip::RoundTrip;
 use crate::base::slots::Slots;
 use crate::base::table::Table;
-use crate::machine::{Agenda, CloseReason, Fact, Greeting, Output};
+use crate::machine::{Agenda, CloseReason, Fact, Greeting, Measured, Output, Silence, Verdict};
 use crate::wire::control::ControlFrame;
 
 /// Where a link stands in its life.
@@ -31,6 +32,9 @@ pub(super) struct Link {
     pub welcomed: Instant,
     heartbeat: Duration,
     heard: Instant,
+    silence: Silence,
+    /// As the server's answers took it.
+    round_trip: RoundTrip,
     /// When the server's silence is looked at next.
     check_at: Instant,
     /// What its message connections prove; each with a ticket of its own.
@@ -50,6 +54,7 @@ impl Link {
         greeting: Greeting,
         dials: Dials,
         message_name: Option<NameId>,
+        round_trip: RoundTrip,
         now: Instant,
     ) -> Link {
         Link {
@@ -58,6 +63,8 @@ impl Link {
             welcomed: now,
             heartbeat,
             heard: now,
+            silence: Silence::default(),
+            round_trip,
             check_at: now + heartbeat / 2,
             greeting,
             dials,
@@ -89,15 +96,38 @@ impl Link {
     /// Its time has come: to dial, to ask the server for a sign of life, or to give it up.
     fn is_due(&mut self, id: LinkId, agenda: &mut Agenda) {
         if agenda.now >= self.check_at {
-            let silent_at = self.heard + self.heartbeat;
-            if agenda.now >= silent_at {
-                agenda.fact(Fact::ServerSilent { silence: self.heartbeat });
-                return agenda.reset(self.control, CloseReason::HeartbeatLost);
+            match self.silence.judge(self.heard, self.heartbeat, agenda.now) {
+                Verdict::GiveUp => {
+                    let silence = agenda.now.saturating_duration_since(self.heard);
+                    agenda.fact(Fact::ServerSilent { silence });
+                    return agenda.reset(self.control, CloseReason::HeartbeatLost);
+                }
+                Verdict::Ask => agenda.push(Output::Measure(self.control)),
+                Verdict::Wait => self.ping(agenda),
             }
-            self.check_at = silent_at;
-            agenda.push(Output::Send { id: self.control, frame: ControlFrame::Ping });
+            self.check_at = self.silence.until(self.heard, self.heartbeat);
         }
         self.dial(id, agenda);
+    }
+
+    fn ping(&self, agenda: &mut Agenda) {
+        agenda.push(Output::Send { id: self.control, frame: ControlFrame::Ping });
+    }
+
+    /// It is known how soon the server is tried again.
+    pub fn measured(&mut self, it: Measured, agenda: &mut Agenda) {
+        let pinged = self.heard + self.heartbeat / 2;
+        self.silence.measured(self.heard, self.heartbeat, pinged, (it, agenda.now));
+        self.check_at = self.silence.until(self.heard, self.heartbeat);
+        self.schedule(agenda);
+    }
+
+    /// The system was suspended: the server may have given this link up.
+    fn woken(&mut self, agenda: &mut Agenda) {
+        self.check_at = agenda.now + self.round_trip.wait(agenda.limits.woken);
+        self.silence.ends_at(self.heard, self.check_at);
+        self.ping(agenda);
+        self.schedule(agenda);
     }
 
     /// The server drains: it takes no message connection any more.
@@ -124,7 +154,7 @@ impl Link {
             names.tell_unresolved(name, "message connections", agenda);
             names.ask_again(name, agenda);
         }
-        self.dials.take(first_ticket, count, others, agenda);
+        self.dials.take((first_ticket, count), others, self.round_trip, agenda);
         self.dial(id, agenda);
     }
 
@@ -137,7 +167,10 @@ impl Link {
 
     /// A message connection is proved.
     pub fn arrived(&mut self, id: LinkId, message: ConnId, agenda: &mut Agenda) {
-        self.dials.arrived(message, agenda);
+        // Connecting took one, and the answer another.
+        if let Some(took) = self.dials.arrived(message, agenda) {
+            self.round_trip.measured(took / 2);
+        }
         self.dial(id, agenda);
     }
 
@@ -204,6 +237,11 @@ impl Links {
             link.is_due(id, agenda);
         }
         true
+    }
+
+    /// The system was suspended.
+    pub fn woken(&mut self, agenda: &mut Agenda) {
+        self.slots.iter_mut().for_each(|(_, link)| link.woken(agenda));
     }
 
     /// A name was resolved: message connections of links that it leads are dialled at its addresses.

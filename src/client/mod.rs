@@ -207,6 +207,15 @@ impl Machine for Client {
             Input::Dialling { id, purpose } => self.dialling(id, purpose),
             Input::Connected { id } => self.connected(id),
             Input::Control { id, frame } => self.control(id, frame),
+            Input::Measured { id, it } => {
+                if let Some(link) = self.links.of_control(id).and_then(|link| self.links.get_mut(link)) {
+                    link.measured(it, &mut self.agenda);
+                }
+            }
+            Input::Woken => {
+                self.links.woken(&mut self.agenda);
+                self.gateway.woken(&self.agenda);
+            }
             Input::Session { id, event } => self.session(id, event),
             Input::Resolved { name, lookup } => self.resolved(name, lookup),
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),

@@ -51,8 +51,6 @@ enum State {
 struct Session {
     user: UserOf,
     sid: Sid,
-    /// The number under which the user's bytes were first sent.
-    first_sid: Sid,
     /// While its local server is sought.
     attempt: Option<Box<Attempt>>,
 }
@@ -191,7 +189,6 @@ impl Sessions {
     ) {
         let Some(message) = self.messages.get_mut(id) else { return };
         agenda.at(id, None);
-        let first_sid = if start.first_sid == 0 { start.sid } else { start.first_sid };
         let first_new = start.first_sid == 0 || seen.insert(start.first_sid);
         let new = seen.insert(start.sid);
         let user = UserOf {
@@ -200,13 +197,15 @@ impl Sessions {
             publication: start.publication,
             since: agenda.now,
         };
-        let session = Session { user, sid: start.sid, first_sid, attempt: None };
+        let session = Session { user, sid: start.sid, attempt: None };
         // The end of the session before may not have been told of yet.
         let was_busy = matches!(message.state, State::Busy(_));
         self.running += usize::from(!was_busy);
         message.state = State::Busy(session);
         if !first_new || !new {
-            return self.abort_duplicate(id, start, first_sid, agenda);
+            // The copy that was read first is served, or has been. This one ends alone.
+            agenda.push(Output::Abort { message: id, reason: AbortReason::Duplicate });
+            return agenda.fact(Fact::Duplicate { number: start.number });
         }
         if !self.published.contains_key(&start.publication) {
             return refuse(id, agenda);
@@ -236,23 +235,6 @@ impl Sessions {
                 reason,
             });
         }
-    }
-
-    /// The server has given up every connection on which it sent this session before, and only those.
-    fn abort_duplicate(&mut self, id: ConnId, start: Start, first_sid: Sid, agenda: &mut Agenda) {
-        let link = self.link_of(id);
-        // A walk over all sessions: it is rare, because the server offers few sessions again.
-        let older = self.messages.iter().find(|(_, message)| match &message.state {
-            State::Busy(other) => {
-                Some(message.link) == link && other.first_sid == first_sid && other.sid < start.sid
-            }
-            _ => false,
-        });
-        let older = older.map(|(message, _)| message);
-        for message in older.into_iter().chain([id]) {
-            agenda.push(Output::Abort { message, reason: AbortReason::Duplicate });
-        }
-        agenda.fact(Fact::Duplicate { number: start.number });
     }
 
     /// Seeks a session's local server: dials it, or waits for its name's addresses first.
@@ -491,6 +473,6 @@ mod tests {
     /// A client holds one of these per idle session, and two of its user.
     #[test]
     fn a_session_takes_little_memory() {
-        assert_eq!((size_of::<Message>(), size_of::<Proxy>()), (80, 56));
+        assert_eq!((size_of::<Message>(), size_of::<Proxy>()), (72, 56));
     }
 }

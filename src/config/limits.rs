@@ -14,7 +14,8 @@ pub struct Limits {
     pub waiting_max: usize,
     /// Places that each service is sure of: as many as its part of all, and at least so many.
     pub waiting_sure: usize,
-    /// How long a user may wait for a message connection, or in a full listener's queue, before it is reset.
+    /// How long a user may wait for a message connection, or in a full listener's queue, before it is reset. For a
+    /// connection of a client whose line is slow it may wait four round trips, if that is more.
     pub wait: Duration,
     /// The server's count of idle message connections per client.
     pub pool: usize,
@@ -32,30 +33,38 @@ pub struct Limits {
     pub message_retry: Duration,
     /// Proxy connections beyond two per message connection; the next session is refused.
     pub proxies_spare: usize,
-    /// Least and most time a client has to accept a session; three round trips in between.
-    pub accept: (Duration, Duration),
+    /// A session that is not accepted after three round trips, and after this time, is late.
+    pub accept: Duration,
+    /// A user is given up when nothing was heard from its client since its `Start` for four round trips, and for this
+    /// time.
+    pub unheard: Duration,
+    /// How long a user waits for one thing at most, however long a round trip takes.
+    pub user_patience: Duration,
     /// How long a ticket may wait to be dialled for, and how long it counts at the server: another is issued then. It
-    /// is good for a heartbeat more, because the connection that brings it may be late.
+    /// is good for a heartbeat more, because the connection that brings it may be late. Four round trips, if they take
+    /// longer.
     pub ticket: Duration,
     /// Mean time between pings of an idle message connection; jittered by a quarter.
     pub idle_ping: Duration,
-    /// How long a ping of a message connection may go unanswered.
+    /// How long a ping of a message connection may go unanswered, beside four round trips.
     pub pong: Duration,
     /// How long a client may take to read the end of a session that sent it much, before its message connection is
     /// given up.
     pub settle: Duration,
     /// An idle message connection above the recent peak is retired after this time.
     pub retire: Duration,
-    /// Silence on the control connection after which either side gives the other up; the smaller one of both sides
-    /// holds.
+    /// Silence on the control connection after which either side gives the other up, beside the time until TCP sends
+    /// again; the smaller one of both sides holds.
     pub heartbeat: Duration,
+    /// How long a peer may be silent after the system was suspended; four round trips, if they take longer.
+    pub woken: Duration,
     /// Least heartbeat that a peer can ask for.
     pub heartbeat_min: Duration,
     /// A connection that is dialled is late after this time, and after twice what the last one there took: another one
     /// is tried beside it. It may still arrive: connecting and the answer may each take as long as the heartbeat.
     pub late: Duration,
     /// People are told of a server that has not answered for this time.
-    pub unheard: Duration,
+    pub late_told: Duration,
     /// Least and most time that a stranger at the server has for its first flight; drawn for each. One that failed is
     /// closed then, too. One that proved a secret has until the heartbeat for the rest.
     pub flight: (Duration, Duration),
@@ -83,11 +92,11 @@ pub struct Limits {
     /// Least delay before the client dials a server again that has refused it.
     pub refused: Duration,
     /// After an abort or an error: how long nothing may move until what was said before has arrived, and both ends are
-    /// done; else the connection is reset.
+    /// done; else the connection is reset. Four round trips, if they take longer.
     pub abort: Duration,
     /// How long that may take in all.
     pub abort_max: Duration,
-    /// How long a good ending may take to be read by the peer.
+    /// How long a good ending may take to be read by the peer; four round trips, if they take longer.
     pub linger: Duration,
     /// How long a session's last bytes may wait for a local side that reads nothing.
     pub finish: Duration,
@@ -140,16 +149,19 @@ impl Default for Limits {
             tickets_max: 1_024,
             message_retry: Duration::from_millis(500),
             proxies_spare: 64,
-            accept: (Duration::from_millis(250), Duration::from_secs(1)),
+            accept: Duration::from_millis(100),
+            unheard: Duration::from_secs(10),
+            user_patience: Duration::from_secs(60),
             ticket: Duration::from_secs(10),
             idle_ping: Duration::from_secs(15),
             pong: Duration::from_secs(5),
             settle: Duration::from_secs(600),
             retire: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
+            woken: Duration::from_secs(2),
             heartbeat_min: Duration::from_secs(1),
             late: Duration::from_millis(250),
-            unheard: Duration::from_secs(5),
+            late_told: Duration::from_secs(5),
             flight: (Duration::from_secs(3), Duration::from_secs(5)),
             strangers_max: 1_024,
             strangers_per_address_max: 256,

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::close::CloseReason;
 use super::output::{Dialled, Door};
+use super::silence::Measured;
 use crate::base::id::{ConnId, ListenerId, NameId};
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::Start;
@@ -93,6 +94,15 @@ pub enum Input {
         /// What it said.
         frame: ControlFrame,
     },
+    /// What the kernel knows of a control connection.
+    Measured {
+        /// The control connection.
+        id: ConnId,
+        /// What it knows.
+        it: Measured,
+    },
+    /// The system was suspended, and wakes.
+    Woken,
     /// Something happened to the session on a message connection.
     Session {
         /// The message connection.
@@ -100,8 +110,8 @@ pub enum Input {
         /// What happened.
         event: SessionEvent,
     },
-    /// A user lost its message connection before `Accepted`, or its session was refused before `Started`. It is
-    /// unpaired, and its bytes are kept: start it elsewhere or close it.
+    /// A user lost the message connection that it is paired with before `Accepted`, or its session was refused there
+    /// before `Started`. It is unpaired, and its bytes are kept: start it elsewhere or close it.
     Returned {
         /// The user.
         id: ConnId,
@@ -195,6 +205,10 @@ pub enum SessionEvent {
     Accepted,
     /// Server: the proxy connection stands.
     Started,
+    /// Server: the client has seen this session before. Its user, if it was paired with this copy, is unpaired.
+    Duplicate,
+    /// Server: the client refuses the session, and its user is not paired with this copy; see [`Input::Returned`].
+    Refused,
     /// Both directions have ended and everything is flushed: the connection is free.
     Idle {
         /// Server: so little was sent to the client that all of it has certainly been read. More than that may still

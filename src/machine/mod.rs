@@ -13,6 +13,7 @@ mod fault;
 mod input;
 mod name_fault;
 mod output;
+mod silence;
 mod throttle;
 mod words;
 
@@ -27,6 +28,7 @@ pub use fault::{Advised, Fault, Needed, OptionFailed};
 pub use input::{Input, LINK_RANDOM_BYTES, Lookup, Proof, SessionEvent, Traffic};
 pub use name_fault::NameFault;
 pub use output::{Dial, Dialled, Door, Greeting, Output};
+pub use silence::{Measured, Silence, Verdict};
 pub use throttle::Throttle;
 
 /// The half that decides. See the module.

@@ -114,7 +114,8 @@ pub enum Output {
         /// What to say.
         frame: ControlFrame,
     },
-    /// Pair a user with an idle message connection and begin a session.
+    /// Begin a user's session on an idle message connection. They are paired, unless the user is paired already: then
+    /// this is one more copy of its session, which gets what the user has said so far.
     Start {
         /// The message connection.
         message: ConnId,
@@ -123,6 +124,15 @@ pub enum Output {
         /// What to tell the client.
         start: Start,
     },
+    /// Pair a user with the copy of its session that the client has accepted, and with no other.
+    Take {
+        /// The message connection.
+        message: ConnId,
+        /// The user.
+        user: ConnId,
+    },
+    /// End the copy of a session on this message connection by `Abort`, and leave its user alone.
+    AbortCopy(ConnId),
     /// Tell the server that its `Start` was read.
     Accept(ConnId),
     /// End the session on a message connection by `Abort`, and its local side by RST.
@@ -132,6 +142,8 @@ pub enum Output {
         /// Why.
         reason: AbortReason,
     },
+    /// Ask what the kernel knows of a control connection. Answered by `Measured`.
+    Measure(ConnId),
     /// Ping an idle message connection.
     Ping(ConnId),
     /// Close a connection.

@@ -46,6 +46,8 @@ use sockets::Sockets;
 use world::network::{Event, Network, Socket};
 use world::trim;
 
+/// A system that was suspended for longer than that has lost touch with its peers.
+const SUSPENDED: Duration = Duration::from_secs(3);
 /// Errands of one turn.
 const TURN_ERRANDS: usize = 16;
 
@@ -55,6 +57,8 @@ pub struct Reactor<M, N: Network> {
     sockets: Sockets<N>,
     events: Vec<Event>,
     crowd: Crowd,
+    /// How long the system had been suspended when that was noticed last.
+    asleep: Duration,
     terminated: bool,
     hung_up: bool,
 }
@@ -65,6 +69,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         let now = network.now();
         Reactor {
             machine,
+            asleep: network.asleep(),
             sockets: Sockets::new(network, limits, jitter, now),
             events: Vec::new(),
             crowd: Crowd::new(now),
@@ -167,6 +172,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => sockets.all.now = sockets.network.now(),
         }
+        let asleep = sockets.network.asleep();
+        if asleep > self.asleep + SUSPENDED {
+            sockets.all.tell(Input::Woken);
+        }
+        self.asleep = self.asleep.max(asleep);
         Ok(())
     }
 

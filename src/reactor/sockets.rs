@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::buffers::Buffers;
 use super::connections::{Connections, Kind, Life, Local, Side};
@@ -22,7 +22,7 @@ use super::{control, greeting, leaving, strangers};
 use crate::base::id::{ConnId, ListenerId};
 use crate::config::limits::Limits;
 use crate::machine::{
-    CloseReason, Dial, Dialled, Door, Fact, Fault, Input, Manner, Output, Surroundings, Traffic,
+    CloseReason, Dial, Dialled, Door, Fact, Fault, Input, Manner, Measured, Output, Surroundings, Traffic,
 };
 
 /// Everything that is not the machine.
@@ -61,7 +61,10 @@ impl<N: Network> Surroundings for Sockets<N> {
                 self.errands.push(Errand::Dial { dial, address, deadline });
             }
             Output::Send { id, frame } => control::send(&mut self.all, &mut self.buffers, id, frame),
+            Output::Measure(id) => self.measure(id),
             Output::Start { message, user, start } => self.relay().start(message, user, start),
+            Output::Take { message, user } => self.relay().take(message, user),
+            Output::AbortCopy(message) => self.relay().abort_copy(message),
             Output::Accept(id) => self.relay().with_session(id, |session| session.accept()),
             Output::Abort { message, reason } => self.relay().abort(message, reason),
             Output::Ping(id) => self.relay().with_session(id, |session| session.ping()),
@@ -105,10 +108,21 @@ impl<N: Network> Sockets<N> {
             Manner::Discard => self.strangers.discard(&mut self.all, id, reason),
             Manner::Whole => {
                 self.relay().detach(id, reason);
-                let until = self.all.now + self.limits.linger;
+                let until = self.all.now + self.relay().linger(id);
                 self.all.leave(id, reason, until);
             }
         }
+    }
+
+    fn measure(&mut self, id: ConnId) {
+        let Some(connection) = self.all.open(id) else { return };
+        // Where the kernel says nothing, only the heartbeat counts.
+        let nothing = Measured { again: Duration::ZERO, acknowledged: Duration::MAX };
+        let it = connection.socket.tcp_info().map_or(nothing, |info| Measured {
+            again: info.rto + info.rtt,
+            acknowledged: info.last_ack_recv,
+        });
+        self.all.tell(Input::Measured { id, it });
     }
 
     pub fn accept(&mut self) {

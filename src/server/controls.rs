@@ -49,6 +49,14 @@ impl Controls {
         self.0.get(id)
     }
 
+    /// The link that it is the head of.
+    pub fn link(&self, id: ConnId) -> Option<LinkId> {
+        match self.get(id)?.stage {
+            Stage::Linked(link) => Some(link),
+            Stage::Proved(..) | Stage::Closing => None,
+        }
+    }
+
     /// It was answered; false if it is no control connection.
     pub fn answered(&mut self, id: ConnId, now: Instant) -> bool {
         let control = self.0.get_mut(id);

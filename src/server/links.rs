@@ -1,6 +1,6 @@
 //! Links: a client's control connection and what hangs on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
 use crate::base::slots::Slots;
 use crate::config::limits::Limits;
-use crate::machine::{Agenda, Fact, Output};
-use crate::wire::control::Refusal;
+use crate::machine::{Agenda, Fact, Measured, Output, Silence, Verdict};
+use crate::wire::control::{ControlFrame, Refusal};
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
 
 /// Least time between two pings of a link.
-const PING_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const PING_INTERVAL: Duration = Duration::from_millis(100);
 /// Mean time between pings that a client may keep up.
 const PINGED_INTERVAL: Duration = Duration::from_millis(50);
 /// Pings beyond that pace before the link is closed.
@@ -62,6 +62,7 @@ pub(super) struct Link {
     /// Silence after which it is given up.
     pub heartbeat: Duration,
     pub heard: Instant,
+    silence: Silence,
     pub ping_at: Instant,
     ping_sent: Option<Instant>,
     last_ping: Option<Instant>,
@@ -91,6 +92,8 @@ pub(super) struct Link {
     pub refuses: bool,
     /// It stands in the list of links whose idle connections are given to users in a later turn.
     pub listed: bool,
+    /// Users whose sessions are overdue, and are looked at again when the client gives a sign of life.
+    pub overdue: BTreeSet<ConnId>,
     /// The last tickets expired or were given back, and none has brought a message connection since.
     pub brings_none: bool,
 }
@@ -114,6 +117,7 @@ impl Link {
             life: Life::Standing,
             heartbeat,
             heard: now,
+            silence: Silence::default(),
             ping_at: now,
             ping_sent: None,
             last_ping: None,
@@ -132,6 +136,7 @@ impl Link {
             failing: Failing::default(),
             refuses: false,
             listed: false,
+            overdue: BTreeSet::new(),
             brings_none: false,
         }
     }
@@ -156,10 +161,24 @@ impl Link {
         may
     }
 
+    /// Whether a ping is on its way.
+    pub fn is_pinged(&self) -> bool {
+        self.ping_sent.is_some()
+    }
+
     /// The client pings; false if it has done so more often than it may.
     pub fn pinged(&mut self, now: Instant) -> bool {
         self.pinged_until = self.pinged_until.max(now) + PINGED_INTERVAL;
         self.pinged_until <= now + PINGED_INTERVAL * PINGS_BEYOND
+    }
+
+    /// Whether it was silent for too long. If it may be, the kernel is asked.
+    pub fn is_gone(&mut self, agenda: &mut Agenda) -> bool {
+        let verdict = self.silence.judge(self.heard, self.heartbeat, agenda.now);
+        if verdict == Verdict::Ask {
+            agenda.push(Output::Measure(self.control));
+        }
+        verdict == Verdict::GiveUp
     }
 
     /// The ping was answered.
@@ -203,7 +222,7 @@ impl Link {
 
     /// When the link wants attention next: to be pinged, because a ticket expires, or because it was silent too long.
     pub fn next_due(&self, limits: &Limits) -> Instant {
-        let due = self.ping_at.min(self.heard + self.heartbeat);
+        let due = self.ping_at.min(self.silence.until(self.heard, self.heartbeat));
         let late = self.tickets.first_not_looked_at().map(|issued| issued + self.late_after(limits));
         [self.tickets.next_expiry(), late].into_iter().flatten().fold(due, Instant::min)
     }
@@ -225,10 +244,11 @@ impl Link {
     /// none has come since they were asked for, the port may be blocked, and more would not come either.
     fn give_up_late(&mut self, now: Instant, limits: &Limits) -> usize {
         let Some(issued_by) = now.checked_sub(self.late_after(limits)) else { return 0 };
-        let Link { tickets, more, came, late_at, .. } = self;
+        let Link { tickets, more, came, late_at, ping_sent, .. } = self;
         let before = tickets.outstanding();
         tickets.look_at_late(issued_by, self.heartbeat, |issued| {
-            let others_come = came.is_some_and(|(_, at)| at >= issued);
+            // A client that owes a pong is slow.
+            let others_come = ping_sent.is_none() && came.is_some_and(|(_, at)| at >= issued);
             if others_come {
                 *late_at = Some(now);
             }
@@ -371,6 +391,39 @@ impl Links {
     pub fn older_self(&self, identity: &Identity) -> Option<LinkId> {
         let id = *self.identities.get(identity)?;
         self.get(id).filter(|link| link.life == Life::Standing).map(|_| id)
+    }
+
+    /// Sets when a link wants attention next.
+    pub fn schedule(&self, id: LinkId, agenda: &mut Agenda) {
+        if let Some(link) = self.get(id) {
+            agenda.at(link.control, Some(link.next_due(&agenda.limits)));
+        }
+    }
+
+    // Silence.
+
+    /// How long a ping of its message connections may go unanswered, whatever its round trip becomes meanwhile.
+    pub fn pong_time(&self, id: LinkId, limits: &Limits) -> Duration {
+        limits.pong + self.get(id).map_or(Duration::ZERO, |link| link.round_trip.times(4))
+    }
+
+    /// What the kernel knows of a link is known.
+    pub fn known(&mut self, id: Option<LinkId>, it: Measured, agenda: &mut Agenda) {
+        let Some(link) = id.and_then(|id| self.get_mut(id)) else { return };
+        let pinged = link.ping_sent.unwrap_or(link.heard);
+        link.silence.measured(link.heard, link.heartbeat, pinged, (it, agenda.now));
+        agenda.at(link.control, Some(link.next_due(&agenda.limits)));
+    }
+
+    /// The system was suspended: clients may have given their links up, or be where no packet finds the way.
+    pub fn woken(&mut self, agenda: &mut Agenda) {
+        for (_, link) in self.slots.iter_mut() {
+            if link.may_ping(agenda.now) {
+                agenda.push(Output::Send { id: link.control, frame: ControlFrame::Ping });
+            }
+            link.silence.ends_at(link.heard, agenda.now + link.round_trip.wait(agenda.limits.woken));
+            agenda.at(link.control, Some(link.next_due(&agenda.limits)));
+        }
     }
 
     // Tickets; all of them are counted.

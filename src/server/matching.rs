@@ -3,34 +3,34 @@
 //! Rules:
 //! - `pool` message connections per link are idle or on their way; what is missing is asked for in one `Open`;
 //! - a user is given the connection that was used last, and `Start` goes out at once;
-//! - a session that is not accepted in time is sent again, on a connection that has proved to be alive;
+//! - a session that is not accepted in time is offered again, on a connection that has proved to be alive;
 //! - a user whose bytes may have reached a client goes to no other one, unless that one refused it.
 
 mod waiting;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::drain::Drain;
-use super::links::{Life, Links};
-use super::pool::{ACCEPT_RECHECK, Place, Pools, STARTED_MARGIN, State};
-use super::refill::{self, Refills};
+use super::links::Life;
+use super::offers::{Left, Offer};
+use super::pool::{Place, State};
+use super::refill;
+use super::sending::Sending;
 use super::services::{Readiness, Services};
 use super::turn::Turn;
-use super::users::{User, Users};
+use super::users::User;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
 use crate::wire::control::ControlFrame;
+use crate::wire::frame::AbortReason;
 use waiting::Waiting;
 
 /// Users, message connections, and what joins them.
 #[derive(Default)]
 pub(super) struct Matching {
     pub services: Services,
-    pub links: Links,
-    pools: Pools,
-    users: Users,
-    refills: Refills,
+    pub sending: Sending,
     turn: Turn,
     last_number: u64,
     drain: Drain,
@@ -44,39 +44,46 @@ impl Matching {
 
     /// Whether there is something to do in the next turn.
     pub fn has_work(&self) -> bool {
-        !self.refills.is_empty() || self.turn.is_wanted()
+        !self.sending.refills.is_empty() || self.turn.is_wanted()
     }
 
     /// A link was opened: its pool is filled.
     pub fn add_link(&mut self, link: LinkId, agenda: &mut Agenda) {
         self.services.add_link(link);
-        self.pools.add_link(link);
-        self.want_refill(link);
-        self.limit_users(agenda);
-    }
-
-    /// Each link takes room from users.
-    pub fn limit_users(&mut self, agenda: &mut Agenda) {
-        self.users.limit(agenda.limits.users_at_most(self.links.count()), agenda);
+        self.sending.pools.add_link(link);
+        self.sending.want_refill(link);
+        self.sending.limit_users(agenda);
     }
 
     /// A link is gone: its message connections close, and users who waited for it go elsewhere or are told.
     pub fn remove_link(&mut self, link: LinkId, agenda: &mut Agenda) {
-        for id in self.pools.remove_link(link) {
+        let messages = self.sending.pools.remove_link(link);
+        for &(id, _) in &messages {
             agenda.at(id, None);
             agenda.reset(id, CloseReason::LinkLost);
         }
         let users = self.services.remove_link(link);
-        self.links.remove(link);
-        self.limit_users(agenda);
+        self.sending.links.remove(link);
+        self.sending.limit_users(agenda);
         self.move_on(users, agenda);
+        for (id, state) in messages {
+            // A user that is paired with its copy is given back.
+            if let State::Offered(user) = state
+                && self.sending.offers.get(user).is_some_and(|offer| offer.paired() != Some(id))
+            {
+                let left = self.sending.offers.lost(user, id);
+                self.waiting(agenda).lost(user, left);
+            }
+        }
     }
 
     /// Users who waited for one link alone cannot wait for it any more: they go elsewhere, or are told.
     fn move_on(&mut self, users: Vec<ConnId>, agenda: &mut Agenda) {
         for id in users {
-            let Some(user) = self.users.get(id) else { continue };
-            match user.refused.filter(|_| !user.tied) {
+            let Some(user) = self.sending.users.get(id).filter(|_| !self.sending.offers.contains(id)) else {
+                continue;
+            };
+            match user.refused.as_ref().filter(|_| !user.tied) {
                 Some(_) => self.waiting(agenda).offer_elsewhere(id),
                 None => agenda.reset(id, CloseReason::LinkLost),
             }
@@ -87,7 +94,7 @@ impl Matching {
     pub fn unpublish(&mut self, link: LinkId, number: u32, agenda: &mut Agenda) -> bool {
         let known = self.services.unpublish(link, number);
         for id in self.services.take_waiting(link) {
-            let Some(service) = self.users.get(id).map(|user| user.service) else { continue };
+            let Some(service) = self.sending.users.get(id).map(|user| user.service) else { continue };
             if self.services.publication_of(link, service).is_some() {
                 self.waiting(agenda).offer_to(id, service, link, false);
             } else {
@@ -99,30 +106,22 @@ impl Matching {
 
     /// The client of a link is leaving: its idle connections go, its running sessions go on.
     pub fn drain_link(&mut self, link: LinkId, agenda: &mut Agenda) {
-        if let Some(link) = self.links.get_mut(link) {
+        if let Some(link) = self.sending.links.get_mut(link) {
             link.life = Life::Draining;
         }
-        self.pools.retire_idle(link, agenda);
+        self.sending.pools.retire_idle(link, agenda);
         let users = self.services.take_waiting(link);
         self.move_on(users, agenda);
         self.close_if_drained(link, agenda);
     }
 
     fn close_if_drained(&mut self, link: LinkId, agenda: &mut Agenda) {
-        if let Some(it) = self.links.get(link)
+        if let Some(it) = self.sending.links.get(link)
             && it.life == Life::Draining
-            && self.pools.staying(link) == 0
+            && self.sending.pools.staying(link) == 0
         {
             agenda.close(it.control, CloseReason::Drained, Manner::Whole);
         }
-    }
-
-    fn may_serve(&self, link: LinkId) -> bool {
-        self.links.may_serve(link)
-    }
-
-    fn is_ready(&self, link: LinkId) -> bool {
-        self.may_serve(link) && self.pools.idle(link) > 0
     }
 
     // Users.
@@ -136,8 +135,8 @@ impl Matching {
         agenda: &mut Agenda,
     ) {
         self.last_number += 1;
-        self.users.insert(id, User::new(service, peer, asked, agenda.now, self.last_number));
-        if self.users.is_beyond_share(id) {
+        self.sending.users.insert(id, User::new(service, peer, asked, agenda.now, self.last_number));
+        if self.sending.users.is_beyond_share(id) {
             return agenda.reset(id, CloseReason::Full);
         }
         if let Some(publication) = self.next_ready(service, agenda.now) {
@@ -145,7 +144,7 @@ impl Matching {
         }
         // Only a user who has to wait counts as waiting.
         if self.services.waiting_count() >= agenda.limits.waiting_max {
-            match self.services.must_make_room(service, self.users.origin(id), &agenda.limits) {
+            match self.services.must_make_room(service, self.sending.users.origin(id), &agenda.limits) {
                 Some(last) => {
                     self.services.stop_waiting(last);
                     agenda.reset(last, CloseReason::Full);
@@ -153,13 +152,13 @@ impl Matching {
                 None => return agenda.reset(id, CloseReason::Full),
             }
         }
-        agenda.after(id, agenda.limits.wait);
-        self.services.wait(id, self.users.origin(id), service, false);
-        self.ask_for_one(service);
+        self.services.wait(id, self.sending.users.origin(id), service, false);
+        let asked = self.ask_for_one(service);
+        self.sending.wait_at_most(id, asked, agenda);
     }
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
-        let Matching { services, links, pools, .. } = self;
+        let Matching { services, sending: Sending { links, pools, .. }, .. } = self;
         services.next_ready(service, |link| match pools.idle(link) {
             0 => Readiness::Not,
             _ => links.readiness(link, now),
@@ -167,45 +166,27 @@ impl Matching {
     }
 
     /// One more connection is asked for, because a user of this service waits.
-    fn ask_for_one(&mut self, service: ServiceId) {
-        let Matching { services, links, .. } = self;
-        if let Some(link) = services.next_to_ask(service, |link| links.may_serve(link)) {
-            self.want_one(link);
-        }
-    }
-
-    fn want_one(&mut self, link: LinkId) {
-        if let Some(it) = self.links.get_mut(link) {
-            it.wanted += 1;
-            self.want_refill(link);
-        }
+    fn ask_for_one(&mut self, service: ServiceId) -> Option<LinkId> {
+        let Matching { services, sending: Sending { links, .. }, .. } = self;
+        let link = services.next_to_ask(service, |link| links.may_serve(link))?;
+        self.sending.want_one(link);
+        Some(link)
     }
 
     /// Sends `Start` on the link's connection that was used last.
-    fn begin(&mut self, id: ConnId, publication_id: PublicationId, agenda: &mut Agenda) {
-        let Some(&publication) = self.services.publication(publication_id) else { return };
-        let link_id = publication.link;
-        let (Some(link), Some(message)) = (self.links.get_mut(link_id), self.pools.next_idle(link_id)) else {
-            return;
-        };
-        let Some(user) = self.users.get_mut(id) else { return };
-        user.served_by = Some(publication_id);
-        let start = user.start(link_id, link.next_sid(), publication.number);
-        let (least, most) = agenda.limits.accept;
-        let accept_time = link.round_trip.times(3).clamp(least, most);
-        let offered = State::Offered { sent: agenda.now, dial_ms: publication.dial_ms };
-        self.pools.set(message, offered, Place::Back);
-        self.pools.recent_peak(link_id, agenda.now, agenda.limits.retire);
-        agenda.at(id, None);
-        agenda.after(message, accept_time);
-        self.want_refill(link_id);
-        agenda.push(Output::Start { message, user: id, start });
+    fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
+        let Some(of) = self.services.publication(publication) else { return };
+        if let Some(message) = self.sending.pools.next_idle(of.link) {
+            self.sending.begin_on(message, id, (publication, of), agenda);
+        }
     }
 
     /// A user's connection is gone.
     pub fn user_gone(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic, agenda: &mut Agenda) {
-        let Some(user) = self.users.remove(id) else { return };
+        let Some(user) = self.sending.users.remove(id) else { return };
         self.services.stop_waiting(id);
+        let paired = self.sending.offers.get(id).and_then(Offer::paired);
+        self.sending.end_offer(id, paired, agenda);
         let Some(service) = self.services.name(user.service).cloned() else { return };
         agenda.fact(Fact::UserLeft {
             number: user.number,
@@ -220,73 +201,87 @@ impl Matching {
 
     /// A user has waited as long as it may.
     pub fn user_due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        if self.services.is_waiting(id) {
+        if self.sending.offers.contains(id) {
+            if let Some(link) = self.sending.offer_due(id, agenda) {
+                self.offer_again(id, link, agenda);
+            }
+        } else if self.services.is_waiting(id) {
             agenda.reset(id, CloseReason::NoClient);
         }
     }
 
     pub fn is_user(&self, id: ConnId) -> bool {
-        self.users.contains(id)
+        self.sending.users.contains(id)
     }
 
     // Message connections.
 
     pub fn is_message(&self, id: ConnId) -> bool {
-        self.pools.get(id).is_some()
+        self.sending.pools.get(id).is_some()
     }
 
     /// A message connection of this link stands.
     pub fn message_came(&mut self, id: ConnId, link: LinkId, agenda: &mut Agenda) {
-        if !self.links.arrived(link) {
+        if !self.sending.links.arrived(link) {
             return agenda.reset(id, CloseReason::LinkLost);
         }
-        if let Some(link) = self.links.get_mut(link) {
+        if let Some(link) = self.sending.links.get_mut(link) {
             link.brings_none = false;
         }
-        self.pools.add(id, link, agenda.now);
+        self.sending.pools.add(id, link, agenda.now);
         // There is room for one more on its way.
-        self.want_refill(link);
+        self.sending.want_refill(link);
         self.became_idle(id, agenda.now, Place::Front, agenda);
     }
 
     /// A message connection that had a good ticket will not come.
     pub fn message_not_come(&mut self, link: LinkId) {
-        self.links.arrived(link);
-        self.want_refill(link);
+        self.sending.links.arrived(link);
+        self.sending.want_refill(link);
     }
 
     /// Something happened to the session on a message connection.
     pub fn session_event(&mut self, id: ConnId, event: SessionEvent, agenda: &mut Agenda) {
-        let Some((link, state)) = self.pools.get(id) else { return };
+        let Some((link, state)) = self.sending.pools.get(id) else { return };
         match (event, state) {
-            (SessionEvent::Accepted, State::Offered { sent, dial_ms }) => {
-                let Some(link) = self.links.get_mut(link) else { return };
-                link.round_trip.measured(agenda.now.saturating_duration_since(sent));
-                link.session_accepted();
-                let margin = link.round_trip.times(0).max(STARTED_MARGIN);
-                self.pools.set(id, State::Accepted, Place::Back);
-                agenda.after(id, Duration::from_millis(dial_ms.into()) + margin);
+            (SessionEvent::Accepted, State::Offered(user)) => {
+                self.services.stop_waiting(user);
+                self.sending.accepted(id, link, user, agenda);
+            }
+            (SessionEvent::Refused, State::Offered(user)) => {
+                self.waiting(agenda).refused(user, Some(id));
+            }
+            (SessionEvent::Duplicate, State::Offered(user)) => {
+                self.sending.pools.set(id, State::Busy, Place::Back);
+                let left = self.sending.offers.duplicate(user, id);
+                self.waiting(agenda).lost(user, left);
             }
             (SessionEvent::Started, State::Accepted) => {
-                self.pools.set(id, State::Busy, Place::Back);
+                self.sending.pools.set(id, State::Busy, Place::Back);
                 agenda.at(id, None);
-                if let Some(link) = self.links.get_mut(link) {
+                if let Some(link) = self.sending.links.get_mut(link) {
                     link.session_started();
                 }
             }
-            (SessionEvent::Idle { settled }, _) => {
-                if settled || self.drain == Drain::Retiring || !self.may_serve(link) {
+            (SessionEvent::Idle { settled }, state) => {
+                // It was aborted for another reason, or was never sent.
+                if let State::Offered(user) = state
+                    && self.sending.offers.lost(user, id) != Left::Copies
+                {
+                    agenda.reset(user, CloseReason::Aborted(AbortReason::Reset));
+                }
+                if settled || self.drain == Drain::Retiring || !self.sending.may_serve(link) {
                     self.became_idle(id, agenda.now, Place::Front, agenda);
                 } else {
                     // No session stands behind what the client may not have read: it answers when it has.
-                    self.pools.ping(id, State::Suspect(agenda.now), agenda.limits.settle, agenda);
+                    self.sending.pools.ping(id, State::Suspect(agenda.now), agenda.limits.settle, agenda);
                 }
             }
             (SessionEvent::Pong, State::Pinged(since) | State::Suspect(since)) => {
                 self.became_idle(id, since, Place::Back, agenda);
             }
-            (SessionEvent::Drain, State::Idle(_) | State::Pinged(_) | State::Suspect(_)) => {
-                self.pools.retire(id, CloseReason::Drained, agenda);
+            (SessionEvent::Drain, State::Idle { .. } | State::Pinged(_) | State::Suspect(_)) => {
+                self.sending.pools.retire(id, CloseReason::Drained, agenda);
             }
             _ => {}
         }
@@ -294,109 +289,92 @@ impl Matching {
 
     /// A message connection is free: for a user who waits, or for the pool.
     fn became_idle(&mut self, id: ConnId, since: Instant, place: Place, agenda: &mut Agenda) {
-        let Some((link, _)) = self.pools.get(id) else { return };
-        if !self.may_serve(link) {
-            self.pools.retire(id, CloseReason::Drained, agenda);
+        let Some((link, _)) = self.sending.pools.get(id) else { return };
+        if !self.sending.may_serve(link) {
+            self.sending.pools.retire(id, CloseReason::Drained, agenda);
             return self.close_if_drained(link, agenda);
         }
-        self.pools.set(id, State::Idle(since), place);
+        let heard_ms = agenda.now.saturating_duration_since(since).as_millis();
+        let heard_ms = u32::try_from(heard_ms).unwrap_or(u32::MAX);
+        self.sending.pools.set(id, State::Idle { since, heard_ms }, place);
         let pause = agenda.jittered(agenda.limits.idle_ping);
         agenda.after(id, pause);
         self.waiting(agenda).use_idle(link, usize::MAX);
         if self.drain == Drain::Retiring {
-            self.pools.retire_idle(link, agenda);
+            self.sending.pools.retire_idle(link, agenda);
         }
     }
 
     /// A link serves a service now: users may wait for it, and it may have idle connections.
     pub fn published(&mut self, link: LinkId, agenda: &mut Agenda) {
         self.waiting(agenda).use_idle(link, usize::MAX);
-        if self.pools.idle(link) == 0 && self.services.is_wanted(link) {
-            self.want_one(link);
+        if self.sending.pools.idle(link) == 0 && self.services.is_wanted(link) {
+            self.sending.want_one(link);
         }
     }
 
     /// A message connection's deadline has come.
     pub fn message_due(&mut self, id: ConnId, agenda: &mut Agenda) {
-        let Some((link, state)) = self.pools.get(id) else { return };
+        let Some((link, state)) = self.sending.pools.get(id) else { return };
         match state {
-            State::Offered { sent, .. } => self.late(id, link, sent, agenda),
-            State::Idle(since) => self.pools.idle_due(id, link, since, agenda),
+            State::Idle { since, .. } => {
+                let pong = self.sending.links.pong_time(link, &agenda.limits);
+                self.sending.pools.idle_due(id, (link, pong), since, agenda);
+            }
             State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
             State::Accepted => {
                 agenda.reset(id, CloseReason::NotStarted);
-                if let Some(link) = self.links.get_mut(link) {
+                if let Some(link) = self.sending.links.get_mut(link) {
                     link.session_failed(agenda.now);
                 }
             }
-            State::Busy | State::Leaving => {}
+            State::Offered(_) | State::Busy | State::Leaving => {}
         }
     }
 
-    /// A session is late to be accepted.
-    ///
-    /// A client that does not answer on its control connection either is slow, not cut off from this message
-    /// connection: the round trip is longer than it was, and so is the time to accept. And one that answers serves its
-    /// control connection first: it may still be on its way to the `Start`.
-    fn late(&mut self, id: ConnId, link_id: LinkId, sent: Instant, agenda: &mut Agenda) {
-        let (least, most) = agenda.limits.accept;
-        let last = sent + most;
-        let Some(link) = self.links.get_mut(link_id) else { return };
-        let had_its_turn = agenda.now >= link.heard + least;
-        let answered = link.answered_ping_of >= sent;
-        if answered && had_its_turn || agenda.now >= last {
-            link.session_failed(agenda.now);
-            if link.spend_offer(agenda.limits.pool) {
-                agenda.reset(id, CloseReason::NotAccepted);
-                return self.suspect_idle(link_id, agenda);
-            }
-            // Too many were late: it waits for its first connection.
-            return agenda.after(id, least);
+    /// A late session is offered again on a connection that was heard since its last `Start`. Those that were not may
+    /// have failed likewise, and are pinged.
+    fn offer_again(&mut self, id: ConnId, link_id: LinkId, agenda: &mut Agenda) {
+        let Some(offer) = self.sending.offers.get(id).filter(|offer| offer.has_room()) else { return };
+        let Some(service) = self.sending.users.get(id).map(|user| user.service) else { return };
+        let Some(publication) = self.services.publication_of(link_id, service) else { return };
+        let sent = offer.sent;
+        if self.services.is_waiting(id) || !self.sending.may_serve(link_id) {
+            return;
         }
-        if !answered {
-            self.ping_link(link_id, agenda);
+        // Without a token it waits for the copies that it has.
+        if self.sending.links.get_mut(link_id).is_none_or(|link| !link.spend_offer(agenda.limits.pool)) {
+            return;
         }
-        agenda.at(id, Some(last.min(agenda.now + ACCEPT_RECHECK)));
-    }
-
-    /// A connection of this link has failed: its idle ones must prove that they are alive.
-    fn suspect_idle(&mut self, link: LinkId, agenda: &mut Agenda) {
-        while let Some(id) = self.pools.next_idle(link) {
-            let Some((_, State::Idle(since))) = self.pools.get(id) else { break };
-            self.pools.ping(id, State::Suspect(since), agenda.limits.pong, agenda);
+        self.sending.ping_unheard(link_id, sent, agenda);
+        if self.sending.is_ready(link_id) {
+            return self.begin(id, publication, agenda);
         }
-        self.want_refill(link);
+        self.services.wait_for_link(id, self.sending.users.origin(id), link_id, true);
+        self.sending.want_one(link_id);
     }
 
     /// A message connection is gone.
     pub fn message_gone(&mut self, id: ConnId, agenda: &mut Agenda) {
-        let Some((link, _)) = self.pools.remove(id) else { return };
-        if self.may_serve(link) {
-            self.want_refill(link);
+        let Some((link, state)) = self.sending.pools.remove(id) else { return };
+        if self.sending.may_serve(link) {
+            self.sending.want_refill(link);
         } else {
             self.close_if_drained(link, agenda);
         }
-    }
-
-    /// Asks a client whether it is alive, unless a ping is on its way already.
-    pub fn ping_link(&mut self, link: LinkId, agenda: &mut Agenda) {
-        if let Some(link) = self.links.get_mut(link)
-            && link.may_ping(agenda.now)
-        {
-            agenda.push(Output::Send { id: link.control, frame: ControlFrame::Ping });
+        if let State::Offered(user) = state {
+            let left = self.sending.offers.lost(user, id);
+            self.waiting(agenda).lost(user, left);
         }
-    }
-
-    pub fn want_refill(&mut self, link: LinkId) {
-        self.refills.want(link, &mut self.links);
     }
 
     /// Asks each client that may need it for as many message connections as are missing.
     pub fn refill(&mut self, agenda: &mut Agenda) {
-        while let Some(link) = self.refills.next(&mut self.links) {
+        while let Some(link) = self.sending.refills.next(&mut self.sending.links) {
             // A server that drains has no port where they could come.
-            if self.drain == Drain::No && self.may_serve(link) {
-                refill::ask(link, &mut self.links, &mut self.pools, self.services.is_wanted(link), agenda);
+            if self.drain == Drain::No && self.sending.may_serve(link) {
+                let Sending { links, pools, .. } = &mut self.sending;
+                refill::ask(link, links, pools, self.services.is_wanted(link), agenda);
             }
         }
     }
@@ -404,33 +382,35 @@ impl Matching {
     /// No user comes any more: clients are told, so that they look for another server while their sessions go on.
     pub fn drain(&mut self, agenda: &mut Agenda) {
         self.drain = Drain::Begun;
-        for link in self.links.ids().into_iter().filter_map(|link| self.links.get(link)) {
+        for link in self.sending.links.ids().into_iter().filter_map(|link| self.sending.links.get(link)) {
             agenda.push(Output::Send { id: link.control, frame: ControlFrame::Drain });
         }
     }
 
     /// Closes idle connections of a server that drains, once every session is accepted.
     pub fn go_on_draining(&mut self, agenda: &mut Agenda) {
-        if self.drain.retires_at(self.services.waiting_count() + self.turn.refused() + self.pools.offered()) {
-            self.links.ids().into_iter().for_each(|link| self.pools.retire_idle(link, agenda));
+        let unaccepted = self.services.waiting_count() + self.turn.refused() + self.sending.offers.len();
+        if self.drain.retires_at(unaccepted) {
+            let links = self.sending.links.ids();
+            links.into_iter().for_each(|link| self.sending.pools.retire_idle(link, agenda));
         }
     }
 
     /// The time of the drain is over: users who are left are told. Returns how many.
     pub fn give_up(&mut self, agenda: &mut Agenda) -> usize {
-        let mut users: Vec<ConnId> = self.users.iter().map(|(id, _)| id).collect();
+        let mut users: Vec<ConnId> = self.sending.users.iter().map(|(id, _)| id).collect();
         users.sort();
         users.iter().for_each(|&id| agenda.reset(id, CloseReason::Shutdown));
         users.len()
     }
 
     pub fn user_count(&self) -> usize {
-        self.users.len()
+        self.sending.users.len()
     }
 
     /// Whether all sessions have ended, and their last bytes were read: a message connection that closes with the
     /// process may lose what it sent.
     pub fn is_over(&self) -> bool {
-        self.users.is_empty() && self.pools.total() == 0
+        self.sending.users.is_empty() && self.sending.pools.total() == 0
     }
 }

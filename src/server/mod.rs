@@ -7,6 +7,7 @@
 //! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
+//! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
 //! | [`users`] | users |
 //! | [`drain`] | how far the server's own drain has come |
@@ -16,10 +17,12 @@ mod drain;
 mod links;
 mod listeners;
 mod matching;
+mod offers;
 mod pool;
 mod queue;
 mod refill;
 mod refused;
+mod sending;
 mod services;
 mod strangers;
 mod tickets;
@@ -42,8 +45,8 @@ use crate::wire::control::{
     Want, Welcome,
 };
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
-use controls::{Control, Controls, Stage};
-use links::{Identity, Life, Link};
+use controls::{Controls, Stage};
+use links::{Identity, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
 use services::Unpublishable;
@@ -85,7 +88,7 @@ impl Server {
             agenda: Agenda::new(limits, jitter, now),
             draining: None,
         };
-        server.matching.limit_users(&mut server.agenda);
+        server.matching.sending.limit_users(&mut server.agenda);
         let mut wanted = Vec::new();
         for (name, at) in &config.services {
             wanted.extend(server.matching.services.add(name).map(|id| (ListenerUse::Users(id), *at)));
@@ -136,14 +139,14 @@ impl Server {
 
     fn greeted(&mut self, id: ConnId, hello: ClearHello) {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
+        let links = &self.matching.sending.links;
         let found = match hello.purpose {
             Purpose::Control => {
                 self.keys.get(&hello.key_id).map(|key| (Claim::Key(key.name.clone()), key.secret.clone()))
             }
-            Purpose::Message => self.matching.links.of_wire_id(&hello.key_id).and_then(|link| {
-                let pool_key = self.matching.links.get(link)?.pool_key.clone();
-                Some((Claim::Link(link), pool_key))
-            }),
+            Purpose::Message => links
+                .of_wire_id(&hello.key_id)
+                .and_then(|link| Some((Claim::Link(link), links.get(link)?.pool_key.clone()))),
         };
         match found {
             Some((claim, secret)) => {
@@ -156,22 +159,20 @@ impl Server {
 
     fn proved(&mut self, id: ConnId, proof: Proof) {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
-        let (peer, now) = (stranger.peer, self.agenda.now);
+        let (peer, links) = (stranger.peer, &mut self.matching.sending.links);
         match (stranger.claim.clone(), proof) {
             (Claim::Key(key), Proof::Control { link, pool_key, flight }) => {
                 if !self.strangers.is_new(&key, flight) {
                     return self.agenda.close(id, CloseReason::Replayed, Manner::Discard);
                 }
                 self.strangers.remove(id);
-                self.controls.add(id, peer, key, (link, pool_key), now);
+                self.controls.add(id, peer, key, (link, pool_key), self.agenda.now);
                 let heartbeat = self.agenda.limits.heartbeat;
                 self.agenda.push(Output::Answer { id, plain: false, heartbeat });
             }
-            (Claim::Link(link), Proof::Message { ticket })
-                if self.matching.links.redeem(link, ticket, now) =>
-            {
+            (Claim::Link(link), Proof::Message { ticket }) if links.redeem(link, ticket, self.agenda.now) => {
                 stranger.claim = Claim::Ticket(link);
-                self.matching.links.answer(link, id, self.plain, &mut self.agenda);
+                self.matching.sending.links.answer(link, id, self.plain, &mut self.agenda);
             }
             _ => self.agenda.close(id, CloseReason::UnknownLink, Manner::Discard),
         }
@@ -202,14 +203,14 @@ impl Server {
     }
 
     fn linked(&mut self, id: ConnId, link: LinkId, frame: ControlFrame) {
-        let now = self.agenda.now;
-        let Some(it) = self.matching.links.get_mut(link) else { return };
+        let (now, links) = (self.agenda.now, &mut self.matching.sending.links);
+        let Some(it) = links.get_mut(link) else { return };
         it.heard = now;
         match frame {
             ControlFrame::Ping if it.pinged(now) => {
                 self.agenda.push(Output::Send { id, frame: ControlFrame::Pong });
             }
-            ControlFrame::Pong => it.answered(now),
+            ControlFrame::Pong => self.matching.sending.link_answered(link, &mut self.agenda),
             ControlFrame::Publish(publish) => self.publish(id, link, &publish),
             ControlFrame::Unpublish(number) => {
                 if !self.matching.unpublish(link, number, &mut self.agenda) {
@@ -217,8 +218,8 @@ impl Server {
                 }
             }
             ControlFrame::Void { first_ticket, count } => {
-                self.matching.links.void(link, first_ticket, count, &mut self.agenda);
-                self.matching.want_refill(link);
+                self.matching.sending.links.void(link, first_ticket, count, &mut self.agenda);
+                self.matching.sending.want_refill(link);
             }
             ControlFrame::Drain => {
                 self.agenda.fact(Fact::ClientLeaves { link: id, key: it.key().clone() });
@@ -248,12 +249,11 @@ impl Server {
             Err(refusal) => return self.refuse(id, key, peer, hello.versions, refusal),
         };
         let identity = Identity { key, instance: hello.instance };
-        if let Some(older) = self.matching.links.older_self(&identity) {
+        if let Some(older) = self.matching.sending.links.older_self(&identity) {
             self.end_link(older, CloseReason::Replaced);
         }
-        if let Some(refusal) =
-            self.matching.links.no_room(&identity.key, self.keys.len(), &self.agenda.limits)
-        {
+        let links = &self.matching.sending.links;
+        if let Some(refusal) = links.no_room(&identity.key, self.keys.len(), &self.agenda.limits) {
             return self.refuse(id, identity.key, peer, hello.versions, refusal);
         }
         self.open_link(id, identity, names, version, hello);
@@ -296,7 +296,7 @@ impl Server {
         let key = identity.key.clone();
         let mut link = Link::new(id, identity, peer, (wire_id, pool_key), heartbeat, now);
         link.round_trip.measured(now.saturating_duration_since(control.answered));
-        let Some(link) = self.matching.links.add(link) else {
+        let Some(link) = self.matching.sending.links.add(link) else {
             return self.close_control(id, CloseReason::Full);
         };
         self.controls.linked(id, link);
@@ -304,13 +304,13 @@ impl Server {
         self.agenda.push(Output::Admit(id));
         self.agenda.push(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
         self.matching.add_link(link, &mut self.agenda);
-        self.schedule(id, link);
+        self.matching.sending.links.schedule(link, &mut self.agenda);
     }
 
     /// A client would serve something.
     fn publish(&mut self, id: ConnId, link: LinkId, publish: &Publish) {
         let answer = self.grant(link, publish);
-        let Some(key) = self.matching.links.get(link).map(|link| link.key().clone()) else { return };
+        let Some(key) = self.matching.sending.links.get(link).map(|link| link.key().clone()) else { return };
         let (number, service) = (publish.number, publish.name.clone());
         let frame = match answer {
             Ok(address) => {
@@ -346,37 +346,31 @@ impl Server {
         Ok(address)
     }
 
-    /// Sets when a link wants attention next.
-    fn schedule(&mut self, id: ConnId, link: LinkId) {
-        let due = self.matching.links.get(link).map(|link| link.next_due(&self.agenda.limits));
-        self.agenda.at(id, due);
-    }
-
-    fn link_due(&mut self, id: ConnId, link: LinkId) {
+    fn link_due(&mut self, link: LinkId) {
         let now = self.agenda.now;
-        let expired = self.matching.links.expire(link, self.draining.is_none(), &mut self.agenda);
-        let Some(it) = self.matching.links.get_mut(link) else { return };
-        if now.saturating_duration_since(it.heard) >= it.heartbeat {
+        let expired = self.matching.sending.links.expire(link, self.draining.is_none(), &mut self.agenda);
+        let Some(it) = self.matching.sending.links.get_mut(link) else { return };
+        if it.is_gone(&mut self.agenda) {
             return self.end_link(link, CloseReason::HeartbeatLost);
         }
         if !expired && it.ping_at <= now {
             it.ping_at = now + it.heartbeat / 3;
-            self.matching.ping_link(link, &mut self.agenda);
+            self.matching.sending.ping_link(link, &mut self.agenda);
         }
-        self.matching.want_refill(link);
-        self.schedule(id, link);
+        self.matching.sending.want_refill(link);
+        self.matching.sending.links.schedule(link, &mut self.agenda);
     }
 
     /// Resets a link's control connection, and forgets the link.
     fn end_link(&mut self, link: LinkId, reason: CloseReason) {
-        let Some(control) = self.matching.links.get(link).map(|link| link.control) else { return };
+        let Some(control) = self.matching.sending.links.get(link).map(|link| link.control) else { return };
         self.close_control(control, reason);
         self.forget_link(link, reason);
     }
 
     /// Forgets a link, whose control connection is closing or gone.
     fn forget_link(&mut self, link: LinkId, reason: CloseReason) {
-        let Some(it) = self.matching.links.get(link) else { return };
+        let Some(it) = self.matching.sending.links.get(link) else { return };
         let (control, peer) = (it.control, it.peer);
         self.agenda.fact(Fact::ClientGone { link: control, key: it.key().clone(), peer, reason });
         self.agenda.at(control, None);
@@ -439,8 +433,8 @@ impl Server {
             self.matching.message_due(id, &mut self.agenda);
         } else if self.matching.is_user(id) {
             self.matching.user_due(id, &mut self.agenda);
-        } else if let Some(&Control { stage: Stage::Linked(link), .. }) = self.controls.get(id) {
-            self.link_due(id, link);
+        } else if let Some(link) = self.controls.link(id) {
+            self.link_due(link);
         }
     }
 }
@@ -457,6 +451,10 @@ impl Machine for Server {
             Input::Proved { id, proof } => self.proved(id, proof),
             Input::Answered { id } => self.answered(id),
             Input::Control { id, frame } => self.control(id, frame),
+            Input::Measured { id, it } => {
+                self.matching.sending.links.known(self.controls.link(id), it, &mut self.agenda)
+            }
+            Input::Woken => self.matching.sending.links.woken(&mut self.agenda),
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
             Input::Returned { id, refused, spoken } => {
                 self.matching.waiting(&mut self.agenda).returned(id, refused, spoken);

@@ -9,8 +9,6 @@ use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
 use crate::machine::{Agenda, CloseReason, Manner, Output};
 
-/// A session that is late to be accepted is looked at so often while its client is asked for a sign of life.
-pub(super) const ACCEPT_RECHECK: Duration = Duration::from_millis(50);
 /// Least margin beyond a publication's dial time in which a session must have started.
 pub(super) const STARTED_MARGIN: Duration = Duration::from_secs(1);
 /// A surplus connection is looked at again after this, while one above it goes first.
@@ -22,21 +20,22 @@ const LOOKED_AT_MAX: usize = 64;
 /// What a message connection does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// In the pool since then.
-    Idle(Instant),
+    /// In the pool.
+    Idle {
+        /// Since when.
+        since: Instant,
+        /// When it was last heard, in milliseconds after that.
+        heard_ms: u32,
+    },
     /// Idle since then, and pinged as a matter of routine.
     Pinged(Instant),
     /// Idle since then, and pinged because something may be wrong with it.
     Suspect(Instant),
-    /// `Start` was sent then, and is not accepted yet.
-    Offered {
-        sent: Instant,
-        /// How long the client tries to connect to its local server.
-        dial_ms: u32,
-    },
+    /// The session of this user was sent on it, and the client has not answered.
+    Offered(ConnId),
     /// The client connects to its local server.
     Accepted,
-    /// A session runs on it.
+    /// A session runs on it, or is being aborted.
     Busy,
     /// Asked to close.
     Leaving,
@@ -55,10 +54,10 @@ enum Count {
 impl State {
     fn count(self) -> Count {
         match self {
-            State::Idle(_) => Count::Idle,
+            State::Idle { .. } => Count::Idle,
             State::Pinged(_) => Count::Pinged,
             State::Suspect(_) => Count::Suspect,
-            State::Offered { .. } | State::Accepted | State::Busy => Count::Running,
+            State::Offered(_) | State::Accepted | State::Busy => Count::Running,
             State::Leaving => Count::Leaving,
         }
     }
@@ -121,7 +120,6 @@ impl Peaks {
 pub(super) struct Pools {
     messages: Table<kind::Connection, Message>,
     pools: Table<kind::Link, Pool>,
-    offered: usize,
 }
 
 impl Pools {
@@ -130,19 +128,17 @@ impl Pools {
         self.pools.insert(link, Pool::default());
     }
 
-    /// Forgets a link and its connections; returns these.
-    pub fn remove_link(&mut self, link: LinkId) -> Vec<ConnId> {
-        let ids = self.all(link);
-        for &id in &ids {
-            self.remove(id);
-        }
+    /// Forgets a link and its connections; returns these, and their last states.
+    pub fn remove_link(&mut self, link: LinkId) -> Vec<(ConnId, State)> {
+        let ids = self.all(link).into_iter();
+        let removed = ids.filter_map(|id| self.remove(id).map(|(_, state)| (id, state))).collect();
         self.pools.remove(link);
-        ids
+        removed
     }
 
     /// A message connection of this link stands, and is idle.
     pub fn add(&mut self, id: ConnId, link: LinkId, now: Instant) {
-        let state = State::Idle(now);
+        let state = State::Idle { since: now, heard_ms: 0 };
         self.messages.insert(id, Message { link, state, before: None, after: None });
         self.enter(id, Place::Front);
     }
@@ -176,14 +172,34 @@ impl Pools {
         self.pools.get(link)?.idle.first
     }
 
+    /// The idle connections of a link, those that are used first before the others: which, since when, and when each
+    /// was last heard.
+    pub fn all_idle(&self, link: LinkId) -> impl Iterator<Item = (ConnId, Instant, Instant)> {
+        let next = |id: &ConnId| self.messages.get(*id).and_then(|message| message.after);
+        std::iter::successors(self.next_idle(link), next).filter_map(|id| match self.get(id)? {
+            (_, State::Idle { since, heard_ms }) => {
+                Some((id, since, since + Duration::from_millis(heard_ms.into())))
+            }
+            _ => None,
+        })
+    }
+
     /// The idle connection of a link that has the highest slot, if it is near the top of the table, and above `id`.
     pub fn highest_idle(&self, link: LinkId, id: ConnId) -> Option<ConnId> {
         let above = self.messages.highest(LOOKED_AT_MAX).take_while(|other| other.slot() > id.slot());
-        above.into_iter().find(|&other| matches!(self.get(other), Some((it, State::Idle(_))) if it == link))
+        above
+            .into_iter()
+            .find(|&other| matches!(self.get(other), Some((it, State::Idle { .. })) if it == link))
     }
 
     /// An idle message connection is pinged, or retired if there are more than the link needs.
-    pub fn idle_due(&mut self, id: ConnId, link: LinkId, since: Instant, agenda: &mut Agenda) {
+    pub fn idle_due(
+        &mut self,
+        id: ConnId,
+        (link, pong_time): (LinkId, Duration),
+        since: Instant,
+        agenda: &mut Agenda,
+    ) {
         let (now, limits) = (agenda.now, agenda.limits.clone());
         let needed = self.recent_peak(link, now, limits.retire) + limits.pool;
         let surplus = self.total_of(link) > needed;
@@ -197,7 +213,7 @@ impl Pools {
                 None => self.retire(id, CloseReason::Retired, agenda),
             }
         } else {
-            self.ping(id, State::Pinged(since), limits.pong, agenda);
+            self.ping(id, State::Pinged(since), pong_time, agenda);
         }
     }
 
@@ -261,11 +277,6 @@ impl Pools {
         self.messages.len()
     }
 
-    /// Sessions that are not accepted yet, of all links.
-    pub fn offered(&self) -> usize {
-        self.offered
-    }
-
     /// Most sessions of a link at once in the last one to two periods.
     pub fn recent_peak(&mut self, link: LinkId, now: Instant, period: Duration) -> usize {
         let Some(pool) = self.pools.get_mut(link) else { return 0 };
@@ -282,8 +293,7 @@ impl Pools {
         let (state, count) = (message.state, message.state.count());
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] += 1;
-        self.offered += usize::from(matches!(state, State::Offered { .. }));
-        let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
+        let list = if matches!(state, State::Idle { .. }) { &mut pool.idle } else { &mut pool.others };
         let [mut before, mut after] = [None; 2];
         let neighbour = match place {
             Place::Front => {
@@ -314,8 +324,7 @@ impl Pools {
         let (state, count) = (message.state, message.state.count());
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] -= 1;
-        self.offered -= usize::from(matches!(state, State::Offered { .. }));
-        let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
+        let list = if matches!(state, State::Idle { .. }) { &mut pool.idle } else { &mut pool.others };
         if list.first == Some(id) {
             list.first = after;
         }
@@ -345,6 +354,10 @@ mod tests {
         LinkId::new(slot, 1).expect("it can be named")
     }
 
+    fn idle(since: Instant) -> State {
+        State::Idle { since, heard_ms: 0 }
+    }
+
     #[test]
     fn what_was_used_last_is_used_first_and_a_ping_is_no_use() {
         let now = Instant::now();
@@ -354,10 +367,10 @@ mod tests {
         assert_eq!(pools.next_idle(link(0)), Some(id(2)));
         pools.set(id(2), State::Pinged(now), Place::Back);
         assert_eq!((pools.idle(link(0)), pools.pinged(link(0))), (2, 1));
-        pools.set(id(2), State::Idle(now), Place::Back);
+        pools.set(id(2), idle(now), Place::Back);
         assert_eq!(pools.next_idle(link(0)), Some(id(1)));
         pools.set(id(0), State::Busy, Place::Back);
-        pools.set(id(0), State::Idle(now), Place::Front);
+        pools.set(id(0), idle(now), Place::Front);
         assert_eq!(pools.all(link(0)), [id(0), id(1), id(2)]);
     }
 
@@ -369,7 +382,7 @@ mod tests {
         (0..3).for_each(|slot| pools.add(id(slot), link(0), now));
         (0..3).for_each(|slot| pools.set(id(slot), State::Busy, Place::Back));
         assert_eq!(pools.recent_peak(link(0), now, period), 3);
-        (0..3).for_each(|slot| pools.set(id(slot), State::Idle(now), Place::Front));
+        (0..3).for_each(|slot| pools.set(id(slot), idle(now), Place::Front));
         assert_eq!(pools.recent_peak(link(0), now + period, period), 3);
         assert_eq!(pools.recent_peak(link(0), now + period * 2, period), 0);
     }
@@ -385,10 +398,10 @@ mod tests {
             let mut model: BTreeMap<u32, (u32, State)> = BTreeMap::new();
             for (slot, what, front) in steps {
                 let state = match what {
-                    0 => State::Idle(now),
+                    0 => idle(now),
                     1 => State::Pinged(now),
                     2 => State::Suspect(now),
-                    3 => State::Offered { sent: now, dial_ms: 0 },
+                    3 => State::Offered(id(20)),
                     4 => State::Busy,
                     5 => State::Leaving,
                     6 => {
@@ -399,7 +412,7 @@ mod tests {
                         if let std::collections::btree_map::Entry::Vacant(entry) = model.entry(slot) {
                             let of = u32::from(front);
                             pools.add(id(slot), link(of), now);
-                            entry.insert((of, State::Idle(now)));
+                            entry.insert((of, idle(now)));
                         }
                         continue;
                     }
@@ -413,13 +426,11 @@ mod tests {
                     let mut found = pools.all(link(of));
                     found.sort();
                     prop_assert_eq!(found, own().map(|(&slot, _)| id(slot)).collect::<Vec<_>>());
-                    let idle = own().filter(|(_, entry)| matches!(entry.1, State::Idle(_))).count();
+                    let idle = own().filter(|(_, entry)| matches!(entry.1, State::Idle { .. })).count();
                     prop_assert_eq!(pools.idle(link(of)), idle);
                     prop_assert_eq!(pools.next_idle(link(of)).is_some(), idle > 0);
                     prop_assert_eq!(pools.total_of(link(of)), own().count());
                 }
-                let offered = model.values().filter(|it| matches!(it.1, State::Offered { .. }));
-                prop_assert_eq!(pools.offered(), offered.count());
             }
         }
     }

@@ -43,7 +43,8 @@ pub(super) fn ask(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted:
     if missing == 0 {
         return;
     }
-    let until = agenda.now + agenda.limits.ticket;
+    let Some(round_trip) = links.get(link).map(|link| link.round_trip) else { return };
+    let until = agenda.now + round_trip.wait(agenda.limits.ticket);
     let Some(first_ticket) = links.issue(link, missing, agenda.now, until) else { return };
     if let Some(link) = links.get_mut(link) {
         link.wanted = link.wanted.saturating_sub(missing);

@@ -26,7 +26,8 @@ pub(super) struct User {
     pub served_by: Option<PublicationId>,
     /// It may go to no other link than `first`: bytes of it were sent.
     pub tied: bool,
-    pub refused: Option<Refused>,
+    /// Boxed, because few users are refused and live on.
+    pub refused: Option<Box<Refused>>,
 }
 
 impl User {

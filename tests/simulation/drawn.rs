@@ -7,6 +7,7 @@ use skyorg::config::limits::Limits;
 
 use super::actors::{self, Siege, servers, users};
 use super::faults;
+use super::line::Line;
 use super::tale::{Coming, Tale};
 use super::tcp::{Shape, Time};
 use super::trace;
@@ -29,6 +30,7 @@ pub struct Drawn {
     pub rng: Rng,
     pub clients: usize,
     pub shape: Shape,
+    pub line: Line,
     pub settings: Settings,
     /// What comes when, the last first.
     pub coming: Vec<(Time, Coming)>,
@@ -46,7 +48,9 @@ impl Drawn {
         let calm = rng.u8(..6) < 2 || tale != Tale::Anything;
         let clients = 1 + usize::from(rng.u8(..4) == 0 && tale != Tale::Misled);
         let segment_bytes = pick(&mut rng, &[3, 100, 1_448, 1_448, 65_536]);
+        let segment_bytes = if tale == Tale::Bloated { 1_448 } else { segment_bytes };
         let shape = shape(&mut rng, segment_bytes, calm, tale);
+        let line = if tale.is_of_a_line() { Line::draw(tale, &mut rng) } else { Line::default() };
         let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
         let drain = if tale == Tale::Replaced { PATIENCE } else { limits.drain };
         let limits = Limits { drain, ..limits };
@@ -76,7 +80,7 @@ impl Drawn {
         let siege = if tale == Tale::Anything {
             Some(besiege(&mut rng, &mut coming, calm, settings.plain, until, bytes_max))
         } else {
-            coming = tale.coming(&mut rng, clients);
+            coming = tale.coming(&mut rng, clients, &line);
             None
         };
         coming.sort_by_key(|entry| std::cmp::Reverse(entry.0));
@@ -84,9 +88,19 @@ impl Drawn {
         let faultless = !coming.iter().any(|entry| matches!(entry.1, Coming::Fault(_)));
         let strict = matches!(
             tale,
-            Tale::Holed | Tale::Failed | Tale::SlowName | Tale::Replaced | Tale::Forbidden | Tale::Nameless
+            Tale::Holed
+                | Tale::PartlyHoled
+                | Tale::Starved
+                | Tale::Failed
+                | Tale::SlowName
+                | Tale::Replaced
+                | Tale::Forbidden
+                | Tale::Nameless
         ) || tale != Tale::Misled && faultless && shape.accept_errors == 0.0;
-        Drawn { rng, clients, shape, settings, coming, siege, strict, bytes_max }
+        if tale.is_of_a_line() {
+            trace!(Duration::ZERO, "{line:?}");
+        }
+        Drawn { rng, clients, shape, line, settings, coming, siege, strict, bytes_max }
     }
 }
 
@@ -114,6 +128,10 @@ fn shape(rng: &mut Rng, segment_bytes: usize, calm: bool, tale: Tale) -> Shape {
     }
     if tale == Tale::Nameless {
         (shape.name_delay, shape.name_failures) = (Duration::from_millis(rng.u64(..3_000)), 1.0);
+    }
+    if tale == Tale::Bloated {
+        // The bulk users together have more on its way than the line takes in its longest wait.
+        shape.pipe_bytes = 200_000;
     }
     shape.splice_errors = if tale == Tale::Unspliced { 1.0 } else { shape.accept_errors };
     shape

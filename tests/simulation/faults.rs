@@ -131,6 +131,7 @@ fn some(net: &mut Net, kind: Kind, share: f64) -> Vec<usize> {
 
 /// Ends every fault that lasts. What was held comes late, or never.
 pub fn relent(net: &mut Net) {
+    net.line.relent();
     net.shape.short = 0.0;
     net.shape.spurious = 0.0;
     net.shape.accept_errors = 0.0;

@@ -12,6 +12,7 @@
 mod actors;
 mod drawn;
 mod faults;
+mod line;
 mod network;
 mod process;
 mod served;
@@ -24,6 +25,8 @@ mod trace;
 mod world;
 
 use std::time::Duration;
+
+use skyorg::config::limits::Limits;
 
 use tale::Tale;
 use world::World;
@@ -110,6 +113,26 @@ fn a_pool_of_black_holes_loses_nobody_and_lets_nobody_wait() {
 }
 
 #[test]
+fn black_holes_among_the_pool_lose_nobody_and_let_nobody_wait() {
+    for seed in 0..64 {
+        let _seed = Seed(seed);
+        let mut world = World::tell(seed, Tale::PartlyHoled);
+        world.live();
+        assert!(world.longest_stay < Duration::from_secs(2) + SLACK, "{:?}", world.longest_stay);
+    }
+}
+
+#[test]
+fn users_of_a_client_that_is_slow_and_not_dead_are_all_served() {
+    for seed in 0..64 {
+        let _seed = Seed(seed);
+        let mut world = World::tell(seed, Tale::Starved);
+        world.live();
+        assert!(world.longest_stay < Duration::from_secs(5) + SLACK, "{:?}", world.longest_stay);
+    }
+}
+
+#[test]
 fn users_who_lose_one_connection_after_the_other_lose_no_byte() {
     for seed in 0..64 {
         let _seed = Seed(seed);
@@ -123,7 +146,7 @@ fn users_of_a_frozen_client_are_told_in_time() {
         let _seed = Seed(seed);
         let mut world = World::tell(seed, Tale::Frozen);
         world.live();
-        assert!(world.longest_stay < Duration::from_secs(10), "{:?}", world.longest_stay);
+        assert!(world.longest_stay < Limits::default().unheard + SLACK, "{:?}", world.longest_stay);
     }
 }
 
@@ -192,4 +215,42 @@ fn a_client_that_a_hostile_server_has_misled_keeps_its_bounds_and_finds_an_hones
         let _seed = Seed(seed);
         World::tell(seed, Tale::Misled).live();
     }
+}
+
+/// Lives through so many worlds of a tale, side by side with others.
+fn over_lines(tale: Tale, worlds: u64) {
+    if let Some(seed) = variable("SKYORG_LINE") {
+        trace::start();
+        let _seed = Seed(seed);
+        return World::tell(seed, tale).live();
+    }
+    for seed in 0..variable("SKYORG_SEEDS").unwrap_or(worlds) {
+        let _seed = Seed(seed);
+        World::tell(seed, tale).live();
+    }
+}
+
+#[test]
+fn round_trips_of_up_to_ten_seconds_that_change_lose_nobody() {
+    over_lines(Tale::Distant, 48);
+}
+
+#[test]
+fn a_line_that_is_down_for_a_while_loses_no_link_and_no_session() {
+    over_lines(Tale::Interrupted, 48);
+}
+
+#[test]
+fn a_narrow_line_with_a_deep_queue_loses_nobody() {
+    over_lines(Tale::Bloated, 8);
+}
+
+#[test]
+fn connects_that_are_never_answered_lose_nobody() {
+    over_lines(Tale::Unanswered, 32);
+}
+
+#[test]
+fn middleboxes_that_forget_quiet_connections_lose_nobody() {
+    over_lines(Tale::Forgetful, 32);
 }

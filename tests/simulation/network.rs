@@ -38,6 +38,10 @@ impl Network for VirtualNetwork {
         self.base + self.net.borrow().now
     }
 
+    fn asleep(&mut self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Never blocks: notes what was asked, and the world turns the host again when it is due.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         let mut net = self.net.borrow_mut();
@@ -196,7 +200,7 @@ impl Socket for VirtualSocket {
     }
 
     fn tcp_info(&self) -> Option<TcpInfo> {
-        None
+        Some(self.net.borrow().tcp_info(self.end))
     }
 
     fn keep_alive(&mut self, _silence: Duration) {}

@@ -6,6 +6,7 @@ use fastrand::Rng;
 use skyorg::config::limits::Limits;
 
 use super::faults::Fault;
+use super::line::Line;
 use super::talker::Script;
 use super::tcp::{Host, Kind, Time};
 
@@ -15,6 +16,8 @@ const UNFORESEEN: [i32; 6] = [1, 100, 71, 103, 24, 12];
 /// What comes at a set time.
 pub enum Coming {
     User,
+    /// A user with much to say, and as much to hear.
+    Bulk,
     /// A user of the service whose users are judged.
     Steady,
     /// A user that means no good.
@@ -41,8 +44,12 @@ pub enum Tale {
     Holed,
     /// The same, but some of those connections fail at once while users wait, and the others go on.
     Failed,
+    /// Some of the pooled message connections go silent and stay up; then users come.
+    PartlyHoled,
     /// The clients freeze; then users come.
     Frozen,
+    /// The same, for 0.3 s to 4 s.
+    Starved,
     /// The clients' hosts are gone without a word.
     Gone,
     /// The local servers' names take 3 s to be resolved, and many users come meanwhile.
@@ -55,15 +62,36 @@ pub enum Tale {
     Forbidden,
     /// The name server answers once and fails from then on, soon or late; users come for a minute.
     Nameless,
+    /// Round trips of up to 10 s, which change; nothing else goes wrong.
+    Distant,
+    /// The line is down for a while, up to 20 s.
+    Interrupted,
+    /// The line is narrow, and packets wait for seconds before they are lost; bulk users share it with others.
+    Bloated,
+    /// Some connects to the server are never answered.
+    Unanswered,
+    /// A middlebox forgets connections that are quiet for 20 to 60 s.
+    Forgetful,
     /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
     Unspliced,
 }
 
 impl Tale {
-    pub fn coming(self, rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
+    /// What goes wrong is the line's.
+    pub fn is_of_a_line(self) -> bool {
+        matches!(self, Tale::Distant | Tale::Interrupted | Tale::Bloated | Tale::Unanswered | Tale::Forgetful)
+    }
+
+    pub fn coming(self, rng: &mut Rng, clients: usize, line: &Line) -> Vec<(Time, Coming)> {
+        if self.is_of_a_line() {
+            return over_the_line(self, rng, line);
+        }
         let at = Duration::from_secs(5);
         let later = if self == Tale::Holed && rng.bool() { Duration::from_secs(25) } else { Duration::ZERO };
-        let lasts = Duration::from_secs(100);
+        let lasts = match self {
+            Tale::Starved => Duration::from_millis(rng.u64(300..4_000)),
+            _ => Duration::from_secs(100),
+        };
         if self == Tale::Replaced {
             return replacement(rng);
         }
@@ -71,7 +99,7 @@ impl Tale {
             return honesty(rng);
         }
         let mut coming: Vec<_> = match self {
-            Tale::Frozen => (0..clients)
+            Tale::Frozen | Tale::Starved => (0..clients)
                 .map(|client| Fault::Freeze { host: Host::Client(client), lasts })
                 .map(|fault| (at, Coming::Fault(fault)))
                 .collect(),
@@ -84,6 +112,7 @@ impl Tale {
                 let error = UNFORESEEN[rng.usize(..UNFORESEEN.len())];
                 vec![(at, Coming::Fault(Fault::NoAccept { error, lasts: Duration::from_secs(4) }))]
             }
+            Tale::PartlyHoled => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 0.3 }))],
             _ => vec![(at, Coming::Fault(Fault::Hole { kind: Kind::Message, share: 1.0 }))],
         };
         let span_ms = match self {
@@ -118,5 +147,30 @@ fn honesty(rng: &mut Rng) -> Vec<(Time, Coming)> {
     let found = honest + Limits::default().reconnect.1 + Duration::from_secs(3);
     let mut coming = vec![(honest, Coming::Honest)];
     coming.extend((0..10).map(|_| (found + Duration::from_millis(rng.u64(..3_000)), Coming::Steady)));
+    coming
+}
+
+/// Users come while the line does what it does. The first one finds the link standing: it takes five round trips and
+/// a few lost packets. Nobody comes while the line is down, or so soon after that it could not be heard of.
+fn over_the_line(tale: Tale, rng: &mut Rng, line: &Line) -> Vec<(Time, Coming)> {
+    let (from_s, until_s) = match tale {
+        Tale::Distant => (70, 250),
+        Tale::Interrupted => (20, 120),
+        Tale::Bloated => (5, 20),
+        Tale::Unanswered => (70, 130),
+        _ => (5, 300),
+    };
+    let away = line.outage().map(|(from, until)| {
+        let lasts = until - from;
+        (from.saturating_sub(Duration::from_secs(2)), until + lasts + Duration::from_secs(10))
+    });
+    let is_away = |at: Time| away.is_some_and(|(from, until)| at >= from && at < until);
+    let users =
+        (0..rng.usize(1..20)).map(|_| Duration::from_millis(rng.u64(from_s * 1_000..until_s * 1_000)));
+    let users: Vec<_> = users.filter(|&at| !is_away(at)).collect();
+    let mut coming: Vec<_> = users.into_iter().map(|at| (at, Coming::User)).collect();
+    if tale == Tale::Bloated {
+        coming.extend((0..8).map(|_| (Duration::from_millis(rng.u64(4_000..5_000)), Coming::Bulk)));
+    }
     coming
 }

@@ -91,10 +91,10 @@ impl World {
 
     /// A world in which one thing goes wrong, and what is promised then.
     pub fn tell(seed: u64, tale: Tale) -> World {
-        let Drawn { mut rng, clients, shape, settings, coming, siege, strict, bytes_max } =
+        let Drawn { mut rng, clients, shape, line, settings, coming, siege, strict, bytes_max } =
             Drawn::new(seed, tale);
         let served = Served::new(&shape, siege.as_ref().map_or(0, Siege::links));
-        let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape)));
+        let net = Rc::new(RefCell::new(Net::new(Rng::with_seed(rng.u64(..)), shape, line)));
         let mut world = World {
             net,
             rng,
@@ -157,7 +157,10 @@ impl World {
             self.advance(until, |_| false);
             self.come();
         }
-        if !matches!(
+        if self.tale.is_of_a_line() {
+            let end = self.now() + PATIENCE;
+            self.advance(end, |world| world.actors.is_empty());
+        } else if !matches!(
             self.tale,
             Tale::Anything
                 | Tale::Failed
@@ -292,9 +295,13 @@ impl World {
                             Script::random(&mut self.rng, Side::User, self.bytes_max)
                         }
                         Tale::Unspliced => Script::bulk(self.bytes_max, false, Ending::FinWhenSent),
-                        _ => Script::plain(500, false, Ending::FinWhenSent),
+                        _ => self.patient(Script::plain(500, false, Ending::FinWhenSent)),
                     };
                     self.user(service, script);
+                }
+                Coming::Bulk => {
+                    let script = Script::bulk(self.bytes_max, false, Ending::FinWhenSent);
+                    self.user(0, self.patient(script));
                 }
                 Coming::Steady => {
                     let number = self.user(STEADY, steady_script());
@@ -320,6 +327,15 @@ impl World {
                 }
             }
         }
+    }
+
+    /// How long parties wait for something to be heard.
+    fn patience(&self) -> Duration {
+        if self.tale.is_of_a_line() { PATIENCE } else { Duration::from_secs(9) }
+    }
+
+    fn patient(&self, script: Script) -> Script {
+        Script { patience: self.patience(), ..script }
     }
 
     fn user(&mut self, service: usize, script: Script) -> usize {
@@ -447,7 +463,7 @@ impl World {
                     Script::random(&mut self.rng, Side::Local, self.bytes_max)
                 }
                 Tale::Unspliced => Script::bulk(0, true, Ending::FinAfterEnd),
-                _ => Script::plain(0, true, Ending::FinAfterEnd),
+                _ => self.patient(Script::plain(0, true, Ending::FinAfterEnd)),
             };
             trace!(net.now, "local {number} of {} takes a connection: {script:?}", SERVICES[service]);
             let talker = Talker::new(Side::Local, number, end, script, net.now);

@@ -253,7 +253,7 @@ fn a_server_that_is_late_is_dialled_again_beside_and_only_the_first_that_is_prov
         let outputs = stage.wait(Limits::default().late);
         assert_eq!((outputs.facts().len(), outputs.controls().len()), (0, 1));
         let second = stage.dialling(Dialled::Control);
-        let outputs = stage.wait(Limits::default().unheard);
+        let outputs = stage.wait(Limits::default().late_told);
         let unreachable = Fact::ServerUnreachable {
             server: host("192.0.2.1:33335"),
             reason: CloseReason::HandshakeTimedOut,
@@ -458,6 +458,50 @@ fn a_silent_server_is_pinged_and_then_given_up() {
     let outputs = stage.wait(millis(1));
     assert_eq!(outputs.closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
     assert_eq!(outputs.facts(), [&Fact::ServerSilent { silence: HEARTBEAT }]);
+}
+
+#[test]
+fn a_silent_server_is_waited_for_until_it_could_be_heard() {
+    let (mut stage, control) = linked(config());
+    stage.sends_again_in(secs(3));
+    assert_eq!(stage.wait(HEARTBEAT + secs(3) - millis(1)).closes(), []);
+    let outputs = stage.wait(millis(1));
+    assert_eq!(outputs.closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
+    assert_eq!(outputs.facts(), [&Fact::ServerSilent { silence: HEARTBEAT + secs(3) }]);
+}
+
+#[test]
+fn a_server_that_is_heard_after_the_heartbeat_has_another() {
+    let (mut stage, control) = linked(config());
+    stage.sends_again_in(secs(3));
+    stage.wait(HEARTBEAT + secs(1));
+    stage.hear(control, ControlFrame::Pong);
+    assert_eq!(stage.wait(HEARTBEAT + secs(3) - millis(1)).closes(), []);
+}
+
+#[test]
+fn after_a_suspension_a_server_is_pinged_at_once_and_soon_given_up() {
+    let (mut stage, control) = linked(config());
+    assert_eq!(stage.tell(Input::Woken).said(control), [ControlFrame::Ping]);
+    assert_eq!(stage.wait(Limits::default().woken - millis(1)).closes(), []);
+    let closes = stage.wait(millis(1)).closes();
+    assert_eq!(closes, [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
+}
+
+#[test]
+fn after_a_suspension_a_server_that_answers_keeps_its_link() {
+    let (mut stage, control) = linked(config());
+    stage.tell(Input::Woken);
+    stage.wait(secs(1));
+    stage.hear(control, ControlFrame::Pong);
+    assert_eq!(stage.wait(HEARTBEAT - millis(1)).closes(), []);
+}
+
+#[test]
+fn after_a_suspension_a_pause_is_over() {
+    let (mut stage, control, _) = ready(config());
+    stage.gone(control, CloseReason::HeartbeatLost);
+    assert_eq!(stage.tell(Input::Woken).controls().len(), 1);
 }
 
 #[test]
@@ -706,6 +750,22 @@ fn on_a_line_that_became_slow_the_late_ones_are_waited_for() {
 }
 
 #[test]
+fn where_the_oldest_arrives_first_the_others_go_on_though_they_are_late() {
+    let (mut stage, _, link, ids) = coming(50);
+    assert_eq!(stage.wait(Limits::default().late).tickets().len(), 1);
+    stage.dialling(Dialled::Message(link));
+    for &id in &ids[..49] {
+        stage.wait(millis(5));
+        let outputs = stage.connected(id);
+        assert_eq!(
+            (outputs.tickets().len(), outputs.closes().len()),
+            (0, 0),
+            "the server is busy: {outputs:?}"
+        );
+    }
+}
+
+#[test]
 fn while_all_are_late_no_ticket_has_more_than_two_dials_and_people_are_told_after_a_while() {
     let (mut stage, control, link, ids) = coming(1);
     let (mut standing, mut told) = (ids, Vec::new());
@@ -819,13 +879,13 @@ fn the_same_session_again_is_a_duplicate_and_is_not_dialled_twice() {
 }
 
 #[test]
-fn a_session_that_is_offered_again_while_it_runs_is_aborted_in_both_copies() {
+fn a_session_that_is_offered_again_while_it_runs_goes_on_and_its_copy_is_a_duplicate() {
     let (mut stage, control, one) = ready(config());
     let two = stage.message(control, 2);
     stage.start(one, start(1, 0));
     let outputs = stage.start(two, start(2, 1));
-    assert_eq!(outputs.aborts(), [(one, AbortReason::Duplicate), (two, AbortReason::Duplicate)]);
-    assert!(outputs.dials().is_empty() && outputs.accepts().is_empty());
+    assert_eq!(outputs.aborts(), [(two, AbortReason::Duplicate)]);
+    assert!(outputs.dials().is_empty() && outputs.accepts().is_empty() && outputs.closes().is_empty());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The server's rules.
 
+mod offers;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
@@ -486,6 +488,33 @@ fn the_smaller_heartbeat_holds() {
         assert_eq!(stage.wait(millis(2_999)).closes(), []);
         assert_eq!(stage.wait(millis(1)).closes(), [(it.control, CloseReason::HeartbeatLost, Manner::Reset)]);
     }
+}
+
+#[test]
+fn a_silent_client_is_waited_for_until_it_could_be_heard() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    stage.sends_again_in(secs(13));
+    stage.hear(client.control, ControlFrame::Pong);
+    assert_eq!(stage.wait(secs(30 + 13) - millis(1)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(client.control, CloseReason::HeartbeatLost, Manner::Reset)]);
+}
+
+#[test]
+fn after_a_suspension_clients_are_pinged_at_once_and_soon_given_up() {
+    let mut stage = begin();
+    let [silent, answers] = [1, 2].map(|instance| stage.client(instance));
+    for client in [&silent, &answers] {
+        stage.hear(client.control, ControlFrame::Pong);
+    }
+    stage.wait(secs(1));
+    let outputs = stage.tell(Input::Woken);
+    for client in [&silent, &answers] {
+        assert_eq!(outputs.said(client.control), [ControlFrame::Ping]);
+    }
+    stage.hear(answers.control, ControlFrame::Pong);
+    assert_eq!(stage.wait(limits().woken - millis(1)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(silent.control, CloseReason::HeartbeatLost, Manner::Reset)]);
 }
 
 #[test]
@@ -1010,7 +1039,7 @@ fn a_client_that_refuses_is_asked_for_no_more_than_its_pool_until_it_serves() {
     stage.tell(returned(users[1], true, false));
     let (_, outputs) = stage.user();
     assert_eq!(outputs.asked(client.control), [], "it would refuse on another, too");
-    stage.accepted_and_started(messages[0]);
+    stage.accepted_and_started(messages[1]);
     let (_, outputs) = stage.user();
     assert_eq!(outputs.asked(client.control).len(), 1);
 }
@@ -1067,70 +1096,7 @@ fn a_user_that_left_is_told_of() {
     assert_eq!((*user, *lasted), (user_address(id), secs(1)));
 }
 
-// Sessions that are not served in time.
-
-#[test]
-fn silence_before_accepted_is_answered_by_a_ping_first() {
-    let mut stage = begin();
-    let mut client = stage.client(1);
-    stage.bring(&mut client);
-    stage.wait(secs(1));
-    stage.user();
-    let (least, _) = limits().accept;
-    assert!(stage.wait(least - millis(1)).is_silent());
-    let outputs = stage.wait(millis(1));
-    assert_eq!(outputs.said(client.control), [ControlFrame::Ping]);
-    assert_eq!(outputs.closes(), []);
-}
-
-#[test]
-fn a_session_that_is_not_accepted_by_a_living_client_is_given_up_and_the_idle_ones_are_pinged() {
-    let mut stage = begin();
-    let mut client = stage.client(1);
-    let ((idle, _), (message, _)) = (stage.bring(&mut client), stage.bring(&mut client));
-    stage.wait(secs(1));
-    stage.user();
-    let (least, most) = limits().accept;
-    stage.wait(least);
-    stage.hear(client.control, ControlFrame::Pong);
-    assert_eq!(stage.wait(least - millis(50)).closes(), [], "it has its turn");
-    let outputs = stage.wait(most - least * 2);
-    assert_eq!(outputs.closes(), [(message, CloseReason::NotAccepted, Manner::Reset)]);
-    assert_eq!(outputs.pings(), [idle]);
-}
-
-#[test]
-fn a_session_is_given_up_after_the_most_time_even_if_the_client_is_silent() {
-    let mut stage = begin();
-    let mut client = stage.client(1);
-    let ((idle, _), (message, _)) = (stage.bring(&mut client), stage.bring(&mut client));
-    stage.wait(secs(1));
-    stage.user();
-    let (_, most) = limits().accept;
-    assert_eq!(stage.wait(most - millis(1)).closes(), []);
-    let outputs = stage.wait(millis(1));
-    assert_eq!(outputs.closes(), [(message, CloseReason::NotAccepted, Manner::Reset)]);
-    assert_eq!(outputs.pings(), [idle]);
-}
-
-#[test]
-fn sessions_are_offered_again_as_often_as_there_are_tokens_and_then_wait() {
-    let mut stage = begin();
-    let mut client = stage.client(1);
-    let (_, most) = limits().accept;
-    // Two tokens for each place of the pool; none is earned, because nothing is accepted.
-    for _ in 0..2 * POOL {
-        let (message, _) = stage.bring(&mut client);
-        let (user, outputs) = stage.user();
-        client.note(&outputs);
-        assert_eq!(stage.wait(most).closes(), [(message, CloseReason::NotAccepted, Manner::Reset)]);
-        client.note(&stage.gone(message, CloseReason::NotAccepted));
-        stage.gone(user, CloseReason::PeerClosed);
-    }
-    stage.bring(&mut client);
-    stage.user();
-    assert_eq!(stage.wait(most * 3).closes(), [], "it waits for its first connection");
-}
+// Sessions that are not started in time. Those that are not accepted: see `offers`.
 
 #[test]
 fn a_client_that_does_not_start_what_it_accepts_goes_behind_the_others() {
@@ -1150,34 +1116,6 @@ fn a_client_that_does_not_start_what_it_accepts_goes_behind_the_others() {
     let mut all = [first, second];
     all.sort();
     assert_eq!(served, all);
-}
-
-#[test]
-fn a_client_that_does_not_accept_what_it_is_given_goes_behind_the_others() {
-    let mut stage = begin();
-    let (mut bad, mut good) = (stage.client(1), stage.client(2));
-    let (message, _) = stage.bring(&mut bad);
-    let (user, outputs) = stage.user();
-    assert_eq!(outputs.pairs(), [(message, user)]);
-    stage.wait(Limits::default().accept.0);
-    stage.wait(Limits::default().accept.1);
-    bad.note(&stage.gone(message, CloseReason::NotAccepted));
-    let ((of_bad, _), (first, _), (second, _)) =
-        (stage.bring(&mut bad), stage.bring(&mut good), stage.bring(&mut good));
-    let served: Vec<ConnId> = (0..2).map(|_| stage.user().1.pairs()[0].0).collect();
-    assert!(!served.contains(&of_bad) && served.contains(&first) && served.contains(&second), "{served:?}");
-}
-
-#[test]
-fn a_user_that_is_offered_again_waits_for_a_connection_that_has_answered() {
-    let mut stage = begin();
-    let mut client = stage.client(1);
-    let ((idle, _), (message, _)) = (stage.bring(&mut client), stage.bring(&mut client));
-    let (user, _) = stage.user();
-    stage.wait(limits().accept.1);
-    stage.gone(message, CloseReason::NotAccepted);
-    assert_eq!(stage.tell(returned(user, false, true)).pairs(), []);
-    assert_eq!(stage.session(idle, SessionEvent::Pong).pairs(), [(idle, user)]);
 }
 
 #[test]

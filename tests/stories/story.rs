@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use skyorg::base::id::ConnId;
 use skyorg::base::name::Name;
 use skyorg::machine::{
-    CloseReason, Fact, Input, Machine, Manner, Output, SessionEvent, Surroundings, Traffic, drive,
+    CloseReason, Fact, Input, Machine, Manner, Measured, Output, SessionEvent, Surroundings, Traffic, drive,
     drive_timeout,
 };
 use skyorg::wire::control::ControlFrame;
@@ -20,11 +20,19 @@ pub struct Outputs(pub Vec<Output>);
 struct Record {
     inputs: VecDeque<Input>,
     outputs: Outputs,
+    /// What the system says that takes to be sent again: the one question that is answered by itself.
+    again: Duration,
 }
 
 impl Surroundings for Record {
     fn carry_out(&mut self, output: Output) {
-        self.outputs.0.push(output);
+        match output {
+            Output::Measure(id) => self.inputs.push_back(Input::Measured {
+                id,
+                it: Measured { again: self.again, acknowledged: secs(3_600) },
+            }),
+            output => self.outputs.0.push(output),
+        }
     }
 
     fn next_input(&mut self) -> Option<Input> {
@@ -56,6 +64,11 @@ impl<M: Machine> Story<M> {
     /// A story of this machine, which has said nothing yet.
     pub fn new(machine: M, now: Instant) -> Story<M> {
         Story { machine, now, record: Record::default(), connections: 0 }
+    }
+
+    /// What was not acknowledged is sent again, and answered, in this time.
+    pub fn sends_again_in(&mut self, again: Duration) {
+        self.record.again = again;
     }
 
     /// A new connection.
@@ -146,6 +159,22 @@ impl Outputs {
     pub fn aborts(&self) -> Vec<(ConnId, AbortReason)> {
         self.pick(|output| match output {
             Output::Abort { message, reason } => Some((*message, *reason)),
+            _ => None,
+        })
+    }
+
+    /// Copies of sessions that were taken, and by which users.
+    pub fn takes(&self) -> Vec<(ConnId, ConnId)> {
+        self.pick(|output| match output {
+            Output::Take { message, user } => Some((*message, *user)),
+            _ => None,
+        })
+    }
+
+    /// Copies of sessions that were aborted alone.
+    pub fn aborted_copies(&self) -> Vec<ConnId> {
+        self.pick(|output| match output {
+            Output::AbortCopy(message) => Some(*message),
             _ => None,
         })
     }

@@ -257,6 +257,11 @@ impl<S: Socket> Connections<S> {
     /// A local side and its message connection, if both are open.
     pub fn couple(&mut self, local: ConnId) -> Option<Two<'_, S>> {
         let message = self.peer(local)?;
+        self.both(local, message)
+    }
+
+    /// A local side and a message connection that need not be its peer, if both are open.
+    pub fn both(&mut self, local: ConnId, message: ConnId) -> Option<Two<'_, S>> {
         let (local, message) = self.slots.get2_mut(local.index(), message.index())?;
         (local.life == Life::Open && message.life == Life::Open).then_some((local, message))
     }

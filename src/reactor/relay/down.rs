@@ -186,11 +186,13 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                 }
                 return self.relay.all.queue(peer);
             }
-            Step::Returned => {
-                if let Some(user) = self.relay.all.unpair(id) {
-                    self.relay.give_back_user(user, true);
-                }
-                return;
+            Step::Returned => match self.relay.all.unpair(id) {
+                Some(user) => return self.relay.give_back_user(user, true),
+                None => SessionEvent::Refused,
+            },
+            Step::Duplicate => {
+                self.relay.all.unpair(id);
+                SessionEvent::Duplicate
             }
             Step::Abort(reason) => {
                 if let Some(local) = self.relay.all.unpair(id) {

@@ -38,7 +38,8 @@ pub(super) struct Relay<'a, S: Socket> {
 impl<S: Socket> Relay<'_, S> {
     // The machine's outputs.
 
-    /// Pairs a user with an idle message connection and begins a session.
+    /// Begins a user's session on an idle message connection, and pairs them unless the user is paired with another
+    /// copy of it.
     pub fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
         if self.all.local(user).is_none() {
             // The user has just gone, and the machine is about to hear of it. The connection is still free.
@@ -52,14 +53,40 @@ impl<S: Socket> Relay<'_, S> {
         (it.announced_idle, it.carried_bytes) = (false, 0);
         it.pulse.heard();
         let frame = it.session.start(start);
-        self.all.pair(message, user);
+        if self.all.peer(user).is_none() {
+            self.all.pair(message, user);
+        }
         if let Some(frame) = frame {
             self.send_frame(message, &frame);
-            self.send_retained(user);
+            self.send_retained(message, user);
         }
         // The user is queued first, so that its first bytes leave in one write with `Start`.
         self.all.queue(user);
         self.all.queue(message);
+    }
+
+    /// Pairs a user with the copy of its session that was accepted first. Until then that copy gets what the user had
+    /// said as it was offered, and from now on the rest.
+    pub fn take(&mut self, message: ConnId, user: ConnId) {
+        if self.all.peer(user) == Some(message) {
+            return;
+        }
+        if self.all.local(user).is_none() {
+            // The user has just gone.
+            return self.abort_session(message, AbortReason::Reset);
+        }
+        self.all.unpair(user);
+        // A connection that is closing already is paired, too: so the user hears of it.
+        self.all.pair(message, user);
+        self.send_retained(message, user);
+        self.all.queue(user);
+        self.all.queue(message);
+    }
+
+    /// Ends one copy of a session by `Abort`, because another is served or its user is gone.
+    pub fn abort_copy(&mut self, message: ConnId) {
+        self.all.unpair(message);
+        self.abort_session(message, AbortReason::Duplicate);
     }
 
     /// Ends the session on a message connection by `Abort`, and its local side by RST.
@@ -264,7 +291,8 @@ impl<S: Socket> Relay<'_, S> {
     pub fn reads_message(&mut self, id: ConnId) -> bool {
         match self.all.message(id) {
             None => return false,
-            Some(message) if !message.session.delivers() => return true,
+            // No byte of the local server comes before `Accepted`, and a copy has no local side until then.
+            Some(message) if !message.session.delivers() || message.session.is_unaccepted() => return true,
             Some(_) => {}
         }
         let Some(local) = self.all.peer(id) else { return false };
@@ -377,19 +405,22 @@ impl<S: Socket> Relay<'_, S> {
         self.all.queue(id);
     }
 
-    /// Sends again what a user has said so far, on the message connection that it was just given.
-    fn send_retained(&mut self, user: ConnId) {
-        let Some((local, message)) = self.all.couple(user) else { return };
+    /// Sends a copy of a session what its user has said so far and this copy has not had yet.
+    fn send_retained(&mut self, message: ConnId, user: ConnId) {
+        let Some((local, message)) = self.all.both(user, message) else { return };
         let (Kind::Local(half), Kind::Message(other)) = (&local.kind, &mut message.kind) else { return };
-        let message_id = message.id;
-        if let Some(ring) = &half.retained {
+        let (message_id, had) = (message.id, other.carried_bytes as usize);
+        if let Some(ring) = half.retained.as_ref().filter(|ring| ring.len() > had) {
             let Scratch { raw, clear, .. } = &mut self.buffers.scratch;
             let count = ring.len();
             debug_assert!(count <= payload_fitting(RING_BYTES - SMALL_FRAMES_ROOM), "it fits behind Start");
             let [first, second] = ring.slices();
             raw[HEADROOM..HEADROOM + first.len()].copy_from_slice(first);
             raw[HEADROOM + first.len()..HEADROOM + count].copy_from_slice(second);
-            match other.channel.seal_data(other.session.sid(), &mut raw[..HEADROOM + count], clear) {
+            // The head takes the place of what was sent before.
+            let rest = &mut raw[had..HEADROOM + count];
+            other.carried_bytes = count as u32;
+            match other.channel.seal_data(other.session.sid(), rest, clear) {
                 Ok(sealed) => stash(&mut message.out, &mut self.buffers.rings, sealed),
                 Err(_) => return self.all.reset(message_id, CloseReason::BadRecord),
             }

@@ -18,6 +18,9 @@ const LOOKS: u8 = 8;
 /// It has at least so many round trips.
 const ROUND_TRIPS: u32 = 4;
 
+/// Longest round trip that is waited for.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(10);
+
 /// Where a connection stands in the time that it has.
 #[derive(Default)]
 pub(in crate::reactor) struct Patience {
@@ -90,9 +93,19 @@ impl<S: Socket> Relay<'_, S> {
 
     /// Time between two looks.
     fn pause(&self, info: Option<TcpInfo>) -> Duration {
-        let round_trip = info.map_or(Duration::ZERO, |info| info.rtt);
-        self.limits.abort.max(ROUND_TRIPS * round_trip) / u32::from(LOOKS)
+        time(self.limits.abort, info) / u32::from(LOOKS)
     }
+
+    /// How long the good end of a connection may take.
+    pub fn linger(&mut self, id: ConnId) -> Duration {
+        time(self.limits.linger, self.measured(id))
+    }
+}
+
+/// This time, or [`ROUND_TRIPS`] if they take longer.
+fn time(least: Duration, info: Option<TcpInfo>) -> Duration {
+    let round_trip = info.map_or(Duration::ZERO, |info| info.rtt.min(ROUND_TRIP_MAX));
+    least.max(ROUND_TRIPS * round_trip)
 }
 
 impl<S: Socket> Connection<S> {

@@ -2,11 +2,12 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
@@ -19,6 +20,7 @@ use super::network::{Accepted, BACKLOG, Event, Network, Socket};
 use super::options::{self, Options, Way, needed};
 use super::ports::Ports;
 use super::resolver::Resolver;
+use super::suspend;
 use super::tcp_info::{TcpInfo, tcp_info};
 use crate::base::address::{HostPort, Listen, any_addresses};
 use crate::base::id::{ConnId, ListenerId, NameId, SLOTS_MAX};
@@ -33,6 +35,7 @@ const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Intere
 const PIPE_BYTES: usize = 256 * 1024;
 const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
+const ALARM: Token = Token(usize::MAX - 2);
 /// Tokens of connections are their slots; those of listeners begin here.
 const LISTENERS: usize = SLOTS_MAX as usize;
 
@@ -83,6 +86,8 @@ pub struct MioNetwork {
     signals: Signals,
     ports: Ports,
     options: Options,
+    /// Wakes the loop when the system wakes.
+    _alarm: Option<OwnedFd>,
 }
 
 impl MioNetwork {
@@ -97,8 +102,19 @@ impl MioNetwork {
             // It fails only if the counter is full, and then a wake-up is on its way already.
             let _ = waker.wake();
         });
-        let events = Events::with_capacity(EVENTS_MAX);
-        Ok(MioNetwork { poll, events, resolver, signals, ports: Ports::new(), options: Options::default() })
+        let alarm = suspend::alarm();
+        if let Some(alarm) = &alarm {
+            registry.register(&mut SourceFd(&alarm.as_raw_fd()), ALARM, Interest::READABLE)?;
+        }
+        Ok(MioNetwork {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            resolver,
+            signals,
+            ports: Ports::new(),
+            options: Options::default(),
+            _alarm: alarm,
+        })
     }
 }
 
@@ -125,6 +141,10 @@ impl Network for MioNetwork {
         Instant::now()
     }
 
+    fn asleep(&mut self) -> Duration {
+        suspend::asleep()
+    }
+
     fn poll(&mut self, out: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         self.poll.poll(&mut self.events, timeout)?;
         for event in &self.events {
@@ -134,6 +154,8 @@ impl Network for MioNetwork {
                         out.push(Event::Resolved(name, lookup));
                     }
                 }
+                // It only ends a sleep.
+                ALARM => {}
                 SIGNALS => out.extend(self.signals.pending().filter_map(asked_by)),
                 Token(place) => out.push(match place.checked_sub(LISTENERS) {
                     Some(slot) => Event::Acceptable(slot as u32),

@@ -5,5 +5,6 @@ pub mod network;
 pub mod options;
 mod ports;
 pub mod resolver;
+mod suspend;
 pub mod tcp_info;
 pub(super) mod trim;

@@ -98,6 +98,8 @@ pub trait Network {
     type Listener;
     /// The time.
     fn now(&mut self) -> Instant;
+    /// How long the system has been suspended so far. It may say less than that, and never says more.
+    fn asleep(&mut self) -> Duration;
     /// Waits for events, at most `timeout` (`None`: for ever), and appends them to `events`.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
     /// Listens, and reports under this id's slot; the address has the real port if 0 was asked for.

@@ -3,7 +3,10 @@
 use super::Matching;
 use crate::base::id::{ConnId, LinkId, ServiceId};
 use crate::machine::{Agenda, CloseReason};
+use crate::server::offers::{Left, Offer};
+use crate::server::pool::{Place, State};
 use crate::server::refused::Refused;
+use crate::server::users::User;
 use crate::wire::frame::AbortReason;
 
 /// One step with users who wait: it borrows what it works on.
@@ -13,37 +16,61 @@ pub(in crate::server) struct Waiting<'m> {
 }
 
 impl Waiting<'_> {
-    /// A user lost its message connection before its session was accepted, or was refused.
+    /// A user lost the message connection that it was paired with before its session was accepted, or was refused.
     pub fn returned(&mut self, id: ConnId, refused: bool, spoken: bool) {
-        let Some(user) = self.all.users.get_mut(id) else { return };
+        let sending = &mut self.all.sending;
+        let Some(user) = sending.users.get_mut(id) else { return };
+        let message = sending.offers.get(id).and_then(Offer::paired);
         if refused {
-            // It is certain that nothing was delivered: it is as good as new, but not to that client.
-            (user.first, user.tied) = (None, false);
-            let Some(served_by) = user.served_by else { return };
-            user.refused.get_or_insert(Refused::by(served_by));
-            if let Some(link) = self.all.services.publication(served_by).map(|it| it.link)
-                && let Some(link) = self.all.links.get_mut(link)
-            {
-                link.refuses = true;
-            }
-            return match self.all.turn.takes_one() {
-                true => self.offer_elsewhere(id),
-                false => self.all.turn.put_off(id, self.all.users.origin(id)),
-            };
+            return self.refused(id, message);
         }
-        let deadline = user.since + self.agenda.limits.wait;
-        self.agenda.at(id, Some(deadline));
         user.tied = spoken;
-        let (service, first) = (user.service, user.first.map(|(link, _)| link));
+        if let Some(message) = message {
+            sending.pools.set(message, State::Leaving, Place::Back);
+        }
+        let left = sending.offers.lost_paired(id);
+        self.lost(id, left);
+    }
+
+    /// A client has refused a user's session, in its copy on this message connection. It is certain that nothing was
+    /// delivered: the user is as good as new, but goes to another client.
+    pub fn refused(&mut self, id: ConnId, message: Option<ConnId>) {
+        self.all.services.stop_waiting(id);
+        self.all.sending.end_offer(id, message, self.agenda);
+        let Some(user) = self.all.sending.users.get_mut(id) else { return };
+        (user.first, user.tied) = (None, false);
+        let Some(served_by) = user.served_by else { return };
+        user.refused.get_or_insert_with(|| Box::new(Refused::by(served_by)));
+        if let Some(link) = self.all.services.publication(served_by).map(|it| it.link)
+            && let Some(link) = self.all.sending.links.get_mut(link)
+        {
+            link.refuses = true;
+        }
+        match self.all.turn.takes_one() {
+            true => self.offer_elsewhere(id),
+            false => self.all.turn.put_off(id, self.all.sending.users.origin(id)),
+        }
+    }
+
+    /// A user's session has lost a copy.
+    pub fn lost(&mut self, id: ConnId, left: Left) {
+        if left == Left::Copies {
+            return;
+        }
+        self.all.services.stop_waiting(id);
+        if left == Left::Duplicate {
+            return self.agenda.reset(id, CloseReason::Aborted(AbortReason::Duplicate));
+        }
+        let Some(&User { service, first, tied, .. }) = self.all.sending.users.get(id) else { return };
         match first {
-            Some(link) if spoken => self.offer_to(id, service, link, true),
-            _ if spoken => self.agenda.reset(id, CloseReason::LinkLost),
+            Some((link, _)) if tied => self.offer_to(id, service, link, true),
             _ => match self.all.next_ready(service, self.agenda.now) {
                 Some(publication) => self.all.begin(id, publication, self.agenda),
                 None => {
                     // It has waited longest.
-                    self.all.services.wait(id, self.all.users.origin(id), service, true);
-                    self.all.ask_for_one(service);
+                    self.all.services.wait(id, self.all.sending.users.origin(id), service, true);
+                    let asked = self.all.ask_for_one(service);
+                    self.all.sending.wait_at_most(id, asked, self.agenda);
                 }
             },
         }
@@ -51,14 +78,14 @@ impl Waiting<'_> {
 
     /// A user that was refused goes to the next publication of its service, or is told.
     pub fn offer_elsewhere(&mut self, id: ConnId) {
-        let Some(user) = self.all.users.get(id) else { return };
-        let (Some(mut refused), service) = (user.refused, user.service) else { return };
-        self.agenda.at(id, Some(user.since + self.agenda.limits.wait));
-        let (may_serve, is_ready) = (|link| self.all.may_serve(link), |link| self.all.is_ready(link));
+        let Some(user) = self.all.sending.users.get_mut(id) else { return };
+        let (Some(mut refused), service) = (user.refused.take(), user.service) else { return };
+        let sending = &self.all.sending;
+        let (may_serve, is_ready) = (|link| sending.may_serve(link), |link| sending.is_ready(link));
         let next = self.all.services.next_after(service, &mut refused, may_serve, is_ready);
         match next.and_then(|next| self.all.services.publication(next)).map(|it| it.link) {
             Some(link) => {
-                if let Some(user) = self.all.users.get_mut(id) {
+                if let Some(user) = self.all.sending.users.get_mut(id) {
                     user.refused = Some(refused);
                 }
                 self.offer_to(id, service, link, false);
@@ -70,10 +97,14 @@ impl Waiting<'_> {
     /// A user is given this link's next connection, at once or when there is one.
     pub fn offer_to(&mut self, id: ConnId, service: ServiceId, link: LinkId, first: bool) {
         match self.all.services.publication_of(link, service) {
-            Some(publication) if self.all.is_ready(link) => self.all.begin(id, publication, self.agenda),
-            Some(_) if self.all.may_serve(link) => {
-                self.all.services.wait_for_link(id, self.all.users.origin(id), link, first);
-                self.all.want_one(link);
+            Some(publication) if self.all.sending.is_ready(link) => {
+                self.all.begin(id, publication, self.agenda);
+            }
+            Some(_) if self.all.sending.may_serve(link) => {
+                let origin = self.all.sending.users.origin(id);
+                self.all.services.wait_for_link(id, origin, link, first);
+                self.all.sending.want_one(link);
+                self.all.sending.wait_at_most(id, Some(link), self.agenda);
             }
             _ => self.agenda.reset(id, CloseReason::LinkLost),
         }
@@ -82,19 +113,20 @@ impl Waiting<'_> {
     /// A link's idle connections are for users who wait, and else for the next ones.
     pub fn use_idle(&mut self, link: LinkId, most: usize) {
         let mut begun = 0;
-        while self.all.pools.idle(link) > 0 && self.all.services.is_wanted(link) {
+        while self.all.sending.pools.idle(link) > 0 && self.all.services.is_wanted(link) {
             if begun == most || !self.all.turn.takes_one() {
-                return self.all.turn.list(link, &mut self.all.links);
+                return self.all.turn.list(link, &mut self.all.sending.links);
             }
             begun += 1;
             let Some(user) = self.all.services.next_user(link) else { break };
-            let service = self.all.users.get(user).map(|user| user.service);
+            let service = self.all.sending.users.get(user).map(|user| user.service);
             match service.and_then(|service| self.all.services.publication_of(link, service)) {
                 Some(publication) => self.all.begin(user, publication, self.agenda),
+                None if self.all.sending.offers.contains(user) => {}
                 None => self.agenda.reset(user, CloseReason::NoClient),
             }
         }
-        if self.all.pools.idle(link) > 0 {
+        if self.all.sending.pools.idle(link) > 0 {
             self.all.services.became_ready(link);
         }
     }
@@ -103,7 +135,8 @@ impl Waiting<'_> {
     pub fn begin_more(&mut self) {
         self.all.turn.renew();
         loop {
-            let (user, link) = (self.all.turn.next_refused(), self.all.turn.next_link(&mut self.all.links));
+            let (user, link) =
+                (self.all.turn.next_refused(), self.all.turn.next_link(&mut self.all.sending.links));
             if let Some(user) = user {
                 self.offer_elsewhere(user);
             }

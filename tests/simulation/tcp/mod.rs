@@ -15,6 +15,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use skyorg::reactor::world::network::Event;
+use skyorg::reactor::world::tcp_info::TcpInfo;
+
+use super::line::{Forgets, Line, Recovery};
 
 /// Virtual time since the world began.
 pub type Time = Duration;
@@ -108,6 +111,14 @@ pub struct End {
     flight_bytes: usize,
     last_at: Time,
     pub delay: Duration,
+    /// What became of what the line lost on the way to it.
+    recovery: Recovery,
+    /// When something last came to it, or what it said was acknowledged.
+    heard_at: Time,
+    /// Bytes that have come to it.
+    taken: u64,
+    /// When something was last sent to it.
+    moved_at: Time,
     pub stalled_until: Time,
     pub holed: bool,
     /// Cut when this many more bytes have arrived.
@@ -172,6 +183,7 @@ pub struct Net {
     pub now: Time,
     pub rng: Rng,
     pub shape: Shape,
+    pub line: Line,
     pub ends: Vec<End>,
     pub listeners: BTreeMap<SocketAddr, Listener>,
     pub kernels: [Kernel; HOSTS],
@@ -194,13 +206,14 @@ pub struct Net {
 }
 
 impl Net {
-    pub fn new(rng: Rng, shape: Shape) -> Net {
+    pub fn new(rng: Rng, shape: Shape, line: Line) -> Net {
         let mut kernels: [Kernel; HOSTS] = Default::default();
         kernels.iter_mut().for_each(|kernel| kernel.up = true);
         Net {
             now: Time::ZERO,
             rng,
             shape,
+            line,
             ends: Vec::new(),
             listeners: BTreeMap::new(),
             kernels,
@@ -266,8 +279,9 @@ impl Net {
 
     fn send(&mut self, to: EndId, segment: Segment) {
         let jitter = self.shape.jitter.mul_f64(self.rng.f64());
+        let leaves = if self.crosses_line(to) { self.cross_line(to, &segment) } else { self.now };
         let end = &mut self.ends[to];
-        let at = end.last_at.max(self.now + end.delay + jitter);
+        let at = end.last_at.max(leaves + end.delay + jitter);
         end.last_at = at;
         if let Segment::Bytes(bytes) = &segment {
             end.flight_bytes += bytes.len();
@@ -278,10 +292,58 @@ impl Net {
         }
     }
 
+    // The line.
+
+    /// Whether a pipe leads over the line.
+    fn crosses_line(&self, to: EndId) -> bool {
+        matches!(self.ends[to].kind, Kind::Control | Kind::Message)
+    }
+
+    /// When a segment has crossed the line.
+    fn cross_line(&mut self, to: EndId, segment: &Segment) -> Time {
+        let now = self.now;
+        let quiet = now - self.ends[to].moved_at.max(self.ends[to ^ 1].moved_at);
+        let first = matches!(segment, Segment::Syn);
+        self.ends[to].moved_at = now;
+        match self.line.forgets(quiet) {
+            Some(Forgets::Silently) if !first => {
+                (self.ends[to].holed, self.ends[to ^ 1].holed) = (true, true);
+            }
+            // What is being sent is lost with it.
+            Some(Forgets::Loudly) if !first => self.cut(to, Cut::Reset),
+            _ => {}
+        }
+        let bytes = match segment {
+            Segment::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        };
+        self.line.cross(now, to % 2, bytes, first, &mut self.ends[to].recovery)
+    }
+
+    /// What the kernel of an end knows of its connection.
+    pub fn tcp_info(&self, end: EndId) -> TcpInfo {
+        let (near, far) = (&self.ends[end], &self.ends[end ^ 1]);
+        let ways = near.delay + far.delay;
+        let rtt = if self.crosses_line(end) { ways + self.line.round_trip(self.now) } else { ways };
+        TcpInfo {
+            rto: far.recovery.rto(self.now, rtt),
+            rtt,
+            last_ack_recv: self.now.saturating_sub(near.heard_at),
+            unacked: far.flight.len() as u32,
+            notsent_bytes: 0,
+            acknowledged_bytes: far.taken,
+        }
+    }
+
     // Arrivals.
 
     fn arrive(&mut self, to: EndId, segment: Segment) {
         let from = to ^ 1;
+        self.ends[to].heard_at = self.now;
+        // A host that is gone acknowledges nothing.
+        if self.kernels[self.ends[to].host.index()].up {
+            self.ends[from].heard_at = self.now;
+        }
         match segment {
             Segment::Syn => self.syn(to),
             Segment::SynAck if self.ends[to].state == State::Connecting => {
@@ -292,7 +354,10 @@ impl Net {
             Segment::Refuse => self.fail(to, ErrorKind::ConnectionRefused),
             Segment::SynAck => {}
             Segment::Ack => self.ack(to),
-            Segment::Bytes(bytes) => self.bytes(from, to, bytes),
+            Segment::Bytes(bytes) => {
+                self.ends[to].taken += bytes.len() as u64;
+                self.bytes(from, to, bytes);
+            }
             Segment::Fin if !self.ends[to].severed && !self.ends[to].reset => {
                 self.ends[to].fin = true;
                 self.mark(to, [true, false, false]);
@@ -305,6 +370,9 @@ impl Net {
     fn syn(&mut self, to: EndId) {
         let from = to ^ 1;
         if self.ends[from].state != State::Connecting {
+            return;
+        }
+        if self.crosses_line(to) && self.rng.f64() < self.line.unanswered {
             return;
         }
         let address = self.ends[to].address;
@@ -526,6 +594,10 @@ impl End {
             flight_bytes: 0,
             last_at: Time::ZERO,
             delay,
+            recovery: Recovery::default(),
+            heard_at: Time::ZERO,
+            taken: 0,
+            moved_at: Time::ZERO,
             stalled_until: Time::ZERO,
             holed: false,
             cut: None,

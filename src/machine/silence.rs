@@ -1,0 +1,181 @@
+//! How long a link may be silent.
+//!
+//! It is the heartbeat, and longer where nothing could be heard: after an outage, TCP sends again when its
+//! retransmission time is over, which has doubled with each attempt that failed. So who finds that the heartbeat is
+//! over asks for that time, and waits as much longer. The peer's TCP pauses likewise. If it has acknowledged late what
+//! it was asked, the line is back, and what the peer says comes when its own pause is over.
+
+use std::time::{Duration, Instant};
+
+/// How long a link may be silent, since it was last heard at a time that is said each time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silence {
+    longer: Option<Longer>,
+}
+
+/// It may be silent for longer, or shorter, than the heartbeat.
+#[derive(Clone, Copy, Debug)]
+struct Longer {
+    /// When it was last heard.
+    heard: Instant,
+    until: Instant,
+    /// It is asked about no more.
+    last: bool,
+}
+
+/// What the kernel says of a link's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// What was not acknowledged is sent again, and answered, in this time.
+    pub again: Duration,
+    /// Time since something was acknowledged.
+    pub acknowledged: Duration,
+}
+
+/// What to do about a silent link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Wait.
+    Wait,
+    /// Ask how long TCP pauses before it sends again; see [`Silence::measured`].
+    Ask,
+    /// Give it up.
+    GiveUp,
+}
+
+impl Silence {
+    fn longer(&mut self, heard: Instant) -> Option<&mut Longer> {
+        self.longer.as_mut().filter(|longer| longer.heard == heard)
+    }
+
+    /// Until when a link may be silent.
+    pub fn until(&self, heard: Instant, heartbeat: Duration) -> Instant {
+        let longer = self.longer.filter(|longer| longer.heard == heard);
+        longer.map_or(heard + heartbeat, |longer| longer.until)
+    }
+
+    /// Judges a link's silence. Without an answer, a link that is asked about has a heartbeat more.
+    pub fn judge(&mut self, heard: Instant, heartbeat: Duration, now: Instant) -> Verdict {
+        if now < self.until(heard, heartbeat) {
+            return Verdict::Wait;
+        }
+        match self.longer(heard) {
+            Some(longer) if longer.last || now >= heard + heartbeat * 2 => Verdict::GiveUp,
+            Some(longer) => {
+                (longer.until, longer.last) = (heard + heartbeat * 2, true);
+                Verdict::Ask
+            }
+            None => {
+                self.longer = Some(Longer { heard, until: heard + heartbeat * 2, last: false });
+                Verdict::Ask
+            }
+        }
+    }
+
+    /// The answer, for a link that was pinged at a time; it may be silent for two heartbeats at most.
+    pub fn measured(
+        &mut self,
+        heard: Instant,
+        heartbeat: Duration,
+        pinged: Instant,
+        (it, now): (Measured, Instant),
+    ) {
+        // It was heard meanwhile, unless it is there.
+        let Some(longer) = self.longer(heard) else { return };
+        let is_late = now.checked_sub(it.acknowledged).is_some_and(|at| at > pinged + it.again);
+        (longer.until, longer.last) = match longer.last {
+            _ if is_late => (heard + heartbeat * 2, true),
+            false => (heard + heartbeat + it.again.min(heartbeat), false),
+            true => (now, true),
+        };
+    }
+
+    /// It must be heard by then, whatever the heartbeat is.
+    pub fn ends_at(&mut self, heard: Instant, until: Instant) {
+        self.longer = Some(Longer { heard, until, last: true });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEARTBEAT: Duration = Duration::from_secs(30);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A link that was heard at the start and pinged half a heartbeat later.
+    struct Story {
+        start: Instant,
+        silence: Silence,
+    }
+
+    impl Story {
+        fn new() -> Story {
+            Story { start: Instant::now(), silence: Silence::default() }
+        }
+
+        fn judge(&mut self, at_s: u32) -> Verdict {
+            self.silence.judge(self.start, HEARTBEAT, self.start + at_s * SECOND)
+        }
+
+        fn measured(&mut self, at_s: u32, again_s: u32, acknowledged_s: u32) {
+            let it = Measured { again: again_s * SECOND, acknowledged: (at_s - acknowledged_s) * SECOND };
+            let now = self.start + at_s * SECOND;
+            self.silence.measured(self.start, HEARTBEAT, self.start + HEARTBEAT / 2, (it, now));
+        }
+    }
+
+    #[test]
+    fn a_link_has_the_retransmission_time_beyond_its_heartbeat() {
+        let mut story = Story::new();
+        assert_eq!([29, 30].map(|at_s| story.judge(at_s)), [Verdict::Wait, Verdict::Ask]);
+        story.measured(30, 13, 0);
+        assert_eq!([42, 43].map(|at_s| story.judge(at_s)), [Verdict::Wait, Verdict::Ask]);
+        story.measured(43, 26, 0);
+        assert_eq!(story.judge(43), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_peer_that_acknowledged_late_may_still_pause() {
+        let mut story = Story::new();
+        assert_eq!(story.judge(30), Verdict::Ask);
+        story.measured(30, 8, 0);
+        assert_eq!(story.judge(38), Verdict::Ask);
+        story.measured(38, 1, 31);
+        assert_eq!([59, 60].map(|at_s| story.judge(at_s)), [Verdict::Wait, Verdict::GiveUp]);
+    }
+
+    #[test]
+    fn a_peer_that_acknowledges_at_once_and_says_nothing_is_given_up() {
+        let mut story = Story::new();
+        assert_eq!(story.judge(30), Verdict::Ask);
+        story.measured(30, 1, 15);
+        assert_eq!(story.judge(31), Verdict::Ask);
+        story.measured(31, 1, 15);
+        assert_eq!(story.judge(31), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn what_is_heard_begins_the_heartbeat_anew() {
+        let mut story = Story::new();
+        assert_eq!(story.judge(30), Verdict::Ask);
+        story.start += 31 * SECOND;
+        story.measured(1, 1, 0);
+        assert_eq!([29, 30].map(|at_s| story.judge(at_s)), [Verdict::Wait, Verdict::Ask]);
+    }
+
+    #[test]
+    fn no_link_is_silent_for_more_than_two_heartbeats() {
+        let mut story = Story::new();
+        assert_eq!(story.judge(30), Verdict::Ask);
+        story.measured(30, 100, 0);
+        assert_eq!([59, 60].map(|at_s| story.judge(at_s)), [Verdict::Wait, Verdict::GiveUp]);
+    }
+
+    #[test]
+    fn a_link_that_must_be_heard_soon_is_not_asked_about() {
+        let mut story = Story::new();
+        story.silence.ends_at(story.start, story.start + SECOND);
+        assert_eq!(story.judge(1), Verdict::GiveUp);
+    }
+}

@@ -1,0 +1,174 @@
+//! Sending users' sessions to clients, and what comes of it until a client has accepted them.
+
+use std::time::{Duration, Instant};
+
+use super::links::{Links, PING_INTERVAL};
+use super::offers::{Due, Offer, Offers};
+use super::pool::{Place, Pools, STARTED_MARGIN, State};
+use super::refill::Refills;
+use super::services::Publication;
+use super::users::Users;
+use crate::base::id::{ConnId, LinkId, PublicationId};
+use crate::machine::{Agenda, CloseReason, Output};
+use crate::wire::control::ControlFrame;
+
+/// Who sends, to whom, and on what.
+#[derive(Default)]
+pub(super) struct Sending {
+    pub links: Links,
+    pub pools: Pools,
+    pub users: Users,
+    pub offers: Offers,
+    pub refills: Refills,
+}
+
+impl Sending {
+    /// Each link takes room from users.
+    pub fn limit_users(&mut self, agenda: &mut Agenda) {
+        self.users.limit(agenda.limits.users_at_most(self.links.count()), agenda);
+    }
+
+    pub fn may_serve(&self, link: LinkId) -> bool {
+        self.links.may_serve(link)
+    }
+
+    pub fn is_ready(&self, link: LinkId) -> bool {
+        self.may_serve(link) && self.pools.idle(link) > 0
+    }
+
+    /// Sends `Start` on this connection.
+    pub fn begin_on(
+        &mut self,
+        message: ConnId,
+        id: ConnId,
+        (publication, of): (PublicationId, &Publication),
+        agenda: &mut Agenda,
+    ) {
+        let &Publication { link: link_id, number, dial_ms, .. } = of;
+        let (Some(link), Some(user)) = (self.links.get_mut(link_id), self.users.get_mut(id)) else { return };
+        user.served_by = Some(publication);
+        let start = user.start(link_id, link.next_sid(), number);
+        let looked_at = self.offers.add(id, message, (link_id, link), dial_ms, (agenda.now, &agenda.limits));
+        self.pools.set(message, State::Offered(id), Place::Back);
+        self.pools.recent_peak(link_id, agenda.now, agenda.limits.retire);
+        agenda.at(message, None);
+        agenda.at(id, Some(looked_at));
+        self.want_refill(link_id);
+        agenda.push(Output::Start { message, user: id, start });
+    }
+
+    /// A user's session is offered no more: its copies are aborted, but for the one on this message connection.
+    pub fn end_offer(&mut self, user: ConnId, message: Option<ConnId>, agenda: &mut Agenda) -> Option<Offer> {
+        let offer = self.offers.remove(user)?;
+        agenda.at(user, None);
+        for copy in offer.copies() {
+            self.pools.set(copy, State::Busy, Place::Back);
+            if Some(copy) != message {
+                agenda.push(Output::AbortCopy(copy));
+            }
+        }
+        Some(offer)
+    }
+
+    /// A client has accepted this copy of a user's session first: it is served, and the others are aborted alone.
+    pub fn accepted(&mut self, id: ConnId, link: LinkId, user: ConnId, agenda: &mut Agenda) {
+        let Some(link) = self.links.get_mut(link) else { return };
+        let Some(offer) = self.offers.get(user) else { return };
+        if offer.is_only() {
+            link.round_trip.measured(agenda.now.saturating_duration_since(offer.sent));
+        } else {
+            agenda.push(Output::Take { message: id, user });
+        }
+        link.session_accepted();
+        let margin = link.round_trip.times(0).max(STARTED_MARGIN);
+        let Some(offer) = self.end_offer(user, Some(id), agenda) else { return };
+        self.pools.set(id, State::Accepted, Place::Back);
+        agenda.after(id, Duration::from_millis(offer.dial_ms.into()) + margin);
+    }
+
+    /// The time of a session that is not accepted has come. Returns its link if it is late.
+    pub fn offer_due(&mut self, id: ConnId, agenda: &mut Agenda) -> Option<LinkId> {
+        let link_id = self.offers.get(id)?.link;
+        let link = self.links.get_mut(link_id)?;
+        let due = self.offers.due(id, link, agenda.now, &agenda.limits)?;
+        if let Due::Overdue { newly: true, .. } | Due::Late { newly: true, .. } = due {
+            link.session_failed(agenda.now);
+        }
+        let again = match due {
+            Due::GivenUp => {
+                agenda.reset(id, CloseReason::NotAccepted);
+                return None;
+            }
+            Due::Later(at) | Due::Ask(at) | Due::Overdue { again: at, .. } | Due::Late { again: at, .. } => {
+                at
+            }
+        };
+        agenda.at(id, Some(again));
+        if let Due::Later(_) = due {
+            return None;
+        }
+        self.ping_link(link_id, agenda);
+        if let Due::Overdue { .. } = due
+            && let Some(link) = self.links.get_mut(link_id)
+        {
+            link.overdue.insert(id);
+            if !link.is_pinged() {
+                // The last ping was sent too short a time ago.
+                agenda.after(id, PING_INTERVAL);
+            }
+        }
+        matches!(due, Due::Late { .. }).then_some(link_id)
+    }
+
+    /// A client has given a sign of life: soon it must have accepted what is overdue.
+    pub fn link_answered(&mut self, link: LinkId, agenda: &mut Agenda) {
+        let Some(link) = self.links.get_mut(link) else { return };
+        link.answered(agenda.now);
+        let grace = Offers::grace(link);
+        for id in std::mem::take(&mut link.overdue) {
+            if self.offers.contains(id) {
+                agenda.after(id, grace);
+            }
+        }
+    }
+
+    /// Asks a client whether it is alive, unless a ping is on its way already.
+    pub fn ping_link(&mut self, link: LinkId, agenda: &mut Agenda) {
+        if let Some(link) = self.links.get_mut(link)
+            && link.may_ping(agenda.now)
+        {
+            agenda.push(Output::Send { id: link.control, frame: ControlFrame::Ping });
+        }
+    }
+
+    pub fn want_refill(&mut self, link: LinkId) {
+        self.refills.want(link, &mut self.links);
+    }
+
+    /// One more connection of this link is asked for, because a user waits.
+    pub fn want_one(&mut self, link: LinkId) {
+        if let Some(it) = self.links.get_mut(link) {
+            it.wanted += 1;
+            self.want_refill(link);
+        }
+    }
+
+    /// A user waits for a connection, which a link was asked for if there is one.
+    pub fn wait_at_most(&self, id: ConnId, link: Option<LinkId>, agenda: &mut Agenda) {
+        let limits = &agenda.limits;
+        let link = link.and_then(|link| self.links.get(link));
+        let wait = link
+            .map_or(limits.wait, |link| link.round_trip.times(4).clamp(limits.wait, limits.user_patience));
+        agenda.after(id, wait);
+    }
+
+    /// Idle connections of a link that were not heard since this time may have failed, and are pinged.
+    pub fn ping_unheard(&mut self, link: LinkId, since: Instant, agenda: &mut Agenda) {
+        let pong_time = self.links.pong_time(link, &agenda.limits);
+        let unheard = self.pools.all_idle(link).filter(|(.., heard)| *heard < since);
+        for (id, idle_since, _) in unheard.collect::<Vec<_>>() {
+            self.pools.ping(id, State::Suspect(idle_since), pong_time, agenda);
+        }
+        self.want_refill(link);
+    }
+}
