@@ -328,6 +328,10 @@ impl<S: Socket> Connections<S> {
         }
     }
 
+    pub fn has_deadline(&self, id: ConnId) -> bool {
+        self.deadlines.get(id).is_some()
+    }
+
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }

@@ -342,6 +342,9 @@ impl<S: Socket> Relay<'_, S> {
         let Kind::Message(Message { failed: Some(fault), .. }) = connection.kind else { return };
         if !connection.ready.readable {
             self.all.reset(id, CloseReason::Io(fault));
+        } else if !self.all.has_deadline(id) {
+            // Its local side may take nothing, for ever.
+            self.begin_patience(id);
         }
     }
 
@@ -439,7 +442,9 @@ impl<S: Socket> Relay<'_, S> {
                 let Some(local) = self.all.unpair(id) else { return };
                 match reason {
                     _ if unaccepted => self.give_back_user(local, false),
-                    CloseReason::LinkLost => self.all.reset(local, reason),
+                    CloseReason::LinkLost | CloseReason::HeartbeatLost => {
+                        self.all.reset(local, CloseReason::LinkLost);
+                    }
                     _ => self.abort_local(local, CloseReason::Truncated),
                 }
             }
