@@ -97,6 +97,11 @@ impl Attempt {
         Some(proxy)
     }
 
+    /// Dials that were asked for and have not begun.
+    fn asked(&self) -> usize {
+        self.dials.iter().filter(|dial| dial.proxy.is_none()).count()
+    }
+
     /// It is over; returns the proxy connections of the dials that are left.
     fn end(&mut self) -> impl Iterator<Item = ConnId> {
         self.failed.clear();
@@ -109,6 +114,8 @@ impl Attempt {
 pub(super) struct Attempts {
     /// What may be spent on rivals.
     pub rivals: Share,
+    /// Dials that were asked for and have not begun: proxy connections that are to be.
+    pub asked: usize,
     /// Some attempts that are over, for the next ones to use.
     #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
     kept: Vec<Box<Attempt>>,
@@ -116,7 +123,7 @@ pub(super) struct Attempts {
 
 impl Default for Attempts {
     fn default() -> Attempts {
-        Attempts { rivals: Share::new(RIVALS_FIRST), kept: Vec::new() }
+        Attempts { rivals: Share::new(RIVALS_FIRST), asked: 0, kept: Vec::new() }
     }
 }
 
@@ -129,6 +136,7 @@ impl Attempts {
     /// An attempt is over, and its dials are not wanted any more. People are told of one of them, for this reason.
     pub fn end(&mut self, attempt: Option<Box<Attempt>>, reason: CloseReason, agenda: &mut Agenda) {
         let Some(mut attempt) = attempt else { return };
+        self.asked -= attempt.asked();
         let mut reason = Some(reason);
         attempt.end().for_each(|proxy| agenda.reset(proxy, reason.take().unwrap_or(CloseReason::Retired)));
         if self.kept.len() < KEPT {

@@ -210,7 +210,7 @@ impl Sessions {
         if !self.published.contains_key(&start.publication) {
             return refuse(id, agenda);
         }
-        if self.proxies.len() >= self.proxies_max(agenda) {
+        if self.proxies.len() + self.attempts.asked >= self.proxies_max(agenda) {
             self.tell_failed(user, CloseReason::Full, agenda);
             return refuse(id, agenda);
         }
@@ -276,6 +276,7 @@ impl Sessions {
         let last = session.user.since + agenda.limits.local_dial;
         let share = last.saturating_duration_since(agenda.now) / (1 + left as u32);
         attempt.dial(address, agenda.now);
+        self.attempts.asked += 1;
         let late_at = agenda.now + names.late_after(published.name, address, agenda);
         agenda.at(id, Some(late_at).filter(|_| left > 0));
         let deadline = agenda.now + share;
@@ -352,8 +353,9 @@ impl Sessions {
         match self.messages.get_mut(message).map(|message| &mut message.state) {
             Some(State::Busy(session)) => {
                 self.proxies.insert(id, Proxy { message, user: session.user });
-                if !session.attempt.as_mut().is_some_and(|attempt| attempt.begun(id)) {
-                    agenda.reset(id, CloseReason::Retired);
+                match session.attempt.as_mut().is_some_and(|attempt| attempt.begun(id)) {
+                    true => self.attempts.asked -= 1,
+                    false => agenda.reset(id, CloseReason::Retired),
                 }
             }
             // Its message connection is gone; so will it be.
