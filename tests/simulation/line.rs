@@ -60,7 +60,7 @@ pub struct Recovery {
 impl Recovery {
     /// The pause before the attempt that follows the present one, while nothing was acknowledged; else this one.
     pub fn rto(&self, now: Time, round_trip: Duration) -> Duration {
-        if now >= self.until + round_trip {
+        if self.rto.is_zero() || now >= self.until + round_trip {
             return round_trip + RTO_MIN;
         }
         let mut rto = self.rto;
