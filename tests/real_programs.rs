@@ -161,13 +161,15 @@ fn redis_passes_its_own_tests(mode: Mode) {
     /// Units left out: they take minutes and test arithmetic, or they measure how late the machine is.
     const UNITS: [&str; 2] = ["unit/hyperloglog", "unit/latency-monitor"];
     /// Tests left out, by name or by pattern.
-    const TESTS: [&str; 5] = [
+    const TESTS: [&str; 6] = [
         // Minutes of small commands, one at a time, on one connection.
         "/[Ff]uzz",
         "/^Stress",
         "SCAN regression test for issue #4906",
         // It waits 15 s for something within the server.
         "MIGRATE cached connections are released after some time",
+        // It fails where a few commands take half a second, as they do on a machine that builds something else.
+        "Redis should actively expire keys incrementally",
         // It came with a patch of Debian, and fails without a tunnel as well.
         "RESTORE fail with invalid payload size",
     ];
