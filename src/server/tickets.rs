@@ -63,10 +63,13 @@ impl Tickets {
     /// Expires the tickets whose time is over; returns how many. They are good for `rest` more.
     pub fn expire(&mut self, now: Instant, rest: Duration) -> usize {
         let before = self.open.len();
-        while let Some(ticket) = self.open.pop_front_if(|ticket| ticket.until <= now) {
+        while self.open.front().is_some_and(|ticket| ticket.until <= now) {
+            let Some(ticket) = self.open.pop_front() else { break };
             self.note_late(ticket, rest);
         }
-        while self.late.pop_front_if(|ticket| ticket.until <= now).is_some() {}
+        while self.late.front().is_some_and(|ticket| ticket.until <= now) {
+            self.late.pop_front();
+        }
         before - self.open.len()
     }
 
