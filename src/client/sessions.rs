@@ -198,10 +198,11 @@ impl Sessions {
             since: agenda.now,
         };
         let session = Session { user, sid: start.sid, attempt: None };
-        // The end of the session before may not have been told of yet.
-        let was_busy = matches!(message.state, State::Busy(_));
-        self.running += usize::from(!was_busy);
-        message.state = State::Busy(session);
+        match std::mem::replace(&mut message.state, State::Busy(session)) {
+            // Its end was not told of yet.
+            State::Busy(before) => self.attempts.end(before.attempt, CloseReason::Retired, agenda),
+            State::Coming | State::Idle => self.running += 1,
+        }
         if !first_new || !new {
             // The copy that was read first is served, or has been. This one ends alone.
             agenda.push(Output::Abort { message: id, reason: AbortReason::Duplicate });

@@ -960,6 +960,20 @@ fn a_proxy_connection_whose_message_connection_is_gone_is_reset() {
 }
 
 #[test]
+fn sessions_that_begin_before_the_end_of_the_one_before_is_told_cost_the_next_ones_nothing() {
+    let limits = Limits { proxies_spare: 3, ..Limits::default() };
+    let (mut stage, _, message) = ready(ClientConfig { limits, ..config() });
+    for sid in 1..100 {
+        // A server that aborts and begins in one breath: the end is not told of, and no dial has begun.
+        assert_eq!(stage.start(message, start(sid, 0)).accepts(), [message], "session {sid}");
+    }
+    // The dial of one such session has begun: it is not wanted by the next one.
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    let outputs = stage.start(message, start(100, 0));
+    assert_eq!(outputs.closes(), [(proxy, CloseReason::Retired, Manner::Reset)]);
+}
+
+#[test]
 fn a_server_that_begins_and_aborts_sessions_takes_a_bounded_number_of_proxy_connections() {
     let limits = Limits { proxies_spare: 3, ..Limits::default() };
     let (mut stage, _, message) = ready(ClientConfig { limits, ..config() });
