@@ -198,7 +198,7 @@ impl Dials {
             Some(pause) if pause.next <= agenda.now => self.dial_for_all(link, greeting, agenda),
             Some(_) => {}
             None => {
-                let coming = self.asked.len() + self.coming.iter().filter(|coming| !coming.is_late).count();
+                let coming = self.asked.len() + self.coming.len();
                 // Those that are proved at the server, and have not heard it, count as well.
                 for _ in coming..agenda.limits.messages_at_once {
                     let Some(ticket) = self.tickets.pop_front() else { return };

@@ -974,6 +974,27 @@ fn sessions_that_begin_before_the_end_of_the_one_before_is_told_cost_the_next_on
 }
 
 #[test]
+fn a_server_that_lets_one_message_connection_in_now_and_then_makes_no_more_of_them_than_may_be() {
+    const AT_ONCE: usize = 4;
+    let limits = Limits { messages_at_once: AT_ONCE, ..Limits::default() };
+    let (mut stage, control) = linked(ClientConfig { limits, ..config() });
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 100 });
+    let link = outputs.message_links()[0];
+    let (mut asked, mut coming) = (outputs.tickets().len(), Vec::new());
+    // Until the tickets expire.
+    for _ in 0..4 {
+        coming.extend((0..asked).map(|_| stage.dialling(Dialled::Message(link))));
+        stage.wait(millis(1));
+        let mut outputs = stage.connected(coming.pop().expect("one is on its way"));
+        outputs.0.extend(stage.wait(secs(2)).0);
+        outputs.closes().iter().for_each(|(retired, ..)| coming.retain(|id| id != retired));
+        asked = outputs.tickets().len();
+        // Rivals are a share of those that come: four at first, and one more for ten.
+        assert!(coming.len() + asked <= AT_ONCE + 4 + 2, "{} and {asked}", coming.len());
+    }
+}
+
+#[test]
 fn a_server_that_begins_and_aborts_sessions_takes_a_bounded_number_of_proxy_connections() {
     let limits = Limits { proxies_spare: 3, ..Limits::default() };
     let (mut stage, _, message) = ready(ClientConfig { limits, ..config() });
