@@ -133,11 +133,6 @@ impl Session {
         }
     }
 
-    /// This end has aborted the session, and waits for the other's end.
-    pub fn is_discarding(&self) -> bool {
-        matches!(self.phase, Phase::Busy { sending: Direction::Aborted, .. })
-    }
-
     /// Server: the client has not said that it read `Start`, so the user may still be sent elsewhere.
     pub fn is_unaccepted(&self) -> bool {
         match self.phase {
