@@ -28,6 +28,9 @@ const PINGS_BEYOND: u32 = 50;
 const MORE_OF: usize = 10;
 const MORE_FOR: Duration = Duration::from_secs(60);
 
+/// How often sessions may be offered again for each place of the pool.
+const OFFERS_PER_PLACE: u32 = 2;
+
 /// How long a client that did not accept or start a session goes behind the others, the first time.
 const FAILING_PAUSE: Duration = Duration::from_secs(10);
 /// How often that time doubles.
@@ -85,8 +88,9 @@ pub(super) struct Link {
     late_at: Option<Instant>,
     /// What may be asked for beyond what is missing, because some are late.
     more: Share,
-    /// What may be spent on offering late sessions again.
-    offers: Offers,
+    /// What may be spent on offering late sessions again. So what is done because a client is late does not add to what
+    /// makes it late.
+    offers: Share,
     failing: Failing,
     /// It has refused a session, and started none since: more connections would serve nobody.
     pub refuses: bool,
@@ -99,14 +103,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// A link whose client has been heard just now.
+    /// A link whose client has been heard just now, with a pool of this size.
     pub fn new(
         control: ConnId,
         identity: Identity,
         peer: SocketAddr,
         (wire_id, pool_key): (KeyId, Secret),
         heartbeat: Duration,
-        now: Instant,
+        (pool, now): (usize, Instant),
     ) -> Link {
         Link {
             control,
@@ -132,7 +136,7 @@ impl Link {
             came: None,
             late_at: None,
             more: Share::new(1),
-            offers: Offers::default(),
+            offers: Share::full(OFFERS_PER_PLACE * pool as u32),
             failing: Failing::default(),
             refuses: false,
             listed: false,
@@ -190,9 +194,9 @@ impl Link {
         }
     }
 
-    /// Whether a late session may be offered again, which a pool of this size limits; it is counted, if it may.
-    pub fn spend_offer(&mut self, pool: usize) -> bool {
-        self.offers.spend(pool)
+    /// Whether a late session may be offered again; it is counted, if it may.
+    pub fn spend_offer(&mut self) -> bool {
+        self.offers.spend()
     }
 
     /// The client has accepted a session.
@@ -265,26 +269,6 @@ impl Link {
         let is_lossy = self.late_at.is_some_and(|at| now < at + MORE_FOR);
         let most = if is_lossy && missing > 0 { missing.div_ceil(MORE_OF) } else { 0 };
         (0..most).take_while(|_| self.more.spend()).count()
-    }
-}
-
-/// Tokens for offering late sessions again: two per place of the pool, and one more for every ten sessions that are
-/// accepted. So what is done because a client is late does not add to what makes it late.
-#[derive(Default)]
-struct Offers {
-    /// Tenths of tokens that were spent and not earned again.
-    spent_tenths: usize,
-}
-
-impl Offers {
-    fn spend(&mut self, pool: usize) -> bool {
-        let may = self.spent_tenths + 10 <= 2 * pool * 10;
-        self.spent_tenths += if may { 10 } else { 0 };
-        may
-    }
-
-    fn earn(&mut self) {
-        self.spent_tenths = self.spent_tenths.saturating_sub(1);
     }
 }
 
@@ -495,18 +479,6 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ten_sessions_that_are_accepted_earn_an_offer() {
-        let mut offers = Offers::default();
-        assert_eq!((0..100).filter(|_| offers.spend(3)).count(), 6);
-        (0..9).for_each(|_| offers.earn());
-        assert!(!offers.spend(3));
-        offers.earn();
-        assert!(offers.spend(3) && !offers.spend(3));
-        (0..1_000).for_each(|_| offers.earn());
-        assert_eq!((0..100).filter(|_| offers.spend(3)).count(), 6, "no more are kept than there were");
-    }
 
     #[test]
     fn a_link_that_fails_again_goes_behind_for_longer() {

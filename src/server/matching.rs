@@ -343,7 +343,7 @@ impl Matching {
             return;
         }
         // Without a token it waits for the copies that it has.
-        if self.sending.links.get_mut(link_id).is_none_or(|link| !link.spend_offer(agenda.limits.pool)) {
+        if self.sending.links.get_mut(link_id).is_none_or(|link| !link.spend_offer()) {
             return;
         }
         self.sending.ping_unheard(link_id, sent, agenda);

@@ -280,7 +280,7 @@ impl Server {
         hello: &Hello,
     ) {
         let Some(control) = self.controls.get(id) else { return };
-        let (now, peer) = (self.agenda.now, control.peer);
+        let (now, peer, pool) = (self.agenda.now, control.peer, self.agenda.limits.pool);
         let welcome = Welcome {
             version,
             capabilities: Capabilities::new(self.plain),
@@ -294,7 +294,7 @@ impl Server {
         let heartbeat =
             self.agenda.limits.heartbeat.min(hello.heartbeat).max(self.agenda.limits.heartbeat_min);
         let key = identity.key.clone();
-        let mut link = Link::new(id, identity, peer, (wire_id, pool_key), heartbeat, now);
+        let mut link = Link::new(id, identity, peer, (wire_id, pool_key), heartbeat, (pool, now));
         link.round_trip.measured(now.saturating_duration_since(control.answered));
         let Some(link) = self.matching.sending.links.add(link) else {
             return self.close_control(id, CloseReason::Full);
