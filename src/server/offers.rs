@@ -11,13 +11,12 @@
 //! - a duplicate says that another copy lives. If none does, the user is reset;
 //! - a session all of whose copies were lost with their connections is offered again.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::links::Link;
-use crate::base::id::{ConnId, LinkId};
+use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::round_trip::RoundTrip;
-use crate::base::table::SLOTS_KEPT;
+use crate::base::table::Table;
 use crate::config::limits::Limits;
 
 /// Copies of a session that may live at once.
@@ -82,6 +81,20 @@ pub(super) enum Left {
 }
 
 impl Offer {
+    /// A session that is sent for the first time.
+    fn new(link: LinkId, message: ConnId, dial_ms: u32, now: Instant) -> Offer {
+        Offer {
+            link,
+            began: now,
+            sent: now,
+            dial_ms,
+            paired: Some(message),
+            others: [None; COPIES_MAX - 1],
+            state: State::InTime,
+            is_duplicate: false,
+        }
+    }
+
     /// The copies that live.
     pub fn copies(&self) -> impl Iterator<Item = ConnId> {
         self.paired.into_iter().chain(self.others.into_iter().flatten())
@@ -97,6 +110,16 @@ impl Offer {
         self.began == self.sent
     }
 
+    /// One more copy is sent.
+    fn add(&mut self, message: ConnId, now: Instant) {
+        (self.sent, self.state) = (now, State::InTime);
+        match self.others.iter_mut().find(|copy| copy.is_none()) {
+            _ if self.paired.is_none() => self.paired = Some(message),
+            Some(free) => *free = Some(message),
+            None => debug_assert!(false, "there is room for it"),
+        }
+    }
+
     /// Whether one more copy may be sent.
     pub fn has_room(&self) -> bool {
         self.copies().count() < COPIES_MAX
@@ -110,7 +133,7 @@ fn late_after(round_trip: &RoundTrip, limits: &Limits) -> Duration {
 
 /// All sessions that are offered, by their users.
 #[derive(Default)]
-pub(super) struct Offers(HashMap<ConnId, Offer>);
+pub(super) struct Offers(Table<kind::Connection, Offer>);
 
 impl Offers {
     pub fn len(&self) -> usize {
@@ -118,11 +141,11 @@ impl Offers {
     }
 
     pub fn get(&self, user: ConnId) -> Option<&Offer> {
-        self.0.get(&user)
+        self.0.get(user)
     }
 
     pub fn contains(&self, user: ConnId) -> bool {
-        self.0.contains_key(&user)
+        self.0.contains(user)
     }
 
     /// A copy of a user's session is sent; returns when the session is looked at.
@@ -134,21 +157,9 @@ impl Offers {
         dial_ms: u32,
         (now, limits): (Instant, &Limits),
     ) -> Instant {
-        let offer = self.0.entry(user).or_insert(Offer {
-            link: id,
-            began: now,
-            sent: now,
-            dial_ms,
-            paired: None,
-            others: [None; COPIES_MAX - 1],
-            state: State::InTime,
-            is_duplicate: false,
-        });
-        (offer.sent, offer.state) = (now, State::InTime);
-        match offer.others.iter_mut().find(|copy| copy.is_none()) {
-            _ if offer.paired.is_none() => offer.paired = Some(message),
-            Some(free) => *free = Some(message),
-            None => debug_assert!(false, "there is room for it"),
+        match self.0.get_mut(user) {
+            Some(offer) => offer.add(message, now),
+            None => self.0.insert(user, Offer::new(id, message, dial_ms, now)),
         }
         // The answer to a ping that leaves half-way is there in time.
         now + late_after(&link.round_trip, limits) / 2
@@ -156,16 +167,12 @@ impl Offers {
 
     /// The session is accepted, refused, or its user is gone: it is offered no more.
     pub fn remove(&mut self, user: ConnId) -> Option<Offer> {
-        let offer = self.0.remove(&user);
-        if self.0.is_empty() && self.0.capacity() > 2 * SLOTS_KEPT {
-            self.0.shrink_to(SLOTS_KEPT);
-        }
-        offer
+        self.0.remove(user)
     }
 
     /// The copy that a user was paired with is lost.
     pub fn lost_paired(&mut self, user: ConnId) -> Left {
-        match self.0.get(&user).map(|offer| offer.paired) {
+        match self.0.get(user).map(|offer| offer.paired) {
             Some(Some(message)) => self.lost(user, message),
             Some(None) => Left::Copies,
             None => Left::Nothing,
@@ -174,7 +181,7 @@ impl Offers {
 
     /// A copy is lost with its connection.
     pub fn lost(&mut self, user: ConnId, message: ConnId) -> Left {
-        let Some(offer) = self.0.get_mut(&user) else { return Left::Copies };
+        let Some(offer) = self.0.get_mut(user) else { return Left::Copies };
         if offer.paired == Some(message) {
             offer.paired = None;
         }
@@ -189,7 +196,7 @@ impl Offers {
 
     /// The client has seen this session before it read this copy.
     pub fn duplicate(&mut self, user: ConnId, message: ConnId) -> Left {
-        if let Some(offer) = self.0.get_mut(&user) {
+        if let Some(offer) = self.0.get_mut(user) {
             offer.is_duplicate = true;
         }
         self.lost(user, message)
@@ -202,7 +209,7 @@ impl Offers {
 
     /// The time of a session has come; `link` is its client's.
     pub fn due(&mut self, user: ConnId, link: &Link, now: Instant, limits: &Limits) -> Option<Due> {
-        let offer = self.0.get_mut(&user)?;
+        let offer = self.0.get_mut(user)?;
         let unheard = link.round_trip.times(4).clamp(limits.unheard, limits.user_patience);
         let last = (link.heard.max(offer.began) + unheard).min(offer.began + limits.user_patience);
         if now >= last {
