@@ -13,6 +13,8 @@ mod origin;
 #[path = "tunnel/process.rs"]
 #[allow(dead_code)]
 mod process;
+#[path = "tunnel/start.rs"]
+mod start;
 #[path = "attacks/victim.rs"]
 mod victim;
 
@@ -23,13 +25,12 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use argh::{EarlyExit, FromArgs};
-use mio::net::TcpListener;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use argh::FromArgs;
 use skyorg::config::keys::{self, Origin};
 
 use hostile::Target;
 use process::{Folder, Process};
+use start::{Outcome, raise_descriptors};
 use victim::Users;
 
 /// Compares what users meet alone with what they meet beside an attack.
@@ -90,60 +91,28 @@ const ATTACKS: [Attack; 10] = [
 ];
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    // Cargo adds `--bench` at the end.
-    let words: Vec<&str> = words.iter().map(String::as_str).filter(|&word| word != "--bench").collect();
-    let outcome = match words[..] {
-        ["origin"] => helper(|| Ok(origin::run(announced_listener()?)?)),
-        ["link", to, round_trip] => helper(|| {
-            let round_trip = Duration::from_millis(round_trip.parse()?);
-            Ok(link::run(announced_listener()?, to.parse()?, round_trip)?)
-        }),
-        ["hostile", name, control, message, other, web, from, key] => helper(|| {
-            raise_descriptors();
-            // Attackers have machines of their own.
-            let _ = rustix::process::nice(19);
-            let [control, message] = [control.parse()?, message.parse()?];
-            let [other, web] = [other.parse()?, web.parse()?];
-            let key = keys::parse(&std::fs::read(key)?, &Origin::File(key.into()))
-                .map_err(|error| error.to_string())?
-                .remove(0);
-            let target = Target { control, message, other, web, from: from.parse()?, key };
-            Ok(hostile::run(name, &target, FOR_EVER)?)
-        }),
-        _ => match Arguments::from_args(&["cargo bench --bench attacks --"], &words) {
-            Ok(arguments) => run(&arguments),
-            Err(EarlyExit { output, status: Ok(()) }) => {
-                println!("{output}");
-                Ok(())
-            }
-            Err(EarlyExit { output, status: Err(()) }) => Err(output.into()),
-        },
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("attacks: {error}");
-            ExitCode::FAILURE
+    let own = |words: &[&str]| match *words {
+        ["hostile", name, control, message, other, web, from, key] => {
+            let target = || -> Result<Target, Box<dyn Error>> {
+                let [control, message] = [control.parse()?, message.parse()?];
+                let [other, web] = [other.parse()?, web.parse()?];
+                let keys = keys::parse(&std::fs::read(key)?, &Origin::File(key.into()));
+                let key = keys.map_err(|error| error.to_string())?.remove(0);
+                Ok(Target { control, message, other, web, from: from.parse()?, key })
+            };
+            Some(target().and_then(|target| attack_for_ever(name, &target)))
         }
-    }
+        _ => None,
+    };
+    start::start("attacks", own, run)
 }
 
-fn helper(work: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+fn attack_for_ever(name: &str, target: &Target) -> Outcome {
     process::end_with_parent();
-    work()
-}
-
-/// A new listener. Its address goes to the benchmark that started this helper.
-fn announced_listener() -> std::io::Result<TcpListener> {
-    let listener = process::listen()?;
-    println!("listening {}", listener.local_addr()?);
-    Ok(TcpListener::from_std(listener))
-}
-
-fn raise_descriptors() {
-    let Some(maximum) = getrlimit(Resource::Nofile).maximum else { return };
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(maximum), maximum: Some(maximum) });
+    raise_descriptors();
+    // Attackers have machines of their own.
+    let _ = rustix::process::nice(19);
+    Ok(hostile::run(name, target, FOR_EVER)?)
 }
 
 /// Whose key it is.

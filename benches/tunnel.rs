@@ -31,6 +31,8 @@ mod origin;
 mod process;
 #[path = "tunnel/results.rs"]
 mod results;
+#[path = "tunnel/start.rs"]
+mod start;
 
 use std::error::Error;
 use std::fs;
@@ -38,15 +40,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use argh::{EarlyExit, FromArgs};
-use mio::net::TcpListener;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use argh::FromArgs;
 
 use cases::{CASES, Case, Kind, Setting};
 use contenders::{Between, Contender, NAMES, Running, Size, Surroundings};
 use line::Shape;
 use process::{Folder, Process};
 use results::Results;
+use start::{Outcome, raise_descriptors};
 
 /// Compares skyorg with other ways through.
 #[derive(FromArgs)]
@@ -87,55 +88,19 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    // Cargo adds `--bench` at the end.
-    let words: Vec<&str> = words.iter().map(String::as_str).filter(|&word| word != "--bench").collect();
-    let outcome = match words[..] {
-        ["origin"] => run_origin(),
-        ["link", to, round_trip] => run_link(to, round_trip),
-        ["line", round_trip, loss, rate, buffer] => run_line([round_trip, loss, rate, buffer]),
-        _ => match Arguments::from_args(&["cargo bench --bench tunnel --"], &words) {
-            Ok(arguments) => run(&arguments),
-            Err(EarlyExit { output, status: Ok(()) }) => {
-                println!("{output}");
-                Ok(())
-            }
-            Err(EarlyExit { output, status: Err(()) }) => Err(output.into()),
-        },
+    let own = |words: &[&str]| match *words {
+        ["line", round_trip, loss, rate, buffer] => Some(run_line([round_trip, loss, rate, buffer])),
+        _ => None,
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("tunnel: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    start::start("tunnel", own, run)
 }
 
-fn run_origin() -> Result<(), Box<dyn Error>> {
-    process::end_with_parent();
-    Ok(origin::run(announced_listener()?)?)
-}
-
-fn run_link(to: &str, round_trip: &str) -> Result<(), Box<dyn Error>> {
-    process::end_with_parent();
-    let round_trip = Duration::from_millis(round_trip.parse()?);
-    Ok(link::run(announced_listener()?, to.parse()?, round_trip)?)
-}
-
-fn run_line(words: [&str; 4]) -> Result<(), Box<dyn Error>> {
+fn run_line(words: [&str; 4]) -> Outcome {
     process::end_with_parent();
     Ok(line::run(Shape::parse(words).ok_or("no shape of a line")?)?)
 }
 
-/// A new listener. Its address goes to the benchmark that started this helper.
-fn announced_listener() -> std::io::Result<TcpListener> {
-    let listener = process::listen()?;
-    println!("listening {}", listener.local_addr()?);
-    Ok(TcpListener::from_std(listener))
-}
-
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+fn run(arguments: &Arguments) -> Outcome {
     raise_descriptors();
     let folder = Folder::new(arguments.logs.as_deref())?;
     let contenders = contenders::find(&chosen(&arguments.contenders, &NAMES)?, arguments.before.as_deref())?;
@@ -251,11 +216,4 @@ fn chosen(list: &str, known: &[&'static str]) -> Result<Vec<&'static str>, Strin
     let find = |word: &str| known.iter().copied().find(|&name| name == word);
     let wanted = list.split(',').map(str::trim);
     wanted.map(|word| find(word).ok_or(format!("'{word}' is none of: {}", known.join(", ")))).collect()
-}
-
-/// The users need one file descriptor each, and so does the origin, which inherits the limit.
-fn raise_descriptors() {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    // Without it the cases with many sessions fail, and say so.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
