@@ -2,20 +2,17 @@
 //! dead ends. Whoever acknowledges nothing is given up, and whoever merely does not read is not.
 
 mod common;
+mod in_process;
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use common::relay::{Forgets, Rules};
 use common::{MODES, Mode, PATIENCE, Setup, Tunnel, connect, measure, serve};
-use skyorg::app::run::{Client, Server};
-use skyorg::base::address::{HostPort, Listen};
+use in_process::Ends;
 use skyorg::config::limits::Limits;
-use skyorg::config::{ClientConfig, Key, ServerConfig};
-use skyorg::wire::handshake::Secret;
 use socket2::{SockFilter, SockRef};
 
 const HEARTBEAT: Duration = Duration::from_secs(6);
@@ -130,29 +127,8 @@ fn a_quiet_session_on_a_dead_line_ends_at_both_ends() {
 const UNACKNOWLEDGED: Duration = Duration::from_secs(6);
 
 fn tunnel_in_process(local: SocketAddr, plain: bool) -> SocketAddr {
-    let name: skyorg::base::name::Name = "default".parse().expect("a name");
-    let key = Key { name: name.clone(), secret: Secret::new([7; 32]) };
-    let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
-    let host_port =
-        |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
-    let limits = || Limits { unacknowledged: UNACKNOWLEDGED, ..Limits::default() };
-    let server = Server::bind(ServerConfig {
-        services: vec![(name.clone(), free_port)],
-        message: free_port,
-        control: free_port,
-        keys: vec![key.clone()],
-        plain,
-        limits: limits(),
-    });
-    let server = server.unwrap_or_else(|error| panic!("{error}"));
-    let (request, control) = (server.bound().services[0].1, server.bound().control);
-    let services = vec![(name, host_port(local))];
-    let client =
-        ClientConfig { server: host_port(control), message: None, services, key, plain, limits: limits() };
-    let client = Client::new(client).expect("a client");
-    thread::spawn(move || server.run().expect("runs"));
-    thread::spawn(move || client.run().expect("runs"));
-    request
+    let limits = Limits { unacknowledged: UNACKNOWLEDGED, ..Limits::default() };
+    Ends::new(local, plain, &limits).run()
 }
 
 /// From now on nothing arrives at this socket, as if its cable were unplugged (socket(7), `SO_ATTACH_FILTER`).

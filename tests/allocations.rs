@@ -4,6 +4,8 @@
 //! those two threads and nowhere else. Log level `info`, as an operator has it; every line is formatted into a
 //! buffer of fixed size and dropped, so that what is counted is the program's and not a logger's.
 
+mod in_process;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
@@ -14,13 +16,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use in_process::Ends;
 use log::{LevelFilter, Log, Metadata, Record};
-use skyorg::app::run::{Client, Server};
-use skyorg::base::address::{HostPort, Listen};
-use skyorg::base::name::Name;
 use skyorg::config::limits::Limits;
-use skyorg::config::{ClientConfig, Key, ServerConfig};
-use skyorg::wire::handshake::Secret;
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// Sessions that are counted; `SKYORG_TEST_SESSIONS` asks for another number.
@@ -226,28 +224,9 @@ fn count_allocations(plain: bool, counts: &'static [Count; 2]) {
     let _ = log::set_logger(&Sink);
     log::set_max_level(LevelFilter::Info);
 
-    let name: Name = "default".parse().expect("a name");
-    let key = Key { name: name.clone(), secret: Secret::new([7; 32]) };
     // A message connection that was retired and is needed again would rightly allocate.
-    let limits = || Limits { retire: Duration::from_secs(3600), ..Limits::default() };
-    let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
-    let host_port =
-        |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
-    let server = Server::bind(ServerConfig {
-        services: vec![(name.clone(), free_port)],
-        message: free_port,
-        control: free_port,
-        keys: vec![key.clone()],
-        plain,
-        limits: limits(),
-    });
-    let server = server.unwrap_or_else(|error| panic!("{error}"));
-    let (request, control) = (server.bound().services[0].1, server.bound().control);
-    let local = host_port(start_local_server());
-    let services = vec![(name, local)];
-    let client =
-        ClientConfig { server: host_port(control), message: None, services, key, plain, limits: limits() };
-    let client = Client::new(client).expect("a client");
+    let limits = Limits { retire: Duration::from_secs(3600), ..Limits::default() };
+    let Ends { server, client, request } = Ends::new(start_local_server(), plain, &limits);
     start_reactor("server", &counts[0], move || server.run().expect("runs"));
     start_reactor("client", &counts[1], move || client.run().expect("runs"));
     wait_until_ready(request);

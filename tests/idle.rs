@@ -1,19 +1,17 @@
 //! The limit of idle sessions, which the command line does not offer yet: a session without a byte for that long is
 //! ended by RST at both its ends and told of as idle, and one that talks is not, in either direction.
 
+mod in_process;
+
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use in_process::Ends;
 use log::{LevelFilter, Log, Metadata, Record};
-use skyorg::app::run::{Client, Server};
-use skyorg::base::address::{HostPort, Listen};
-use skyorg::base::name::Name;
 use skyorg::config::limits::Limits;
-use skyorg::config::{ClientConfig, Key, ServerConfig};
-use skyorg::wire::handshake::Secret;
 
 const IDLE: Duration = Duration::from_millis(800);
 /// Pause between two bytes of a session that talks.
@@ -89,29 +87,9 @@ fn come(request: SocketAddr, first: u8) -> TcpStream {
 fn a_session_without_a_byte_ends_and_one_that_talks_does_not() {
     log::set_logger(&LINES).expect("the only test here");
     log::set_max_level(LevelFilter::Info);
-    let name: Name = "default".parse().expect("a name");
-    let key = Key { name: name.clone(), secret: Secret::new([7; 32]) };
-    let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
-    let host_port =
-        |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
-    let server = Server::bind(ServerConfig {
-        services: vec![(name.clone(), free_port)],
-        message: free_port,
-        control: free_port,
-        keys: vec![key.clone()],
-        plain: false,
-        limits: Limits { idle: Some(IDLE), ..Limits::default() },
-    });
-    let server = server.unwrap_or_else(|error| panic!("{error}"));
-    let (request, control) = (server.bound().services[0].1, server.bound().control);
     let (sender, ends) = std::sync::mpsc::channel();
-    let services = vec![(name, host_port(start_local_server(sender)))];
-    let limits = Limits::default();
-    let client =
-        ClientConfig { server: host_port(control), message: None, services, key, plain: false, limits };
-    let client = Client::new(client).expect("a client");
-    thread::spawn(move || server.run().expect("runs"));
-    thread::spawn(move || client.run().expect("runs"));
+    let limits = Limits { idle: Some(IDLE), ..Limits::default() };
+    let request = Ends::new(start_local_server(sender), false, &limits).run();
 
     let mut talker = come(request, USER);
     let mut listener = come(request, LOCAL_SERVER);

@@ -1,0 +1,60 @@
+//! A server and a client in this very process, for tests of limits that are no flags, and of what their threads do.
+
+// Each test file is a crate of its own and uses a part of this.
+#![allow(dead_code)]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
+
+use skyorg::app::run::{Client, Server};
+use skyorg::base::address::{HostPort, Listen};
+use skyorg::base::name::Name;
+use skyorg::config::limits::Limits;
+use skyorg::config::{ClientConfig, Key, ServerConfig};
+use skyorg::wire::handshake::Secret;
+
+/// Both, not yet running.
+pub struct Ends {
+    pub server: Server,
+    pub client: Client,
+    /// Where users connect.
+    pub request: SocketAddr,
+}
+
+impl Ends {
+    /// Both, before this local server.
+    pub fn new(local: SocketAddr, plain: bool, limits: &Limits) -> Ends {
+        let name: Name = "default".parse().expect("a name");
+        let key = Key { name: name.clone(), secret: Secret::new([7; 32]) };
+        let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
+        let host_port =
+            |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
+        let server = Server::bind(ServerConfig {
+            services: vec![(name.clone(), free_port)],
+            message: free_port,
+            control: free_port,
+            keys: vec![key.clone()],
+            plain,
+            limits: limits.clone(),
+        });
+        let server = server.unwrap_or_else(|error| panic!("{error}"));
+        let (request, control) = (server.bound().services[0].1, server.bound().control);
+        let client = Client::new(ClientConfig {
+            server: host_port(control),
+            message: None,
+            services: vec![(name, host_port(local))],
+            key,
+            plain,
+            limits: limits.clone(),
+        });
+        Ends { server, client: client.expect("a client"), request }
+    }
+
+    /// Lets both run until the test's process ends; returns where users connect.
+    pub fn run(self) -> SocketAddr {
+        let Ends { server, client, request } = self;
+        thread::spawn(move || server.run().expect("runs"));
+        thread::spawn(move || client.run().expect("runs"));
+        request
+    }
+}
