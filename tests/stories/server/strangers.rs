@@ -1,0 +1,214 @@
+//! Listeners and strangers.
+
+use super::*;
+
+#[test]
+fn a_listener_is_asked_for_per_service_and_for_messages_and_controls() {
+    let outputs = new_server(limits()).wait(Duration::ZERO);
+    assert_eq!(outputs.users_limit(), Some(limits().users_max));
+    let listen = outputs.0.iter().filter(|output| !matches!(output, Output::LimitUsers(_)));
+    let listen = listen.map(|output| match output {
+        Output::Listen { at, door, .. } => (at.port(), *door == Door::Clients),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(listen.collect::<Vec<_>>(), [(WEB, false), (SSH, false), (MESSAGE, true), (CONTROL, true)]);
+}
+
+#[test]
+fn a_stranger_with_an_unknown_key_or_link_is_discarded_and_told_nothing() {
+    let mut stage = begin();
+    for purpose in [Purpose::Control, Purpose::Message] {
+        let (id, outputs) = stage.stranger(purpose, [0; 16]);
+        assert_eq!(outputs.closes(), [(id, CloseReason::unknown(purpose), Manner::Discard)]);
+        assert_eq!(outputs.0.len(), 1, "{outputs:?}");
+    }
+}
+
+#[test]
+fn a_key_is_no_link_and_a_link_is_no_key() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    for (purpose, key_id) in [(Purpose::Control, client.link), (Purpose::Message, office())] {
+        let (id, outputs) = stage.stranger(purpose, key_id);
+        assert_eq!(outputs.closes(), [(id, CloseReason::unknown(purpose), Manner::Discard)]);
+    }
+}
+
+#[test]
+fn a_stranger_that_names_a_key_is_verified_against_its_secret() {
+    let (id, outputs) = begin().stranger(Purpose::Control, office());
+    let [Output::Verify { id: verified, secret }] = &outputs.0[..] else { panic!("{outputs:?}") };
+    assert_eq!((*verified, secret.bytes()), (id, &[7; 32]));
+}
+
+#[test]
+fn a_stranger_that_leaves_is_told_of() {
+    let mut stage = begin();
+    let (id, _) = stage.stranger(Purpose::Control, office());
+    let reason = CloseReason::HandshakeTimedOut;
+    assert_eq!(stage.gone(id, reason).facts(), [&Fact::NotAdmitted { peer: peer(), reason }]);
+}
+
+#[test]
+fn a_good_ticket_admits_once_and_a_used_or_unknown_one_is_discarded() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let (id, outputs) = stage.message(client.link, 1);
+    assert_eq!(outputs.answered(), [id]);
+    for ticket in [1, 0, 99] {
+        let (id, outputs) = stage.message(client.link, ticket);
+        assert_eq!(outputs.closes(), [(id, CloseReason::UnknownLink, Manner::Discard)]);
+        assert_eq!(outputs.answered(), []);
+    }
+}
+
+#[test]
+fn a_ticket_that_was_used_counts_until_its_connection_is_answered_or_gone() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let (id, _) = stage.stranger(Purpose::Message, client.link);
+    let outputs = stage.tell(Input::Proved { id, proof: Proof::Message { ticket: 1 } });
+    assert_eq!((outputs.answered(), outputs.asked(client.control)), (vec![id], vec![]));
+    let outputs = stage.gone(id, CloseReason::PeerClosed);
+    assert_eq!(outputs.asked(client.control), [(3, 1)], "another in its place");
+}
+
+#[test]
+fn a_recorded_first_flight_is_not_answered() {
+    let mut stage = begin();
+    stage.control();
+    let (id, _) = stage.stranger(Purpose::Control, office());
+    let outputs = stage.prove(id, Proof::control(&[9; LINK_RANDOM_BYTES], 1));
+    assert_eq!(outputs.closes(), [(id, CloseReason::Replayed, Manner::Discard)]);
+    assert_eq!(outputs.answered(), []);
+}
+
+#[test]
+fn a_client_that_is_refused_counts_as_a_stranger_to_its_end() {
+    let mut stage = begin();
+    let (control, _) = stage.control();
+    let versions = Versions { least: VERSIONS.most + 1, most: VERSIONS.most + 1 };
+    let outputs = stage.hear(control, ControlFrame::Hello(Hello { versions, ..hello(1) }));
+    assert_eq!(outputs.admitted(), []);
+    let (client, outputs) = stage.greet(hello(1));
+    assert_eq!(outputs.admitted(), [client.control]);
+}
+
+#[test]
+fn a_ticket_expires_and_another_is_issued_in_its_place() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let outputs = stage.wait(limits().ticket);
+    let expired = Fact::TicketsExpired { key: name("office"), count: POOL };
+    assert!(outputs.facts().contains(&&expired), "{outputs:?}");
+    assert_eq!(outputs.asked(client.control), [(3, 1)]);
+}
+
+/// A client of which so many users wait for a message connection.
+fn crowded(users: usize) -> (Stage, Client) {
+    let mut stage = begin_with(Limits { pool: 10, ..limits() });
+    let mut client = stage.greet(hello(1)).0;
+    stage.hear(client.control, publish(1, "web"));
+    stage.hear(client.control, ControlFrame::Pong);
+    for _ in 0..users {
+        let (_, outputs) = stage.user();
+        client.note(&outputs);
+    }
+    (stage, client)
+}
+
+/// It brings a message connection, and its session starts.
+fn serve(stage: &mut Stage, client: &mut Client) {
+    let message = stage.bring(client).0;
+    stage.accepted_and_started(message);
+}
+
+#[test]
+fn for_what_is_late_while_others_come_a_few_more_are_asked_for_as_a_share_of_those() {
+    let (mut stage, mut client) = crowded(50);
+    stage.wait(millis(100));
+    let mut brought = 0;
+    while client.tickets.len() > 10 {
+        serve(&mut stage, &mut client);
+        brought += 1;
+    }
+    let late: Vec<u64> = client.tickets.drain(..).collect();
+    let outputs = stage.wait(limits().late);
+    let asked: u32 = outputs.asked(client.control).iter().map(|it| it.1).sum();
+    assert_eq!(asked, 1 + brought / 10, "one, and one of ten that came: {outputs:?}");
+    assert_eq!(stage.wait(secs(1)).asked(client.control), [], "once");
+    let answered = late.iter().filter(|&&it| stage.message(client.link, it).1.answered().len() == 1).count();
+    assert_eq!(answered, late.len(), "the late ones are good all the same");
+}
+
+#[test]
+fn without_loss_nothing_more_is_asked_for_and_where_nothing_comes_neither() {
+    for brings in [true, false] {
+        let (mut stage, mut client) = crowded(50);
+        stage.wait(millis(100));
+        while brings && !client.tickets.is_empty() {
+            serve(&mut stage, &mut client);
+        }
+        assert_eq!(stage.wait(secs(2)).asked(client.control), [], "{brings}");
+    }
+}
+
+#[test]
+fn after_one_was_late_one_more_is_asked_for_with_every_ten_for_a_minute() {
+    let (mut stage, mut client) = crowded(50);
+    while client.tickets.len() > 1 {
+        serve(&mut stage, &mut client);
+    }
+    let late = client.tickets.pop_back().expect("one is left");
+    client.note(&stage.wait(limits().late));
+    assert_eq!(client.tickets.len(), 2, "in its place, and one more");
+    serve(&mut stage, &mut client);
+    stage.message(client.link, late);
+    let mut asked = Vec::new();
+    for _ in 0..20 {
+        let (_, outputs) = stage.user();
+        asked.extend(outputs.asked(client.control).iter().map(|it| it.1));
+    }
+    assert!(asked.contains(&2), "{asked:?}");
+}
+
+#[test]
+fn for_tickets_that_are_given_back_one_is_asked_for_at_once_and_the_rest_when_it_has_come() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let used = stage.bring(&mut client).0;
+    assert!(stage.hear(client.control, ControlFrame::Void { first_ticket: 1, count: 1 }).is_silent());
+    let outputs = stage.hear(client.control, ControlFrame::Void { first_ticket: 2, count: 1 });
+    assert_eq!(outputs.asked(client.control), [(3, 1)]);
+    let (id, outputs) = stage.message(client.link, 2);
+    assert_eq!(
+        outputs.closes(),
+        [(id, CloseReason::UnknownLink, Manner::Discard)],
+        "it is not good any more"
+    );
+    stage.gone(used, CloseReason::PeerClosed);
+    let outputs = stage.hear(client.control, ControlFrame::Void { first_ticket: 3, count: 1 });
+    assert_eq!(outputs.asked(client.control), [(4, 1)], "however often");
+    let (_, outputs) = stage.message(client.link, 4);
+    assert_eq!(outputs.asked(client.control), [(5, POOL as u32 - 1)]);
+}
+
+#[test]
+fn a_message_connection_that_is_late_is_admitted_though_another_was_asked_for_in_its_place() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    stage.wait(limits().ticket);
+    let late = limits().heartbeat - secs(1);
+    for _ in 0..late.as_secs() {
+        stage.hear(client.control, ControlFrame::Ping);
+        stage.wait(secs(1));
+    }
+    let (id, outputs) = stage.message(client.link, 1);
+    assert_eq!(outputs.answered(), [id]);
+    let (id, outputs) = stage.message(client.link, 1);
+    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownLink, Manner::Discard)], "once");
+    stage.hear(client.control, ControlFrame::Ping);
+    stage.wait(limits().ticket);
+    let (id, outputs) = stage.message(client.link, 2);
+    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownLink, Manner::Discard)], "and not for ever");
+}
