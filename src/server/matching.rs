@@ -206,7 +206,7 @@ impl Matching {
                 self.offer_again(id, link, agenda);
             }
         } else if self.services.is_waiting(id) {
-            agenda.reset(id, CloseReason::NoClient);
+            self.sending.waited(id, self.services.awaited(id), agenda);
         }
     }
 

@@ -9,6 +9,7 @@ use super::refill::Refills;
 use super::services::Publication;
 use super::users::Users;
 use crate::base::id::{ConnId, LinkId, PublicationId};
+use crate::config::limits::Limits;
 use crate::machine::{Agenda, CloseReason, Output};
 use crate::wire::control::ControlFrame;
 
@@ -153,13 +154,26 @@ impl Sending {
         }
     }
 
+    /// How long a user waits for a connection, which a link was asked for if there is one.
+    fn wait(&self, link: Option<LinkId>, limits: &Limits) -> Duration {
+        let link = link.and_then(|link| self.links.get(link));
+        link.map_or(limits.wait, |link| link.round_trip.times(4).clamp(limits.wait, limits.user_patience))
+    }
+
     /// A user waits for a connection, which a link was asked for if there is one.
     pub fn wait_at_most(&self, id: ConnId, link: Option<LinkId>, agenda: &mut Agenda) {
-        let limits = &agenda.limits;
-        let link = link.and_then(|link| self.links.get(link));
-        let wait = link
-            .map_or(limits.wait, |link| link.round_trip.times(4).clamp(limits.wait, limits.user_patience));
-        agenda.after(id, wait);
+        agenda.after(id, self.wait(link, &agenda.limits));
+    }
+
+    /// A user has waited as long as it seemed right: the round trip may have grown meanwhile. Resets it, or waits on.
+    pub fn waited(&self, id: ConnId, link: Option<LinkId>, agenda: &mut Agenda) {
+        let Some(user) = self.users.get(id) else { return };
+        let until = user.since + self.wait(link, &agenda.limits);
+        if until > agenda.now {
+            agenda.at(id, Some(until));
+        } else {
+            agenda.reset(id, CloseReason::NoClient);
+        }
     }
 
     /// Idle connections of a link that were not heard since this time may have failed, and are pinged.

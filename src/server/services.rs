@@ -367,6 +367,17 @@ impl Services {
         self.services.get(id)?.waiting.last()
     }
 
+    /// The link for whose connections a user waits: the one that was asked last, where several may serve it.
+    pub fn awaited(&self, user: ConnId) -> Option<LinkId> {
+        match self.waiting.get(user)?.0 {
+            Place::Link(link) => Some(link),
+            Place::Service(id) => {
+                let asked = self.services.get(id)?.asked?;
+                self.publications.get(asked).map(|publication| publication.link)
+            }
+        }
+    }
+
     /// Whether a user waits.
     pub fn is_waiting(&self, user: ConnId) -> bool {
         self.waiting.get(user).is_some()

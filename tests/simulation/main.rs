@@ -242,7 +242,7 @@ fn a_line_that_is_down_for_a_while_loses_no_link_and_no_session() {
 
 #[test]
 fn a_narrow_line_with_a_deep_queue_loses_nobody() {
-    over_lines(Tale::Bloated, 8);
+    over_lines(Tale::Bloated, 40);
 }
 
 #[test]

@@ -221,3 +221,18 @@ fn a_user_that_left_is_told_of() {
     };
     assert_eq!((*user, *lasted), (user_address(id), secs(1)));
 }
+
+#[test]
+fn a_user_that_waits_is_given_longer_where_the_round_trip_has_grown_meanwhile() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let pinged = (0..30).any(|_| stage.wait(secs(1)).said(client.control).contains(&ControlFrame::Ping));
+    assert!(pinged);
+    let (user, _) = stage.user();
+    // The pong takes almost as long as the user may wait.
+    assert_eq!(stage.wait(limits().wait - millis(100)).closes(), []);
+    stage.hear(client.control, ControlFrame::Pong);
+    assert_eq!(stage.wait(secs(1)).closes(), []);
+    let outputs = stage.wait(limits().user_patience);
+    assert!(outputs.closes().contains(&(user, CloseReason::NoClient, Manner::Reset)), "{outputs:?}");
+}
