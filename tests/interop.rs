@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::config::keys;
 use skyorg::config::limits::Limits;
-use skyorg::config::{ClientConfig, Key, ServerConfig};
+use skyorg::config::{ClientConfig, Key, Policies, Publication, ServerConfig, Service};
 use socket2::SockRef;
 use tokio::runtime::{Builder, Runtime};
 
@@ -100,8 +100,10 @@ fn runtime(threads: bool) -> Runtime {
 fn start_server(program: Program, key: Key, plain: bool) -> (SocketAddr, SocketAddr, SocketAddr) {
     let free = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
     let name = "default".parse().expect("a good name");
-    let (services, limits) = (vec![(name, free)], limits());
-    let config = ServerConfig { services, message: free, control: free, keys: vec![key], plain, limits };
+    let (services, limits) = (vec![Service::new(name, free)], limits());
+    let policies = Policies::default();
+    let config =
+        ServerConfig { services, policies, message: free, control: free, keys: vec![key], plain, limits };
     match program {
         Product => {
             let server = skyorg::app::run::Server::bind(config).expect("binds");
@@ -136,7 +138,7 @@ fn start_client(
     let config = ClientConfig {
         server: at(control),
         message: Some(at(message)),
-        services: vec![("default".parse().expect("a good name"), at(local))],
+        publications: vec![Publication::of_service("default".parse().expect("a good name"), at(local))],
         key,
         plain,
         limits: limits(),

@@ -19,7 +19,7 @@ use skyorg::base::id::ConnId;
 use skyorg::base::name::Name;
 use skyorg::client::Client;
 use skyorg::config::limits::Limits;
-use skyorg::config::{ClientConfig, Key, ServerConfig};
+use skyorg::config::{ClientConfig, Key, Policies, Publication, ServerConfig, Service};
 use skyorg::machine::{
     CloseReason, Dial, Dialled, Door, Input, LINK_RANDOM_BYTES, Machine, Output, Proof, SessionEvent, Traffic,
 };
@@ -143,7 +143,8 @@ impl World {
         let limits = Limits { pool: CONNECTIONS, ..Limits::default() };
         let key = || Key { name: name("office"), secret: Secret::new([7; 32]) };
         let server = ServerConfig {
-            services: vec![(name("web"), Listen::Any(33333))],
+            services: vec![Service::new(name("web"), Listen::Any(33333))],
+            policies: Policies::default(),
             message: Listen::Any(33334),
             control: Listen::Any(33335),
             keys: vec![key()],
@@ -154,7 +155,7 @@ impl World {
         let client = ClientConfig {
             server: host("192.0.2.1:33335"),
             message: None,
-            services: vec![(name("web"), host("127.0.0.1:80"))],
+            publications: vec![Publication::of_service(name("web"), host("127.0.0.1:80"))],
             key: key(),
             plain: false,
             limits: limits.clone(),
@@ -205,7 +206,8 @@ impl World {
         let hello = Hello { versions, capabilities, heartbeat, instance: [1; 16] };
         let dial_time = Duration::from_secs(5);
         let (want, transports) = (Want::Service, Transports::Tcp);
-        let publish = Publish { number: 1, name: name("web"), want, transports, dial_time };
+        let publish =
+            Publish { number: 1, name: name("web"), want, transports, dial_time, share: false, probe: true };
         for frame in [ControlFrame::Hello(hello), ControlFrame::Publish(publish)] {
             self.tell_server(Input::Control { id: id(CONTROL), frame });
         }

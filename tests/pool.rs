@@ -10,7 +10,7 @@ use skyorg::base::address::Listen;
 use skyorg::base::id::{ConnId, ListenerId, ServiceId};
 use skyorg::base::name::Name;
 use skyorg::config::limits::Limits;
-use skyorg::config::{Key, ServerConfig};
+use skyorg::config::{Key, Policies, ServerConfig, Service};
 use skyorg::machine::{
     CloseReason, Door, Input, LINK_RANDOM_BYTES, Machine, Output, Proof, SessionEvent, Traffic,
 };
@@ -45,7 +45,8 @@ fn name(text: &str) -> Name {
 impl Story {
     fn begin() -> Story {
         let config = ServerConfig {
-            services: vec![(name("default"), Listen::Any(33333))],
+            services: vec![Service::new(name("default"), Listen::Any(33333))],
+            policies: Policies::default(),
             message: Listen::Any(33334),
             control: Listen::Any(33335),
             keys: vec![Key { name: name("office"), secret: Secret::new([7; 32]) }],
@@ -81,6 +82,8 @@ impl Story {
             want: Want::Service,
             transports: Transports::Tcp,
             dial_time: Duration::from_secs(5),
+            share: false,
+            probe: true,
         };
         for frame in [ControlFrame::Hello(hello), ControlFrame::Publish(publish)] {
             story.tell(Input::Control { id: control, frame });

@@ -11,7 +11,7 @@ use skyorg::base::id::{ConnId, ServiceId};
 use skyorg::base::name::Name;
 use skyorg::client::Client;
 use skyorg::config::limits::Limits;
-use skyorg::config::{ClientConfig, Key, ServerConfig};
+use skyorg::config::{ClientConfig, Key, Policies, Publication, ServerConfig, Service};
 use skyorg::machine::{
     CloseReason, Dial, Dialled, Door, Input, LINK_RANDOM_BYTES, Machine, Output, Proof, SessionEvent, Traffic,
 };
@@ -74,7 +74,11 @@ impl Story {
     fn of(change: fn(&ControlFrame) -> Vec<Vec<u8>>) -> Story {
         let now = Instant::now();
         let config = ServerConfig {
-            services: vec![(name("db"), Listen::Any(33_332)), (name("web"), Listen::Any(33_333))],
+            services: vec![
+                Service::new(name("db"), Listen::Any(33_332)),
+                Service::new(name("web"), Listen::Any(33_333)),
+            ],
+            policies: Policies::default(),
             message: Listen::Any(33_334),
             control: Listen::Any(33_335),
             keys: vec![key()],
@@ -87,7 +91,10 @@ impl Story {
         let config = ClientConfig {
             server: local(33_335),
             message: None,
-            services: vec![(name("unknown"), local(1)), (name("web"), local(8_080))],
+            publications: vec![
+                Publication::of_service(name("unknown"), local(1)),
+                Publication::of_service(name("web"), local(8_080)),
+            ],
             key: key(),
             plain: false,
             limits: Limits::default(),

@@ -205,6 +205,8 @@ fn take_some(target: &Target, end: Instant) -> io::Result<()> {
         want: Want::Service,
         transports: Transports::Tcp,
         dial_time: Duration::from_secs(5),
+        share: false,
+        probe: true,
     };
     control.send(&ControlFrame::Publish(publish))?;
     let welcome = control.welcome()?;

@@ -16,7 +16,7 @@ use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::name::Name;
 use skyorg::config::keys;
 use skyorg::config::limits::Limits;
-use skyorg::config::{ClientConfig, ServerConfig};
+use skyorg::config::{ClientConfig, Policies, Publication, ServerConfig, Service};
 use tokio::runtime::{Builder, Runtime};
 
 mod control;
@@ -123,7 +123,8 @@ fn serve(arguments: ServerArguments) -> io::Result<()> {
     let found =
         keys::server_keys(Some(&arguments.keys)).map_err(|error| io::Error::other(error.to_string()))?;
     let config = ServerConfig {
-        services: vec![(service()?, Listen::At(arguments.request))],
+        services: vec![Service::new(service()?, Listen::At(arguments.request))],
+        policies: Policies::default(),
         message: Listen::At(arguments.message),
         control: Listen::At(arguments.control),
         keys: found.keys,
@@ -141,7 +142,7 @@ fn connect(arguments: ClientArguments) -> io::Result<()> {
     let config = ClientConfig {
         server: host_port(arguments.server),
         message: arguments.message.map(host_port),
-        services: vec![(service()?, host_port(arguments.local))],
+        publications: vec![Publication::of_service(service()?, host_port(arguments.local))],
         key: found.key,
         plain: arguments.plain,
         limits: Limits::default(),

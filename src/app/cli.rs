@@ -21,7 +21,7 @@ use crate::base::address::{HostPort, Listen};
 use crate::base::name::Name;
 use crate::config::keys::{self, KeyError};
 use crate::config::limits::Limits;
-use crate::config::{ClientConfig, ServerConfig};
+use crate::config::{ClientConfig, Policies, Publication, ServerConfig, Service};
 
 mod arguments;
 
@@ -199,8 +199,16 @@ fn server_config(arguments: ServerArguments) -> Result<(ServerConfig, Option<Pat
     }
     // Last, because it may make a file.
     let found = keys::server_keys(arguments.keys.as_deref())?;
-    let config =
-        ServerConfig { services, message, control, keys: found.keys, plain: arguments.plain, limits };
+    let services = services.into_iter().map(|(name, at)| Service::new(name, at)).collect();
+    let config = ServerConfig {
+        services,
+        policies: Policies::default(),
+        message,
+        control,
+        keys: found.keys,
+        plain: arguments.plain,
+        limits,
+    };
     Ok((config, found.made))
 }
 
@@ -234,7 +242,9 @@ fn client_config(arguments: ClientArguments, key_line: Option<OsString>) -> Resu
         }
     );
     let message = arguments.message.map(|address| address.0);
-    Ok(ClientConfig { server, message, services, key: found.key, plain: arguments.plain, limits })
+    let publications =
+        services.into_iter().map(|(name, local)| Publication::of_service(name, local)).collect();
+    Ok(ClientConfig { server, message, publications, key: found.key, plain: arguments.plain, limits })
 }
 
 /// The name of the service that needs no name.
@@ -387,8 +397,8 @@ mod tests {
         }
     }
 
-    fn shown<Address: fmt::Display>(services: &[(Name, Address)]) -> String {
-        services.iter().map(|(name, address)| format!("{name}={address} ")).collect()
+    fn shown(services: &[Service]) -> String {
+        services.iter().map(|it| format!("{}={} ", it.name, it.listen[0])).collect()
     }
 
     #[test]
@@ -480,7 +490,9 @@ mod tests {
         let config = client(&words).expect("reads");
         assert_eq!(config.server.to_string(), "[::1]:33335");
         assert_eq!(config.message.expect("given").to_string(), "nat.lan:9");
-        assert_eq!(shown(&config.services), "default=localhost:8080 db=db.lan:5432 ");
+        let shown: String =
+            config.publications.iter().map(|it| format!("{}={} ", it.name, it.local)).collect();
+        assert_eq!(shown, "default=localhost:8080 db=db.lan:5432 ");
         assert_eq!(config.key.name.as_str(), "office");
     }
 

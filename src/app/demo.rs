@@ -15,7 +15,7 @@ use crate::app::run::{Client, Server, StartError};
 use crate::base::address::{HostPort, Listen};
 use crate::config::keys::{self, KeyError};
 use crate::config::limits::Limits;
-use crate::config::{ClientConfig, ServerConfig};
+use crate::config::{ClientConfig, Policies, Publication, ServerConfig, Service};
 
 mod web;
 
@@ -119,7 +119,8 @@ fn start_tunnel(local: SocketAddr) -> Result<(Places, Receiver<End>), DemoError>
     let key = keys::generate(default_service()).map_err(DemoError::Key)?;
     let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
     let server = Server::bind(ServerConfig {
-        services: vec![(default_service(), free_port)],
+        services: vec![Service::new(default_service(), free_port)],
+        policies: Policies::default(),
         message: free_port,
         control: free_port,
         keys: vec![key.clone()],
@@ -135,7 +136,7 @@ fn start_tunnel(local: SocketAddr) -> Result<(Places, Receiver<End>), DemoError>
     let client = Client::new(ClientConfig {
         server: host_port(places.control),
         message: None,
-        services: vec![(default_service(), host_port(local))],
+        publications: vec![Publication::of_service(default_service(), host_port(local))],
         key,
         plain: false,
         limits: Limits::default(),

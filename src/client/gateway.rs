@@ -17,7 +17,7 @@ use crate::base::id::{ConnId, LinkId, NameId};
 use crate::base::round_trip::RoundTrip;
 use crate::config::Key;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Manner, Output};
-use crate::wire::control::{Capabilities, ControlFrame, Hello, Publish, Transports, VERSIONS, Want, Welcome};
+use crate::wire::control::{Capabilities, ControlFrame, Hello, Publish, Transports, VERSIONS, Welcome};
 use crate::wire::handshake::{ClearHello, Purpose, Suite, key_id};
 
 /// Failures that a refusal counts for: nothing changes by itself, so the pauses are long at once.
@@ -220,10 +220,12 @@ impl Gateway {
         for (&number, published) in &sessions.published {
             let publish = Publish {
                 number,
-                name: published.service.clone(),
-                want: Want::Service,
+                name: published.offer.name.clone(),
+                want: published.offer.want,
                 transports: Transports::Tcp,
-                dial_time: agenda.limits.local_dial,
+                dial_time: published.offer.dial_time,
+                share: published.offer.share,
+                probe: published.offer.probe,
             };
             agenda.push(Output::Send { id, frame: ControlFrame::Publish(publish) });
         }

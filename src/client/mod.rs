@@ -69,9 +69,9 @@ impl Client {
             server: config.server,
         };
         let mut published = BTreeMap::new();
-        for (number, (service, local)) in (1 as PublicationNumber..).zip(config.services) {
-            let name = add(&local);
-            published.insert(number, Published { service, local, name });
+        for (number, offer) in (1 as PublicationNumber..).zip(config.publications) {
+            let name = add(&offer.local);
+            published.insert(number, Published { offer, name });
         }
         let sessions = Sessions::new(published);
         let mut agenda = Agenda::new(limits, jitter, now);

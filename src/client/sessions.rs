@@ -9,25 +9,24 @@ use std::time::Instant;
 use super::attempt::{Attempt, Attempts};
 use super::names::{Consulted, Names};
 use super::seen::Seen;
-use crate::base::address::{HostPort, PackedAddress};
+use crate::base::address::PackedAddress;
 use crate::base::id::{ConnId, LinkId, NameId, kind};
-use crate::base::name::Name;
 use crate::base::table::Table;
+use crate::config::Publication;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Traffic};
 use crate::wire::control::{Denial, GrantedAddress, PublicationNumber};
 use crate::wire::frame::{AbortReason, Sid, Start};
 
 /// What the client publishes.
 pub(super) struct Published {
-    pub service: Name,
-    pub local: HostPort,
+    pub offer: Publication,
     /// Where its local server's addresses are kept.
     pub name: NameId,
 }
 
 impl Published {
     fn tell_name(&self, fault: NameFault, agenda: &mut Agenda) {
-        let (service, local) = (self.service.clone(), self.local.clone());
+        let (service, local) = (self.offer.name.clone(), self.offer.local.clone());
         agenda.fact(Fact::LocalName { service, local, fault });
     }
 }
@@ -166,7 +165,7 @@ impl Sessions {
     /// The server serves a publication: where its users connect.
     pub fn granted(&self, number: PublicationNumber, addresses: &[GrantedAddress], agenda: &mut Agenda) {
         if let (Some(published), Some(address)) = (self.published.get(&number), addresses.first()) {
-            let (service, local) = (published.service.clone(), published.local.clone());
+            let (service, local) = (published.offer.name.clone(), published.offer.local.clone());
             agenda.fact(Fact::Granted { service, port: address.ports.first, local });
         }
     }
@@ -174,7 +173,7 @@ impl Sessions {
     /// The server does not serve a publication, or no longer.
     pub fn denied(&self, number: PublicationNumber, reason: Denial, agenda: &mut Agenda) {
         if let Some(published) = self.published.get(&number) {
-            agenda.fact(Fact::Denied { service: published.service.clone(), reason });
+            agenda.fact(Fact::Denied { service: published.offer.name.clone(), reason });
         }
     }
 
@@ -231,8 +230,8 @@ impl Sessions {
             agenda.fact(Fact::LocalFailed {
                 number: user.number,
                 user: user.address.into(),
-                service: published.service.clone(),
-                local: published.local.clone(),
+                service: published.offer.name.clone(),
+                local: published.offer.local.clone(),
                 reason,
             });
         }
@@ -414,12 +413,12 @@ impl Sessions {
             self.dial_failed(id, message, user, reason, names, agenda);
         } else if reason == CloseReason::Retired {
             // Another one has served its session, or nobody waits for it.
-        } else if let Some(Published { service, local, .. }) = self.published.get(&user.publication) {
+        } else if let Some(Published { offer, .. }) = self.published.get(&user.publication) {
             agenda.fact(Fact::SessionEnded {
                 number: user.number,
                 user: user.address.into(),
-                service: service.clone(),
-                local: local.clone(),
+                service: offer.name.clone(),
+                local: offer.local.clone(),
                 traffic,
                 lasted: agenda.now.saturating_duration_since(user.since),
                 reason,

@@ -2,11 +2,17 @@
 
 pub mod keys;
 pub mod limits;
+pub mod policy;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::base::address::{HostPort, Listen};
 use crate::base::name::Name;
 use crate::wire::handshake::Secret;
+use crate::wire::publication::Want;
 use limits::Limits;
+use policy::{Policy, PortRules, UserRules};
 
 /// A key: a client that proves the secret is admitted under the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,11 +23,46 @@ pub struct Key {
     pub secret: Secret,
 }
 
+/// A service that the server declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name; no other one has it.
+    pub name: Name,
+    /// Where its users connect, at least one place.
+    pub listen: Vec<Listen>,
+    /// Which users it takes.
+    pub rules: UserRules,
+}
+
+impl Service {
+    /// A service with one listener that takes any user.
+    pub fn new(name: Name, at: Listen) -> Service {
+        Service { name, listen: vec![at], rules: UserRules::default() }
+    }
+}
+
+/// What the holders of keys may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Policies {
+    /// Any key may serve any declared service, and ask for these ports.
+    Alike(PortRules),
+    /// Each key has a policy of its own; one without may do nothing.
+    Each(BTreeMap<Name, Policy>),
+}
+
+impl Default for Policies {
+    fn default() -> Policies {
+        Policies::Alike(PortRules::default())
+    }
+}
+
 /// What `skyorg server` runs with.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Each service and where its users connect.
-    pub services: Vec<(Name, Listen)>,
+    /// The services.
+    pub services: Vec<Service>,
+    /// What the holders of keys may do.
+    pub policies: Policies,
     /// Where clients bring message connections.
     pub message: Listen,
     /// Where clients bring control connections.
@@ -41,6 +82,34 @@ impl ServerConfig {
     }
 }
 
+/// How long a client tries to connect to a local server, unless something else is said.
+pub const DIAL_TIME: Duration = Duration::from_secs(5);
+
+/// A client's offer to serve a service, or ports that it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// The service's name, or the name of what is exposed; no other one of the client has it.
+    pub name: Name,
+    /// What is asked for.
+    pub want: Want,
+    /// The local server; that of the first port, if `want` is a range.
+    pub local: HostPort,
+    /// How long it tries to connect to the local server, names included.
+    pub dial_time: Duration,
+    /// Whether the server may prove it by probes, where no user does.
+    pub probe: bool,
+    /// Whether other clients with the same key may serve the same ports.
+    pub share: bool,
+}
+
+impl Publication {
+    /// The offer to serve a service, with what holds unless something else is said.
+    pub fn of_service(name: Name, local: HostPort) -> Publication {
+        let (want, dial_time) = (Want::Service, DIAL_TIME);
+        Publication { name, want, local, dial_time, probe: true, share: false }
+    }
+}
+
 /// What `skyorg client` runs with.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -48,8 +117,8 @@ pub struct ClientConfig {
     pub server: HostPort,
     /// Where to dial message connections instead of the server's host at the port it names.
     pub message: Option<HostPort>,
-    /// Each service and the local server behind it.
-    pub services: Vec<(Name, HostPort)>,
+    /// What it serves.
+    pub publications: Vec<Publication>,
     /// Which key to prove.
     pub key: Key,
     /// Whether message connections carry plain data.

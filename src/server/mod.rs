@@ -90,8 +90,9 @@ impl Server {
         };
         server.matching.sending.limit_users(&mut server.agenda);
         let mut wanted = Vec::new();
-        for (name, at) in &config.services {
-            wanted.extend(server.matching.services.add(name).map(|id| (ListenerUse::Users(id), *at)));
+        for service in &config.services {
+            let Some(id) = server.matching.services.add(&service.name) else { continue };
+            wanted.extend(service.listen.iter().map(|&at| (ListenerUse::Users(id), at)));
         }
         if one_port {
             wanted.push((ListenerUse::Clients, config.control));

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::frame::BadFrame;
 use super::handshake::{KeyId, Secret};
 pub use super::publication::{Denial, GrantedAddress, Ports, PublicationNumber, Publish, Transports, Want};
-use super::publication::{ports, put_ports};
+use super::publication::{options, ports, put_options, put_ports};
 use super::{FIRST_SKIPPED_KIND, Fields, MAPPED_IP_BYTES, mapped, skip_extensions};
 use crate::base::name::{NAME_BYTES_MAX, Name};
 
@@ -265,6 +265,7 @@ impl ControlFrame {
                     Transports::Both => 3,
                 });
                 put_duration(out, publish.dial_time);
+                put_options(out, publish);
             }
             ControlFrame::Granted { number, addresses } => {
                 out.push(9);
@@ -295,11 +296,13 @@ impl ControlFrame {
             frame,
             ControlFrame::Hello(_)
                 | ControlFrame::Welcome(_)
-                | ControlFrame::Publish(_)
                 | ControlFrame::Refused(Refusal::Other(_))
                 | ControlFrame::Skipped
         );
         match frame {
+            ControlFrame::Publish(publish) => {
+                options(&mut fields, publish).map(ControlFrame::Publish).ok_or(BadFrame)
+            }
             ControlFrame::Skipped | ControlFrame::Refused(Refusal::Other(_)) => Ok(frame),
             _ if grows => skip_extensions(&mut fields).map(|()| frame).ok_or(BadFrame),
             _ if fields.is_empty() => Ok(frame),
@@ -350,6 +353,8 @@ impl ControlFrame {
                     _ => return None,
                 },
                 dial_time: duration(fields)?,
+                share: false,
+                probe: true,
             }),
             9 => ControlFrame::Granted { number: number(fields)?, addresses: addresses(fields)? },
             10 => ControlFrame::Denied { number: number(fields)?, reason: denial(fields)? },
@@ -453,10 +458,10 @@ mod tests {
     fn publishes() -> impl Strategy<Value = ControlFrame> {
         let wants = prop_oneof![Just(Want::Service), Just(Want::AnyPort), ranges().prop_map(Want::Ports)];
         let transports = prop_oneof![Just(Transports::Tcp), Just(Transports::Udp), Just(Transports::Both)];
-        (1..=u32::MAX, "[a-z0-9._-]{1,64}", wants, transports, durations()).prop_map(
-            |(number, name, want, transports, dial_time)| {
+        (1..=u32::MAX, "[a-z0-9._-]{1,64}", wants, transports, durations(), any::<(bool, bool)>()).prop_map(
+            |(number, name, want, transports, dial_time, (share, probe))| {
                 let name = name.parse().expect("a good name");
-                ControlFrame::Publish(Publish { number, name, want, transports, dial_time })
+                ControlFrame::Publish(Publish { number, name, want, transports, dial_time, share, probe })
             },
         )
     }
@@ -517,12 +522,20 @@ mod tests {
         bytes
     }
 
+    /// How long the extension is that says what a publication's options are.
+    fn options_bytes(frame: &ControlFrame) -> usize {
+        let ControlFrame::Publish(publish) = frame else { return 0 };
+        if publish.share || !publish.probe { 2 + 2 + 1 } else { 0 }
+    }
+
     proptest! {
         #[test]
         fn a_frame_survives_the_wire_and_no_cut_of_it_does(frame in frames()) {
             let mut bytes = encoded(&frame);
-            prop_assert_eq!(ControlFrame::decode(&bytes), Ok(frame));
-            for len in 0..bytes.len() {
+            prop_assert_eq!(ControlFrame::decode(&bytes), Ok(frame.clone()));
+            // A whole extension is the only thing that may be missing.
+            let without = bytes.len() - options_bytes(&frame);
+            for len in (0..bytes.len()).filter(|&len| len != without) {
                 prop_assert_eq!(ControlFrame::decode(&bytes[..len]), Err(BadFrame));
             }
             bytes.push(0);

@@ -28,12 +28,18 @@ fn mapped(ip: IpAddr) -> [u8; MAPPED_IP_BYTES] {
 
 /// Passes over extensions to the end of the frame, of which this version knows none.
 fn skip_extensions(fields: &mut Fields) -> Option<()> {
-    while !fields.is_empty() {
-        fields.u16()?;
-        let length = fields.u16()?;
-        fields.take(length.into())?;
-    }
+    while extension(fields)?.is_some() {}
     Some(())
+}
+
+/// The next extension, its type and its bytes; `Some(None)` at the end of the frame, `None` if it is broken.
+#[allow(clippy::option_option)]
+fn extension<'a>(fields: &mut Fields<'a>) -> Option<Option<(u16, &'a [u8])>> {
+    if fields.is_empty() {
+        return Some(None);
+    }
+    let (kind, length) = (fields.u16()?, fields.u16()?);
+    Some(Some((kind, fields.take(length.into())?)))
 }
 
 /// A field reader over one decoded frame. Running out of bytes is an error, never a panic.

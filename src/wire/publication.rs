@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Fields;
+use super::{Fields, extension};
 use crate::base::name::Name;
+pub use crate::base::ports::Ports;
 
 /// A publication's number: the client counts from 1, and uses none twice on a link.
 pub type PublicationNumber = u32;
@@ -19,15 +20,6 @@ pub enum Want {
     AnyPort,
     /// These ports, all or none.
     Ports(Ports),
-}
-
-/// A range of ports, ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
-    /// The first one.
-    pub first: u16,
-    /// The last one, not below the first.
-    pub last: u16,
 }
 
 /// What users' traffic travels over.
@@ -54,6 +46,10 @@ pub struct Publish {
     pub transports: Transports,
     /// How long the client tries to connect to its local server, names included. Whole milliseconds.
     pub dial_time: Duration,
+    /// Whether other clients with the same key may serve the same ports.
+    pub share: bool,
+    /// Whether the server may prove it by probes, where no user does.
+    pub probe: bool,
 }
 
 /// Where users of a publication connect: one address, and one or more ports.
@@ -113,6 +109,31 @@ impl fmt::Display for Denial {
             Self::Other(code) => write!(f, "reason {code}, which this version does not know"),
         }
     }
+}
+
+/// The extension of Publish that has its options, a bit each. It is left out where there are none.
+const OPTIONS: u16 = 1;
+const SHARE: u8 = 1;
+const NO_PROBE: u8 = 2;
+
+pub(super) fn put_options(out: &mut Vec<u8>, publish: &Publish) {
+    let bits = u8::from(publish.share) * SHARE + u8::from(!publish.probe) * NO_PROBE;
+    if bits > 0 {
+        out.extend(OPTIONS.to_be_bytes());
+        out.extend(1u16.to_be_bytes());
+        out.push(bits);
+    }
+}
+
+/// Reads extensions to the end of the frame; those that this version does not know are skipped.
+pub(super) fn options(fields: &mut Fields, mut publish: Publish) -> Option<Publish> {
+    while let Some((kind, bytes)) = extension(fields)? {
+        if let (OPTIONS, [bits, ..]) = (kind, bytes) {
+            publish.share = bits & SHARE != 0;
+            publish.probe = bits & NO_PROBE == 0;
+        }
+    }
+    Some(publish)
 }
 
 pub(super) fn put_ports(out: &mut Vec<u8>, ports: Ports) {

@@ -77,6 +77,8 @@ pub mod control_frames {
                 want: Want::Ports(ports),
                 transports: Transports::Both,
                 dial_time: heartbeat,
+                share: true,
+                probe: false,
             }),
             ControlFrame::Granted {
                 number: 1,

@@ -10,7 +10,7 @@ use skyorg::app::run::{Client, Server};
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::name::Name;
 use skyorg::config::limits::Limits;
-use skyorg::config::{ClientConfig, Key, ServerConfig};
+use skyorg::config::{ClientConfig, Key, Policies, Publication, ServerConfig, Service};
 use skyorg::wire::handshake::Secret;
 
 /// Both, not yet running.
@@ -30,7 +30,8 @@ impl Ends {
         let host_port =
             |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
         let server = Server::bind(ServerConfig {
-            services: vec![(name.clone(), free_port)],
+            services: vec![Service::new(name.clone(), free_port)],
+            policies: Policies::default(),
             message: free_port,
             control: free_port,
             keys: vec![key.clone()],
@@ -42,7 +43,7 @@ impl Ends {
         let client = Client::new(ClientConfig {
             server: host_port(control),
             message: None,
-            services: vec![(name, host_port(local))],
+            publications: vec![Publication::of_service(name, host_port(local))],
             key,
             plain,
             limits: limits.clone(),

@@ -12,7 +12,7 @@ use fastrand::Rng;
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::name::Name;
 use skyorg::client::Client;
-use skyorg::config::{ClientConfig, Key, ServerConfig};
+use skyorg::config::{ClientConfig, Key, Policies, Publication, ServerConfig, Service};
 use skyorg::machine::{Fact, Machine};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::Event;
@@ -244,13 +244,13 @@ fn client_config(client: usize, settings: &Settings) -> (ClientConfig, BTreeMap<
     let local = |(service, text): (usize, &&str)| {
         let address = local_address(client, service);
         let host = if settings.named { format!("{text}.lan") } else { address.ip().to_string() };
-        (name(text), HostPort { host: host.into(), port: address.port() })
+        Publication::of_service(name(text), HostPort { host: host.into(), port: address.port() })
     };
     let server = HostPort { host: SERVER_IP.to_string().into(), port: CONTROL_PORT };
     let config = ClientConfig {
         server,
         message: None,
-        services: SERVICES.iter().enumerate().map(local).collect(),
+        publications: SERVICES.iter().enumerate().map(local).collect(),
         key: key(client),
         plain: settings.plain,
         limits: settings.limits.clone(),
@@ -262,10 +262,12 @@ fn client_config(client: usize, settings: &Settings) -> (ClientConfig, BTreeMap<
 
 fn server_config(settings: &Settings) -> ServerConfig {
     let at = |port| Listen::At(SocketAddr::new(SERVER_IP, port));
-    let service = |(service, text): (usize, &&str)| (name(text), at(request_address(service).port()));
-    let vacant = (name("vacant"), at(VACANT_PORT));
+    let service =
+        |(service, text): (usize, &&str)| Service::new(name(text), at(request_address(service).port()));
+    let vacant = Service::new(name("vacant"), at(VACANT_PORT));
     ServerConfig {
         services: SERVICES.iter().enumerate().map(service).chain([vacant]).collect(),
+        policies: Policies::default(),
         message: at(MESSAGE_PORT),
         control: at(CONTROL_PORT),
         keys: vec![key(0), key(1), key(HOSTILE_KEY)],

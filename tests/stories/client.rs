@@ -16,7 +16,7 @@ use skyorg::base::address::HostPort;
 use skyorg::base::id::{ConnId, LinkId, NameId};
 use skyorg::client::Client;
 use skyorg::config::limits::Limits;
-use skyorg::config::{ClientConfig, Key};
+use skyorg::config::{ClientConfig, DIAL_TIME, Key, Publication};
 use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Fault, Input, Lookup, Manner, Output, SessionEvent};
 use skyorg::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
@@ -58,7 +58,9 @@ fn config() -> ClientConfig {
     ClientConfig {
         server: host("192.0.2.1:33335"),
         message: None,
-        services: vec![(name("web"), host("127.0.0.1:80")), (name("ssh"), host("127.0.0.1:22"))],
+        publications: [("web", "127.0.0.1:80"), ("ssh", "127.0.0.1:22")]
+            .map(|(service, local)| Publication::of_service(name(service), host(local)))
+            .into(),
         key: Key { name: name("office"), secret: Secret::new([7; 32]) },
         plain: false,
         limits: Limits::default(),
@@ -67,7 +69,7 @@ fn config() -> ClientConfig {
 
 /// `web` is served at this place.
 fn config_with_local(local: &str) -> ClientConfig {
-    ClientConfig { services: vec![(name("web"), host(local))], ..config() }
+    ClientConfig { publications: vec![Publication::of_service(name("web"), host(local))], ..config() }
 }
 
 fn welcome() -> Welcome {

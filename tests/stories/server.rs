@@ -18,7 +18,7 @@ use crate::story::{Outputs, Story, millis, name, secs};
 use skyorg::base::address::Listen;
 use skyorg::base::id::{ConnId, ListenerId};
 use skyorg::config::limits::Limits;
-use skyorg::config::{Key, ServerConfig};
+use skyorg::config::{Key, Policies, ServerConfig, Service};
 use skyorg::machine::{
     CloseReason, Door, Fact, Input, LINK_RANDOM_BYTES, Manner, Output, Proof, SessionEvent,
 };
@@ -102,12 +102,18 @@ fn publish(number: u32, service: &str) -> ControlFrame {
         want: Want::Service,
         transports: Transports::Tcp,
         dial_time: DIAL,
+        share: false,
+        probe: true,
     })
 }
 
 fn new_server(limits: Limits) -> Story<Server> {
     let config = ServerConfig {
-        services: vec![(name("web"), Listen::Any(WEB)), (name("ssh"), Listen::Any(SSH))],
+        services: vec![
+            Service::new(name("web"), Listen::Any(WEB)),
+            Service::new(name("ssh"), Listen::Any(SSH)),
+        ],
+        policies: Policies::default(),
         message: Listen::Any(MESSAGE),
         control: Listen::Any(CONTROL),
         keys: vec![Key { name: name("office"), secret: Secret::new([7; 32]) }],

@@ -283,5 +283,7 @@ fn publish(number: u32) -> Publish {
         want: Want::Service,
         transports: Transports::Tcp,
         dial_time: DIAL,
+        share: false,
+        probe: true,
     }
 }

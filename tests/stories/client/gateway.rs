@@ -177,7 +177,9 @@ fn hello_is_followed_by_one_publish_per_service_with_the_dial_time() {
             name: name(service),
             want: Want::Service,
             transports: Transports::Tcp,
-            dial_time: Limits::default().local_dial,
+            dial_time: DIAL_TIME,
+            share: false,
+            probe: true,
         })
     };
     assert_eq!(stage.connected(control).said(control), [hello, publish(1, "web"), publish(2, "ssh")]);

@@ -47,7 +47,15 @@ fn a_publication_that_asks_for_ports_or_datagrams_is_denied() {
     let mut stage = begin();
     let client = stage.client(1);
     for (want, transports) in [(Want::AnyPort, Transports::Tcp), (Want::Service, Transports::Udp)] {
-        let asked = Publish { number: 2, name: name("ssh"), want, transports, dial_time: DIAL };
+        let asked = Publish {
+            number: 2,
+            name: name("ssh"),
+            want,
+            transports,
+            dial_time: DIAL,
+            share: false,
+            probe: true,
+        };
         let outputs = stage.hear(client.control, ControlFrame::Publish(asked));
         let reason = Denial::Policy;
         assert_eq!(outputs.said(client.control), [ControlFrame::Denied { number: 2, reason }]);
