@@ -209,6 +209,14 @@ impl Link {
         self.failing.failed(now);
     }
 
+    /// The client has refused a session. It goes behind the others for a while, unless it does so already.
+    pub fn session_refused(&mut self, now: Instant) {
+        self.refuses = true;
+        if !self.is_failing(now) {
+            self.failing.failed(now);
+        }
+    }
+
     /// The client has started a session.
     pub fn session_started(&mut self) {
         (self.failing, self.refuses) = (Failing::default(), false);

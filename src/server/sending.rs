@@ -6,7 +6,8 @@ use super::links::{Links, PING_INTERVAL};
 use super::offers::{Due, Offer, Offers};
 use super::pool::{Place, Pools, STARTED_MARGIN, State};
 use super::refill::Refills;
-use super::services::Publication;
+use super::refused::Standing;
+use super::services::{Publication, Readiness};
 use super::users::Users;
 use crate::base::id::{ConnId, LinkId, PublicationId};
 use crate::config::limits::Limits;
@@ -35,6 +36,15 @@ impl Sending {
 
     pub fn is_ready(&self, link: LinkId) -> bool {
         self.may_serve(link) && self.pools.idle(link) > 0
+    }
+
+    /// Where a link stands that may serve a refused user.
+    pub fn standing(&self, link: LinkId, now: Instant) -> Standing {
+        match self.links.readiness(link, now) {
+            Readiness::Ready if self.pools.idle(link) > 0 => Standing::Ready,
+            Readiness::Ready | Readiness::Not => Standing::Busy,
+            Readiness::Failing => Standing::Failing,
+        }
     }
 
     /// Sends `Start` on this connection.

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 
 use super::queue::{Queue, Turn};
-use super::refused::Refused;
+use super::refused::{Refused, Standing};
 use crate::base::address::Origin;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::name::Name;
@@ -285,11 +285,11 @@ impl Services {
         service: ServiceId,
         refused: &mut Refused,
         may_serve: impl Fn(LinkId) -> bool,
-        is_ready: impl Fn(LinkId) -> bool,
+        standing: impl Fn(LinkId) -> Standing,
     ) -> Option<PublicationId> {
         let publications = &self.services.get(service)?.publications;
         let link = |id| self.publications.get(id).map(|it| it.link).filter(|&link| may_serve(link));
-        refused.next(publications, link, is_ready)
+        refused.next(publications, link, standing)
     }
 
     /// The link that is asked for one more connection because a user of this service waits.
@@ -547,17 +547,19 @@ mod tests {
     fn a_refused_user_goes_once_to_each_link() {
         let (services, [a, _]) = two_services(3);
         let of = |slot| services.publication_of(link(slot), a).expect("it publishes it");
-        let walk = |is_ready: fn(LinkId) -> bool| {
+        let walk = |standing: fn(LinkId) -> Standing| {
             let mut refused = Refused::by(of(1));
-            let next = || services.next_after(a, &mut refused, |_| true, is_ready);
+            let next = || services.next_after(a, &mut refused, |_| true, standing);
             let passed: Vec<_> = iter::from_fn(next).map(Some).collect();
             links(&services, &passed)
         };
-        assert_eq!(walk(|_| false), [0, 2]);
-        assert_eq!(walk(|_| true), [0, 2]);
-        assert_eq!(walk(|it| it == link(0)), [0, 2]);
+        use Standing::{Busy, Failing, Ready};
+        assert_eq!(walk(|_| Busy), [0, 2]);
+        assert_eq!(walk(|_| Ready), [0, 2]);
+        assert_eq!(walk(|it| if it == link(0) { Ready } else { Busy }), [0, 2]);
+        assert_eq!(walk(|it| if it == link(0) { Failing } else { Busy })[..2], [2, 0]);
         assert_eq!(
-            walk(|it| it == link(2)),
+            walk(|it| if it == link(2) { Ready } else { Busy }),
             [2, 0, 2],
             "a ready one is preferred, and then nobody is passed over"
         );
@@ -571,7 +573,7 @@ mod tests {
             let before = services.publication_of(link(1), a).and_then(|it| services.publication(it)).copied();
             services.unpublish(link(1), before.expect("it publishes it").number);
             services.publish(link(1), number, &name("a"), DIAL).expect("it may");
-            let next = services.next_after(a, &mut Refused::by(first), |_| true, |_| false);
+            let next = services.next_after(a, &mut Refused::by(first), |_| true, |_| Standing::Busy);
             assert_eq!(links(&services, &[next]), [0]);
         }
     }

@@ -44,7 +44,7 @@ impl Waiting<'_> {
         if let Some(link) = self.all.services.publication(served_by).map(|it| it.link)
             && let Some(link) = self.all.sending.links.get_mut(link)
         {
-            link.refuses = true;
+            link.session_refused(self.agenda.now);
         }
         match self.all.turn.takes_one() {
             true => self.offer_elsewhere(id),
@@ -81,8 +81,9 @@ impl Waiting<'_> {
         let Some(user) = self.all.sending.users.get_mut(id) else { return };
         let (Some(mut refused), service) = (user.refused.take(), user.service) else { return };
         let sending = &self.all.sending;
-        let (may_serve, is_ready) = (|link| sending.may_serve(link), |link| sending.is_ready(link));
-        let next = self.all.services.next_after(service, &mut refused, may_serve, is_ready);
+        let (may_serve, now) = (|link| sending.may_serve(link), self.agenda.now);
+        let standing = |link| sending.standing(link, now);
+        let next = self.all.services.next_after(service, &mut refused, may_serve, standing);
         match next.and_then(|next| self.all.services.publication(next)).map(|it| it.link) {
             Some(link) => {
                 if let Some(user) = self.all.sending.users.get_mut(id) {

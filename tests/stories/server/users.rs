@@ -130,6 +130,39 @@ fn a_refused_user_goes_once_to_each_other_client_and_is_then_reset() {
 }
 
 #[test]
+fn a_user_costs_four_offers_at_most_however_many_clients_refuse() {
+    let mut stage = begin();
+    (1..=30).for_each(|instance| {
+        let mut client = stage.client(instance);
+        stage.bring(&mut client);
+    });
+    let (user, outputs) = stage.user();
+    let mut offered = outputs.starts().len();
+    let outputs = loop {
+        let outputs = stage.tell(returned(user, true, false));
+        if outputs.starts().is_empty() {
+            break outputs;
+        }
+        offered += outputs.starts().len();
+    };
+    assert_eq!(offered, 4);
+    assert_eq!(outputs.closes(), [(user, CloseReason::Aborted(AbortReason::Refused), Manner::Reset)]);
+}
+
+#[test]
+fn a_client_that_has_refused_gets_no_user_while_another_one_may_serve_it() {
+    let mut stage = begin();
+    let (mut bad, mut good) = (stage.client(1), stage.client(2));
+    let [of_bad, of_good] =
+        [&mut bad, &mut good].map(|client| [stage.bring(client).0, stage.bring(client).0]);
+    let (user, outputs) = stage.user();
+    let of_bad = if of_bad.contains(&outputs.pairs()[0].0) { of_bad } else { of_good };
+    stage.tell(returned(user, true, false));
+    let (_, outputs) = stage.user();
+    assert!(!of_bad.contains(&outputs.pairs()[0].0));
+}
+
+#[test]
 fn a_refused_user_goes_on_when_the_client_that_refused_it_has_withdrawn_its_publication() {
     let mut stage = begin();
     let (mut bad, mut good) = (stage.client(1), stage.client(2));
