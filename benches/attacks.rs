@@ -71,7 +71,7 @@ const fn attack(name: &'static str, title: &'static str) -> Attack {
     Attack { name, title, server: &[], refusing: 0 }
 }
 
-const ATTACKS: [Attack; 10] = [
+const ATTACKS: [Attack; 11] = [
     attack("waiting", "4,200 silent users at a service without a client, 3,000/s from one address"),
     attack("strangers", "silent strangers at both ports, 3,000/s from the client's own address"),
     attack("strangers-fast", "silent strangers at both ports, 8,000/s from the client's own address"),
@@ -88,6 +88,7 @@ const ATTACKS: [Attack; 10] = [
     attack("passers", "users of a service without a client that connect and leave as fast as they can"),
     attack("pings", "1,000 control connections of another key that ping 20 times a second"),
     attack("refused", "hellos that are refused, as fast as they can come"),
+    attack("publishers", "30 links of another key that publish and withdraw as fast as they can"),
 ];
 
 fn main() -> ExitCode {

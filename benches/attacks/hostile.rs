@@ -45,6 +45,7 @@ pub fn run(name: &str, target: &Target, time: Duration) -> Outcome {
         "comers" => until(end, || Control::connect(target, VERSIONS).map(drop)),
         "pings" => ping(target, end),
         "refused" => be_refused(target, end),
+        "publishers" => publish_again_and_again(target, end),
         _ => Err(io::Error::other(format!("no attack '{name}'"))),
     }
 }
@@ -199,16 +200,7 @@ fn take_all(target: &Target, end: Instant) -> Outcome {
 
 fn take_some(target: &Target, end: Instant) -> io::Result<()> {
     let mut control = Control::connect(target, VERSIONS)?;
-    let publish = Publish {
-        number: 1,
-        name: "other".parse().expect("a name"),
-        want: Want::Service,
-        transports: Transports::Tcp,
-        dial_time: Duration::from_secs(5),
-        share: false,
-        probe: true,
-    };
-    control.send(&ControlFrame::Publish(publish))?;
+    control.send(&publish(1, "other"))?;
     let welcome = control.welcome()?;
     let mut messages = Vec::new();
     while Instant::now() < end {
@@ -230,6 +222,49 @@ fn take_some(target: &Target, end: Instant) -> io::Result<()> {
             }
             _ => {}
         }
+    }
+    Ok(())
+}
+
+fn publish(number: u32, service: &str) -> ControlFrame {
+    ControlFrame::Publish(Publish {
+        number,
+        name: service.parse().expect("a name"),
+        want: Want::Service,
+        transports: Transports::Tcp,
+        dial_time: Duration::from_secs(5),
+        share: false,
+        probe: true,
+    })
+}
+
+/// Links that publish the other service, and the victim's, and withdraw them, as fast as the server reads it.
+fn publish_again_and_again(target: &Target, end: Instant) -> Outcome {
+    const LINKS: usize = 30;
+    thread::scope(|scope| {
+        for _ in 0..LINKS {
+            scope.spawn(|| {
+                until(end, || {
+                    let _ = publish_until_closed(target, end);
+                    thread::sleep(Duration::from_millis(10)); // paces: an attacker that comes again
+                    Ok(())
+                })
+            });
+        }
+    });
+    Ok(())
+}
+
+fn publish_until_closed(target: &Target, end: Instant) -> io::Result<()> {
+    let mut control = Control::connect(target, VERSIONS)?;
+    control.stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+    for number in (1u32..).step_by(2).take_while(|_| Instant::now() < end) {
+        for frame in
+            [publish(number, "other"), ControlFrame::Unpublish(number), publish(number + 1, "nobody")]
+        {
+            control.send(&frame)?;
+        }
+        read_away(&mut control)?;
     }
     Ok(())
 }

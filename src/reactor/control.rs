@@ -18,6 +18,9 @@ use crate::wire::record::{Channel, LENGTH_BYTES, RECORD_BYTES_MAX};
 
 /// Frames that may wait for room: what a peer asked for with as many publications as it may have, and as much again.
 const WAITING_MAX: usize = 2_560;
+/// Reads and frames of one control connection before others get their turn: a few, because control connections go
+/// first.
+const STEPS_MAX: usize = 4;
 /// Bytes that sealing adds to a frame: a length and a tag.
 const SEAL_BYTES: usize = LENGTH_BYTES + 16;
 
@@ -86,55 +89,55 @@ fn send_waiting<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S>, i
     }
 }
 
-/// Reads at most `budget` control frames, and tells the machine of them.
-pub(super) fn serve<S: Socket>(
-    all: &mut Connections<S>,
-    buffers: &mut Buffers<S>,
-    id: ConnId,
-    budget: usize,
-) {
+/// Takes some steps, each a read or a frame, and tells the machine of the frames.
+pub(super) fn serve<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S>, id: ConnId) {
     buffers.flush(all, id);
     send_waiting(all, buffers, id);
     buffers.flush(all, id);
-    for _ in 0..budget {
+    let Buffers { rings, scratch: Scratch { raw, clear, .. }, .. } = buffers;
+    let Some(Kind::Control(control)) = all.open(id).map(|connection| &mut connection.kind) else { return };
+    let mut filled = control.input.as_mut().map_or(0, |ring| ring.drain_into(raw));
+    rings.tidy(&mut control.input);
+    let (mut taken, mut goes_on) = (0, true);
+    for _ in 0..STEPS_MAX {
         let Some(connection) = all.open(id) else { return };
         let Kind::Control(control) = &mut connection.kind else { return };
-        let Buffers { rings, scratch: Scratch { raw, clear, .. }, .. } = buffers;
-        let mut filled = control.input.as_mut().map_or(0, |ring| ring.drain_into(raw));
-        rings.tidy(&mut control.input);
-        let mut ended = None;
-        if connection.ready.readable && filled < RECORD_BYTES_MAX {
-            match connection.socket.read(&mut raw[filled..]) {
-                Ok(0) => ended = Some(CloseReason::PeerClosed),
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.ready.readable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => ended = Some(CloseReason::Io(error.into())),
+        match control.channel.open_sealed(&raw[taken..filled], &mut &mut clear[..]) {
+            Ok(Some((consumed, opened))) => {
+                let frame = ControlFrame::decode(opened);
+                // A Welcome holds the pool key. What was opened is shorter than what was consumed.
+                clear.iter_mut().take(consumed).for_each(Zeroize::zeroize);
+                taken += consumed;
+                match frame {
+                    Ok(frame) => all.tell(Input::Control { id, frame }),
+                    Err(_) => return all.reset(id, CloseReason::ProtocolError),
+                }
             }
-        }
-        let frame = match control.channel.open_sealed(&raw[..filled], &mut &mut clear[..]) {
-            Ok(Some((consumed, clear))) => Some((consumed, ControlFrame::decode(clear))),
-            Ok(None) => None,
+            Ok(None) if connection.ready.readable => {
+                // The buffer is longer than a record, so it has room for the rest of this one.
+                raw.copy_within(taken..filled, 0);
+                (taken, filled) = (0, filled - taken);
+                match connection.socket.read(&mut raw[filled..]) {
+                    Ok(0) => return all.end(id, CloseReason::PeerClosed),
+                    Ok(count) => filled += count,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        connection.ready.readable = false;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return all.reset(id, CloseReason::Io(error.into())),
+                }
+            }
+            Ok(None) => {
+                goes_on = false;
+                break;
+            }
             Err(_) => return all.reset(id, CloseReason::BadRecord),
-        };
-        let consumed = frame.as_ref().map_or(0, |frame| frame.0);
-        // A Welcome holds the pool key. What was opened is shorter than what was consumed.
-        clear.iter_mut().take(consumed).for_each(Zeroize::zeroize);
-        stash(&mut control.input, rings, &raw[consumed..filled]);
-        match frame {
-            Some((_, Ok(frame))) => {
-                // What came before an end is heard before it.
-                connection.ready.readable |= ended.is_some();
-                all.tell(Input::Control { id, frame });
-            }
-            Some((_, Err(_))) => return all.reset(id, CloseReason::ProtocolError),
-            None => match ended {
-                Some(reason @ CloseReason::PeerClosed) => return all.end(id, reason),
-                Some(reason) => return all.reset(id, reason),
-                None if !connection.ready.readable => return,
-                None => {}
-            },
         }
     }
-    all.queue(id);
+    if let Some(Kind::Control(control)) = all.open(id).map(|connection| &mut connection.kind) {
+        stash(&mut control.input, rings, &raw[taken..filled]);
+    }
+    if goes_on {
+        all.queue(id);
+    }
 }

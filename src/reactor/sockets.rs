@@ -211,8 +211,7 @@ impl<N: Network> Sockets<N> {
                 return true;
             }
             (Life::Open, Kind::Control(_)) => {
-                let budget = self.limits.turn_accepts;
-                control::serve(&mut self.all, &mut self.buffers, id, budget);
+                control::serve(&mut self.all, &mut self.buffers, id);
             }
             (Life::Open, Kind::Message(_)) => self.relay().serve_message(id),
             (Life::Open, Kind::Local(_)) => self.relay().serve_local(id),
