@@ -24,8 +24,10 @@ const PINGED_INTERVAL: Duration = Duration::from_millis(50);
 /// Pings beyond that pace before the link is closed.
 const PINGS_BEYOND: u32 = 50;
 
-/// After a message connection was late, one more is asked for with every so many, for a while.
-const MORE_OF: usize = 10;
+/// With every so many message connections that users wait for, one more is asked for: some may be lost.
+const MORE_OF: usize = 20;
+/// The same for a while after one was late.
+const MORE_OF_LATE: usize = 10;
 const MORE_FOR: Duration = Duration::from_secs(60);
 
 /// How often sessions may be offered again for each place of the pool.
@@ -86,8 +88,10 @@ pub(super) struct Link {
     came: Option<(Duration, Instant)>,
     /// When one was late last while others came.
     late_at: Option<Instant>,
-    /// What may be asked for beyond what is missing, because some are late.
-    more: Share,
+    /// What may be asked for in the place of others that are late.
+    instead: Share,
+    /// How many users have waited for one since one more was asked for.
+    waited: usize,
     /// What may be spent on offering late sessions again. So what is done because a client is late does not add to what
     /// makes it late.
     offers: Share,
@@ -135,7 +139,8 @@ impl Link {
             coming: 0,
             came: None,
             late_at: None,
-            more: Share::new(1),
+            instead: Share::new(1),
+            waited: 0,
             offers: Share::full(OFFERS_PER_PLACE * pool as u32),
             failing: Failing::default(),
             refuses: false,
@@ -248,7 +253,7 @@ impl Link {
     /// none has come since they were asked for, the port may be blocked, and more would not come either.
     fn give_up_late(&mut self, now: Instant, limits: &Limits) -> usize {
         let Some(issued_by) = now.checked_sub(self.late_after(limits)) else { return 0 };
-        let Link { tickets, more, came, late_at, ping_sent, .. } = self;
+        let Link { tickets, instead, came, late_at, ping_sent, .. } = self;
         let before = tickets.outstanding();
         tickets.look_at_late(issued_by, self.heartbeat, |issued| {
             // A client that owes a pong is slow.
@@ -256,7 +261,7 @@ impl Link {
             if others_come {
                 *late_at = Some(now);
             }
-            others_come && more.spend()
+            others_come && instead.spend()
         });
         let after = tickets.outstanding();
         // Those beyond the pool were meant for users, who wait for others now.
@@ -264,11 +269,16 @@ impl Link {
         before - after
     }
 
-    /// How many more are asked for than this, because some were late lately.
-    pub fn more_than(&mut self, missing: usize, now: Instant) -> usize {
+    /// How many more are asked for than these that users wait for, who take what comes first.
+    pub fn more_than(&mut self, awaited: usize, now: Instant) -> usize {
+        if awaited == 0 {
+            return 0;
+        }
         let is_lossy = self.late_at.is_some_and(|at| now < at + MORE_FOR);
-        let most = if is_lossy && missing > 0 { missing.div_ceil(MORE_OF) } else { 0 };
-        (0..most).take_while(|_| self.more.spend()).count()
+        let of = if is_lossy { MORE_OF_LATE } else { MORE_OF };
+        let waited = self.waited + awaited;
+        self.waited = waited % of;
+        waited / of
     }
 }
 
@@ -430,7 +440,7 @@ impl Links {
         let redeemed = link.tickets.redeem(ticket);
         if let Redeemed::InTime(issued) = redeemed {
             link.came = Some((now.saturating_duration_since(issued), now));
-            link.more.earn();
+            link.instead.earn();
         }
         link.coming += usize::from(redeemed != Redeemed::No);
         self.outstanding += usize::from(redeemed == Redeemed::Late);

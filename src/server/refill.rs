@@ -69,12 +69,14 @@ fn missing(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted: bool, 
     }
     let outstanding = it.outstanding();
     let sure = limits.messages_sure.saturating_sub(total + outstanding);
-    // However often connections fail and are replaced, there are no more than this.
-    let own = (peak + it.wanted + 2 * limits.pool).min(limits.messages_per_client_max);
+    // However often connections fail and are replaced, there are no more than this. Those on their way beyond the pool
+    // are for users who wait.
+    let users = it.wanted + outstanding.saturating_sub(limits.pool);
+    let own = (peak + users + 2 * limits.pool).min(limits.messages_per_client_max);
     let room = own.saturating_sub(total + outstanding).min(lent.max(sure));
     let at_once = if it.brings_none { 1 } else { ASKED_MAX };
     let missing = limits.pool.saturating_sub(idle + outstanding) + it.wanted;
     let missing = missing.min(room).min(at_once.saturating_sub(outstanding));
-    let more = if it.brings_none { 0 } else { it.more_than(missing, agenda.now) };
+    let more = if it.brings_none { 0 } else { it.more_than(missing.min(it.wanted), agenda.now) };
     (missing + more).min(room)
 }

@@ -123,9 +123,52 @@ fn serve(stage: &mut Stage, client: &mut Client) {
     stage.accepted_and_started(message);
 }
 
+/// A burst of so many users, turn by turn, at a client whose pool is full; how many wait.
+fn burst(users: usize) -> (Stage, Client, usize) {
+    let mut stage = begin_with(Limits { pool: 10, ..limits() });
+    let mut client = stage.client(1);
+    (0..10).for_each(|_| drop(stage.bring(&mut client)));
+    let mut waiting = 0;
+    for _ in 0..users {
+        let (_, outputs) = stage.user();
+        waiting += usize::from(outputs.pairs().is_empty());
+        client.note(&outputs);
+        assert!(client.tickets.len() >= waiting, "{} for {waiting}", client.tickets.len());
+    }
+    (stage, client, waiting)
+}
+
+#[test]
+fn for_each_user_of_a_burst_that_waits_one_is_asked_for_at_once_and_one_more_for_every_twenty() {
+    let (mut stage, mut client, waiting) = burst(100);
+    assert_eq!(waiting, 90);
+    assert_eq!(client.tickets.len(), 10 + 90 + 90 / 20, "the pool's, one for each, and a few more");
+    client.tickets.drain(..90 / 20);
+    let mut served = 0;
+    for _ in 0..90 {
+        served += stage.bring(&mut client).1.pairs().len();
+    }
+    assert_eq!(served, 90, "though some of those that were asked for are lost");
+}
+
+#[test]
+fn for_a_pool_none_more_is_asked_for_than_are_missing() {
+    let mut stage = begin_with(Limits { pool: 10, ..limits() });
+    let mut client = stage.client(1);
+    let mut asked = client.tickets.len();
+    for _ in 0..50 {
+        let message = stage.bring(&mut client).0;
+        let (_, outputs) = stage.user();
+        client.note(&outputs);
+        asked += outputs.asked(client.control).iter().map(|it| it.1 as usize).sum::<usize>();
+        stage.accepted_and_started(message);
+    }
+    assert_eq!(asked, 10 + 50);
+}
+
 #[test]
 fn for_what_is_late_while_others_come_a_few_more_are_asked_for_as_a_share_of_those() {
-    let (mut stage, mut client) = crowded(50);
+    let (mut stage, mut client) = crowded(19);
     stage.wait(millis(100));
     let mut brought = 0;
     while client.tickets.len() > 10 {
@@ -142,7 +185,7 @@ fn for_what_is_late_while_others_come_a_few_more_are_asked_for_as_a_share_of_tho
 }
 
 #[test]
-fn without_loss_nothing_more_is_asked_for_and_where_nothing_comes_neither() {
+fn without_loss_none_is_asked_for_in_the_place_of_others_and_where_none_comes_neither() {
     for brings in [true, false] {
         let (mut stage, mut client) = crowded(50);
         stage.wait(millis(100));
@@ -159,17 +202,29 @@ fn after_one_was_late_one_more_is_asked_for_with_every_ten_for_a_minute() {
     while client.tickets.len() > 1 {
         serve(&mut stage, &mut client);
     }
-    let late = client.tickets.pop_back().expect("one is left");
+    client.tickets.clear();
     client.note(&stage.wait(limits().late));
-    assert_eq!(client.tickets.len(), 2, "in its place, and one more");
-    serve(&mut stage, &mut client);
-    stage.message(client.link, late);
-    let mut asked = Vec::new();
-    for _ in 0..20 {
-        let (_, outputs) = stage.user();
-        asked.extend(outputs.asked(client.control).iter().map(|it| it.1));
+    for (minutes, of) in [(0, 10), (1, 20)] {
+        stage.live(60 * minutes);
+        let (mut waiting, mut asked) = (0, 0);
+        for _ in 0..100 {
+            let (_, outputs) = stage.user();
+            let users = usize::from(outputs.pairs().is_empty());
+            waiting += users;
+            if users > 0 {
+                asked += outputs.asked(client.control).iter().map(|it| it.1 as usize).sum::<usize>();
+            }
+            outputs.pairs().iter().for_each(|&(message, _)| stage.accepted_and_started(message));
+            client.note(&outputs);
+        }
+        assert!(
+            (waiting / of..=waiting / of + 1).contains(&(asked - waiting)),
+            "{waiting} wait, {asked} asked"
+        );
+        while !client.tickets.is_empty() {
+            serve(&mut stage, &mut client);
+        }
     }
-    assert!(asked.contains(&2), "{asked:?}");
 }
 
 #[test]
