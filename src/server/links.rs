@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::refill::Burst;
 use super::services::Readiness;
 use super::tickets::{Redeemed, Tickets};
 use crate::base::id::{ConnId, LinkId, kind};
@@ -80,6 +81,8 @@ pub(super) struct Link {
     pub wanted: usize,
     /// It stands in the list of links whose pools are looked at.
     pub refilling: bool,
+    /// Users that have come since its client was asked last.
+    pub burst: Option<Burst>,
     last_sid: Sid,
     tickets: Tickets,
     /// Message connections that have used a ticket up and are not answered yet.
@@ -134,6 +137,7 @@ impl Link {
             round_trip: RoundTrip::default(),
             wanted: 0,
             refilling: false,
+            burst: None,
             last_sid: 0,
             tickets: Tickets::default(),
             coming: 0,
@@ -229,11 +233,14 @@ impl Link {
         self.tickets.outstanding() + self.coming
     }
 
-    /// When the link wants attention next: to be pinged, because a ticket expires, or because it was silent too long.
+    /// When the link wants attention next: to be pinged or asked, because a ticket expires, or because it was silent
+    /// too long.
     pub fn next_due(&self, limits: &Limits) -> Instant {
         let due = self.ping_at.min(self.silence.until(self.heard, self.heartbeat));
+        // What stands in the list is looked at anyway.
+        let burst = self.burst.filter(|_| !self.refilling).map(|burst| burst.asked_for(&self.round_trip));
         let late = self.tickets.first_not_looked_at().map(|issued| issued + self.late_after(limits));
-        [self.tickets.next_expiry(), late].into_iter().flatten().fold(due, Instant::min)
+        [self.tickets.next_expiry(), late, burst].into_iter().flatten().fold(due, Instant::min)
     }
 
     /// Tells of tickets that the client did not bring.

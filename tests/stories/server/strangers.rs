@@ -205,25 +205,68 @@ fn after_one_was_late_one_more_is_asked_for_with_every_ten_for_a_minute() {
     client.tickets.clear();
     client.note(&stage.wait(limits().late));
     for (minutes, of) in [(0, 10), (1, 20)] {
-        stage.live(60 * minutes);
-        let (mut waiting, mut asked) = (0, 0);
-        for _ in 0..100 {
-            let (_, outputs) = stage.user();
-            let users = usize::from(outputs.pairs().is_empty());
-            waiting += users;
-            if users > 0 {
-                asked += outputs.asked(client.control).iter().map(|it| it.1 as usize).sum::<usize>();
-            }
-            outputs.pairs().iter().for_each(|&(message, _)| stage.accepted_and_started(message));
-            client.note(&outputs);
-        }
-        assert!(
-            (waiting / of..=waiting / of + 1).contains(&(asked - waiting)),
-            "{waiting} wait, {asked} asked"
-        );
         while !client.tickets.is_empty() {
             serve(&mut stage, &mut client);
         }
+        stage.live(60 * minutes);
+        let mut waiting = 0;
+        for _ in 0..100 {
+            let (_, outputs) = stage.user();
+            waiting += usize::from(outputs.pairs().is_empty());
+            outputs.pairs().iter().for_each(|&(message, _)| stage.accepted_and_started(message));
+            client.note(&outputs);
+        }
+        client.note(&stage.wait(millis(50)));
+        let more = client.tickets.len() - 10 - waiting;
+        assert!((waiting / of..=waiting / of + 1).contains(&more), "{more} more for {waiting}");
+    }
+}
+
+/// A client whose round trip is so long.
+fn far_away(round_trip: Duration) -> (Stage, Client) {
+    let mut stage = begin_with(Limits { pool: 10, ..limits() });
+    let mut client = stage.client(1);
+    (0..10).for_each(|_| drop(stage.bring(&mut client)));
+    for _ in 0..60 {
+        let (user, outputs) = stage.user();
+        let message = outputs.pairs()[0].0;
+        client.note(&outputs);
+        client.note(&stage.wait(round_trip));
+        stage.accepted_and_started(message);
+        stage.gone(user, CloseReason::Finished);
+        stage.idle(message);
+    }
+    while !client.tickets.is_empty() {
+        stage.bring(&mut client);
+    }
+    (stage, client)
+}
+
+#[test]
+fn a_burst_is_asked_for_in_one_go_once_no_user_has_come_for_a_moment() {
+    let (mut stage, client) = far_away(millis(64));
+    for _ in 0..50 {
+        let (_, mut outputs) = stage.user();
+        outputs.0.extend(stage.wait(millis(1) / 10).0);
+        assert_eq!(outputs.asked(client.control), []);
+    }
+    assert_eq!(stage.wait(millis(1) / 2).asked(client.control), []);
+    let asked = stage.wait(millis(1) / 2).asked(client.control);
+    // One of the pool's eleven was used before.
+    assert_eq!(asked.iter().map(|it| it.1).collect::<Vec<_>>(), [10 + 39 + 39 / 20]);
+}
+
+#[test]
+fn a_burst_that_goes_on_is_asked_for_eight_times_in_a_round_trip_and_where_that_is_short_at_once() {
+    for (round_trip, expected) in [(80, 8), (16, 8), (7, 100)] {
+        let (mut stage, client) = far_away(millis(round_trip));
+        let (mut asked, step) = (0, millis(round_trip) / 100);
+        for _ in 0..100 {
+            let (_, mut outputs) = stage.user();
+            outputs.0.extend(stage.wait(step).0);
+            asked += outputs.asked(client.control).len();
+        }
+        assert!(asked <= expected && 2 * asked > expected, "{asked} in {round_trip} ms");
     }
 }
 
