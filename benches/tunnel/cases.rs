@@ -21,7 +21,9 @@ const LINK_LONE: usize = 20;
 /// Pause after a lone user, so that the next one is alone as well and finds the pool filled.
 const LINK_PAUSE_ROUND_TRIPS: u32 = 5;
 const BETWEEN_BURSTS: Duration = Duration::from_secs(1);
-/// A line that loses packets, and one whose rate is small and whose queue is long.
+/// A line that only delays, one that loses packets, and one whose rate is small and whose queue is long.
+const CLEAN: Shape =
+    Shape { round_trip: Duration::from_millis(50), loss: 0.0, rate: 0, buffer: Duration::ZERO };
 const LOSSY: Shape =
     Shape { round_trip: Duration::from_millis(60), loss: 0.01, rate: 0, buffer: Duration::ZERO };
 const SLOW: Shape = Shape {
@@ -83,7 +85,7 @@ pub struct Setting<'a> {
 }
 
 /// All of them, in the order of the table.
-pub const CASES: [Case; 16] = [
+pub const CASES: [Case; 17] = [
     Case { name: "up-1", title: "bulk to the origin, 1 stream", kind: Kind::Beside(up_1) },
     Case { name: "up-8", title: "bulk to the origin, 8 streams", kind: Kind::Beside(up_8) },
     Case { name: "down-1", title: "bulk to the user, 1 stream", kind: Kind::Beside(down_1) },
@@ -101,7 +103,12 @@ pub const CASES: [Case; 16] = [
     Case { name: "rest", title: "at rest", kind: Kind::AloneOnce(rest) },
     Case { name: "size", title: "size of the executable", kind: Kind::AloneOnce(size) },
     Case { name: "link", title: "first byte over a slow link", kind: Kind::OverLink(link) },
-    Case { name: "loss", title: "first byte over a line that loses 1 %", kind: Kind::OverLine(LOSSY, loss) },
+    Case { name: "line", title: "first byte over a line of 50 ms", kind: Kind::OverLine(CLEAN, bursts) },
+    Case {
+        name: "loss",
+        title: "first byte over a line that loses 1 %",
+        kind: Kind::OverLine(LOSSY, bursts),
+    },
     Case {
         name: "queue",
         title: "echo of one user beside 8 streams over 20 Mbit/s with a queue of 2 s",
@@ -296,7 +303,7 @@ fn link(setting: &Setting, running: &Running) -> io::Result<()> {
     Ok(())
 }
 
-fn loss(setting: &Setting, running: &Running) -> io::Result<()> {
+fn bursts(setting: &Setting, running: &Running) -> io::Result<()> {
     std::thread::sleep((setting.round_trip * LINK_PAUSE_ROUND_TRIPS).max(CALM));
     let mut failures = 0;
     let metrics = [["first p50", "first p95", "first p99"], ["again p50", "again p95", "again p99"]];

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::failing::Failing;
+use super::refill::Burst;
 use super::services::Readiness;
 use super::tickets::{Redeemed, Tickets};
 use crate::base::id::{ConnId, LinkId, kind};
@@ -24,17 +26,14 @@ const PINGED_INTERVAL: Duration = Duration::from_millis(50);
 /// Pings beyond that pace before the link is closed.
 const PINGS_BEYOND: u32 = 50;
 
-/// After a message connection was late, one more is asked for with every so many, for a while.
-const MORE_OF: usize = 10;
+/// With every so many message connections that users wait for, one more is asked for: some may be lost.
+const MORE_OF: usize = 20;
+/// The same for a while after one was late.
+const MORE_OF_LATE: usize = 10;
 const MORE_FOR: Duration = Duration::from_secs(60);
 
 /// How often sessions may be offered again for each place of the pool.
 const OFFERS_PER_PLACE: u32 = 2;
-
-/// How long a client that did not accept or start a session goes behind the others, the first time.
-const FAILING_PAUSE: Duration = Duration::from_secs(10);
-/// How often that time doubles.
-const FAILING_DOUBLINGS_MAX: u32 = 5;
 
 /// Whose link it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +77,8 @@ pub(super) struct Link {
     pub wanted: usize,
     /// It stands in the list of links whose pools are looked at.
     pub refilling: bool,
+    /// Users that have come since its client was asked last.
+    pub burst: Option<Burst>,
     last_sid: Sid,
     tickets: Tickets,
     /// Message connections that have used a ticket up and are not answered yet.
@@ -86,8 +87,10 @@ pub(super) struct Link {
     came: Option<(Duration, Instant)>,
     /// When one was late last while others came.
     late_at: Option<Instant>,
-    /// What may be asked for beyond what is missing, because some are late.
-    more: Share,
+    /// What may be asked for in the place of others that are late.
+    instead: Share,
+    /// How many users have waited for one since one more was asked for.
+    waited: usize,
     /// What may be spent on offering late sessions again. So what is done because a client is late does not add to what
     /// makes it late.
     offers: Share,
@@ -130,12 +133,14 @@ impl Link {
             round_trip: RoundTrip::default(),
             wanted: 0,
             refilling: false,
+            burst: None,
             last_sid: 0,
             tickets: Tickets::default(),
             coming: 0,
             came: None,
             late_at: None,
-            more: Share::new(1),
+            instead: Share::new(1),
+            waited: 0,
             offers: Share::full(OFFERS_PER_PLACE * pool as u32),
             failing: Failing::default(),
             refuses: false,
@@ -224,7 +229,7 @@ impl Link {
 
     /// Whether it goes behind the others.
     fn is_failing(&self, now: Instant) -> bool {
-        self.failing.until.is_some_and(|until| now < until)
+        self.failing.is_so(now)
     }
 
     /// Tickets that may still bring a message connection.
@@ -232,11 +237,14 @@ impl Link {
         self.tickets.outstanding() + self.coming
     }
 
-    /// When the link wants attention next: to be pinged, because a ticket expires, or because it was silent too long.
+    /// When the link wants attention next: to be pinged or asked, because a ticket expires, or because it was silent
+    /// too long.
     pub fn next_due(&self, limits: &Limits) -> Instant {
         let due = self.ping_at.min(self.silence.until(self.heard, self.heartbeat));
+        // What stands in the list is looked at anyway.
+        let burst = self.burst.filter(|_| !self.refilling).map(|burst| burst.asked_for(&self.round_trip));
         let late = self.tickets.first_not_looked_at().map(|issued| issued + self.late_after(limits));
-        [self.tickets.next_expiry(), late].into_iter().flatten().fold(due, Instant::min)
+        [self.tickets.next_expiry(), late, burst].into_iter().flatten().fold(due, Instant::min)
     }
 
     /// Tells of tickets that the client did not bring.
@@ -256,7 +264,7 @@ impl Link {
     /// none has come since they were asked for, the port may be blocked, and more would not come either.
     fn give_up_late(&mut self, now: Instant, limits: &Limits) -> usize {
         let Some(issued_by) = now.checked_sub(self.late_after(limits)) else { return 0 };
-        let Link { tickets, more, came, late_at, ping_sent, .. } = self;
+        let Link { tickets, instead, came, late_at, ping_sent, .. } = self;
         let before = tickets.outstanding();
         tickets.look_at_late(issued_by, self.heartbeat, |issued| {
             // A client that owes a pong is slow.
@@ -264,7 +272,7 @@ impl Link {
             if others_come {
                 *late_at = Some(now);
             }
-            others_come && more.spend()
+            others_come && instead.spend()
         });
         let after = tickets.outstanding();
         // Those beyond the pool were meant for users, who wait for others now.
@@ -272,25 +280,16 @@ impl Link {
         before - after
     }
 
-    /// How many more are asked for than this, because some were late lately.
-    pub fn more_than(&mut self, missing: usize, now: Instant) -> usize {
+    /// How many more are asked for than these that users wait for, who take what comes first.
+    pub fn more_than(&mut self, awaited: usize, now: Instant) -> usize {
+        if awaited == 0 {
+            return 0;
+        }
         let is_lossy = self.late_at.is_some_and(|at| now < at + MORE_FOR);
-        let most = if is_lossy && missing > 0 { missing.div_ceil(MORE_OF) } else { 0 };
-        (0..most).take_while(|_| self.more.spend()).count()
-    }
-}
-
-/// A client that does not accept or start what it is given: each time it goes behind the others for twice as long.
-#[derive(Default)]
-struct Failing {
-    times: u32,
-    until: Option<Instant>,
-}
-
-impl Failing {
-    fn failed(&mut self, now: Instant) {
-        self.until = Some(now + FAILING_PAUSE * 2u32.pow(self.times));
-        self.times = (self.times + 1).min(FAILING_DOUBLINGS_MAX);
+        let of = if is_lossy { MORE_OF_LATE } else { MORE_OF };
+        let waited = self.waited + awaited;
+        self.waited = waited % of;
+        waited / of
     }
 }
 
@@ -438,7 +437,7 @@ impl Links {
         let redeemed = link.tickets.redeem(ticket);
         if let Redeemed::InTime(issued) = redeemed {
             link.came = Some((now.saturating_duration_since(issued), now));
-            link.more.earn();
+            link.instead.earn();
         }
         link.coming += usize::from(redeemed != Redeemed::No);
         self.outstanding += usize::from(redeemed == Redeemed::Late);
@@ -481,21 +480,5 @@ impl Links {
             link.tell_not_brought(expired, agenda);
         }
         expired > 0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_that_fails_again_goes_behind_for_longer() {
-        let (now, mut failing) = (Instant::now(), Failing::default());
-        let mut pauses = Vec::new();
-        for _ in 0..8 {
-            failing.failed(now);
-            pauses.extend(failing.until.map(|until| (until - now).as_secs()));
-        }
-        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 320, 320]);
     }
 }

@@ -153,7 +153,7 @@ impl Matching {
             }
         }
         self.services.wait(id, self.sending.users.origin(id), service, false);
-        let asked = self.ask_for_one(service);
+        let asked = self.ask_for_one(service, agenda.now);
         self.sending.wait_at_most(id, asked, agenda);
     }
 
@@ -166,10 +166,10 @@ impl Matching {
     }
 
     /// One more connection is asked for, because a user of this service waits.
-    fn ask_for_one(&mut self, service: ServiceId) -> Option<LinkId> {
+    fn ask_for_one(&mut self, service: ServiceId, now: Instant) -> Option<LinkId> {
         let Matching { services, sending: Sending { links, .. }, .. } = self;
         let link = services.next_to_ask(service, |link| links.may_serve(link))?;
-        self.sending.want_one(link);
+        self.sending.want_one(link, now);
         Some(link)
     }
 
@@ -309,7 +309,7 @@ impl Matching {
     pub fn published(&mut self, link: LinkId, agenda: &mut Agenda) {
         self.waiting(agenda).use_idle(link, usize::MAX);
         if self.sending.pools.idle(link) == 0 && self.services.is_wanted(link) {
-            self.sending.want_one(link);
+            self.sending.want_one(link, agenda.now);
         }
     }
 
@@ -351,7 +351,7 @@ impl Matching {
             return self.begin(id, publication, agenda);
         }
         self.services.wait_for_link(id, self.sending.users.origin(id), link_id, true);
-        self.sending.want_one(link_id);
+        self.sending.want_one(link_id, agenda.now);
     }
 
     /// A message connection is gone.
@@ -370,7 +370,7 @@ impl Matching {
 
     /// Asks each client that may need it for as many message connections as are missing.
     pub fn refill(&mut self, agenda: &mut Agenda) {
-        while let Some(link) = self.sending.refills.next(&mut self.sending.links) {
+        while let Some(link) = self.sending.refills.next(&mut self.sending.links, agenda) {
             // A server that drains has no port where they could come.
             if self.drain == Drain::No && self.sending.may_serve(link) {
                 let Sending { links, pools, .. } = &mut self.sending;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`listeners`] | where the server listens |
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
-//! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
+//! | [`links`], [`failing`], [`tickets`] | clients that are connected, which go behind others, and what each may bring |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
@@ -14,6 +14,7 @@
 
 mod controls;
 mod drain;
+mod failing;
 mod links;
 mod listeners;
 mod matching;

@@ -1,13 +1,45 @@
 //! How many message connections a link lacks, and asking its client for them.
 
+use std::time::{Duration, Instant};
+
 use super::links::Links;
 use super::pool::Pools;
 use crate::base::id::LinkId;
+use crate::base::round_trip::RoundTrip;
 use crate::machine::{Agenda, Output};
 use crate::wire::control::ControlFrame;
 
 /// Message connections that a client is asked for at once; one that brought none of the last is asked for one.
 const ASKED_MAX: usize = 128;
+
+/// A burst of users is over when none has come for this part of a round trip, and for this time.
+const PAUSE_OF_ROUND_TRIP: u32 = 64;
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+/// It is asked for after this part of a round trip at the latest. So what is asked for in a round trip fits the ten
+/// packets that a connection may have on their way at first (RFC 6928).
+const BURST_OF_ROUND_TRIP: u32 = 8;
+
+/// Users of a link that have come since its client was asked last. A burst of them is asked for in one `Open`: of many
+/// small packets, the later ones wait for those that are lost, and for the acknowledgement of those that are not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Burst {
+    first: Instant,
+    last: Instant,
+}
+
+impl Burst {
+    /// One more user has come.
+    pub fn note(burst: &mut Option<Burst>, now: Instant) {
+        burst.get_or_insert(Burst { first: now, last: now }).last = now;
+    }
+
+    /// When it is asked for. Where a round trip is short, there is nothing to be won by waiting.
+    pub fn asked_for(&self, round_trip: &RoundTrip) -> Instant {
+        let pause = (round_trip.smoothed() / PAUSE_OF_ROUND_TRIP).max(PAUSE_MIN);
+        let longest = round_trip.smoothed() / BURST_OF_ROUND_TRIP;
+        if longest < pause { self.first } else { (self.last + pause).min(self.first + longest) }
+    }
+}
 
 /// Links whose pool may need more; they are looked at once per turn.
 #[derive(Default)]
@@ -27,13 +59,18 @@ impl Refills {
         self.0.is_empty()
     }
 
-    /// The next link to look at.
-    pub fn next(&mut self, links: &mut Links) -> Option<LinkId> {
-        let link = self.0.pop()?;
-        if let Some(it) = links.get_mut(link) {
+    /// The next link to look at. One whose users still come is looked at later.
+    pub fn next(&mut self, links: &mut Links, agenda: &mut Agenda) -> Option<LinkId> {
+        while let Some(link) = self.0.pop() {
+            let Some(it) = links.get_mut(link) else { continue };
             it.refilling = false;
+            if it.burst.is_none_or(|burst| burst.asked_for(&it.round_trip) <= agenda.now) {
+                it.burst = None;
+                return Some(link);
+            }
+            links.schedule(link, agenda);
         }
-        Some(link)
+        None
     }
 }
 
@@ -69,12 +106,14 @@ fn missing(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted: bool, 
     }
     let outstanding = it.outstanding();
     let sure = limits.messages_sure.saturating_sub(total + outstanding);
-    // However often connections fail and are replaced, there are no more than this.
-    let own = (peak + it.wanted + 2 * limits.pool).min(limits.messages_per_client_max);
+    // However often connections fail and are replaced, there are no more than this. Those on their way beyond the pool
+    // are for users who wait.
+    let users = it.wanted + outstanding.saturating_sub(limits.pool);
+    let own = (peak + users + 2 * limits.pool).min(limits.messages_per_client_max);
     let room = own.saturating_sub(total + outstanding).min(lent.max(sure));
     let at_once = if it.brings_none { 1 } else { ASKED_MAX };
     let missing = limits.pool.saturating_sub(idle + outstanding) + it.wanted;
     let missing = missing.min(room).min(at_once.saturating_sub(outstanding));
-    let more = if it.brings_none { 0 } else { it.more_than(missing, agenda.now) };
+    let more = if it.brings_none { 0 } else { it.more_than(missing.min(it.wanted), agenda.now) };
     (missing + more).min(room)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::links::{Links, PING_INTERVAL};
 use super::offers::{Due, Offer, Offers};
 use super::pool::{Place, Pools, STARTED_MARGIN, State};
-use super::refill::Refills;
+use super::refill::{Burst, Refills};
 use super::refused::Standing;
 use super::services::{Publication, Readiness};
 use super::users::Users;
@@ -59,6 +59,7 @@ impl Sending {
         let (Some(link), Some(user)) = (self.links.get_mut(link_id), self.users.get_mut(id)) else { return };
         user.served_by = Some(publication);
         let start = user.start(link_id, link.next_sid(), number);
+        Burst::note(&mut link.burst, agenda.now);
         let looked_at = self.offers.add(id, message, (link_id, link), dial_ms, (agenda.now, &agenda.limits));
         self.pools.set(message, State::Offered(id), Place::Back);
         self.pools.recent_peak(link_id, agenda.now, agenda.limits.retire);
@@ -157,9 +158,10 @@ impl Sending {
     }
 
     /// One more connection of this link is asked for, because a user waits.
-    pub fn want_one(&mut self, link: LinkId) {
+    pub fn want_one(&mut self, link: LinkId, now: Instant) {
         if let Some(it) = self.links.get_mut(link) {
             it.wanted += 1;
+            Burst::note(&mut it.burst, now);
             self.want_refill(link);
         }
     }

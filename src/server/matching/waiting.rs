@@ -69,7 +69,7 @@ impl Waiting<'_> {
                 None => {
                     // It has waited longest.
                     self.all.services.wait(id, self.all.sending.users.origin(id), service, true);
-                    let asked = self.all.ask_for_one(service);
+                    let asked = self.all.ask_for_one(service, self.agenda.now);
                     self.all.sending.wait_at_most(id, asked, self.agenda);
                 }
             },
@@ -104,7 +104,7 @@ impl Waiting<'_> {
             Some(_) if self.all.sending.may_serve(link) => {
                 let origin = self.all.sending.users.origin(id);
                 self.all.services.wait_for_link(id, origin, link, first);
-                self.all.sending.want_one(link);
+                self.all.sending.want_one(link, self.agenda.now);
                 self.all.sending.wait_at_most(id, Some(link), self.agenda);
             }
             _ => self.agenda.reset(id, CloseReason::LinkLost),

@@ -124,11 +124,11 @@ fn on_a_slow_line_three_round_trips_are_no_delay() {
     let (mut stage, mut client) = begin_served();
     stage.slow_down(&mut client);
     stage.bring(&mut client);
-    let (user, outputs) = stage.user();
-    client.note(&outputs);
+    let (user, _) = stage.user();
+    client.note(&stage.wait(millis(100)));
     stage.bring(&mut client);
     // The ping leaves half-way, so that its answer is there in time.
-    let outputs = stage.wait(millis(2_900));
+    let outputs = stage.wait(millis(2_800));
     assert_eq!((outputs.said(client.control), outputs.starts()), (vec![], vec![]));
     assert_eq!(stage.wait(millis(200)).said(client.control), [ControlFrame::Ping]);
     stage.wait(secs(2));

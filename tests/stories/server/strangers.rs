@@ -123,9 +123,52 @@ fn serve(stage: &mut Stage, client: &mut Client) {
     stage.accepted_and_started(message);
 }
 
+/// A burst of so many users, turn by turn, at a client whose pool is full; how many wait.
+fn burst(users: usize) -> (Stage, Client, usize) {
+    let mut stage = begin_with(Limits { pool: 10, ..limits() });
+    let mut client = stage.client(1);
+    (0..10).for_each(|_| drop(stage.bring(&mut client)));
+    let mut waiting = 0;
+    for _ in 0..users {
+        let (_, outputs) = stage.user();
+        waiting += usize::from(outputs.pairs().is_empty());
+        client.note(&outputs);
+        assert!(client.tickets.len() >= waiting, "{} for {waiting}", client.tickets.len());
+    }
+    (stage, client, waiting)
+}
+
+#[test]
+fn for_each_user_of_a_burst_that_waits_one_is_asked_for_at_once_and_one_more_for_every_twenty() {
+    let (mut stage, mut client, waiting) = burst(100);
+    assert_eq!(waiting, 90);
+    assert_eq!(client.tickets.len(), 10 + 90 + 90 / 20, "the pool's, one for each, and a few more");
+    client.tickets.drain(..90 / 20);
+    let mut served = 0;
+    for _ in 0..90 {
+        served += stage.bring(&mut client).1.pairs().len();
+    }
+    assert_eq!(served, 90, "though some of those that were asked for are lost");
+}
+
+#[test]
+fn for_a_pool_none_more_is_asked_for_than_are_missing() {
+    let mut stage = begin_with(Limits { pool: 10, ..limits() });
+    let mut client = stage.client(1);
+    let mut asked = client.tickets.len();
+    for _ in 0..50 {
+        let message = stage.bring(&mut client).0;
+        let (_, outputs) = stage.user();
+        client.note(&outputs);
+        asked += outputs.asked(client.control).iter().map(|it| it.1 as usize).sum::<usize>();
+        stage.accepted_and_started(message);
+    }
+    assert_eq!(asked, 10 + 50);
+}
+
 #[test]
 fn for_what_is_late_while_others_come_a_few_more_are_asked_for_as_a_share_of_those() {
-    let (mut stage, mut client) = crowded(50);
+    let (mut stage, mut client) = crowded(19);
     stage.wait(millis(100));
     let mut brought = 0;
     while client.tickets.len() > 10 {
@@ -142,7 +185,7 @@ fn for_what_is_late_while_others_come_a_few_more_are_asked_for_as_a_share_of_tho
 }
 
 #[test]
-fn without_loss_nothing_more_is_asked_for_and_where_nothing_comes_neither() {
+fn without_loss_none_is_asked_for_in_the_place_of_others_and_where_none_comes_neither() {
     for brings in [true, false] {
         let (mut stage, mut client) = crowded(50);
         stage.wait(millis(100));
@@ -159,17 +202,72 @@ fn after_one_was_late_one_more_is_asked_for_with_every_ten_for_a_minute() {
     while client.tickets.len() > 1 {
         serve(&mut stage, &mut client);
     }
-    let late = client.tickets.pop_back().expect("one is left");
+    client.tickets.clear();
     client.note(&stage.wait(limits().late));
-    assert_eq!(client.tickets.len(), 2, "in its place, and one more");
-    serve(&mut stage, &mut client);
-    stage.message(client.link, late);
-    let mut asked = Vec::new();
-    for _ in 0..20 {
-        let (_, outputs) = stage.user();
-        asked.extend(outputs.asked(client.control).iter().map(|it| it.1));
+    for (minutes, of) in [(0, 10), (1, 20)] {
+        while !client.tickets.is_empty() {
+            serve(&mut stage, &mut client);
+        }
+        stage.live(60 * minutes);
+        let mut waiting = 0;
+        for _ in 0..100 {
+            let (_, outputs) = stage.user();
+            waiting += usize::from(outputs.pairs().is_empty());
+            outputs.pairs().iter().for_each(|&(message, _)| stage.accepted_and_started(message));
+            client.note(&outputs);
+        }
+        client.note(&stage.wait(millis(50)));
+        let more = client.tickets.len() - 10 - waiting;
+        assert!((waiting / of..=waiting / of + 1).contains(&more), "{more} more for {waiting}");
     }
-    assert!(asked.contains(&2), "{asked:?}");
+}
+
+/// A client whose round trip is so long.
+fn far_away(round_trip: Duration) -> (Stage, Client) {
+    let mut stage = begin_with(Limits { pool: 10, ..limits() });
+    let mut client = stage.client(1);
+    (0..10).for_each(|_| drop(stage.bring(&mut client)));
+    for _ in 0..60 {
+        let (user, outputs) = stage.user();
+        let message = outputs.pairs()[0].0;
+        client.note(&outputs);
+        client.note(&stage.wait(round_trip));
+        stage.accepted_and_started(message);
+        stage.gone(user, CloseReason::Finished);
+        stage.idle(message);
+    }
+    while !client.tickets.is_empty() {
+        stage.bring(&mut client);
+    }
+    (stage, client)
+}
+
+#[test]
+fn a_burst_is_asked_for_in_one_go_once_no_user_has_come_for_a_moment() {
+    let (mut stage, client) = far_away(millis(64));
+    for _ in 0..50 {
+        let (_, mut outputs) = stage.user();
+        outputs.0.extend(stage.wait(millis(1) / 10).0);
+        assert_eq!(outputs.asked(client.control), []);
+    }
+    assert_eq!(stage.wait(millis(1) / 2).asked(client.control), []);
+    let asked = stage.wait(millis(1) / 2).asked(client.control);
+    // One of the pool's eleven was used before.
+    assert_eq!(asked.iter().map(|it| it.1).collect::<Vec<_>>(), [10 + 39 + 39 / 20]);
+}
+
+#[test]
+fn a_burst_that_goes_on_is_asked_for_eight_times_in_a_round_trip_and_where_that_is_short_at_once() {
+    for (round_trip, expected) in [(80, 8), (16, 8), (7, 100)] {
+        let (mut stage, client) = far_away(millis(round_trip));
+        let (mut asked, step) = (0, millis(round_trip) / 100);
+        for _ in 0..100 {
+            let (_, mut outputs) = stage.user();
+            outputs.0.extend(stage.wait(step).0);
+            asked += outputs.asked(client.control).len();
+        }
+        assert!(asked <= expected && 2 * asked > expected, "{asked} in {round_trip} ms");
+    }
 }
 
 #[test]
