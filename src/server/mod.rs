@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`listeners`] | where the server listens |
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
-//! | [`links`], [`failing`], [`tickets`] | clients that are connected, which go behind others, and what each may bring |
+//! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
+//! | [`failing`] | clients that go behind the others for a while |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
