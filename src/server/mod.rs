@@ -4,8 +4,7 @@
 //! |---|---|
 //! | [`listeners`] | where the server listens |
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
-//! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
-//! | [`failing`] | clients that go behind the others for a while |
+//! | [`links`], [`failing`], [`tickets`] | clients that are connected, which come last, and what each may bring |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
