@@ -220,7 +220,7 @@ impl Dials {
     /// line may be slow; this one takes the place of the others that went before it.
     fn dial_for_all(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
         let Some(pause) = &mut self.pause else { return };
-        pause.next = agenda.now + agenda.limits.message_retry;
+        pause.next = agenda.now + agenda.limits.retry;
         let since = pause.since;
         for place in (1..self.coming.len()).rev() {
             if self.coming[place].is_late && self.coming[place].begun >= since {
@@ -355,7 +355,7 @@ impl Dials {
     pub fn failed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) -> Option<u64> {
         let Coming { way, is_late, .. } = self.remove(id)?;
         if !is_late {
-            self.pause(way.address, agenda.now + agenda.limits.message_retry, true, agenda);
+            self.pause(way.address, agenda.now + agenda.limits.retry, true, agenda);
             self.pause.iter_mut().for_each(|pause| pause.told = true);
             agenda.fact(Fact::MessageFailed { address: way.address, reason });
         }

@@ -29,8 +29,9 @@ pub struct Limits {
     pub messages_at_once: usize,
     /// Tickets of one link that wait for their turn; more are ignored, expire, and are handed out again.
     pub tickets_max: usize,
-    /// Time between two dials of message connections while these fail.
-    pub message_retry: Duration,
+    /// Time between two dials of message connections while these fail, and between two of control connections while
+    /// none is answered; four times what the last one took, if that is longer.
+    pub retry: Duration,
     /// Proxy connections beyond two per message connection; the next session is refused.
     pub proxies_spare: usize,
     /// A session that is not accepted after three round trips, and after this time, is late.
@@ -147,7 +148,7 @@ impl Default for Limits {
             messages_per_client_max: 65_536,
             messages_at_once: 128,
             tickets_max: 1_024,
-            message_retry: Duration::from_millis(500),
+            retry: Duration::from_millis(500),
             proxies_spare: 64,
             accept: Duration::from_millis(100),
             unheard: Duration::from_secs(10),
