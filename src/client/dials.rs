@@ -5,7 +5,7 @@
 //!
 //! A dial that is late gets one rival with the same ticket, and the first that is proved wins. Where others have
 //! arrived meanwhile it was lost on the way, and rivals are a share of what arrives. Where none has, the port may be
-//! blocked: that is a pause whose first dial is made at once. The late one goes on until the heartbeat is over, because
+//! blocked: that is a pause whose first dial is made at once. The late one goes on as long as a handshake may take, because
 //! the line may have become that slow: when one is proved that took long, those that take no longer are not late.
 
 use std::collections::VecDeque;
@@ -212,7 +212,7 @@ impl Dials {
         let address = self.address();
         self.asked.push_back(Some(Way { address, ticket }));
         let greeting = Greeting { ticket: ticket.number, ..greeting.clone() };
-        let deadline = agenda.now + agenda.limits.heartbeat;
+        let deadline = agenda.now + agenda.limits.handshake;
         agenda.push(Output::Dial { dial: Dial::Message(link, greeting), address, deadline });
     }
 

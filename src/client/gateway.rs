@@ -180,7 +180,7 @@ impl Gateway {
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Control, key_id: key_id(&secret) };
         let heartbeat = agenda.limits.heartbeat;
         let greeting = Greeting { hello, secret, ticket: 0, plain: false, heartbeat };
-        let deadline = agenda.now + heartbeat;
+        let deadline = agenda.now + agenda.limits.handshake;
         agenda.push(Output::Dial { dial: Dial::Control(greeting), address, deadline });
     }
 
@@ -228,7 +228,7 @@ impl Gateway {
         self.took = agenda.now.saturating_duration_since(at);
         names.worked(self.settings.name, address, at, agenda.now);
         self.stage = Stage::Greeted(id, address, agenda.now);
-        self.due = Some(agenda.now + agenda.limits.heartbeat);
+        self.due = Some(agenda.now + agenda.limits.handshake);
         let hello = Hello {
             versions: VERSIONS,
             capabilities: Capabilities::new(self.settings.plain),

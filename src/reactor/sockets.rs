@@ -227,7 +227,7 @@ impl<N: Network> Sockets<N> {
             Ok(false) => {}
             Ok(true) => {
                 (connection.ready.readable, connection.ready.writable) = (true, true);
-                greeting::begin(&mut self.all, &mut self.buffers, id, self.limits.heartbeat);
+                greeting::begin(&mut self.all, &mut self.buffers, id, self.limits.handshake);
             }
             Err(error) => self.all.reset(id, CloseReason::DialFailed(error.into())),
         }

@@ -103,7 +103,7 @@ impl<S: Socket> Relay<'_, S> {
 }
 
 /// This time, or [`ROUND_TRIPS`] if they take longer.
-fn time(least: Duration, info: Option<TcpInfo>) -> Duration {
+pub(in crate::reactor) fn time(least: Duration, info: Option<TcpInfo>) -> Duration {
     let round_trip = info.map_or(Duration::ZERO, |info| info.rtt.min(ROUND_TRIP_MAX));
     least.max(ROUND_TRIPS * round_trip)
 }

@@ -14,13 +14,13 @@ fn the_server_is_dialled_at_once_and_a_numeric_name_is_not_resolved() {
 }
 
 #[test]
-fn a_server_has_the_heartbeat_to_take_the_connection_and_again_to_welcome() {
+fn a_server_has_the_time_of_a_handshake_to_take_the_connection_and_again_to_welcome() {
     let (mut stage, outputs) = begin(config());
     let [Output::Dial { deadline, .. }] = outputs.0[1..] else { panic!("{outputs:?}") };
-    assert_eq!(deadline, stage.now + Limits::default().heartbeat);
+    assert_eq!(deadline, stage.now + Limits::default().handshake);
     let control = stage.dialling(Dialled::Control);
     stage.connected(control);
-    assert_eq!(stage.wait(Limits::default().heartbeat - millis(1)).closes(), []);
+    assert_eq!(stage.wait(Limits::default().handshake - millis(1)).closes(), []);
     assert_eq!(stage.wait(millis(1)).closes(), [(control, CloseReason::HandshakeTimedOut, Manner::Reset)]);
 }
 
@@ -381,6 +381,18 @@ fn the_smaller_heartbeat_holds() {
         assert_eq!(stage.wait(millis(3_999)).closes(), []);
         assert_eq!(stage.wait(millis(1)).closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
     }
+}
+
+#[test]
+fn a_link_whose_round_trip_is_longer_than_the_heartbeat_is_silent_for_four_round_trips() {
+    let limits = Limits { heartbeat: secs(1), ..Limits::default() };
+    let (mut stage, _) = begin(ClientConfig { limits, ..config() });
+    let control = stage.dialling(Dialled::Control);
+    stage.connected(control);
+    assert_eq!(stage.wait(secs(2)).closes(), [], "it may be welcome later than the heartbeat");
+    stage.hear(control, ControlFrame::Welcome(welcome()));
+    assert_eq!(stage.wait(secs(8) - millis(1)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
 }
 
 #[test]
