@@ -5,7 +5,7 @@ mod common;
 mod in_process;
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use common::relay::{Forgets, Rules};
 use common::{MODES, Mode, PATIENCE, Setup, Tunnel, connect, measure, serve};
 use in_process::Ends;
 use skyorg::config::limits::Limits;
-use socket2::{SockFilter, SockRef};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 const HEARTBEAT: Duration = Duration::from_secs(6);
 /// Longer than a third of the heartbeat, and shorter than the heartbeat.
@@ -126,8 +126,13 @@ fn a_quiet_session_on_a_dead_line_ends_at_both_ends() {
 
 const UNACKNOWLEDGED: Duration = Duration::from_secs(6);
 
+const FINISH: Duration = Duration::from_secs(4);
+/// More than the kernels of both ends hold; less than these and a ring.
+const LAST_BYTES: usize = 224 * 1024;
+const RECEIVED_BYTES: usize = 16 * 1024;
+
 fn tunnel_in_process(local: SocketAddr, plain: bool) -> SocketAddr {
-    let limits = Limits { unacknowledged: UNACKNOWLEDGED, ..Limits::default() };
+    let limits = Limits { unacknowledged: UNACKNOWLEDGED, finish: FINISH, ..Limits::default() };
     Ends::new(local, plain, &limits).run()
 }
 
@@ -157,6 +162,22 @@ fn download(request: SocketAddr) -> TcpStream {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut user = connect(request);
+        if user.read_exact(&mut [0]).is_ok() {
+            return user;
+        }
+        assert!(Instant::now() < deadline, "no session in time");
+    }
+}
+
+/// A user whose kernel takes little, who has said all and has heard the first byte.
+fn download_of(request: SocketAddr) -> TcpStream {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(RECEIVED_BYTES).expect("before it connects");
+        socket.connect(&request.into()).expect("the server listens");
+        let mut user = TcpStream::from(socket);
+        user.shutdown(Shutdown::Write).expect("it stands");
         if user.read_exact(&mut [0]).is_ok() {
             return user;
         }
@@ -205,4 +226,28 @@ fn an_unplugged_local_server_is_given_up() {
     assert!(matches!(error, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error}");
     let took = since.elapsed();
     assert!(took > UNACKNOWLEDGED && took < 2 * UNACKNOWLEDGED, "{took:?}");
+}
+
+/// Its user has said its end, and so has the local server: the last bytes wait for it alone.
+#[test]
+fn who_reads_the_last_bytes_slowly_has_them_all_and_who_reads_none_is_reset() {
+    let local = serve(|mut user| {
+        let mut said = Vec::new();
+        user.read_to_end(&mut said).expect("a user");
+        drop(user.write_all(&vec![7; LAST_BYTES]));
+    });
+    let request = tunnel_in_process(local, false);
+    drop(download_of(request));
+    let [mut slow, mut paused] = [(); 2].map(|()| download_of(request));
+    // The kernel asks for more when half of what it holds is gone: that takes longer than the limit.
+    let mut buffer = vec![0; 8 * 1024];
+    for _ in 0..16 {
+        slow.read_exact(&mut buffer).expect("it reads all the time");
+        measure(Duration::from_secs(1));
+    }
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).expect("its answer is whole");
+    assert_eq!(1 + rest.len() + 16 * buffer.len(), LAST_BYTES);
+    let error = paused.read_to_end(&mut rest).expect_err("it read nothing for long");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }

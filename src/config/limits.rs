@@ -102,7 +102,7 @@ pub struct Limits {
     pub abort_max: Duration,
     /// How long a good ending may take to be read by the peer; four round trips, if they take longer.
     pub linger: Duration,
-    /// How long a session's last bytes may wait for a local side that reads nothing.
+    /// How long a session's last bytes may wait for a local side that is there and takes none of them.
     pub finish: Duration,
     /// How long a user or local server may acknowledge nothing while bytes are on their way to it. The kernel's probes
     /// of one that does not read count, and are two minutes apart at most.
@@ -182,7 +182,7 @@ impl Default for Limits {
             abort: Duration::from_secs(2),
             abort_max: Duration::from_secs(60),
             linger: Duration::from_secs(5),
-            finish: Duration::from_secs(60),
+            finish: Duration::from_secs(900),
             unacknowledged: Duration::from_secs(180),
             idle: None,
             drain: Duration::from_secs(5),
