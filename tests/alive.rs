@@ -5,15 +5,16 @@ mod common;
 mod in_process;
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::relay::{Forgets, Rules};
 use common::{MODES, Mode, PATIENCE, Setup, Tunnel, connect, measure, serve};
 use in_process::Ends;
 use skyorg::config::limits::Limits;
-use socket2::{SockFilter, SockRef};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 const HEARTBEAT: Duration = Duration::from_secs(6);
 /// Longer than a third of the heartbeat, and shorter than the heartbeat.
@@ -126,8 +127,11 @@ fn a_quiet_session_on_a_dead_line_ends_at_both_ends() {
 
 const UNACKNOWLEDGED: Duration = Duration::from_secs(6);
 
+const FINISH: Duration = Duration::from_secs(4);
+const RECEIVED_BYTES: usize = 16 * 1024;
+
 fn tunnel_in_process(local: SocketAddr, plain: bool) -> SocketAddr {
-    let limits = Limits { unacknowledged: UNACKNOWLEDGED, ..Limits::default() };
+    let limits = Limits { unacknowledged: UNACKNOWLEDGED, finish: FINISH, ..Limits::default() };
     Ends::new(local, plain, &limits).run()
 }
 
@@ -158,6 +162,22 @@ fn download(request: SocketAddr) -> TcpStream {
     loop {
         let mut user = connect(request);
         if user.read_exact(&mut [0]).is_ok() {
+            return user;
+        }
+        assert!(Instant::now() < deadline, "no session in time");
+    }
+}
+
+/// A user whose kernel takes little, which has asked for so many bytes and has the first.
+fn download_of(request: SocketAddr, count: usize) -> TcpStream {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(RECEIVED_BYTES).expect("before it connects");
+        socket.connect(&request.into()).expect("the server listens");
+        let mut user = TcpStream::from(socket);
+        let said = user.write_all(count.to_string().as_bytes()).and_then(|()| user.shutdown(Shutdown::Write));
+        if said.is_ok() && user.read_exact(&mut [0]).is_ok() {
             return user;
         }
         assert!(Instant::now() < deadline, "no session in time");
@@ -205,4 +225,39 @@ fn an_unplugged_local_server_is_given_up() {
     assert!(matches!(error, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error}");
     let took = since.elapsed();
     assert!(took > UNACKNOWLEDGED && took < 2 * UNACKNOWLEDGED, "{took:?}");
+}
+
+/// Each user has said its end, and so has the local server: the last bytes wait for the user alone. How many of them
+/// the kernels hold is theirs to say, so users ask for different counts.
+#[test]
+fn who_reads_the_last_bytes_slowly_has_them_all_and_who_reads_none_is_reset() {
+    let local = serve(|mut user| {
+        let mut asked = String::new();
+        user.read_to_string(&mut asked).expect("a user");
+        let count: usize = asked.parse().expect("a number");
+        drop(user.write_all(&vec![7; count]));
+    });
+    let request = tunnel_in_process(local, false);
+    drop(download_of(request, 1));
+    let counts = || (128..320).step_by(16).map(|count| count * 1024);
+    let paused: Vec<TcpStream> = counts().map(|count| download_of(request, count)).collect();
+    let readers = counts().map(|count| {
+        let mut user = download_of(request, count);
+        thread::spawn(move || {
+            // The kernel asks for more when half of what it holds is gone: that takes longer than the limit.
+            let mut buffer = vec![0; 8 * 1024];
+            for _ in 0..15 {
+                user.read_exact(&mut buffer).expect("it reads all the time");
+                measure(Duration::from_secs(1));
+            }
+            let mut rest = Vec::new();
+            user.read_to_end(&mut rest).expect("its answer is whole");
+            assert_eq!(1 + rest.len() + 15 * buffer.len(), count);
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    readers.into_iter().for_each(|reader| reader.join().expect("it has read all"));
+    let reset = paused.into_iter().filter_map(|mut user| user.read_to_end(&mut Vec::new()).err());
+    let reset: Vec<_> = reset.map(|error| error.kind()).collect();
+    assert!(!reset.is_empty() && reset.iter().all(|&it| it == io::ErrorKind::ConnectionReset), "{reset:?}");
 }

@@ -127,6 +127,34 @@ fn service_is_back_within_a_second_of_the_ports_where_both_were_blocked() {
     }
 }
 
+/// The kernel alone would dial again 16 s after its fourth attempt.
+#[test]
+fn service_is_back_within_a_second_of_a_control_port_that_was_silent_while_sessions_ran() {
+    let test = "service_is_back_within_a_second_of_a_control_port_that_was_silent_while_sessions_ran";
+    if !blocks_in_own_network(test) {
+        return;
+    }
+    for time in [Duration::from_secs(6), Duration::from_secs(20)] {
+        let setup = Setup::new(Mode::Sealed).client(&["--heartbeat", "2"]);
+        let mut tunnel = setup.start(echo_server());
+        let mut session = tunnel.user();
+        converse(&mut session, b"before");
+        let port = tunnel.control.port();
+        nft(&format!(
+            "table inet blocked {{ chain input {{ type filter hook input priority 0; \
+             tcp dport {port} drop; tcp sport {port} drop;\n}}\n}}\n"
+        ));
+        measure(time);
+        unblock();
+        let since = Instant::now();
+        converse(&mut tunnel.user(), b"after");
+        let back = since.elapsed();
+        println!("silent for {time:?}: service is back after {back:?}");
+        assert!(back <= Duration::from_secs(1) + SLACK, "silent for {time:?}: {back:?}");
+        tunnel.client().wait_for("lost");
+    }
+}
+
 #[test]
 fn of_two_addresses_of_a_local_server_the_silent_one_delays_the_first_user_alone() {
     if !blocks_in_own_network("of_two_addresses_of_a_local_server_the_silent_one_delays_the_first_user_alone")

@@ -5,8 +5,8 @@
 //!
 //! A dial that is late gets one rival with the same ticket, and the first that is proved wins. Where others have
 //! arrived meanwhile it was lost on the way, and rivals are a share of what arrives. Where none has, the port may be
-//! blocked: that is a pause whose first dial is made at once. The late one goes on until the heartbeat is over, because
-//! the line may have become that slow: when one is proved that took long, those that take no longer are not late.
+//! blocked: that is a pause whose first dial is made at once. The late one goes on as long as a handshake may take,
+//! because the line may have become that slow: when one is proved that took long, those that take no longer are not late.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -212,7 +212,7 @@ impl Dials {
         let address = self.address();
         self.asked.push_back(Some(Way { address, ticket }));
         let greeting = Greeting { ticket: ticket.number, ..greeting.clone() };
-        let deadline = agenda.now + agenda.limits.heartbeat;
+        let deadline = agenda.now + agenda.limits.handshake;
         agenda.push(Output::Dial { dial: Dial::Message(link, greeting), address, deadline });
     }
 
@@ -220,7 +220,7 @@ impl Dials {
     /// line may be slow; this one takes the place of the others that went before it.
     fn dial_for_all(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
         let Some(pause) = &mut self.pause else { return };
-        pause.next = agenda.now + agenda.limits.message_retry;
+        pause.next = agenda.now + agenda.limits.retry;
         let since = pause.since;
         for place in (1..self.coming.len()).rev() {
             if self.coming[place].is_late && self.coming[place].begun >= since {
@@ -355,7 +355,7 @@ impl Dials {
     pub fn failed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) -> Option<u64> {
         let Coming { way, is_late, .. } = self.remove(id)?;
         if !is_late {
-            self.pause(way.address, agenda.now + agenda.limits.message_retry, true, agenda);
+            self.pause(way.address, agenda.now + agenda.limits.retry, true, agenda);
             self.pause.iter_mut().for_each(|pause| pause.told = true);
             agenda.fact(Fact::MessageFailed { address: way.address, reason });
         }

@@ -55,8 +55,11 @@ pub(super) struct Gateway {
     last_pause: Duration,
     /// When it wants attention: the end of a pause, or of the time for a Welcome, or when a dial is late.
     due: Option<Instant>,
-    /// A dial that is late. Another goes on beside it, and the first that is proved wins.
+    /// A dial that is late. It goes on, because the line may be slow, and others go on beside it, one after the other.
+    /// The first that is proved wins.
     late: Option<Begun>,
+    /// When people are told that the server does not answer.
+    tell_at: Option<Instant>,
     /// What the last control connection took that was proved: to connect, and to be answered.
     took: Duration,
     /// The link on which the server has said Drain, while it stands.
@@ -108,6 +111,7 @@ impl Gateway {
             last_pause: Duration::ZERO,
             due: Some(now),
             late: None,
+            tell_at: None,
             took: Duration::ZERO,
             draining: None,
             sought_until: None,
@@ -176,7 +180,7 @@ impl Gateway {
         let hello = ClearHello { suite: self.suite, purpose: Purpose::Control, key_id: key_id(&secret) };
         let heartbeat = agenda.limits.heartbeat;
         let greeting = Greeting { hello, secret, ticket: 0, plain: false, heartbeat };
-        let deadline = agenda.now + heartbeat;
+        let deadline = agenda.now + agenda.limits.handshake;
         agenda.push(Output::Dial { dial: Dial::Control(greeting), address, deadline });
     }
 
@@ -185,14 +189,24 @@ impl Gateway {
         match self.stage {
             Stage::Asked(address) => {
                 self.stage = Stage::Dialling(Begun { id, address, at: agenda.now });
-                self.due = Some(match self.late {
-                    Some(late) => late.at + agenda.limits.late_told,
-                    None => agenda.now + agenda.limits.late_after(self.took),
-                });
+                self.due = Some(agenda.now + self.patience(agenda));
             }
             // The one that was late has won meanwhile.
             _ => agenda.reset(id, CloseReason::Retired),
         }
+    }
+
+    /// How long the present dial may take until another is made.
+    ///
+    /// What the line loses is not left to the kernel, which tries again after 1 s, 3 s, 7 s and so on. Beside a dial
+    /// that is late they are given up at a steady pace, because the server is to be found soon after it came back.
+    /// Where no server was ever found the line may be slow, and each has as long as all before it together.
+    fn patience(&self, agenda: &Agenda) -> Duration {
+        let Some(late) = self.late else { return agenda.limits.late_after(self.took) };
+        agenda.limits.retry.max(match self.took {
+            Duration::ZERO => agenda.now.saturating_duration_since(late.at),
+            took => took * 4,
+        })
     }
 
     /// The server has proved itself: says Hello, and what is to be published.
@@ -202,14 +216,19 @@ impl Gateway {
             Stage::Pause | Stage::Resolving | Stage::Asked(_) => None,
             _ => return,
         };
-        let both = [dialled, self.late.take()].into_iter().flatten();
-        let (winner, losers): (Vec<Begun>, Vec<Begun>) = both.partition(|begun| begun.id == id);
-        losers.iter().for_each(|loser| agenda.reset(loser.id, CloseReason::Retired));
-        let [Begun { address, at, .. }] = winner[..] else { return };
+        let (winner, loser) = match (dialled, self.late) {
+            (Some(begun), late) if begun.id == id => (begun, late),
+            (begun, Some(late)) if late.id == id => (late, begun),
+            // It was given up meanwhile.
+            _ => return,
+        };
+        loser.iter().for_each(|loser| agenda.reset(loser.id, CloseReason::Retired));
+        self.late = None;
+        let Begun { address, at, .. } = winner;
         self.took = agenda.now.saturating_duration_since(at);
         names.worked(self.settings.name, address, at, agenda.now);
         self.stage = Stage::Greeted(id, address, agenda.now);
-        self.due = Some(agenda.now + agenda.limits.heartbeat);
+        self.due = Some(agenda.now + agenda.limits.handshake);
         let hello = Hello {
             versions: VERSIONS,
             capabilities: Capabilities::new(self.settings.plain),
@@ -328,20 +347,31 @@ impl Gateway {
             Stage::Resolving if !names.found(self.settings.name).is_empty() => {
                 self.begin_to_dial(names, agenda);
             }
-            Stage::Dialling(begun) if self.late.is_none() => {
-                self.late = Some(begun);
-                let other = self.left.pop_front().unwrap_or(begun.address);
-                self.dial(other, agenda);
-            }
-            // Neither of the two was answered.
-            Stage::Dialling(_) => {
-                let (server, reason) = (self.settings.server.clone(), CloseReason::HandshakeTimedOut);
-                agenda.fact(Fact::ServerUnreachable { server, reason });
-            }
+            Stage::Dialling(begun) => self.dial_beside(begun, names, agenda),
             // It may have said something, but not what was asked.
             Stage::Greeted(id, ..) => agenda.reset(id, CloseReason::HandshakeTimedOut),
             _ => {}
         }
+    }
+
+    /// The present dial is late: another is made beside it, or in its place if there is one beside it already.
+    fn dial_beside(&mut self, begun: Begun, names: &Names, agenda: &mut Agenda) {
+        match self.late {
+            None => {
+                self.late = Some(begun);
+                self.tell_at = Some(begun.at + agenda.limits.late_told);
+            }
+            Some(_) => agenda.reset(begun.id, CloseReason::Retired),
+        }
+        if self.tell_at.take_if(|at| *at <= agenda.now).is_some() {
+            let (server, reason) = (self.settings.server.clone(), CloseReason::HandshakeTimedOut);
+            agenda.fact(Fact::ServerUnreachable { server, reason });
+        }
+        if self.left.is_empty() {
+            self.left.extend(names.found(self.settings.name));
+        }
+        let other = self.left.pop_front().unwrap_or(begun.address);
+        self.dial(other, agenda);
     }
 
     /// The system was suspended: what failed before that says nothing, and no answer comes to what was asked then.
@@ -409,7 +439,7 @@ impl Gateway {
         if self.late.take_if(|late| late.id == id).is_some() {
             // The other one may be late by now.
             if let Stage::Dialling(begun) = self.stage {
-                self.due = Some(agenda.now.max(begun.at + agenda.limits.late_after(self.took)));
+                self.due = Some(agenda.now.max(begun.at + self.patience(agenda)));
             }
             return;
         }

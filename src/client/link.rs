@@ -80,6 +80,11 @@ impl Link {
         self.schedule(agenda);
     }
 
+    /// How long the server may be silent.
+    fn patience(&self) -> Duration {
+        self.round_trip.wait(self.heartbeat)
+    }
+
     fn schedule(&self, agenda: &mut Agenda) {
         let dial_at = self.dials.due(agenda).filter(|_| self.life == Life::Standing);
         agenda.at(self.control, Some(dial_at.map_or(self.check_at, |at| at.min(self.check_at))));
@@ -96,7 +101,7 @@ impl Link {
     /// Its time has come: to dial, to ask the server for a sign of life, or to give it up.
     fn is_due(&mut self, id: LinkId, agenda: &mut Agenda) {
         if agenda.now >= self.check_at {
-            match self.silence.judge(self.heard, self.heartbeat, agenda.now) {
+            match self.silence.judge(self.heard, self.patience(), agenda.now) {
                 Verdict::GiveUp => {
                     let silence = agenda.now.saturating_duration_since(self.heard);
                     agenda.fact(Fact::ServerSilent { silence });
@@ -105,7 +110,7 @@ impl Link {
                 Verdict::Ask => agenda.push(Output::Measure(self.control)),
                 Verdict::Wait => self.ping(agenda),
             }
-            self.check_at = self.silence.until(self.heard, self.heartbeat);
+            self.check_at = self.silence.until(self.heard, self.patience());
         }
         self.dial(id, agenda);
     }
@@ -117,8 +122,8 @@ impl Link {
     /// It is known how soon the server is tried again.
     pub fn measured(&mut self, it: Measured, agenda: &mut Agenda) {
         let pinged = self.heard + self.heartbeat / 2;
-        self.silence.measured(self.heard, self.heartbeat, pinged, (it, agenda.now));
-        self.check_at = self.silence.until(self.heard, self.heartbeat);
+        self.silence.measured(self.heard, self.patience(), pinged, (it, agenda.now));
+        self.check_at = self.silence.until(self.heard, self.patience());
         self.schedule(agenda);
     }
 

@@ -29,8 +29,9 @@ pub struct Limits {
     pub messages_at_once: usize,
     /// Tickets of one link that wait for their turn; more are ignored, expire, and are handed out again.
     pub tickets_max: usize,
-    /// Time between two dials of message connections while these fail.
-    pub message_retry: Duration,
+    /// Time between two dials of message connections while these fail, and between two of control connections while
+    /// none is answered; four times what the last one took, if that is longer.
+    pub retry: Duration,
     /// Proxy connections beyond two per message connection; the next session is refused.
     pub proxies_spare: usize,
     /// A session that is not accepted after three round trips, and after this time, is late.
@@ -41,7 +42,7 @@ pub struct Limits {
     /// How long a user waits for one thing at most, however long a round trip takes.
     pub user_patience: Duration,
     /// How long a ticket may wait to be dialled for, and how long it counts at the server: another is issued then. It
-    /// is good for a heartbeat more, because the connection that brings it may be late. Four round trips, if they take
+    /// is good for as long as a link may be silent more, because the connection that brings it may be late. Four round trips, if they take
     /// longer.
     pub ticket: Duration,
     /// Mean time between pings of an idle message connection; jittered by a quarter.
@@ -54,19 +55,22 @@ pub struct Limits {
     /// An idle message connection above the recent peak is retired after this time.
     pub retire: Duration,
     /// Silence on the control connection after which either side gives the other up, beside the time until TCP sends
-    /// again; the smaller one of both sides holds.
+    /// again; the smaller one of both sides holds. Four round trips, if they take longer.
     pub heartbeat: Duration,
+    /// How long connecting to a peer may take, and each of its answers until it is admitted. No round trip is known by
+    /// then, so this is more than the longest ones take.
+    pub handshake: Duration,
     /// How long a peer may be silent after the system was suspended; four round trips, if they take longer.
     pub woken: Duration,
     /// Least heartbeat that a peer can ask for.
     pub heartbeat_min: Duration,
     /// A connection that is dialled is late after this time, and after twice what the last one there took: another one
-    /// is tried beside it. It may still arrive: connecting and the answer may each take as long as the heartbeat.
+    /// is tried beside it. It may still arrive: connecting and the answer may each take as long as a handshake may.
     pub late: Duration,
     /// People are told of a server that has not answered for this time.
     pub late_told: Duration,
     /// Least and most time that a stranger at the server has for its first flight; drawn for each. One that failed is
-    /// closed then, too. One that proved a secret has until the heartbeat for the rest.
+    /// closed then, too. One that proved a secret has the time of a handshake for the rest.
     pub flight: (Duration, Duration),
     /// Silent strangers at once; the oldest makes room.
     pub strangers_max: usize,
@@ -98,7 +102,7 @@ pub struct Limits {
     pub abort_max: Duration,
     /// How long a good ending may take to be read by the peer; four round trips, if they take longer.
     pub linger: Duration,
-    /// How long a session's last bytes may wait for a local side that reads nothing.
+    /// How long a session's last bytes may wait for a local side that is there and takes none of them.
     pub finish: Duration,
     /// How long a user or local server may acknowledge nothing while bytes are on their way to it. The kernel's probes
     /// of one that does not read count, and are two minutes apart at most.
@@ -147,7 +151,7 @@ impl Default for Limits {
             messages_per_client_max: 65_536,
             messages_at_once: 128,
             tickets_max: 1_024,
-            message_retry: Duration::from_millis(500),
+            retry: Duration::from_millis(500),
             proxies_spare: 64,
             accept: Duration::from_millis(100),
             unheard: Duration::from_secs(10),
@@ -158,6 +162,7 @@ impl Default for Limits {
             settle: Duration::from_secs(600),
             retire: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
+            handshake: Duration::from_secs(30),
             woken: Duration::from_secs(2),
             heartbeat_min: Duration::from_secs(1),
             late: Duration::from_millis(250),
@@ -177,7 +182,7 @@ impl Default for Limits {
             abort: Duration::from_secs(2),
             abort_max: Duration::from_secs(60),
             linger: Duration::from_secs(5),
-            finish: Duration::from_secs(60),
+            finish: Duration::from_secs(900),
             unacknowledged: Duration::from_secs(180),
             idle: None,
             drain: Duration::from_secs(5),

@@ -1,9 +1,10 @@
 //! How long a link may be silent.
 //!
-//! It is the heartbeat, and longer where nothing could be heard: after an outage, TCP sends again when its
-//! retransmission time is over, which has doubled with each attempt that failed. So who finds that the heartbeat is
-//! over asks for that time, and waits as much longer. The peer's TCP pauses likewise. If it has acknowledged late what
-//! it was asked, the line is back, and what the peer says comes when its own pause is over.
+//! It is the heartbeat, or four round trips if they take longer: that is the patience with it. It is longer where
+//! nothing could be heard: after an outage, TCP sends again when its retransmission time is over, which has doubled
+//! with each attempt that failed. So who finds that the patience is over asks for that time, and waits as much longer.
+//! The peer's TCP pauses likewise. If it has acknowledged late what it was asked, the line is back, and what the peer
+//! says comes when its own pause is over.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ pub struct Silence {
     longer: Option<Longer>,
 }
 
-/// It may be silent for longer, or shorter, than the heartbeat.
+/// It may be silent for longer, or shorter, than the patience lasts.
 #[derive(Clone, Copy, Debug)]
 struct Longer {
     /// When it was last heard.
@@ -49,34 +50,34 @@ impl Silence {
     }
 
     /// Until when a link may be silent.
-    pub fn until(&self, heard: Instant, heartbeat: Duration) -> Instant {
+    pub fn until(&self, heard: Instant, patience: Duration) -> Instant {
         let longer = self.longer.filter(|longer| longer.heard == heard);
-        longer.map_or(heard + heartbeat, |longer| longer.until)
+        longer.map_or(heard + patience, |longer| longer.until)
     }
 
-    /// Judges a link's silence. Without an answer, a link that is asked about has a heartbeat more.
-    pub fn judge(&mut self, heard: Instant, heartbeat: Duration, now: Instant) -> Verdict {
-        if now < self.until(heard, heartbeat) {
+    /// Judges a link's silence. Without an answer, a link that is asked about has as long again.
+    pub fn judge(&mut self, heard: Instant, patience: Duration, now: Instant) -> Verdict {
+        if now < self.until(heard, patience) {
             return Verdict::Wait;
         }
         match self.longer(heard) {
-            Some(longer) if longer.last || now >= heard + heartbeat * 2 => Verdict::GiveUp,
+            Some(longer) if longer.last || now >= heard + patience * 2 => Verdict::GiveUp,
             Some(longer) => {
-                (longer.until, longer.last) = (heard + heartbeat * 2, true);
+                (longer.until, longer.last) = (heard + patience * 2, true);
                 Verdict::Ask
             }
             None => {
-                self.longer = Some(Longer { heard, until: heard + heartbeat * 2, last: false });
+                self.longer = Some(Longer { heard, until: heard + patience * 2, last: false });
                 Verdict::Ask
             }
         }
     }
 
-    /// The answer, for a link that was pinged at a time; it may be silent for two heartbeats at most.
+    /// The answer, for a link that was pinged at a time; it may be silent for twice the patience at most.
     pub fn measured(
         &mut self,
         heard: Instant,
-        heartbeat: Duration,
+        patience: Duration,
         pinged: Instant,
         (it, now): (Measured, Instant),
     ) {
@@ -84,8 +85,8 @@ impl Silence {
         let Some(longer) = self.longer(heard) else { return };
         let is_late = now.checked_sub(it.acknowledged).is_some_and(|at| at > pinged + it.again);
         (longer.until, longer.last) = match longer.last {
-            _ if is_late => (heard + heartbeat * 2, true),
-            false => (heard + heartbeat + it.again.min(heartbeat), false),
+            _ if is_late => (heard + patience * 2, true),
+            false => (heard + patience + it.again.min(patience), false),
             true => (now, true),
         };
     }

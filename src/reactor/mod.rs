@@ -9,6 +9,7 @@
 //! | [`errands`], [`dial_cost`] | outputs that cost a system call of their own; what dials cost |
 //! | [`strangers`], [`greeting`] | the handshake, at the server and at the client |
 //! | [`control`], [`relay`], [`leaving`] | what is done with a control connection, a session, an end |
+//! | [`fence`] | when a control ping is answered |
 //! | [`idle`], [`pulse`], [`rounds`] | sessions on which no byte moves; who is not there any more |
 //! | [`buffers`], [`crowd`] | rings, pipes and scratch, leased while bytes wait; when memory is given back |
 //! | [`world`] | the system: sockets, clock, names, signals, allocator |
@@ -22,6 +23,7 @@ mod control;
 mod crowd;
 mod dial_cost;
 mod errands;
+mod fence;
 mod greeting;
 mod idle;
 mod leaving;
@@ -99,6 +101,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         self.note_events();
         self.accept();
         self.serve_runnable();
+        self.sockets.answer_pings();
         self.fire_deadlines();
         self.run_errands();
         self.reap();
@@ -163,7 +166,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             sockets.idle.due(),
             sockets.pulses.due(sockets.all.begun),
         ];
-        let timeout = if sockets.all.has_work() || !sockets.errands.is_empty() {
+        let timeout = if sockets.all.has_work() || !sockets.errands.is_empty() || sockets.fence.is_waiting() {
             Some(Duration::ZERO)
         } else {
             until.into_iter().flatten().min().map(|at| at.saturating_duration_since(sockets.network.now()))

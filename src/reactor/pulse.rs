@@ -1,7 +1,7 @@
 //! Whether those at the far ends of a session are still there.
 //!
 //! A message connection says `Alive` when nothing else was said for a third of the heartbeat, and is given up when
-//! nothing came for the heartbeat while this end was reading it. So a quiet session keeps its place in NATs and
+//! nothing came for the heartbeat, or for four round trips if they take longer, while this end was reading it. So a quiet session keeps its place in NATs and
 //! proxies, also while its user reads nothing, and a dead one ends. A user or local server is given up when it has
 //! acknowledged nothing for [`Limits::unacknowledged`] while bytes were on their way to it: TCP alone would send them
 //! again for a quarter of an hour. One that merely does not read answers the kernel's probes, and stays.
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::connections::{Connection, Kind, Life, Local, Message};
 use super::relay::Relay;
+use super::relay::patience::time;
 use super::rounds::Round;
 use super::world::network::Socket;
 use crate::base::id::ConnId;
@@ -135,9 +136,14 @@ impl Pulses {
         pulse.unsaid = pulse.unsaid.saturating_add(self.pace);
         pulse.unheard = if reads { pulse.unheard.saturating_add(self.pace) } else { 0 };
         let mute = pulse.unsaid >= (pulse.heartbeat / 3).min(ticks(UNSAID_MAX));
-        if pulse.unheard >= pulse.heartbeat {
+        // Most are heard long before that, and their round trips are not asked for.
+        let limit = match pulse.unheard >= pulse.heartbeat {
+            true => ticks(time(TICK * u32::from(pulse.heartbeat), connection.socket.tcp_info())),
+            false => u16::MAX,
+        };
+        if pulse.unheard >= limit {
             // In the round before, it was read once more.
-            let was_silent = pulse.unheard - self.pace >= pulse.heartbeat;
+            let was_silent = pulse.unheard - self.pace >= limit;
             if was_silent && !connection.ready.readable {
                 return relay.all.reset(id, CloseReason::HeartbeatLost);
             }

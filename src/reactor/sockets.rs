@@ -11,6 +11,7 @@ use super::buffers::Buffers;
 use super::connections::{Connections, Kind, Life, Local, Side};
 use super::dial_cost::DialCost;
 use super::errands::{Errand, Errands};
+use super::fence::Fence;
 use super::greeting::Greeter;
 use super::idle::Idle;
 use super::listeners::{Listeners, Tried};
@@ -24,6 +25,7 @@ use crate::config::limits::Limits;
 use crate::machine::{
     CloseReason, Dial, Dialled, Door, Fact, Fault, Input, Manner, Measured, Output, Surroundings, Traffic,
 };
+use crate::wire::control::ControlFrame;
 
 /// Everything that is not the machine.
 pub(super) struct Sockets<N: Network> {
@@ -34,6 +36,7 @@ pub(super) struct Sockets<N: Network> {
     strangers: Strangers,
     pub buffers: Buffers<N::Socket>,
     pub errands: Errands,
+    pub fence: Fence,
     dial_cost: DialCost,
     pub idle: Idle,
     pub pulses: Pulses,
@@ -60,6 +63,7 @@ impl<N: Network> Surroundings for Sockets<N> {
             Output::Dial { dial, address, deadline } => {
                 self.errands.push(Errand::Dial { dial, address, deadline });
             }
+            Output::Send { id, frame: ControlFrame::Pong } => self.fence.pinged(id),
             Output::Send { id, frame } => control::send(&mut self.all, &mut self.buffers, id, frame),
             Output::Measure(id) => self.measure(id),
             Output::Start { message, user, start } => self.relay().start(message, user, start),
@@ -89,6 +93,7 @@ impl<N: Network> Sockets<N> {
             strangers: Strangers::new(&limits, jitter),
             buffers: Buffers::new(&limits),
             errands: Errands::default(),
+            fence: Fence::default(),
             dial_cost: DialCost::default(),
             idle: Idle::new(limits.idle, now),
             pulses: Pulses::new(now),
@@ -226,7 +231,7 @@ impl<N: Network> Sockets<N> {
             Ok(false) => {}
             Ok(true) => {
                 (connection.ready.readable, connection.ready.writable) = (true, true);
-                greeting::begin(&mut self.all, &mut self.buffers, id, self.limits.heartbeat);
+                greeting::begin(&mut self.all, &mut self.buffers, id, self.limits.handshake);
             }
             Err(error) => self.all.reset(id, CloseReason::DialFailed(error.into())),
         }
@@ -254,6 +259,14 @@ impl<N: Network> Sockets<N> {
     pub fn feel_pulses(&mut self) {
         let mut relay = Relay { all: &mut self.all, buffers: &mut self.buffers, limits: &self.limits };
         self.pulses.feel(&mut relay);
+    }
+
+    /// The turn ends: answers pings that may be answered by now.
+    pub fn answer_pings(&mut self) {
+        self.fence.end_turn();
+        while let Some(id) = self.fence.next() {
+            control::send(&mut self.all, &mut self.buffers, id, ControlFrame::Pong);
+        }
     }
 
     // Errands.

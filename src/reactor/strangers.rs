@@ -122,7 +122,7 @@ impl Strangers {
             per_address_max: limits.strangers_per_address_max.max(1),
             per_key_max: limits.strangers_per_key_max.max(1),
             flight: limits.flight,
-            rest: limits.heartbeat,
+            rest: limits.handshake,
             jitter,
         }
     }

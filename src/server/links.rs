@@ -61,7 +61,7 @@ pub(super) struct Link {
     pub wire_id: KeyId,
     pub pool_key: Secret,
     pub life: Life,
-    /// Silence after which it is given up.
+    /// Silence after which it is given up, if its round trip is not long.
     pub heartbeat: Duration,
     pub heard: Instant,
     silence: Silence,
@@ -181,9 +181,14 @@ impl Link {
         self.pinged_until <= now + PINGED_INTERVAL * PINGS_BEYOND
     }
 
+    /// How long it may be silent.
+    fn patience(&self) -> Duration {
+        self.round_trip.wait(self.heartbeat)
+    }
+
     /// Whether it was silent for too long. If it may be, the kernel is asked.
     pub fn is_gone(&mut self, agenda: &mut Agenda) -> bool {
-        let verdict = self.silence.judge(self.heard, self.heartbeat, agenda.now);
+        let verdict = self.silence.judge(self.heard, self.patience(), agenda.now);
         if verdict == Verdict::Ask {
             agenda.push(Output::Measure(self.control));
         }
@@ -240,7 +245,7 @@ impl Link {
     /// When the link wants attention next: to be pinged or asked, because a ticket expires, or because it was silent
     /// too long.
     pub fn next_due(&self, limits: &Limits) -> Instant {
-        let due = self.ping_at.min(self.silence.until(self.heard, self.heartbeat));
+        let due = self.ping_at.min(self.silence.until(self.heard, self.patience()));
         // What stands in the list is looked at anyway.
         let burst = self.burst.filter(|_| !self.refilling).map(|burst| burst.asked_for(&self.round_trip));
         let late = self.tickets.first_not_looked_at().map(|issued| issued + self.late_after(limits));
@@ -264,9 +269,10 @@ impl Link {
     /// none has come since they were asked for, the port may be blocked, and more would not come either.
     fn give_up_late(&mut self, now: Instant, limits: &Limits) -> usize {
         let Some(issued_by) = now.checked_sub(self.late_after(limits)) else { return 0 };
+        let rest = self.patience();
         let Link { tickets, instead, came, late_at, ping_sent, .. } = self;
         let before = tickets.outstanding();
-        tickets.look_at_late(issued_by, self.heartbeat, |issued| {
+        tickets.look_at_late(issued_by, rest, |issued| {
             // A client that owes a pong is slow.
             let others_come = ping_sent.is_none() && came.is_some_and(|(_, at)| at >= issued);
             if others_come {
@@ -402,7 +408,7 @@ impl Links {
     pub fn known(&mut self, id: Option<LinkId>, it: Measured, agenda: &mut Agenda) {
         let Some(link) = id.and_then(|id| self.get_mut(id)) else { return };
         let pinged = link.ping_sent.unwrap_or(link.heard);
-        link.silence.measured(link.heard, link.heartbeat, pinged, (it, agenda.now));
+        link.silence.measured(link.heard, link.patience(), pinged, (it, agenda.now));
         agenda.at(link.control, Some(link.next_due(&agenda.limits)));
     }
 
@@ -473,7 +479,8 @@ impl Links {
     pub fn expire(&mut self, id: LinkId, awaited: bool, agenda: &mut Agenda) -> bool {
         let Some(link) = self.slots.get_mut(id) else { return false };
         self.outstanding -= link.give_up_late(agenda.now, &agenda.limits);
-        let expired = link.tickets.expire(agenda.now, link.heartbeat);
+        let rest = link.patience();
+        let expired = link.tickets.expire(agenda.now, rest);
         self.outstanding -= expired;
         link.brings_none |= expired > 0;
         if awaited {

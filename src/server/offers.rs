@@ -21,9 +21,6 @@ use crate::config::limits::Limits;
 
 /// Copies of a session that may live at once.
 const COPIES_MAX: usize = 3;
-/// Least time from a client's sign of life until an overdue session is late. A client serves its control connection
-/// first, and may still be on its way to the `Start`.
-const GRACE: Duration = Duration::from_millis(50);
 /// A client that a late session waits for is asked for a sign of life so often in the time that it has.
 const ASKED_IN_TIME: u32 = 4;
 
@@ -61,7 +58,7 @@ pub(super) enum Due {
     Later(Instant),
     /// Its client is asked for a sign of life, and it is looked at again then.
     Ask(Instant),
-    /// The same, and it is overdue, `newly` or still: it is looked at soon after that sign of life, too.
+    /// The same, and it is overdue, `newly` or still: it is looked at after that sign of life, too.
     Overdue { again: Instant, newly: bool },
     /// The same, and it is late: it may be offered again.
     Late { again: Instant, newly: bool },
@@ -200,11 +197,6 @@ impl Offers {
             offer.is_duplicate = true;
         }
         self.lost(user, message)
-    }
-
-    /// When a session that is overdue is looked at again, now that its client has given a sign of life.
-    pub fn grace(link: &Link) -> Duration {
-        GRACE.max(link.round_trip.smoothed() / 4)
     }
 
     /// The time of a session has come; `link` is its client's.

@@ -132,14 +132,14 @@ impl Sending {
         matches!(due, Due::Late { .. }).then_some(link_id)
     }
 
-    /// A client has given a sign of life: soon it must have accepted what is overdue.
+    /// A client has given a sign of life. It had accepted by then what it could read, so what is overdue is looked at once
+    /// everything is read that has come.
     pub fn link_answered(&mut self, link: LinkId, agenda: &mut Agenda) {
         let Some(link) = self.links.get_mut(link) else { return };
         link.answered(agenda.now);
-        let grace = Offers::grace(link);
         for id in std::mem::take(&mut link.overdue) {
             if self.offers.contains(id) {
-                agenda.after(id, grace);
+                agenda.at(id, Some(agenda.now));
             }
         }
     }

@@ -57,6 +57,7 @@ impl Drawn {
         let limits = match tale {
             Tale::Anything => actors::besieged(limits),
             Tale::Misled => servers::misled(limits),
+            Tale::Distant => distant(limits, &mut rng),
             _ => limits,
         };
         let settings =
@@ -102,6 +103,12 @@ impl Drawn {
         }
         Drawn { rng, clients, shape, line, settings, coming, siege, strict, bytes_max }
     }
+}
+
+/// Limits of a world of long round trips: the heartbeat may be far shorter than one.
+fn distant(limits: Limits, rng: &mut Rng) -> Limits {
+    let heartbeat = Duration::from_secs(pick(rng, &[1, 2, 5, 30]) as u64);
+    Limits { heartbeat, ..limits }
 }
 
 /// How connections behave.

@@ -247,7 +247,7 @@ fn a_narrow_line_with_a_deep_queue_loses_nobody() {
 
 #[test]
 fn connects_that_are_never_answered_lose_nobody() {
-    over_lines(Tale::Unanswered, 32);
+    over_lines(Tale::Unanswered, 256);
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub enum Coming {
     User,
     /// A user with much to say, and as much to hear.
     Bulk,
+    /// A user that is quiet for so long, again and again.
+    Quiet(Duration),
     /// A user of the service whose users are judged.
     Steady,
     /// A user that means no good.
@@ -171,6 +173,10 @@ fn over_the_line(tale: Tale, rng: &mut Rng, line: &Line) -> Vec<(Time, Coming)> 
     let mut coming: Vec<_> = users.into_iter().map(|at| (at, Coming::User)).collect();
     if tale == Tale::Bloated {
         coming.extend((0..8).map(|_| (Duration::from_millis(rng.u64(4_000..5_000)), Coming::Bulk)));
+    }
+    if tale == Tale::Forgetful {
+        let quiet = |_| (Duration::from_secs(rng.u64(5..100)), Duration::from_secs(rng.u64(45..110)));
+        coming.extend((0..3).map(quiet).map(|(at, pause)| (at, Coming::Quiet(pause))));
     }
     coming
 }

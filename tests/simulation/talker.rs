@@ -71,6 +71,11 @@ impl Script {
         }
     }
 
+    /// A party that says a little, is quiet for so long each time, and ends whole.
+    pub fn quiet(pause: Duration) -> Script {
+        Script { chunk: 100, pause, ..Script::plain(300, false, Ending::FinWhenSent) }
+    }
+
     /// The same as fast as it can, and as much as proves to be bulk unless `bytes_max` is less.
     pub fn bulk(bytes_max: u64, echo: bool, ending: Ending) -> Script {
         let script = Script::plain(STREAM_BYTES_MAX.min(bytes_max), echo, ending);

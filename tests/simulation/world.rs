@@ -303,6 +303,9 @@ impl World {
                     let script = Script::bulk(self.bytes_max, false, Ending::FinWhenSent);
                     self.user(0, self.patient(script));
                 }
+                Coming::Quiet(pause) => {
+                    self.user(0, self.patient(Script::quiet(pause)));
+                }
                 Coming::Steady => {
                     let number = self.user(STEADY, steady_script());
                     self.shadow.party(Side::User, number).apart = true;

@@ -223,11 +223,12 @@ impl Stage {
     fn live(&mut self, seconds: u64) -> Vec<(ConnId, CloseReason, Manner)> {
         let mut closed = Vec::new();
         for _ in 0..seconds {
-            for output in self.wait(secs(1)).0 {
+            let mut outputs = VecDeque::from(self.wait(secs(1)).0);
+            while let Some(output) = outputs.pop_front() {
                 match output {
                     Output::Ping(id) => drop(self.session(id, SessionEvent::Pong)),
                     Output::Send { id, frame: ControlFrame::Ping } => {
-                        self.hear(id, ControlFrame::Pong);
+                        outputs.extend(self.hear(id, ControlFrame::Pong).0);
                     }
                     Output::Close { id, reason, manner } => {
                         closed.push((id, reason, manner));

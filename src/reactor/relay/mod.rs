@@ -142,7 +142,7 @@ impl<S: Socket> Relay<'_, S> {
         {
             self.all.queue(peer);
         }
-        self.end_local_writing(id, had_bytes);
+        self.end_local_writing(id);
         Up::new(self, id).pump();
         self.note_local_error(id);
         if let Some(local) = self.all.open(id)
@@ -165,9 +165,8 @@ impl<S: Socket> Relay<'_, S> {
         }
     }
 
-    /// Shuts down or resets a local side whose last bytes are flushed; else gives them their time.
-    fn end_local_writing(&mut self, id: ConnId, progressed: bool) {
-        let deadline = self.all.now + self.limits.finish;
+    /// Shuts down or resets a local side whose last bytes are flushed.
+    fn end_local_writing(&mut self, id: ConnId) {
         let Some(connection) = self.all.open(id) else { return };
         let (flushed, has_aborted) = (connection.is_flushed(), connection.has_aborted());
         let Kind::Local(local) = &mut connection.kind else { return };
@@ -184,9 +183,6 @@ impl<S: Socket> Relay<'_, S> {
                 if !matches!(local.reading, Reading::Failed(_)) {
                     self.all.set_deadline(id, None);
                 }
-            }
-            Writing::Finishing if progressed && !local.is_paired() => {
-                self.all.set_deadline(id, Some(deadline));
             }
             Writing::Aborting(reason) if has_aborted => self.all.reset(id, reason),
             _ => {}
@@ -389,11 +385,10 @@ impl<S: Socket> Relay<'_, S> {
         if self.all.message(id).is_none_or(|message| !message.session.is_idle()) {
             return;
         }
-        let deadline = self.all.now + self.limits.finish;
         if let Some(local) = self.all.unpair(id) {
             self.all.queue(local);
             if self.all.local(local).is_some_and(|local| local.writing == Writing::Finishing) {
-                self.all.set_deadline(local, Some(deadline));
+                self.begin_patience(local);
             }
         }
     }

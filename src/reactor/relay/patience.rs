@@ -1,5 +1,6 @@
 //! How long an end may take after an abort or an error: as long as the peer acknowledges or says something, and not
-//! much longer.
+//! much longer. And how long the last bytes of a session that ended well may wait for a local side that is slow: as long
+//! as it takes some of them, and for a while where it takes none and answers the kernel's probes.
 //!
 //! A connection in such an end is looked at several times in the time that it has. What was written to a local side
 //! before an abort is gone once the peer has acknowledged it, and not before: a reset would take it back.
@@ -54,30 +55,36 @@ impl<S: Socket> Relay<'_, S> {
     /// A connection ends unless something moves on it.
     pub(super) fn begin_patience(&mut self, id: ConnId) {
         let info = self.measured(id);
+        let least = self.least(id);
         let Some(connection) = self.all.find(id) else { return };
         connection.patience = Patience::default();
         connection.patience.note(info);
-        let pause = self.pause(info);
+        let pause = pause(least, info);
         self.all.set_deadline(id, Some(self.all.now + pause));
     }
 
     /// Looks at a connection whose deadline has come.
     pub fn look_again(&mut self, id: ConnId) {
         let info = self.measured(id);
-        let pause = self.pause(info);
+        let pause = pause(self.least(id), info);
         let Some(connection) = self.all.find(id) else { return };
-        let (reason, is_patient) = match &connection.kind {
-            Kind::Local(local) => (local.overdue(), local.is_breaking_off()),
-            _ => (CloseReason::EndTimedOut, true),
+        let (reason, is_finishing) = match &connection.kind {
+            Kind::Local(local) => (local.overdue(), !local.is_breaking_off()),
+            _ => (CloseReason::EndTimedOut, false),
         };
         let patience = &mut connection.patience;
         patience.note(info);
         (patience.still, patience.looks) = (patience.still + 1, patience.looks.saturating_add(1));
-        let over = !is_patient
-            || patience.still > LOOKS
+        let (still, looks) = (u32::from(patience.still), u32::from(patience.looks));
+        // Not even the kernel's probes were answered.
+        let is_gone = is_finishing
+            && pause * still >= self.limits.unacknowledged
+            && info.is_some_and(|info| info.last_ack_recv > self.limits.unacknowledged);
+        let reason = if is_gone { CloseReason::Unacknowledged } else { reason };
+        let over = still > u32::from(LOOKS)
             || patience.looks == u8::MAX
-            || pause * u32::from(patience.looks) >= self.limits.abort_max;
-        if over || connection.has_aborted() {
+            || !is_finishing && pause * looks >= self.limits.abort_max;
+        if over || is_gone || connection.has_aborted() {
             return self.all.reset(id, reason);
         }
         self.all.set_deadline(id, Some(self.all.now + pause));
@@ -91,9 +98,10 @@ impl<S: Socket> Relay<'_, S> {
         self.all.find(moving)?.socket.tcp_info()
     }
 
-    /// Time between two looks.
-    fn pause(&self, info: Option<TcpInfo>) -> Duration {
-        time(self.limits.abort, info) / u32::from(LOOKS)
+    /// How long nothing may move on it, if its round trip is short.
+    fn least(&mut self, id: ConnId) -> Duration {
+        let is_finishing = self.all.local(id).is_some_and(|local| !local.is_breaking_off());
+        if is_finishing { self.limits.finish } else { self.limits.abort }
     }
 
     /// How long the good end of a connection may take.
@@ -102,8 +110,13 @@ impl<S: Socket> Relay<'_, S> {
     }
 }
 
+/// Time between two looks.
+fn pause(least: Duration, info: Option<TcpInfo>) -> Duration {
+    time(least, info) / u32::from(LOOKS)
+}
+
 /// This time, or [`ROUND_TRIPS`] if they take longer.
-fn time(least: Duration, info: Option<TcpInfo>) -> Duration {
+pub(in crate::reactor) fn time(least: Duration, info: Option<TcpInfo>) -> Duration {
     let round_trip = info.map_or(Duration::ZERO, |info| info.rtt.min(ROUND_TRIP_MAX));
     least.max(ROUND_TRIPS * round_trip)
 }

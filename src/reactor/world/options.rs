@@ -15,8 +15,8 @@ use crate::machine::{Fault, Needed, OptionFailed};
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_PROBES: u32 = 3;
-/// Least time of these options.
-const SECOND: Duration = Duration::from_secs(1);
+/// A probe may take the longest round trip to be answered, whatever the heartbeat is.
+const SILENCE_MIN: Duration = Duration::from_secs(30);
 
 /// Bytes that a socket holds and has not sent (tcp(7), `TCP_NOTSENT_LOWAT`). The kernel would hold megabytes of a
 /// stream whose reader has stopped. Measured where `tcp_wmem` ends at 4 MiB and `tcp_rmem` at 32 MiB: a session that
@@ -96,12 +96,14 @@ impl Options {
     }
 }
 
-/// Asks a peer that was silent for this time whether it is there, and gives it up after as long again. Where the system
+/// Asks a peer that was silent for this time, at least [`SILENCE_MIN`], whether it is there, and gives it up after as
+/// long again. Where the system
 /// has no such option, [`Options`] has told of it.
 pub fn keep_alive(socket: &impl AsFd, silence: Duration) {
+    let silence = silence.max(SILENCE_MIN);
     let interval = silence / KEEPALIVE_PROBES;
-    let _ = set_tcp_keepidle(socket, silence.max(SECOND));
-    let _ = set_tcp_keepintvl(socket, interval.max(SECOND));
+    let _ = set_tcp_keepidle(socket, silence);
+    let _ = set_tcp_keepintvl(socket, interval);
     let _ = set_tcp_keepcnt(socket, KEEPALIVE_PROBES);
 }
 

@@ -95,9 +95,9 @@ fn a_message_connection_that_is_late_gets_a_rival_at_once_and_the_first_that_is_
         let (mut stage, control) = linked(config());
         let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
         let link = outputs.message_links()[0];
-        let heartbeat = Limits::default().heartbeat;
+        let handshake = Limits::default().handshake;
         assert!(outputs.0.iter().any(
-            |output| matches!(output, Output::Dial { deadline, .. } if *deadline == stage.now + heartbeat)
+            |output| matches!(output, Output::Dial { deadline, .. } if *deadline == stage.now + handshake)
         ));
         let late = stage.dialling(Dialled::Message(link));
         assert!(stage.wait(Limits::default().late - millis(1)).is_silent());

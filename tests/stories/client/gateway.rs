@@ -14,13 +14,13 @@ fn the_server_is_dialled_at_once_and_a_numeric_name_is_not_resolved() {
 }
 
 #[test]
-fn a_server_has_the_heartbeat_to_take_the_connection_and_again_to_welcome() {
+fn a_server_has_the_time_of_a_handshake_to_take_the_connection_and_again_to_welcome() {
     let (mut stage, outputs) = begin(config());
     let [Output::Dial { deadline, .. }] = outputs.0[1..] else { panic!("{outputs:?}") };
-    assert_eq!(deadline, stage.now + Limits::default().heartbeat);
+    assert_eq!(deadline, stage.now + Limits::default().handshake);
     let control = stage.dialling(Dialled::Control);
     stage.connected(control);
-    assert_eq!(stage.wait(Limits::default().heartbeat - millis(1)).closes(), []);
+    assert_eq!(stage.wait(Limits::default().handshake - millis(1)).closes(), []);
     assert_eq!(stage.wait(millis(1)).closes(), [(control, CloseReason::HandshakeTimedOut, Manner::Reset)]);
 }
 
@@ -32,13 +32,6 @@ fn a_server_that_is_late_is_dialled_again_beside_and_only_the_first_that_is_prov
         let outputs = stage.wait(Limits::default().late);
         assert_eq!((outputs.facts().len(), outputs.controls().len()), (0, 1));
         let second = stage.dialling(Dialled::Control);
-        let outputs = stage.wait(Limits::default().late_told);
-        let unreachable = Fact::ServerUnreachable {
-            server: host("192.0.2.1:33335"),
-            reason: CloseReason::HandshakeTimedOut,
-        };
-        assert_eq!(outputs.facts(), [&unreachable], "people are told after a while");
-        assert_eq!(outputs.controls(), [], "one rival and no more");
         let (winner, loser) = if first_wins { (first, second) } else { (second, first) };
         let outputs = stage.connected(winner);
         assert!(matches!(outputs.said(winner)[0], ControlFrame::Hello(_)));
@@ -47,6 +40,90 @@ fn a_server_that_is_late_is_dialled_again_beside_and_only_the_first_that_is_prov
         stage.hear(winner, ControlFrame::Welcome(welcome()));
         stage.message(winner, 1);
     }
+}
+
+#[test]
+fn while_no_dial_is_answered_others_follow_at_a_steady_pace_and_the_first_goes_on() {
+    let (mut stage, _) = begin(config());
+    let control = stage.dialling(Dialled::Control);
+    let took = millis(200);
+    stage.wait(took);
+    stage.connected(control);
+    stage.hear(control, ControlFrame::Welcome(welcome()));
+    let pause = stage.gone(control, CloseReason::PeerClosed).pause();
+    stage.wait(pause);
+    let first = stage.dialling(Dialled::Control);
+    stage.wait(2 * took);
+    let mut rival = stage.dialling(Dialled::Control);
+    for _ in 0..60 {
+        assert_eq!(stage.wait(4 * took - millis(1)).controls(), []);
+        let outputs = stage.wait(millis(1));
+        assert_eq!(outputs.controls().len(), 1);
+        assert_eq!(outputs.closes(), [(rival, CloseReason::Retired, Manner::Reset)], "the line may be slow");
+        assert_eq!(stage.gone(rival, CloseReason::Retired).dials().len(), 0);
+        rival = stage.dialling(Dialled::Control);
+    }
+    let outputs = stage.connected(rival);
+    assert_eq!(outputs.closes(), [(first, CloseReason::Retired, Manner::Reset)]);
+}
+
+#[test]
+fn where_no_server_was_ever_found_each_dial_has_as_long_as_all_before_it() {
+    let (mut stage, _) = begin(config());
+    let mut dials = vec![stage.dialling(Dialled::Control)];
+    let begun = stage.now;
+    let mut told = Vec::new();
+    while stage.now < begun + HEARTBEAT {
+        let outputs = stage.wait(millis(250));
+        if outputs.controls().len() == 1 {
+            told.push((stage.now - begun).as_millis());
+            dials.push(stage.dialling(Dialled::Control));
+        }
+    }
+    assert_eq!(told, [250, 750, 1_500, 3_000, 6_000, 12_000, 24_000]);
+}
+
+#[test]
+fn people_are_told_once_of_a_server_that_does_not_answer() {
+    let (mut stage, _) = begin(config());
+    stage.dialling(Dialled::Control);
+    let begun = stage.now;
+    let mut told = 0;
+    while stage.now < begun + HEARTBEAT {
+        let outputs = stage.wait(millis(250));
+        told += outputs.facts().len();
+        assert!(told == 0 || stage.now >= begun + Limits::default().late_told);
+        for _ in outputs.controls() {
+            stage.dialling(Dialled::Control);
+        }
+    }
+    assert_eq!(told, 1);
+}
+
+#[test]
+fn of_several_addresses_each_is_dialled_in_turn_while_none_answers() {
+    let (mut stage, outputs) = begin(ClientConfig { server: host("gw.example:33335"), ..config() });
+    let [id] = outputs.resolves()[..] else { panic!("{outputs:?}") };
+    let mut dialled = stage.resolved(id, &["192.0.2.1:33335", "192.0.2.2:33335"]).controls();
+    for _ in 0..40 {
+        stage.dialling(Dialled::Control);
+        dialled.extend(stage.wait(secs(1)).controls());
+    }
+    let first = dialled.iter().filter(|&&it| it == dialled[0]).count();
+    assert!(first >= 3 && dialled.len() - first >= 3, "{dialled:?}");
+}
+
+#[test]
+fn a_dial_that_was_given_up_and_is_proved_at_that_moment_changes_nothing() {
+    let (mut stage, _) = begin(config());
+    let first = stage.dialling(Dialled::Control);
+    stage.wait(Limits::default().late);
+    let rival = stage.dialling(Dialled::Control);
+    stage.wait(Limits::default().retry);
+    let next = stage.dialling(Dialled::Control);
+    assert!(stage.connected(rival).is_silent());
+    let outputs = stage.connected(next);
+    assert_eq!(outputs.closes(), [(first, CloseReason::Retired, Manner::Reset)]);
 }
 
 #[test]
@@ -306,6 +383,18 @@ fn the_smaller_heartbeat_holds() {
         assert_eq!(stage.wait(millis(3_999)).closes(), []);
         assert_eq!(stage.wait(millis(1)).closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
     }
+}
+
+#[test]
+fn a_link_whose_round_trip_is_longer_than_the_heartbeat_is_silent_for_four_round_trips() {
+    let limits = Limits { heartbeat: secs(1), ..Limits::default() };
+    let (mut stage, _) = begin(ClientConfig { limits, ..config() });
+    let control = stage.dialling(Dialled::Control);
+    stage.connected(control);
+    assert_eq!(stage.wait(secs(2)).closes(), [], "it may be welcome later than the heartbeat");
+    stage.hear(control, ControlFrame::Welcome(welcome()));
+    assert_eq!(stage.wait(secs(8) - millis(1)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
 }
 
 #[test]

@@ -26,6 +26,16 @@ fn the_smaller_heartbeat_holds() {
 }
 
 #[test]
+fn a_link_whose_round_trip_is_longer_than_the_heartbeat_is_silent_for_four_round_trips() {
+    let mut stage = begin_with(Limits { heartbeat: secs(2), ..limits() });
+    let (control, _) = stage.control();
+    stage.wait(secs(4));
+    stage.hear(control, ControlFrame::Hello(hello(1)));
+    assert_eq!(stage.wait(secs(16) - millis(1)).closes(), []);
+    assert_eq!(stage.wait(millis(1)).closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
+}
+
+#[test]
 fn a_silent_client_is_waited_for_until_it_could_be_heard() {
     let mut stage = begin();
     let client = stage.client(1);
