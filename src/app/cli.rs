@@ -3,13 +3,11 @@
 //! Exit status: 0 for a good end, 2 for bad usage or configuration, 1 for everything that fails later.
 //! Every failure is one sentence on standard error.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use argh::FromArgs;
 use log::LevelFilter;
@@ -17,25 +15,23 @@ use log::LevelFilter;
 use crate::app::demo;
 use crate::app::journal::{self, Place};
 use crate::app::run::{Client, Server, StartError, forbid_core_dumps};
-use crate::base::address::{HostPort, Listen};
+use crate::base::address::Listen;
 use crate::base::name::Name;
+use crate::config::fault::Faults;
+use crate::config::file::{ClientSaid, Running, ServerSaid};
 use crate::config::keys::{self, KeyError};
-use crate::config::limits::Limits;
-use crate::config::{ClientConfig, Policies, Publication, ServerConfig, Service};
+use crate::config::options::Side;
+use crate::config::source::{Occasion, Refused, Source};
 
 mod arguments;
+mod beside;
+mod check;
+mod said;
 
-use arguments::{Arguments, ClientArguments, Command, DemoArguments, KeygenArguments, ServerArguments};
-
-/// Port of the service `default`.
-pub const REQUEST_PORT: u16 = 33333;
-/// Port for message connections.
-pub const MESSAGE_PORT: u16 = 33334;
-/// Port for control connections.
-pub const CONTROL_PORT: u16 = 33335;
-
-/// The service that `--request` and `--local` speak of.
-const DEFAULT_SERVICE: &str = "default";
+use arguments::{
+    Arguments, CheckArguments, ClientArguments, Command, DemoArguments, KeygenArguments, ServerArguments,
+};
+use beside::Given;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -43,7 +39,7 @@ pub fn main() -> ExitCode {
     let status = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            journal::tell_failure(&failure);
+            failure.tell();
             ExitCode::from(failure.status())
         }
     };
@@ -55,7 +51,7 @@ pub fn main() -> ExitCode {
 #[derive(Debug)]
 enum Asked {
     Text(String),
-    Command(Command),
+    Command(Command, Vec<Given>),
 }
 
 fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Asked, Failure> {
@@ -65,13 +61,21 @@ fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Asked, Fa
         let text = argument.into_string();
         words.push(text.map_err(|_| usage("skyorg", "an argument is not UTF-8 text".to_owned()))?);
     }
-    let words: Vec<&str> = words.iter().flat_map(|word| split_option(word)).collect();
+    let typed = words;
+    let words: Vec<&str> = typed.iter().flat_map(|word| split_option(word)).collect();
     let words = if words.is_empty() { vec!["--help"] } else { words };
     match Arguments::from_args(&["skyorg"], &words) {
         Ok(Arguments { version: true, .. }) => {
             Ok(Asked::Text(format!("skyorg {}", env!("CARGO_PKG_VERSION"))))
         }
-        Ok(Arguments { command: Some(command), .. }) => Ok(Asked::Command(command)),
+        Ok(Arguments { command: Some(command), .. }) => {
+            let given = match &command {
+                Command::Server(_) => Given::all(Side::Server, &typed),
+                Command::Client(_) => Given::all(Side::Client, &typed),
+                _ => Vec::new(),
+            };
+            Ok(Asked::Command(command, given))
+        }
         Ok(Arguments { command: None, .. }) => Err(usage("skyorg", "no command was given".to_owned())),
         Err(exit) if exit.status.is_ok() => Ok(Asked::Text(exit.output.trim_end().to_owned())),
         Err(exit) => {
@@ -94,6 +98,7 @@ fn named_command(words: &[&str]) -> &'static str {
     match words.first() {
         Some(&"server") => "skyorg server",
         Some(&"client") => "skyorg client",
+        Some(&"check") => "skyorg check",
         Some(&"keygen") => "skyorg keygen",
         Some(&"demo") => "skyorg demo",
         _ => "skyorg",
@@ -104,13 +109,14 @@ fn run(asked: Asked) -> Result<(), Failure> {
     forbid_core_dumps();
     match asked {
         Asked::Text(text) => print(&text),
-        Asked::Command(Command::Server(arguments)) => serve(arguments),
-        Asked::Command(Command::Client(arguments)) => connect(arguments),
-        Asked::Command(Command::Keygen(KeygenArguments { name })) => {
+        Asked::Command(Command::Server(arguments), given) => serve(arguments, &given),
+        Asked::Command(Command::Client(arguments), given) => connect(arguments, &given),
+        Asked::Command(Command::Check(CheckArguments { files }), _) => check::run(&files),
+        Asked::Command(Command::Keygen(KeygenArguments { name }), _) => {
             let name = name.unwrap_or_else(default_service);
             print_line(&keys::line(&keys::generate(name)?))
         }
-        Asked::Command(Command::Demo(DemoArguments { once, log_level })) => {
+        Asked::Command(Command::Demo(DemoArguments { once, log_level }), _) => {
             start_log(log_level, None)?;
             demo::run(once).map_err(Failure::Demo)
         }
@@ -133,10 +139,24 @@ fn print_line(line: &str) -> Result<(), Failure> {
     }
 }
 
-fn serve(arguments: ServerArguments) -> Result<(), Failure> {
-    start_log(arguments.log_level, arguments.log_file.as_deref())?;
-    let (config, made) = server_config(arguments)?;
-    if let Some(path) = made {
+fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
+    let log = Log::of(arguments.log_level, arguments.log_file.clone(), given);
+    let source = match arguments.config.clone() {
+        Some(path) => {
+            beside::none(Side::Server, given, &path)?;
+            Source::<ServerSaid>::File(path)
+        }
+        None => {
+            log.start(&Running::default())?;
+            said::server(arguments)?
+        }
+    };
+    let read = source.read(Occasion::Start)?;
+    if matches!(source, Source::File(_)) {
+        log.start(&read.running)?;
+    }
+    read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    if let Some(path) = read.made {
         // Printed at every log level: the operator needs these lines to go on.
         let lines = format!(
             "There was no key file, so one was made: {}\n\
@@ -145,7 +165,7 @@ fn serve(arguments: ServerArguments) -> Result<(), Failure> {
         );
         let _ = io::stderr().write_all(lines.as_bytes());
     }
-    let server = match Server::bind(config) {
+    let server = match Server::bind(read.config) {
         Err(StartError::AskedToEnd) => return Ok(()),
         bound => bound.map_err(Failure::Start)?,
     };
@@ -155,111 +175,50 @@ fn serve(arguments: ServerArguments) -> Result<(), Failure> {
     server.run().map_err(|error| Failure::Io("the server cannot go on", error))
 }
 
-fn connect(arguments: ClientArguments) -> Result<(), Failure> {
-    start_log(arguments.log_level, arguments.log_file.as_deref())?;
-    let config = client_config(arguments, std::env::var_os(keys::VARIABLE))?;
-    let client = Client::new(config).map_err(Failure::Start)?;
+fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
+    let log = Log::of(arguments.log_level, arguments.log_file.clone(), given);
+    let source = match arguments.config.clone() {
+        Some(path) => {
+            beside::none(Side::Client, given, &path)?;
+            Source::<ClientSaid>::File(path)
+        }
+        None => {
+            log.start(&Running::default())?;
+            said::client(arguments)?
+        }
+    };
+    let read = source.read(Occasion::Start)?;
+    if matches!(source, Source::File(_)) {
+        log.start(&read.running)?;
+    }
+    read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    log::info!("{}", read.keys_from);
+    let client = Client::new(read.config).map_err(Failure::Start)?;
     client.run().map_err(|error| Failure::Io("the client cannot go on", error))
 }
 
-/// The configuration, and the key file if one had to be made.
-fn server_config(arguments: ServerArguments) -> Result<(ServerConfig, Option<PathBuf>), Failure> {
-    let mut services: Vec<(Name, Listen)> = Vec::new();
-    let others = arguments.service.into_iter().map(|service| (service.name, service.address));
-    services.extend(arguments.request.map(|address| (default_service(), address)));
-    services.extend(others);
-    if !services.iter().any(|(name, _)| name.as_str() == DEFAULT_SERVICE) {
-        services.insert(0, (default_service(), Listen::Any(REQUEST_PORT)));
-    }
-    all_differ(services.iter().map(|(name, _)| name))?;
-    let (message, control) = (arguments.message, arguments.control);
-    // These two may share a port: a client says what it comes for.
-    let for_clients = std::iter::once(message).chain((control != message).then_some(control));
-    let places = services.iter().map(|&(_, place)| place).chain(for_clients);
-    let mut taken = HashSet::new();
-    // Port 0 is a new port each time.
-    for place in places.filter(|place| place.port() != 0) {
-        if !taken.insert(place) {
-            return Err(Failure::SamePlace(place));
-        }
-    }
-
-    let mut limits = Limits::default();
-    if let Some(pool) = arguments.pool {
-        limits.pool = pool.0 as usize;
-    }
-    if let Some(seconds) = arguments.heartbeat {
-        limits.heartbeat = Duration::from_secs(seconds.0.into());
-    }
-    if let Some(seconds) = arguments.drain {
-        limits.drain = Duration::from_secs(seconds.0.into());
-    }
-    if let Some(users) = arguments.max_users {
-        limits.users_max = users.0 as usize;
-    }
-    // Last, because it may make a file.
-    let found = keys::server_keys(arguments.keys.as_deref())?;
-    let services = services.into_iter().map(|(name, at)| Service::new(name, at)).collect();
-    let config = ServerConfig {
-        services,
-        policies: Policies::default(),
-        message,
-        control,
-        keys: found.keys,
-        plain: arguments.plain,
-        limits,
-    };
-    Ok((config, found.made))
+/// Where the log goes, and how much of it. The command line comes before a file.
+struct Log {
+    level: LevelFilter,
+    file: Option<PathBuf>,
+    level_is_said: bool,
 }
 
-fn client_config(arguments: ClientArguments, key_line: Option<OsString>) -> Result<ClientConfig, Failure> {
-    let server = arguments.server.ok_or(Failure::NoServer)?.0;
-    let others = arguments.publish.into_iter().map(|service| (service.name, service.address.0));
-    let local = arguments.local.map(|address| (default_service(), address.0));
-    let services: Vec<(Name, HostPort)> = local.into_iter().chain(others).collect();
-    let mut limits = Limits::default();
-    let max = limits.publications_per_client_max;
-    match services.len() {
-        0 => return Err(Failure::NothingToPublish),
-        count if count > max => return Err(Failure::TooManyServices(count, max)),
-        _ => all_differ(services.iter().map(|(name, _)| name))?,
+impl Log {
+    fn of(level: LevelFilter, file: Option<PathBuf>, given: &[Given]) -> Log {
+        Log { level, file, level_is_said: given.iter().any(|given| given.option.name == "log-level") }
     }
 
-    if let Some(seconds) = arguments.heartbeat {
-        limits.heartbeat = Duration::from_secs(seconds.0.into());
+    fn start(&self, running: &Running) -> Result<(), Failure> {
+        let in_file = running.log_level.as_deref().and_then(|level| level.parse().ok());
+        let level = in_file.filter(|_| !self.level_is_said).unwrap_or(self.level);
+        start_log(level, self.file.as_deref().or(running.log_file.as_deref()))
     }
-    if let Some(seconds) = arguments.drain {
-        limits.drain = Duration::from_secs(seconds.0.into());
-    }
-    let found = keys::client_key(arguments.key.as_deref(), key_line)?;
-    log::info!(
-        "key '{}' from {}{}",
-        found.key.name,
-        found.origin,
-        match found.others {
-            0 => String::new(),
-            others => format!(", the first of {}", others + 1),
-        }
-    );
-    let message = arguments.message.map(|address| address.0);
-    let publications =
-        services.into_iter().map(|(name, local)| Publication::of_service(name, local)).collect();
-    Ok(ClientConfig { server, message, publications, key: found.key, plain: arguments.plain, limits })
 }
 
 /// The name of the service that needs no name.
 pub(crate) fn default_service() -> Name {
-    DEFAULT_SERVICE.parse().expect("a good name") // invariant: the constant is one
-}
-
-fn all_differ<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), Failure> {
-    let mut seen = HashSet::new();
-    for name in names {
-        if !seen.insert(name) {
-            return Err(Failure::SameService(name.clone()));
-        }
-    }
-    Ok(())
+    "default".parse().expect("a good name") // invariant: the constant is one
 }
 
 /// Sends the log to a file, or to standard error.
@@ -282,10 +241,18 @@ enum Failure {
     NothingToPublish,
     /// One name for two services.
     SameService(Name),
-    /// More services than one client may have.
+    /// More services than one server may declare.
     TooManyServices(usize, usize),
+    /// More publications than one client may have.
+    TooManyPublications(usize, usize),
     /// Two listeners at one address.
     SamePlace(Listen),
+    /// Flags that may not stand beside a file: a sentence for each.
+    Beside(Vec<String>),
+    /// A configuration file is at fault, or the key file that it names.
+    File(Faults),
+    /// `check` found a file that would not be taken, and has said why.
+    Checked,
     /// The log file cannot be opened.
     LogFile(PathBuf, io::Error),
     /// No usable key.
@@ -299,10 +266,28 @@ enum Failure {
 }
 
 impl Failure {
+    /// Says why, on standard error. A fault of a file is told as `check` does.
+    fn tell(&self) {
+        match self {
+            Failure::File(faults) => check::tell(faults),
+            Failure::Checked => {}
+            failure => journal::tell_failure(failure),
+        }
+    }
+
     fn status(&self) -> u8 {
         match self {
             Self::Start(_) | Self::Demo(_) | Self::Io(..) | Self::Key(KeyError::Random) => 1,
             _ => 2,
+        }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Failure {
+        match refused {
+            Refused::File(faults) => Failure::File(faults),
+            Refused::Key(error) => Failure::Key(error),
         }
     }
 }
@@ -322,12 +307,12 @@ impl fmt::Display for Failure {
             Self::NoServer => {
                 f.write_str("which server? Say --server HOST, the public host where 'skyorg server' runs")
             }
-            Self::NothingToPublish => {
-                f.write_str("nothing to publish: say --local ADDR, such as --local localhost:8080")
-            }
+            Self::NothingToPublish => f.write_str(
+                "nothing to publish: say --local ADDR, such as --local localhost:8080, or --expose ADDR",
+            ),
             Self::SameService(name) => {
                 write!(f, "the service '{name}' is given twice; each needs a name of its own")?;
-                let is_default = name.as_str() == DEFAULT_SERVICE;
+                let is_default = *name == default_service();
                 if is_default {
                     f.write_str(" (--request and --local are the service 'default')")
                 } else {
@@ -336,6 +321,10 @@ impl fmt::Display for Failure {
             }
             Self::TooManyServices(found, max) => write!(
                 f,
+                "{found} services are declared, and one server may have {max}; start a second server for the rest"
+            ),
+            Self::TooManyPublications(found, max) => write!(
+                f,
                 "{found} services are published, and one client may have {max}; start a second client for the rest"
             ),
             Self::SamePlace(listen) => write!(
@@ -343,6 +332,9 @@ impl fmt::Display for Failure {
                 "{listen} is wanted for two things; give --request and each --service a port of its own; only \
                  --message and --control may share one"
             ),
+            Self::Beside(sentences) => f.write_str(&sentences.join("\nskyorg: ")),
+            Self::File(faults) => write!(f, "{faults}"),
+            Self::Checked => Ok(()),
             Self::LogFile(path, error) => write!(
                 f,
                 "cannot open the log file {}: {error}; give --log-file a file in a folder that exists and may \
@@ -360,7 +352,10 @@ impl fmt::Display for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::limits::Limits;
+    use crate::config::{ClientConfig, ServerConfig, Service};
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     const LINE: &str = "office AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -375,15 +370,22 @@ mod tests {
         }
     }
 
-    fn server(words: &[&str]) -> Result<ServerConfig, Failure> {
-        // Each call has a file of its own, so that no test reads the key file of the one that runs it.
+    /// The path of a key file. Each has its own, so that no test reads the key file of the one that runs it.
+    fn key_file() -> PathBuf {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("skyorg-cli-{}-{count}", std::process::id()));
-        let file = path.display().to_string();
         std::fs::write(&path, LINE).expect("writes");
+        path
+    }
+
+    fn server(words: &[&str]) -> Result<ServerConfig, Failure> {
+        let path = key_file();
+        let file = path.display().to_string();
         let config = match read(&[&["server", "--keys", &file], words].concat())? {
-            Asked::Command(Command::Server(arguments)) => server_config(arguments).map(|(config, _)| config),
+            Asked::Command(Command::Server(arguments), _) => {
+                said::server(arguments).and_then(|source| Ok(source.read(Occasion::Start)?.config))
+            }
             other => panic!("{words:?} asked for {other:?}"),
         };
         let _ = std::fs::remove_file(path);
@@ -391,10 +393,16 @@ mod tests {
     }
 
     fn client(words: &[&str]) -> Result<ClientConfig, Failure> {
-        match read(&[&["client"], words].concat())? {
-            Asked::Command(Command::Client(arguments)) => client_config(arguments, Some(LINE.into())),
+        let path = key_file();
+        let file = path.display().to_string();
+        let config = match read(&[&["client", "--key", &file], words].concat())? {
+            Asked::Command(Command::Client(arguments), _) => {
+                said::client(arguments).and_then(|source| Ok(source.read(Occasion::Start)?.config))
+            }
             other => panic!("{words:?} asked for {other:?}"),
-        }
+        };
+        let _ = std::fs::remove_file(path);
+        config
     }
 
     fn shown(services: &[Service]) -> String {
@@ -405,7 +413,7 @@ mod tests {
     fn the_version_needs_no_command_and_nothing_at_all_shows_the_help() {
         assert_eq!(text(&["--version"]), "skyorg 0.1.0");
         assert_eq!(text(&[]), text(&["--help"]));
-        assert!(text(&[]).starts_with("Usage: skyorg server|client|keygen|demo"));
+        assert!(text(&[]).starts_with("Usage: skyorg server|client|check|keygen|demo"));
         assert!(text(&["client", "-h"]).contains("--publish"));
     }
 
@@ -505,6 +513,6 @@ mod tests {
         let max = Limits::default().publications_per_client_max;
         let many: Vec<_> = (0..=max).map(|number| format!("--publish=s{number}=80")).collect();
         let words: Vec<&str> = ["--server=host"].into_iter().chain(many.iter().map(String::as_str)).collect();
-        assert!(matches!(client(&words), Err(Failure::TooManyServices(found, _)) if found == max + 1));
+        assert!(matches!(client(&words), Err(Failure::TooManyPublications(found, _)) if found == max + 1));
     }
 }

@@ -1,7 +1,7 @@
 //! Sets of addresses, as `203.0.113.0/24` and `2001:db8::/32` name them (RFC 4632, RFC 4291).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -70,7 +70,9 @@ impl Networks {
         let mut apart: Vec<Network> = Vec::with_capacity(networks.len());
         for network in networks {
             match apart.last_mut() {
-                Some(before) if network.first <= before.last => before.last = before.last.max(network.last),
+                Some(before) if network.first <= before.last.saturating_add(1) => {
+                    before.last = before.last.max(network.last);
+                }
                 _ => apart.push(network),
             }
         }
@@ -87,6 +89,34 @@ impl Networks {
         let behind = self.0.partition_point(|network| network.first <= bits(ip));
         behind.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|network| network.contains(ip))
     }
+}
+
+impl Networks {
+    /// The fewest networks that have these addresses and no other.
+    pub fn shown(&self) -> Vec<String> {
+        self.0.iter().flat_map(|range| pieces(range.first, range.last)).collect()
+    }
+}
+
+/// The networks that a range of addresses consists of, from its first: each as large as its bits allow.
+fn pieces(first: u128, last: u128) -> Vec<String> {
+    let mut next = Some(first);
+    let mut shown = Vec::new();
+    while let Some(begin) = next.filter(|&begin| begin <= last) {
+        let fits = |bits: &u32| {
+            let rest = 1u128.checked_shl(*bits).map_or(u128::MAX, |end| end - 1);
+            begin & rest == 0 && last - begin >= rest
+        };
+        let bits = (0..=128).rev().find(fits).unwrap_or(0);
+        let ip = Ipv6Addr::from_bits(begin);
+        shown.push(match (ip.to_canonical(), bits) {
+            (ip, 0) => ip.to_string(),
+            (IpAddr::V4(ip), 1..=32) => format!("{ip}/{}", 32 - bits),
+            (_, _) => format!("{ip}/{}", 128 - bits),
+        });
+        next = 1u128.checked_shl(bits).and_then(|size| begin.checked_add(size));
+    }
+    shown
 }
 
 impl Default for Networks {
@@ -134,6 +164,16 @@ mod tests {
         assert!(all.contains(ip("::1")) && all.contains(ip("192.0.2.1")));
         assert!(!Networks::of(Vec::new()).contains(ip("::1")));
         assert!(Networks::all().contains(ip("::")) && Networks::all().contains(ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn networks_are_shown_as_few_as_they_are() {
+        let some =
+            networks(&["10.0.0.0/9", "10.128.0.0/9", "192.0.2.7", "2001:db8::/32", "::1", "198.51.100.2/31"]);
+        assert_eq!(some.shown(), ["::1", "10.0.0.0/8", "192.0.2.7", "198.51.100.2/31", "2001:db8::/32"]);
+        assert_eq!(Networks::all().shown(), ["::/0"]);
+        assert_eq!(networks(&["0.0.0.0/0"]).shown(), ["0.0.0.0/0"]);
+        assert_eq!(networks(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).shown(), ["10.0.0.1", "10.0.0.2/31"]);
     }
 
     #[test]

@@ -167,6 +167,8 @@ impl fmt::Display for KeyError {
 pub struct ServerKeys {
     /// All keys of the file, at least one.
     pub keys: Vec<Key>,
+    /// What should be known of the file.
+    pub warning: Option<String>,
     /// The file that was made, if there was none before.
     pub made: Option<PathBuf>,
 }
@@ -180,6 +182,8 @@ pub struct ClientKey {
     pub origin: Origin,
     /// How many more keys stand there.
     pub others: usize,
+    /// What should be known of the file.
+    pub warning: Option<String>,
 }
 
 /// Reads the server's keys, from the default file unless told otherwise. Only the default file is made if it is
@@ -190,7 +194,7 @@ pub fn server_keys(path: Option<&Path>) -> Result<ServerKeys, KeyError> {
             Err(KeyError::Read(path, error)) if error.kind() == io::ErrorKind::NotFound => {
                 Err(KeyError::MissingKeys(path))
             }
-            read => Ok(ServerKeys { keys: read?, made: None }),
+            read => read.map(|read| read.of_server(None)),
         },
         None => read_or_make(default_place()?),
     }
@@ -200,10 +204,11 @@ fn read_or_make(path: PathBuf) -> Result<ServerKeys, KeyError> {
     let made = match read_file(&path) {
         Err(KeyError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => make_file(&path, &WAYS)?,
         Err(error) => return Err(error),
-        Ok(keys) => return Ok(ServerKeys { keys, made: None }),
+        Ok(read) => return Ok(read.of_server(None)),
     };
     // Read back, because another server may have made the file first.
-    Ok(ServerKeys { keys: read_file(&path)?, made: made.then_some(path) })
+    let read = read_file(&path)?;
+    Ok(read.of_server(made.then_some(path)))
 }
 
 /// Finds the client's key: the file it was told, else the environment's line, which is wiped, else the default file.
@@ -211,8 +216,8 @@ fn read_or_make(path: PathBuf) -> Result<ServerKeys, KeyError> {
 pub fn client_key(path: Option<&Path>, line: Option<OsString>) -> Result<ClientKey, KeyError> {
     // Wiped also where it is not used.
     let line = line.map(|line| Zeroizing::new(line.into_encoded_bytes()));
-    let (origin, keys) = match line.filter(|line| path.is_none() && !line.is_empty()) {
-        Some(line) => (Origin::Variable, parse(&line, &Origin::Variable)?),
+    let (origin, Found { keys, warning }) = match line.filter(|line| path.is_none() && !line.is_empty()) {
+        Some(line) => (Origin::Variable, Found { keys: parse(&line, &Origin::Variable)?, warning: None }),
         None => {
             let path = path.map_or_else(default_place, |path| named_path(path).map(Path::to_owned))?;
             let keys = match read_file(&path) {
@@ -226,7 +231,7 @@ pub fn client_key(path: Option<&Path>, line: Option<OsString>) -> Result<ClientK
     };
     let others = keys.len() - 1;
     let key = keys.into_iter().next().ok_or_else(|| KeyError::Empty(origin.clone()))?;
-    Ok(ClientKey { key, origin, others })
+    Ok(ClientKey { key, origin, others, warning })
 }
 
 /// Makes a new key from 32 random bytes.
@@ -250,7 +255,8 @@ pub fn line(key: &Key) -> Zeroizing<String> {
     line
 }
 
-fn default_place() -> Result<PathBuf, KeyError> {
+/// Where a key file is that nothing names.
+pub fn default_place() -> Result<PathBuf, KeyError> {
     default_path(std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME"))
 }
 
@@ -268,22 +274,38 @@ fn default_path(config_home: Option<OsString>, home: Option<OsString>) -> Result
     folder.map(|folder| folder.join("skyorg").join("key")).ok_or(KeyError::NoHome)
 }
 
-fn read_file(path: &Path) -> Result<Vec<Key>, KeyError> {
+/// A key file that was read and is good.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    keys: Vec<Key>,
+    warning: Option<String>,
+}
+
+impl Found {
+    fn of_server(self, made: Option<PathBuf>) -> ServerKeys {
+        ServerKeys { keys: self.keys, warning: self.warning, made }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Found, KeyError> {
+    let (text, warning) = read_bytes(path)?;
+    Ok(Found { keys: parse(&text, &Origin::File(path.to_owned()))?, warning })
+}
+
+/// The bytes of a key file, and what should be known of it.
+pub fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), KeyError> {
+    let path = named_path(path)?;
     let failed = |error| KeyError::Read(path.to_owned(), error);
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
-        log::warn!(
-            "others have access to the key file {}; run: chmod 600 {}",
-            path.display(),
-            path.display()
-        );
-    }
+    let is_open = metadata.is_file() && metadata.permissions().mode() & 0o077 != 0;
     let text = read_text(file, metadata.len()).map_err(failed)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(KeyError::TooLarge(path.to_owned()));
     }
-    parse(&text, &Origin::File(path.to_owned()))
+    let warning = is_open
+        .then(|| format!("others have access to the key file {0}; run: chmod 600 {0}", path.display()));
+    Ok((text, warning))
 }
 
 /// Reads a file, and at most one byte more than [`FILE_BYTES_MAX`]. No copy is left where the text did not fit.
@@ -309,40 +331,95 @@ fn read_text(mut file: File, length: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(text)
 }
 
-/// Reads lines; there is at least one key if it succeeds. `origin` is named in errors.
-pub fn parse(text: &[u8], origin: &Origin) -> Result<Vec<Key>, KeyError> {
-    let mut keys = Vec::new();
-    let mut names = std::collections::HashSet::new();
-    let mut ids = std::collections::HashSet::new();
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
-        let read = parse_line(line).and_then(|key| match key {
-            Some(key) if !names.insert(key.name.clone()) => Err(BadLine::Duplicate),
-            Some(key) if !ids.insert(key_id(&key.secret)) => Err(BadLine::SameSecret),
-            key => Ok(key),
-        });
-        match read {
-            Ok(key) => keys.extend(key),
-            Err(problem) => {
-                return Err(KeyError::Line { origin: origin.clone(), number: index + 1, problem });
-            }
-        }
-    }
-    if keys.is_empty() { Err(KeyError::Empty(origin.clone())) } else { Ok(keys) }
+/// A place in a key file: its line and its column in characters, from 1.
+pub type LinePlace = (usize, usize);
+
+/// What the lines of a key file are.
+#[derive(Debug, Default)]
+pub struct Lines {
+    /// The keys, and where each stands.
+    pub keys: Vec<(Key, LinePlace)>,
+    /// What is wrong, at which word, and which earlier line it clashes with.
+    pub faults: Vec<(BadLine, LinePlace, Option<usize>)>,
 }
 
-fn parse_line(line: &[u8]) -> Result<Option<Key>, BadLine> {
-    let line = str::from_utf8(line).map_err(|_| BadLine::Text)?.trim();
+impl Lines {
+    /// Reads lines, all of them.
+    pub fn of(text: &[u8]) -> Lines {
+        let mut lines = Lines::default();
+        let mut names = std::collections::HashMap::new();
+        let mut ids = std::collections::HashMap::new();
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+        for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+            let number = index + 1;
+            match parse_line(line) {
+                Ok(None) => {}
+                Ok(Some((key, [name_at, secret_at]))) => {
+                    let id = key_id(&key.secret);
+                    let clash = match (names.get(&key.name), ids.get(&id)) {
+                        (Some(&first), _) => Some((BadLine::Duplicate, name_at, first)),
+                        (None, Some(&first)) => Some((BadLine::SameSecret, secret_at, first)),
+                        (None, None) => None,
+                    };
+                    if let Some((problem, column, first)) = clash {
+                        lines.faults.push((problem, (number, column), Some(first)));
+                        continue;
+                    }
+                    names.insert(key.name.clone(), number);
+                    ids.insert(id, number);
+                    lines.keys.push((key, (number, name_at)));
+                }
+                Err((problem, column)) => lines.faults.push((problem, (number, column), None)),
+            }
+        }
+        lines
+    }
+}
+
+/// Reads lines; there is at least one key if it succeeds. `origin` is named in errors.
+pub fn parse(text: &[u8], origin: &Origin) -> Result<Vec<Key>, KeyError> {
+    let Lines { keys, faults } = Lines::of(text);
+    if let Some(&(problem, (number, _), _)) = faults.first() {
+        return Err(KeyError::Line { origin: origin.clone(), number, problem });
+    }
+    if keys.is_empty() {
+        return Err(KeyError::Empty(origin.clone()));
+    }
+    Ok(keys.into_iter().map(|(key, _)| key).collect())
+}
+
+/// The key of a line and the columns of its two words; or what is wrong, and the column of that word.
+#[expect(clippy::type_complexity, reason = "it is taken apart at once")]
+fn parse_line(line: &[u8]) -> Result<Option<(Key, [usize; 2])>, (BadLine, usize)> {
+    let text = str::from_utf8(line).map_err(|error| {
+        let before = line.get(..error.valid_up_to()).and_then(|valid| str::from_utf8(valid).ok());
+        (BadLine::Text, before.map_or(0, |valid| valid.chars().count()) + 1)
+    })?;
+    let column = |word: &str| {
+        text.chars().count() - text.get(offset(text, word)..).map_or(0, |it| it.chars().count()) + 1
+    };
+    let line = text.trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }
     let mut words = line.split_ascii_whitespace();
     let (Some(name), Some(secret), None) = (words.next(), words.next(), words.next()) else {
-        return Err(BadLine::Words);
+        return Err((BadLine::Words, column(line)));
     };
-    let name = name.parse().map_err(|_| BadLine::Name)?;
-    let secret = read_secret(secret).ok_or(BadLine::Secret)?;
-    Ok(Some(Key { name, secret }))
+    let columns = [column(name), column(secret)];
+    let name = name.parse().map_err(|_| (BadLine::Name, columns[0]))?;
+    let secret = read_secret(secret).ok_or((BadLine::Secret, columns[1]))?;
+    Ok(Some((Key { name, secret }, columns)))
+}
+
+/// Where a part of a text begins in it.
+fn offset(text: &str, part: &str) -> usize {
+    (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize).min(text.len())
+}
+
+/// Whether a word is a secret in its text form.
+pub fn is_secret(text: &str) -> bool {
+    read_secret(text).is_some()
 }
 
 fn read_secret(text: &str) -> Option<Secret> {

@@ -21,6 +21,8 @@ pub struct Limits {
     pub pool: usize,
     /// Publications that one client may have; the next one is denied.
     pub publications_per_client_max: usize,
+    /// Services that one server may declare; a file with more is refused.
+    pub services_max: usize,
     /// Message connections that each link may have whatever others have.
     pub messages_sure: usize,
     /// Message connections that one client may have, idle, busy or on their way.
@@ -147,6 +149,7 @@ impl Default for Limits {
             wait: Duration::from_secs(5),
             pool: 10,
             publications_per_client_max: 1_024,
+            services_max: 4_096,
             messages_sure: 2,
             messages_per_client_max: 65_536,
             messages_at_once: 128,

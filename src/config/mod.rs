@@ -1,8 +1,17 @@
-//! Validated configuration: what the command line and the key file have become.
+//! Validated configuration: what the command line, the configuration file and the key file have become.
 
+mod document;
+pub mod fault;
+pub mod file;
 pub mod keys;
 pub mod limits;
+pub mod meaning;
+pub mod moment;
+pub mod options;
+pub mod places;
 pub mod policy;
+pub mod source;
+pub mod values;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +22,13 @@ use crate::wire::handshake::Secret;
 use crate::wire::publication::Want;
 use limits::Limits;
 use policy::{Policy, PortRules, UserRules};
+
+/// Port of the service `default`.
+pub const REQUEST_PORT: u16 = 33333;
+/// Port for message connections.
+pub const MESSAGE_PORT: u16 = 33334;
+/// Port for control connections.
+pub const CONTROL_PORT: u16 = 33335;
 
 /// A key: a client that proves the secret is admitted under the name.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,21 +4,23 @@
 //! [`super`].
 
 use std::fmt;
-use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use argh::FromArgs;
 use log::LevelFilter;
 
-use super::{CONTROL_PORT, MESSAGE_PORT};
-use crate::base::address::{BadAddress, HostPort, Listen, Zoned};
-use crate::base::name::{BadName, Name};
+use crate::base::address::{BadAddress, HostPort, Listen};
+use crate::base::name::{BadName, NAME_BYTES_MAX, Name};
+use crate::base::ports::{BadPorts, Ports, PortsAt};
+use crate::config::policy::PortRules;
+use crate::config::{CONTROL_PORT, MESSAGE_PORT, options, values};
+use crate::wire::publication::Want;
 
 /// Makes a server in a private network reachable at a port of a public host.
 #[derive(FromArgs, Debug)]
 #[argh(
-    usage = "server|client|keygen|demo [<options>]",
+    usage = "server|client|check|keygen|demo [<options>]",
     help_triggers("-h", "--help", "help"),
     example = "skyorg demo\n    See a request travel through a tunnel on this machine.",
     example = "skyorg server\n    On the public host: users connect to port 33333.",
@@ -39,6 +41,7 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     Server(ServerArguments),
     Client(ClientArguments),
+    Check(CheckArguments),
     Keygen(KeygenArguments),
     Demo(DemoArguments),
 }
@@ -56,6 +59,9 @@ pub(super) enum Command {
         Clients must reach the message and the control port, users the request ports."
 )]
 pub(super) struct ServerArguments {
+    /// FILE that says all this instead; no other option beside it but the log's
+    #[argh(option)]
+    pub(super) config: Option<PathBuf>,
     /// ADDR where users of the service 'default' connect [default: 33333]
     #[argh(option, from_str_fn(listen))]
     pub(super) request: Option<Listen>,
@@ -68,25 +74,28 @@ pub(super) struct ServerArguments {
     /// NAME=ADDR, one more service and where its users connect; may be repeated
     #[argh(option)]
     pub(super) service: Vec<Service<Listen>>,
+    /// [ADDR:]PORT[-PORT] that any key may ask for, or '*' for all from 1024 up; may be repeated
+    #[argh(option)]
+    pub(super) ports: Vec<Askable>,
     /// FILE with one 'NAME SECRET' per line [default: ~/.config/skyorg/key, made if it is missing]
     #[argh(option)]
     pub(super) keys: Option<PathBuf>,
     /// idle message connections kept ready per client, 1 to 1000 [default: 10]
     #[argh(option)]
-    pub(super) pool: Option<Within<1, 1_000>>,
+    pub(super) pool: Option<Within<{ options::POOL.0 }, { options::POOL.1 }>>,
     /// do not seal payload on message connections, for traffic that is encrypted already; both sides must
     /// say so
     #[argh(switch)]
     pub(super) plain: bool,
     /// seconds of silence after which a client is given up, 2 to 3600 [default: 30]
     #[argh(option)]
-    pub(super) heartbeat: Option<Within<2, 3_600>>,
+    pub(super) heartbeat: Option<Within<{ options::HEARTBEAT.0 }, { options::HEARTBEAT.1 }>>,
     /// seconds that running sessions get to finish after SIGTERM or SIGINT, 0 to 86400 [default: 5]
     #[argh(option)]
-    pub(super) drain: Option<Within<0, 86_400>>,
+    pub(super) drain: Option<Within<{ options::DRAIN.0 }, { options::DRAIN.1 }>>,
     /// users served at once, 1 to 1000000 [default: 10000]
     #[argh(option)]
-    pub(super) max_users: Option<Within<1, 1_000_000>>,
+    pub(super) max_users: Option<Within<{ options::USERS.0 }, { options::USERS.1 }>>,
     /// least serious lines to log: off, error, warn, info, debug or trace [default: info]
     #[argh(option, default = "LevelFilter::Info", from_str_fn(log_level))]
     pub(super) log_level: LevelFilter,
@@ -104,10 +113,14 @@ pub(super) struct ServerArguments {
     help_triggers("-h", "--help", "help"),
     example = "skyorg client --server public.example --local localhost:8080",
     example = "skyorg client --server public.example --publish db=db.lan:5432",
+    example = "skyorg client --server public.example --expose 27000-27100=localhost:27000",
     note = "ADDR is HOST:PORT, [IPv6]:PORT, or PORT for localhost.\n\
         The key: SKYORG_KEY may hold its line 'NAME SECRET' instead; a file is safer."
 )]
 pub(super) struct ClientArguments {
+    /// FILE that says all this instead; no other option beside it but the log's and --ready-file
+    #[argh(option)]
+    pub(super) config: Option<PathBuf>,
     /// HOST or HOST:PORT of the server's control port [default port: 33335]
     #[argh(option)]
     pub(super) server: Option<ServerAddress>,
@@ -121,6 +134,10 @@ pub(super) struct ClientArguments {
     /// NAME=ADDR, one more service and the local server behind it; may be repeated
     #[argh(option)]
     pub(super) publish: Vec<Service<LocalAddress>>,
+    /// [PORT[-PORT]=]ADDR, ask the server for this port, a range or any port for users of a local server; may be
+    /// repeated
+    #[argh(option)]
+    pub(super) expose: Vec<Expose>,
     /// FILE with the key, the first line 'NAME SECRET' of it [default: ~/.config/skyorg/key]
     #[argh(option)]
     pub(super) key: Option<PathBuf>,
@@ -130,16 +147,34 @@ pub(super) struct ClientArguments {
     pub(super) plain: bool,
     /// seconds of silence after which the server is given up, 2 to 3600 [default: 30]
     #[argh(option)]
-    pub(super) heartbeat: Option<Within<2, 3_600>>,
+    pub(super) heartbeat: Option<Within<{ options::HEARTBEAT.0 }, { options::HEARTBEAT.1 }>>,
     /// seconds that running sessions get to finish after SIGTERM or SIGINT, 0 to 86400 [default: 5]
     #[argh(option)]
-    pub(super) drain: Option<Within<0, 86_400>>,
+    pub(super) drain: Option<Within<{ options::DRAIN.0 }, { options::DRAIN.1 }>>,
+    /// FILE to write the addresses of all that is served into, as JSON, once all was granted
+    #[argh(option)]
+    pub(super) ready_file: Option<PathBuf>,
     /// least serious lines to log: off, error, warn, info, debug or trace [default: info]
     #[argh(option, default = "LevelFilter::Info", from_str_fn(log_level))]
     pub(super) log_level: LevelFilter,
     /// FILE to append the log to, instead of standard error
     #[argh(option)]
     pub(super) log_file: Option<PathBuf>,
+}
+
+/// Say whether configuration files would be taken, and what they mean; nothing is started.
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "check",
+    help_triggers("-h", "--help", "help"),
+    example = "skyorg check server.toml",
+    note = "Exit status: 0 if all would be taken, else 2."
+)]
+pub(super) struct CheckArguments {
+    /// FILE of a server or a client
+    #[argh(positional, arg_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// Print a new key: one line for the key files of the server and of one client.
@@ -230,10 +265,7 @@ impl Place for Listen {
     const EXAMPLE: &'static str = "web=8080 or web=127.0.0.1:8080";
 
     fn read(text: &str) -> Result<Listen, BadAddress> {
-        let Some(Zoned { host, port }) = Zoned::parse(text) else { return text.parse() };
-        // No name server is asked: it is a number, and the system looks up its interface (getaddrinfo(3)).
-        let found = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
-        found.map(Listen::At).ok_or(BadAddress::Zone)
+        values::listen(text)
     }
 }
 
@@ -262,6 +294,55 @@ impl<Address: Place> FromStr for Service<Address> {
     }
 }
 
+/// Ports that any key may ask for: `[ADDR:]PORT[-PORT]` or `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Askable(pub(super) PortRules);
+
+impl FromStr for Askable {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Askable, BadValue> {
+        match text {
+            "*" => Ok(Askable(PortRules::All)),
+            text => text
+                .parse::<PortsAt>()
+                .map(|ports| Askable(PortRules::These(vec![ports])))
+                .map_err(BadValue::Ports),
+        }
+    }
+}
+
+/// `[PORT[-PORT]=][HOST:]PORT`: what is asked for, and the local server behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Expose {
+    /// What stands before `=`, else all of it.
+    pub(super) name: Name,
+    pub(super) want: Want,
+    pub(super) local: HostPort,
+}
+
+impl FromStr for Expose {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Expose, BadValue> {
+        let (name, want, local) = match text.split_once('=') {
+            Some((ports, local)) => (ports, Want::Ports(ports.parse().map_err(BadValue::Ports)?), local),
+            None => (text, Want::AnyPort, text),
+        };
+        let LocalAddress(local) = local.parse().map_err(BadValue::Local)?;
+        if let Want::Ports(Ports { first, last }) = want
+            && local.port.checked_add(last - first).is_none()
+        {
+            return Err(BadValue::PastTheLast(Ports { first, last }));
+        }
+        let plain = |letter: char| {
+            if letter.is_ascii_alphanumeric() || "._-".contains(letter) { letter } else { '-' }
+        };
+        let name: String = name.chars().map(plain).take(NAME_BYTES_MAX).collect();
+        Ok(Expose { name: name.parse().map_err(BadValue::Name)?, want, local })
+    }
+}
+
 /// What is wrong with an option's value; argh says which option and which value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadValue {
@@ -270,6 +351,9 @@ pub(super) enum BadValue {
     NoName(&'static str),
     Name(BadName),
     Address(BadAddress),
+    Local(BadAddress),
+    Ports(BadPorts),
+    PastTheLast(Ports),
 }
 
 impl fmt::Display for BadValue {
@@ -280,6 +364,11 @@ impl fmt::Display for BadValue {
             Self::NoName(example) => write!(f, "wanted NAME=ADDR, such as {example}"),
             Self::Name(error) => write!(f, "{error}"),
             Self::Address(error) => write!(f, "behind NAME=, {error}"),
+            Self::Local(error) => write!(f, "{error}"),
+            Self::Ports(error) => write!(f, "wanted {error}"),
+            Self::PastTheLast(ports) => {
+                write!(f, "wanted {} local ports up to 65535 behind '='", ports.count())
+            }
         }
     }
 }

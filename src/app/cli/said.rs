@@ -1,0 +1,122 @@
+//! What a command line says becomes what a file would say: whether its values fit together is decided here.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::arguments::{ClientArguments, ServerArguments};
+use super::{Failure, default_service};
+use crate::base::address::Listen;
+use crate::base::name::Name;
+use crate::config::file::{ClientSaid, Running, ServerSaid};
+use crate::config::limits::Limits;
+use crate::config::places::Places;
+use crate::config::policy::PortRules;
+use crate::config::source::Source;
+use crate::config::{Policies, Publication, REQUEST_PORT, Service};
+
+/// A server's command line.
+pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, Failure> {
+    let mut services: Vec<(Name, Listen)> = Vec::new();
+    let others = arguments.service.into_iter().map(|service| (service.name, service.address));
+    services.extend(arguments.request.map(|address| (default_service(), address)));
+    services.extend(others);
+    if !services.iter().any(|(name, _)| *name == default_service()) {
+        services.insert(0, (default_service(), Listen::Any(REQUEST_PORT)));
+    }
+    all_differ(services.iter().map(|(name, _)| name))?;
+    let mut limits = Limits::default();
+    if services.len() > limits.services_max {
+        return Err(Failure::TooManyServices(services.len(), limits.services_max));
+    }
+    let mut places = Places::default();
+    places.add_clients((arguments.message, None), (arguments.control, None));
+    for (name, at) in &services {
+        places.add(*at, None, format!("service {name}"));
+    }
+    if let Some((_, second)) = places.overlaps().first() {
+        return Err(Failure::SamePlace(second.at));
+    }
+
+    if let Some(pool) = arguments.pool {
+        limits.pool = pool.0 as usize;
+    }
+    if let Some(seconds) = arguments.heartbeat {
+        limits.heartbeat = Duration::from_secs(seconds.0.into());
+    }
+    if let Some(seconds) = arguments.drain {
+        limits.drain = Duration::from_secs(seconds.0.into());
+    }
+    if let Some(users) = arguments.max_users {
+        limits.users_max = users.0 as usize;
+    }
+    let said = ServerSaid {
+        services: services.into_iter().map(|(name, at)| Service::new(name, at)).collect(),
+        policies: Policies::Alike(all_askable(arguments.ports.into_iter().map(|ports| ports.0))),
+        message: arguments.message,
+        control: arguments.control,
+        plain: arguments.plain,
+        limits,
+        keys: None,
+        running: Running::default(),
+        policies_at: Vec::new(),
+    };
+    Ok(Source::Flags { said, keys: arguments.keys })
+}
+
+fn all_askable(each: impl Iterator<Item = PortRules>) -> PortRules {
+    let mut all = Vec::new();
+    for rules in each {
+        match rules {
+            PortRules::All => return PortRules::All,
+            PortRules::These(ports) => all.extend(ports),
+        }
+    }
+    PortRules::These(all)
+}
+
+/// A client's command line.
+pub(super) fn client(arguments: ClientArguments) -> Result<Source<ClientSaid>, Failure> {
+    let server = arguments.server.ok_or(Failure::NoServer)?.0;
+    let local = arguments.local.map(|address| Publication::of_service(default_service(), address.0));
+    let others = arguments.publish.into_iter();
+    let others = others.map(|service| Publication::of_service(service.name, service.address.0));
+    let exposed = arguments.expose.into_iter().map(|expose| Publication {
+        want: expose.want,
+        ..Publication::of_service(expose.name, expose.local)
+    });
+    let publications: Vec<Publication> = local.into_iter().chain(others).chain(exposed).collect();
+    let mut limits = Limits::default();
+    let max = limits.publications_per_client_max;
+    match publications.len() {
+        0 => return Err(Failure::NothingToPublish),
+        count if count > max => return Err(Failure::TooManyPublications(count, max)),
+        _ => all_differ(publications.iter().map(|publication| &publication.name))?,
+    }
+
+    if let Some(seconds) = arguments.heartbeat {
+        limits.heartbeat = Duration::from_secs(seconds.0.into());
+    }
+    if let Some(seconds) = arguments.drain {
+        limits.drain = Duration::from_secs(seconds.0.into());
+    }
+    let said = ClientSaid {
+        server: Some(server),
+        message: arguments.message.map(|address| address.0),
+        publications,
+        plain: arguments.plain,
+        limits,
+        key: None,
+        running: Running { ready_file: arguments.ready_file, ..Running::default() },
+    };
+    Ok(Source::Flags { said, keys: arguments.key })
+}
+
+fn all_differ<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), Failure> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Failure::SameService(name.clone()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,457 @@
+//! A TOML document (toml.io, version 1.1) with the place of every key and value.
+//!
+//! All faults of syntax are found, keys that stand twice among them. Nothing recurses by what the text nests: lists and
+//! inline tables may be [`DEPTH_MAX`] deep, names may have as many parts, and tables lie side by side.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use toml_parser::decoder::{Encoding, ScalarKind};
+use toml_parser::parser::{EventReceiver, ValidateWhitespace, parse_document};
+use toml_parser::{ErrorSink, Expected, ParseError, Raw, Source, Span};
+
+use super::fault::{Collector, quoted, without_secrets};
+
+/// How deep lists and inline tables may nest, and how many parts the name of a key may have.
+const DEPTH_MAX: usize = 8;
+
+/// How many characters beside a fault of syntax are looked at for a secret.
+const AROUND: usize = 200;
+
+/// A table's place in its document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TableId(usize);
+
+/// A value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A string.
+    Text(String),
+    /// An integer; `None` if it does not fit into 64 bits.
+    Integer(Option<i64>),
+    /// A number with a fraction or an exponent.
+    Float(f64),
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A date, a time, or both, as it is written.
+    Date(String),
+    /// A list.
+    List(Vec<Item>),
+    /// A table.
+    Table(TableId),
+    /// `[[name]]`, once or more often; what stands in it is left out.
+    Tables,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// Its bytes; of a table its head.
+    pub span: Range<usize>,
+    /// What it is.
+    pub value: Value,
+}
+
+/// A key and its value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// Where the key stands.
+    pub at: usize,
+    /// The value.
+    pub item: Item,
+}
+
+/// How a table came to be, which decides whether more may be said of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    /// By the head of a table in it.
+    Implied,
+    /// By a key with a dot.
+    Dotted,
+    /// By its own head, or in braces: it is whole.
+    Whole,
+}
+
+#[derive(Clone, Debug)]
+struct Table {
+    made: Made,
+    entries: Vec<Entry>,
+}
+
+/// All tables of a text.
+#[derive(Clone, Debug)]
+pub struct Document {
+    tables: Vec<Table>,
+    /// Which entry of a table has a key.
+    places: HashMap<(TableId, String), usize>,
+}
+
+impl Document {
+    /// The table that all others stand in.
+    pub const ROOT: TableId = TableId(0);
+
+    /// Reads a text. What it breaks is told; the document is then not to be used.
+    pub fn read(text: &str, faults: &mut Collector) -> Document {
+        let document = Document { tables: Vec::new(), places: HashMap::new() };
+        let source = Source::new(text);
+        let mut builder = Builder {
+            document,
+            source,
+            path: Vec::new(),
+            head: None,
+            open: Vec::new(),
+            key: None,
+            into: None,
+            twice: Vec::new(),
+        };
+        builder.into = Some(builder.document.add(Made::Whole));
+        let mut errors = |error: ParseError| {
+            let at = error.unexpected().or(error.context()).map_or(0, |span| span.start());
+            faults.tell(at, || explained(text, &error));
+        };
+        let tokens = source.lex().into_vec();
+        parse_document(&tokens, &mut ValidateWhitespace::new(&mut builder, source), &mut errors);
+        for Twice { key, at, first } in builder.twice {
+            let first = faults.place(first);
+            faults.tell(at, || {
+                format!("wanted each name once, found {} again; the first is at {first}", quoted(&key))
+            });
+        }
+        builder.document
+    }
+
+    /// What stands in a table, in its order.
+    pub fn entries(&self, table: TableId) -> &[Entry] {
+        self.tables.get(table.0).map_or(&[], |table| &table.entries)
+    }
+
+    /// What has a key.
+    pub fn entry(&self, table: TableId, key: &str) -> Option<&Entry> {
+        let place = self.places.get(&(table, key.to_owned()))?;
+        self.tables.get(table.0)?.entries.get(*place)
+    }
+
+    fn add(&mut self, made: Made) -> TableId {
+        self.tables.push(Table { made, entries: Vec::new() });
+        TableId(self.tables.len() - 1)
+    }
+
+    /// Puts an entry into a table; gives the place of the key back if it is there already.
+    fn insert(&mut self, table: TableId, entry: Entry) -> Result<(), usize> {
+        if let Some(first) = self.entry(table, &entry.key) {
+            return Err(first.at);
+        }
+        let Some(found) = self.tables.get_mut(table.0) else { return Ok(()) };
+        self.places.insert((table, entry.key.clone()), found.entries.len());
+        found.entries.push(entry);
+        Ok(())
+    }
+
+    /// The table of this key in another one, which is made if there is none; or the place of what else is there.
+    fn descend(&mut self, table: TableId, key: &Key, made: Made) -> Result<TableId, usize> {
+        match self.entry(table, &key.text) {
+            Some(Entry { item: Item { value: Value::Table(inner), .. }, at, .. }) => {
+                let (inner, at) = (*inner, *at);
+                let is_whole = self.tables.get(inner.0).is_none_or(|table| table.made == Made::Whole);
+                if is_whole && made == Made::Dotted { Err(at) } else { Ok(inner) }
+            }
+            Some(Entry { at, .. }) => Err(*at),
+            None => {
+                let inner = self.add(made);
+                let item = Item { span: key.span.clone(), value: Value::Table(inner) };
+                self.insert(table, Entry { key: key.text.clone(), at: key.span.start, item }).map(|()| inner)
+            }
+        }
+    }
+}
+
+/// A part of a key's name.
+#[derive(Clone, Debug)]
+struct Key {
+    text: String,
+    span: Range<usize>,
+}
+
+/// A key that stands a second time.
+struct Twice {
+    key: String,
+    at: usize,
+    first: usize,
+}
+
+/// A list or an inline table that is not closed yet.
+struct Open {
+    at: usize,
+    /// The key that it is the value of.
+    key: Option<(TableId, Key)>,
+    what: Inside,
+}
+
+enum Inside {
+    List(Vec<Item>),
+    Table(TableId),
+}
+
+/// The head of a table whose end has not come yet.
+struct Head {
+    at: usize,
+    is_list: bool,
+}
+
+/// Makes a document of what the parser tells.
+struct Builder<'t> {
+    document: Document,
+    source: Source<'t>,
+    /// The parts of a key's name so far.
+    path: Vec<Key>,
+    head: Option<Head>,
+    open: Vec<Open>,
+    /// The key that a value is awaited for.
+    key: Option<(TableId, Key)>,
+    /// Where keys go; nowhere behind a head that is broken.
+    into: Option<TableId>,
+    twice: Vec<Twice>,
+}
+
+impl<'t> Builder<'t> {
+    fn raw(&self, span: Span, encoding: Option<Encoding>) -> Raw<'t> {
+        let text = self.source.input().get(span.start()..span.end()).unwrap_or_default();
+        Raw::new_unchecked(text, encoding, span)
+    }
+
+    fn begin_head(&mut self, span: Span, is_list: bool) {
+        self.path.clear();
+        self.open.clear();
+        self.key = None;
+        self.head = Some(Head { at: span.start(), is_list });
+    }
+
+    fn end_head(&mut self, span: Span) {
+        let Some(Head { at, is_list }) = self.head.take() else { return };
+        self.into = None;
+        let path = std::mem::take(&mut self.path);
+        let Some((last, above)) = path.split_last() else { return };
+        let mut table = Document::ROOT;
+        for key in above {
+            match self.document.descend(table, key, Made::Implied) {
+                Ok(inner) => table = inner,
+                Err(first) => return self.again(key, first),
+            }
+        }
+        self.into = match (is_list, self.document.entry(table, &last.text)) {
+            (true, None) => {
+                let item = Item { span: at..span.end(), value: Value::Tables };
+                let _ =
+                    self.document.insert(table, Entry { key: last.text.clone(), at: last.span.start, item });
+                Some(self.document.add(Made::Whole))
+            }
+            (true, Some(Entry { item: Item { value: Value::Tables, .. }, .. })) => {
+                Some(self.document.add(Made::Whole))
+            }
+            (false, None) => self.document.descend(table, last, Made::Whole).ok(),
+            (false, Some(&Entry { item: Item { value: Value::Table(inner), .. }, at, .. })) => {
+                let found = self.document.tables.get_mut(inner.0);
+                match found {
+                    Some(found) if found.made == Made::Implied => found.made = Made::Whole,
+                    _ => self.again(last, at),
+                }
+                Some(inner)
+            }
+            (_, Some(&Entry { at, .. })) => {
+                self.again(last, at);
+                None
+            }
+        };
+    }
+
+    fn again(&mut self, key: &Key, first: usize) {
+        // Where no key stands at all, that was told.
+        if !key.span.is_empty() {
+            self.twice.push(Twice { key: key.text.clone(), at: key.span.start, first });
+        }
+    }
+
+    /// The table that a key stands in: the innermost one in braces, else that of the head before.
+    fn table(&self) -> Option<TableId> {
+        match self.open.last() {
+            Some(Open { what: Inside::Table(table), .. }) => Some(*table),
+            Some(_) => None,
+            None => self.into,
+        }
+    }
+
+    fn end_key(&mut self) {
+        let path = std::mem::take(&mut self.path);
+        self.key = None;
+        let (Some(mut table), Some((last, above))) = (self.table(), path.split_last()) else { return };
+        for key in above {
+            match self.document.descend(table, key, Made::Dotted) {
+                Ok(inner) => table = inner,
+                Err(first) => return self.again(key, first),
+            }
+        }
+        self.key = Some((table, last.clone()));
+    }
+
+    fn value(&mut self, item: Item) {
+        if let Some(Open { what: Inside::List(list), .. }) = self.open.last_mut() {
+            return list.push(item);
+        }
+        let Some((table, key)) = self.key.take() else { return };
+        let entry = Entry { key: key.text.clone(), at: key.span.start, item };
+        if let Err(first) = self.document.insert(table, entry) {
+            self.again(&key, first);
+        }
+    }
+
+    fn begin(&mut self, span: Span, what: Inside, error: &mut dyn ErrorSink) -> bool {
+        let fits = self.open.len() < DEPTH_MAX;
+        if fits {
+            self.open.push(Open { at: span.start(), key: self.key.take(), what });
+            self.path.clear();
+        } else {
+            error.report_error(ParseError::new("lists and tables nest too deeply").with_unexpected(span));
+        }
+        fits
+    }
+
+    fn end(&mut self, span: Span) {
+        let Some(Open { at, key, what }) = self.open.pop() else { return };
+        self.key = key;
+        self.path.clear();
+        let value = match what {
+            Inside::List(list) => Value::List(list),
+            Inside::Table(table) => Value::Table(table),
+        };
+        self.value(Item { span: at..span.end(), value });
+    }
+}
+
+impl EventReceiver for Builder<'_> {
+    fn std_table_open(&mut self, span: Span, _: &mut dyn ErrorSink) {
+        self.begin_head(span, false);
+    }
+
+    fn std_table_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
+        self.end_head(span);
+    }
+
+    fn array_table_open(&mut self, span: Span, _: &mut dyn ErrorSink) {
+        self.begin_head(span, true);
+    }
+
+    fn array_table_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
+        self.end_head(span);
+    }
+
+    fn inline_table_open(&mut self, span: Span, error: &mut dyn ErrorSink) -> bool {
+        let table = self.document.add(Made::Whole);
+        self.begin(span, Inside::Table(table), error)
+    }
+
+    fn inline_table_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
+        self.end(span);
+    }
+
+    fn array_open(&mut self, span: Span, error: &mut dyn ErrorSink) -> bool {
+        self.begin(span, Inside::List(Vec::new()), error)
+    }
+
+    fn array_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
+        self.end(span);
+    }
+
+    fn simple_key(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
+        let mut text = std::borrow::Cow::Borrowed("");
+        self.raw(span, encoding).decode_key(&mut text, error);
+        if self.path.len() == DEPTH_MAX {
+            error.report_error(ParseError::new("a name has too many parts").with_unexpected(span));
+        } else if self.path.len() < DEPTH_MAX {
+            self.path.push(Key { text: text.into_owned(), span: span.start()..span.end() });
+        }
+    }
+
+    fn key_val_sep(&mut self, _: Span, _: &mut dyn ErrorSink) {
+        self.end_key();
+    }
+
+    fn scalar(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
+        let mut text = std::borrow::Cow::Borrowed("");
+        let kind = self.raw(span, encoding).decode_scalar(&mut text, error);
+        let value = match kind {
+            ScalarKind::String => Value::Text(text.into_owned()),
+            ScalarKind::Boolean(value) => Value::Boolean(value),
+            ScalarKind::DateTime => Value::Date(text.into_owned()),
+            ScalarKind::Float => Value::Float(text.parse().unwrap_or(f64::NAN)),
+            ScalarKind::Integer(radix) => Value::Integer(i64::from_str_radix(&text, radix.value()).ok()),
+        };
+        self.value(Item { span: span.start()..span.end(), value });
+    }
+
+    fn value_sep(&mut self, _: Span, _: &mut dyn ErrorSink) {
+        self.path.clear();
+        self.key = None;
+    }
+
+    fn newline(&mut self, _: Span, _: &mut dyn ErrorSink) {
+        if self.open.is_empty() {
+            self.path.clear();
+            self.key = None;
+        }
+        // Keys behind a head that has no end belong to nobody.
+        if self.head.take().is_some() {
+            self.into = None;
+        }
+    }
+}
+
+/// A fault of syntax in our words.
+fn explained(text: &str, error: &ParseError) -> String {
+    let expected: Vec<String> = error.expected().unwrap_or_default().iter().map(wanted).collect();
+    let wanted = match expected.as_slice() {
+        [] => "TOML".to_owned(),
+        // What stands there is no value at all.
+        [one] if one == "literal string" => "a value: a text in quotes, a number, true, false, a date or a list".to_owned(),
+        several => several.join(" or "),
+    };
+    let span = error.unexpected().or(error.context()).map_or(0..0, |span| span.start()..span.end());
+    format!("wanted {wanted}, found {} ({})", found(text, span), error.description())
+}
+
+fn wanted(expected: &Expected) -> String {
+    match expected {
+        Expected::Literal("\n") => "the end of the line".to_owned(),
+        Expected::Literal(literal) => format!("'{literal}'"),
+        Expected::Description(kind @ ("key" | "value")) => format!("a {kind}"),
+        Expected::Description(kind) => (*kind).to_owned(),
+        _ => "something else".to_owned(),
+    }
+}
+
+/// What stands at a place; a part of a word stands for all of it where the word looks like a secret.
+fn found(text: &str, span: Range<usize>) -> String {
+    let (Some(before), Some(behind)) = (text.get(..span.start), text.get(span.start..)) else {
+        return quoted("");
+    };
+    match behind.chars().next() {
+        None => return "the end of the file".to_owned(),
+        Some('\n' | '\r') => return "the end of the line".to_owned(),
+        Some(_) => {}
+    }
+    let word: usize =
+        behind.chars().take(AROUND).take_while(|letter| !letter.is_whitespace()).map(char::len_utf8).sum();
+    let line: usize =
+        behind.chars().take(AROUND).take_while(|&letter| letter != '\n').map(char::len_utf8).sum();
+    let part = behind.get(..if span.is_empty() { word } else { span.len().min(line) }).unwrap_or_default();
+    let begin: usize = before
+        .chars()
+        .rev()
+        .take(AROUND)
+        .take_while(|letter| !letter.is_whitespace())
+        .map(char::len_utf8)
+        .sum();
+    let words = text.get(span.start - begin..span.start + word.max(part.len())).unwrap_or(part);
+    if without_secrets(words) == words { quoted(part) } else { quoted(words) }
+}

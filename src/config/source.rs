@@ -1,0 +1,418 @@
+//! Where a configuration comes from, to be read at the start and again at each reload: a file, or what the command line
+//! said. The key file is part of both.
+//!
+//! Nothing changes by reading, except that a server that starts makes its first key file.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::fault::{Collector, Fault, Faults, Place, Warning, path_without_secret};
+use super::file::{self, ClientSaid, FILE_BYTES_MAX, Parsed, Running, ServerSaid, Text, What};
+use super::keys::{self, BadLine, KeyError, Lines, Origin};
+use super::options::{OPTIONS, Section};
+use super::values::unknown;
+use super::{ClientConfig, Key, ServerConfig};
+
+/// Where a server's or a client's configuration comes from.
+#[derive(Debug)]
+pub enum Source<Said> {
+    /// A file.
+    File(PathBuf),
+    /// The command line.
+    Flags {
+        /// What it said.
+        said: Said,
+        /// The key file that it named.
+        keys: Option<PathBuf>,
+    },
+}
+
+/// What a configuration is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The process starts: a server that was told no key file makes one at the default place.
+    Start,
+    /// The process runs, and goes on with what it has if this cannot be read.
+    Reload,
+    /// It is to be judged only. A server's key file at the default place may be missing.
+    Check,
+}
+
+/// A configuration that may be used.
+#[derive(Debug)]
+pub struct Read<Config> {
+    /// It.
+    pub config: Config,
+    /// What a file says of the log and so on.
+    pub running: Running,
+    /// What should be known.
+    pub warnings: Vec<Warning>,
+    /// The key file that was made.
+    pub made: Option<PathBuf>,
+    /// Where the keys come from.
+    pub keys_from: String,
+    /// Where options stand.
+    pub places: Places,
+}
+
+/// Where the options of a configuration stand.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    file: Option<Arc<str>>,
+    keys: BTreeMap<&'static str, Place>,
+}
+
+impl Places {
+    fn of(file: &Arc<str>, parsed: &Parsed) -> Places {
+        let tops = OPTIONS.iter().filter(|option| option.section == Section::Top);
+        let keys = tops.filter_map(|option| {
+            parsed.place(Section::Top, "", option.name).map(|place| (option.name, place))
+        });
+        Places { file: Some(file.clone()), keys: keys.collect() }
+    }
+
+    /// A fault of an option of the top: at its key, or at the beginning where it is silent.
+    pub fn fault(&self, option: &str, what: String) -> Fault {
+        let place = self.keys.get(option).copied().unwrap_or(Place::BEGIN);
+        let file = self.file.clone().unwrap_or_else(|| format!("--{option}").into());
+        Fault { file, place, what }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum Refused {
+    /// A file is at fault, or the key file that it names.
+    File(Faults),
+    /// The key that the command line speaks of.
+    Key(KeyError),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::File(faults) => write!(f, "{faults}"),
+            Refused::Key(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl From<Faults> for Refused {
+    fn from(faults: Faults) -> Refused {
+        Refused::File(faults)
+    }
+}
+
+/// A file of either kind.
+#[derive(Debug)]
+pub enum Either {
+    /// A server's.
+    Server(Read<ServerConfig>),
+    /// A client's.
+    Client(Read<ClientConfig>),
+}
+
+impl Source<ServerSaid> {
+    /// Reads the configuration anew.
+    pub fn read(&self, occasion: Occasion) -> Result<Read<ServerConfig>, Refused> {
+        match self {
+            Source::File(path) => match read_file(path, occasion)? {
+                Either::Server(read) => Ok(read),
+                Either::Client(_) => Err(other_kind(path, "server", "client").into()),
+            },
+            Source::Flags { said, keys } => {
+                let found = match (keys, occasion) {
+                    (None, Occasion::Reload) => {
+                        keys::default_place().and_then(|path| keys::server_keys(Some(&path)))
+                    }
+                    (keys, _) => keys::server_keys(keys.as_deref()),
+                }
+                .map_err(Refused::Key)?;
+                let warnings = found.warning.into_iter().map(|what| Warning { at: None, what }).collect();
+                let (made, keys) = (found.made, found.keys);
+                let running = said.running.clone();
+                let config = said.clone().with(keys);
+                Ok(Read {
+                    config,
+                    running,
+                    warnings,
+                    made,
+                    keys_from: String::new(),
+                    places: Places::default(),
+                })
+            }
+        }
+    }
+}
+
+impl Source<ClientSaid> {
+    /// Reads the configuration anew.
+    pub fn read(&self, occasion: Occasion) -> Result<Read<ClientConfig>, Refused> {
+        match self {
+            Source::File(path) => match read_file(path, occasion)? {
+                Either::Client(read) => Ok(read),
+                Either::Server(_) => Err(other_kind(path, "client", "server").into()),
+            },
+            Source::Flags { said, keys } => {
+                let found = keys::client_key(keys.as_deref(), key_line()).map_err(Refused::Key)?;
+                let (keys_from, warnings) = told_of(&found);
+                let warnings = warnings.into_iter().map(|what| Warning { at: None, what }).collect();
+                let running = said.running.clone();
+                let config = said.clone().with(found.key).ok_or(Refused::Key(KeyError::NoHome))?;
+                Ok(Read { config, running, warnings, made: None, keys_from, places: Places::default() })
+            }
+        }
+    }
+}
+
+/// Where a client's key comes from, in words, and what should be known.
+fn told_of(found: &keys::ClientKey) -> (String, Option<String>) {
+    let others =
+        if found.others > 0 { format!(", the first of {}", found.others + 1) } else { String::new() };
+    (format!("key '{}' from {}{others}", found.key.name, found.origin), found.warning.clone())
+}
+
+fn key_line() -> Option<OsString> {
+    std::env::var_os(keys::VARIABLE)
+}
+
+fn other_kind(path: &Path, wanted: &str, found: &str) -> Faults {
+    let clients = "; only clients have 'server', [publish] and [expose]";
+    file::alone(&named(path), format!("wanted a {wanted}'s file, found a {found}'s{clients}"))
+}
+
+/// A file's name as it was typed.
+fn named(path: &Path) -> Arc<str> {
+    path_without_secret(&path.to_string_lossy()).into()
+}
+
+/// The bytes of a configuration file.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, Faults> {
+    let file_name = named(path);
+    let failed =
+        |error: io::Error| file::alone(&file_name, format!("wanted a file that can be read, found: {error}"));
+    let file = File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    if length > FILE_BYTES_MAX as u64 {
+        return Err(file::alone(
+            &file_name,
+            format!("wanted at most {FILE_BYTES_MAX} bytes, found {length}"),
+        ));
+    }
+    let mut bytes = Vec::new();
+    // A pipe does not tell its length.
+    let most = FILE_BYTES_MAX as u64 + 1;
+    file.take(most).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// Reads a file and the key file that it names.
+pub fn read_file(path: &Path, occasion: Occasion) -> Result<Either, Faults> {
+    let name = named(path);
+    let bytes = read_bytes(path)?;
+    let text = Text::of(&name, &bytes)?;
+    let parsed = file::parse(&name, text.as_str(), SystemTime::now())?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let places = Places::of(&name, &parsed);
+    match parsed.what {
+        What::Server(_) => server(folder, parsed, places, occasion),
+        What::Client(_) => client(folder, parsed, places),
+    }
+}
+
+fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> Result<Either, Faults> {
+    let Parsed { what: What::Server(said), mut faults, mut warnings, .. } = parsed else {
+        return Err(Faults::default());
+    };
+    let mut others = KeyFaults::default();
+    let mut made = None;
+    let mut found = Lines::default();
+    let (written, at) = said.keys.clone().map_or((None, 0), |(path, at)| (Some(path), at));
+    let path = match &written {
+        Some(path) => Ok(folder.join(path)),
+        None => keys::default_place(),
+    };
+    // What faults in it are named by.
+    let shown: Arc<str> = match (&written, &path) {
+        (Some(written), _) => path_without_secret(written).into(),
+        (None, Ok(path)) => path.display().to_string().into(),
+        (None, Err(_)) => "".into(),
+    };
+    let is_missing = |path: &Path| path.try_exists().is_ok_and(|there| !there);
+    let makes = written.is_none() && path.as_ref().is_ok_and(|path| is_missing(path));
+    let is_known = match (occasion, makes) {
+        (Occasion::Check, true) => false,
+        (Occasion::Start, true) if faults.is_empty() => match keys::server_keys(None) {
+            Ok(keys) => {
+                made = keys.made;
+                found.keys = keys.keys.into_iter().map(|key| (key, (1, 1))).collect();
+                true
+            }
+            Err(error) => told(error, at, &shown, &mut faults),
+        },
+        (Occasion::Start, true) => false,
+        _ => match path.and_then(|path| keys::read_bytes(&path)) {
+            Ok((text, warning)) => {
+                found = Lines::of(&text);
+                warnings_of(warning, at, &mut warnings);
+                others.take(&found, &shown);
+                others.0.is_empty()
+            }
+            Err(error) => told(error, at, &shown, &mut faults),
+        },
+    };
+    let mut others_warn = Faults::default();
+    if is_known {
+        policies_without_key(&said, &found.keys, &shown, &mut faults);
+        if let super::Policies::Each(policies) = &said.policies {
+            for (key, place) in found.keys.iter().filter(|(key, _)| !policies.contains_key(&key.name)) {
+                let what = format!("the key {0} has no [key.{0}], so it may do nothing", key.name);
+                others_warn.push(Fault { file: shown.clone(), place: place_of(*place), what });
+            }
+        }
+    }
+    let mut all = faults.finish();
+    all.extend(others.0);
+    if !all.is_empty() {
+        return Err(all);
+    }
+    let mut told = warnings.finish();
+    told.extend(others_warn);
+    let (running, keys_from) = (resolved(said.running.clone(), folder), shown.to_string());
+    let config = said.with(found.keys.into_iter().map(|(key, _)| key).collect());
+    Ok(Either::Server(Read { config, running, warnings: told.into_warnings(), made, keys_from, places }))
+}
+
+fn client(folder: &Path, parsed: Parsed, places: Places) -> Result<Either, Faults> {
+    let Parsed { what: What::Client(said), mut faults, mut warnings, .. } = parsed else {
+        return Err(Faults::default());
+    };
+    let mut others = KeyFaults::default();
+    let (written, at) = said.key.clone().map_or((None, 0), |(path, at)| (Some(path), at));
+    let path = written.as_ref().map(|written| folder.join(written));
+    let mut key: Option<Key> = None;
+    let mut keys_from = String::new();
+    match keys::client_key(path.as_deref(), key_line()) {
+        Ok(found) => {
+            let (from, warning) = told_of(&found);
+            keys_from = from;
+            warnings_of(warning, at, &mut warnings);
+            key = Some(found.key);
+        }
+        Err(error) => {
+            let shown: Arc<str> = match (&written, &error) {
+                (Some(written), _) => path_without_secret(written).into(),
+                (None, KeyError::Line { origin, .. } | KeyError::Empty(origin)) => origin.to_string().into(),
+                (None, _) => "".into(),
+            };
+            match error {
+                // All of its faults, and not only the first.
+                KeyError::Line { origin: Origin::File(path), .. } => {
+                    if let Ok((text, _)) = keys::read_bytes(&path) {
+                        others.take(&Lines::of(&text), &shown);
+                    }
+                }
+                error => _ = told(error, at, &shown, &mut faults),
+            }
+        }
+    }
+    let mut all = faults.finish();
+    all.extend(others.0);
+    let running = resolved(said.running.clone(), folder);
+    match key.and_then(|key| said.with(key)) {
+        Some(config) if all.is_empty() => {
+            let warnings = warnings.finish().into_warnings();
+            Ok(Either::Client(Read { config, running, warnings, made: None, keys_from, places }))
+        }
+        _ => Err(all),
+    }
+}
+
+/// Paths of a file are relative to the folder that it is in.
+fn resolved(running: Running, folder: &Path) -> Running {
+    let resolve = |path: Option<PathBuf>| path.map(|path| folder.join(path));
+    Running {
+        log_level: running.log_level,
+        log_file: resolve(running.log_file),
+        ready_file: resolve(running.ready_file),
+    }
+}
+
+fn warnings_of(warning: Option<String>, at: usize, warnings: &mut Collector) {
+    if let Some(what) = warning {
+        warnings.tell(at, || what);
+    }
+}
+
+fn place_of((line, column): keys::LinePlace) -> Place {
+    Place { line, column }
+}
+
+/// Tells at the place that names the key file why there is no key; that is never good.
+fn told(error: KeyError, at: usize, shown: &Arc<str>, faults: &mut Collector) -> bool {
+    faults.tell(at, || match error {
+        KeyError::MissingKeys(_) | KeyError::Missing(_) if !shown.is_empty() => {
+            format!("wanted a key file, found none at {shown}: a file that is named must exist; 'skyorg keygen' prints a key")
+        }
+        KeyError::Read(_, error) if error.kind() == io::ErrorKind::NotFound => {
+            format!("wanted a key file, found none at {shown}: a file that is named must exist; 'skyorg keygen' prints a key")
+        }
+        KeyError::Read(_, error) => format!("wanted a key file that can be read, found at {shown}: {error}"),
+        KeyError::TooLarge(_) => format!("wanted a key file of at most {} bytes, found a larger one at {shown}", keys::FILE_BYTES_MAX),
+        KeyError::NotAFile => "wanted the name of a key file, found …: a key is safe in its own file alone".to_owned(),
+        KeyError::Empty(_) => format!("wanted a key file with at least one line NAME SECRET, found none in {shown}"),
+        KeyError::Line { number, problem, .. } => format!("wanted a key, found in {shown}, line {number}: {problem}"),
+        error => format!("wanted a key, found none: {error}"),
+    });
+    false
+}
+
+/// The faults of a key file. Nothing of a line is shown, because any word of it may be a secret.
+#[derive(Default)]
+struct KeyFaults(Faults);
+
+impl KeyFaults {
+    fn take(&mut self, lines: &Lines, file: &Arc<str>) {
+        for &(problem, place, first) in &lines.faults {
+            let earlier = first.map_or(String::new(), |line| format!(" that of line {line}"));
+            let what = match problem {
+                BadLine::Text => "wanted UTF-8 text, found other bytes".to_owned(),
+                BadLine::Words => {
+                    "wanted NAME SECRET, as 'skyorg keygen' prints it, found fewer or more words".to_owned()
+                }
+                BadLine::Name => {
+                    "wanted a name of 1 to 64 letters, digits, '.', '_' or '-', found …".to_owned()
+                }
+                BadLine::Secret => "wanted a secret of 43 characters of base64url, found …".to_owned(),
+                BadLine::Duplicate => format!("wanted a name of its own, found{earlier}"),
+                BadLine::SameSecret => format!("wanted a secret of its own, found{earlier}"),
+            };
+            self.0.push(Fault { file: file.clone(), place: place_of(place), what });
+        }
+        if lines.faults.is_empty() && lines.keys.is_empty() {
+            let what = "wanted at least one line NAME SECRET, found none".to_owned();
+            self.0.push(Fault { file: file.clone(), place: Place::BEGIN, what });
+        }
+    }
+}
+
+/// A policy is for a key that there is.
+fn policies_without_key(
+    said: &ServerSaid,
+    keys: &[(Key, keys::LinePlace)],
+    file: &str,
+    faults: &mut Collector,
+) {
+    let names: std::collections::HashSet<&str> = keys.iter().map(|(key, _)| key.name.as_str()).collect();
+    for (name, at) in said.policies_at.iter().filter(|(name, _)| !names.contains(name.as_str())) {
+        faults.tell(*at, || {
+            unknown(&format!("the name of a key in {file}"), name.as_str(), names.iter().copied())
+        });
+    }
+}
