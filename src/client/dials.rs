@@ -5,8 +5,9 @@
 //!
 //! A dial that is late gets one rival with the same ticket, and the first that is proved wins. Where others have
 //! arrived meanwhile it was lost on the way, and rivals are a share of what arrives. Where none has, the port may be
-//! blocked: that is a pause whose first dial is made at once. The late one goes on as long as a handshake may take, because
-//! the line may have become that slow: when one is proved that took long, those that take no longer are not late.
+//! blocked: that is a pause whose first dial is made at once. The late one goes on as long as a handshake may take,
+//! because the line may have become that slow: when one is proved that took long, those that take no longer are not
+//! late.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

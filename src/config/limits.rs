@@ -42,8 +42,8 @@ pub struct Limits {
     /// How long a user waits for one thing at most, however long a round trip takes.
     pub user_patience: Duration,
     /// How long a ticket may wait to be dialled for, and how long it counts at the server: another is issued then. It
-    /// is good for as long as a link may be silent more, because the connection that brings it may be late. Four round trips, if they take
-    /// longer.
+    /// is good for as long as a link may be silent more, because the connection that brings it may be late. Four round
+    /// trips, if they take longer.
     pub ticket: Duration,
     /// Mean time between pings of an idle message connection; jittered by a quarter.
     pub idle_ping: Duration,
