@@ -3,8 +3,9 @@
 //! A message connection says `Alive` when nothing else was said for a third of the heartbeat, and is given up when
 //! nothing came for the heartbeat, or for four round trips if they take longer, while this end was reading it. So a
 //! quiet session keeps its place in NATs and proxies, also while its user reads nothing, and a dead one ends. A user or
-//! local server is given up when it has acknowledged nothing for [`Limits::unacknowledged`] while bytes were on their way to it: TCP alone would send them
-//! again for a quarter of an hour. One that merely does not read answers the kernel's probes, and stays.
+//! local server is given up when it has acknowledged nothing for [`Limits::unacknowledged`] while bytes were on their
+//! way to it: TCP alone would send them again for a quarter of an hour. One that merely does not read answers the
+//! kernel's probes, and stays.
 //!
 //! Time is counted in rounds, and only in those that were made: a process that was stopped gives nobody up for what it
 //! could not hear. No clock is read and no timer set for a byte.

@@ -132,8 +132,8 @@ impl Sending {
         matches!(due, Due::Late { .. }).then_some(link_id)
     }
 
-    /// A client has given a sign of life. It had accepted by then what it could read, so what is overdue is looked at once
-    /// everything is read that has come.
+    /// A client has given a sign of life. It had accepted by then what it could read, so what is overdue is looked at
+    /// once everything is read that has come.
     pub fn link_answered(&mut self, link: LinkId, agenda: &mut Agenda) {
         let Some(link) = self.links.get_mut(link) else { return };
         link.answered(agenda.now);

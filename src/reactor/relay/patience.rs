@@ -1,6 +1,6 @@
 //! How long an end may take after an abort or an error: as long as the peer acknowledges or says something, and not
-//! much longer. And how long the last bytes of a session that ended well may wait for a local side that is slow: as long
-//! as it takes some of them, and for a while where it takes none and answers the kernel's probes.
+//! much longer. And how long the last bytes of a session that ended well may wait for a local side that is slow: as
+//! long as it takes some of them, and for a while where it takes none and answers the kernel's probes.
 //!
 //! A connection in such an end is looked at several times in the time that it has. What was written to a local side
 //! before an abort is gone once the peer has acknowledged it, and not before: a reset would take it back.
