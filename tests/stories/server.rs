@@ -12,10 +12,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::story::{Outputs, Story, millis, name, secs};
 use skyorg::base::address::Listen;
+use skyorg::base::clocks::Clocks;
 use skyorg::base::id::{ConnId, ListenerId};
 use skyorg::config::limits::Limits;
 use skyorg::config::{Key, Policies, ServerConfig, Service};
@@ -121,7 +122,8 @@ fn new_server(limits: Limits) -> Story<Server> {
         limits: limits.clone(),
     };
     let now = Instant::now();
-    Story::new(Server::new(config, Arc::new(limits), [2; 16], fastrand::Rng::with_seed(1), now), now)
+    let clocks = Clocks { now, wall: SystemTime::UNIX_EPOCH };
+    Story::new(Server::new(config, Arc::new(limits), [2; 16], fastrand::Rng::with_seed(1), clocks), now)
 }
 
 fn begin() -> Stage {
