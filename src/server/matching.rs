@@ -28,7 +28,7 @@ use crate::config::policy::UserRules;
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::AbortReason;
-use waiting::Waiting;
+use waiting::{Asked, Waiting};
 
 /// Users, message connections, and what joins them.
 #[derive(Default)]
@@ -39,15 +39,6 @@ pub(super) struct Matching {
     turn: Turn,
     last_number: u64,
     drain: Drain,
-}
-
-/// Who was asked for one more connection.
-enum Asked {
-    Link(LinkId),
-    /// Nobody serves the service now; or all do whose keys have as many users as they may have.
-    None {
-        all_full: bool,
-    },
 }
 
 impl Matching {
