@@ -3,9 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use log::info;
+use skyorg::base::clocks::Clocks;
 use skyorg::client::Client as ClientMachine;
 use skyorg::config::{ClientConfig, ServerConfig};
 use skyorg::server::{ListenerState, Server as ServerMachine};
@@ -23,8 +24,9 @@ impl Server {
     /// Listens at all ports. Must be called within a runtime.
     pub fn bind(config: ServerConfig) -> io::Result<Server> {
         let limits = Arc::new(config.limits.clone());
-        let (jitter, now) = (fastrand::Rng::new(), Instant::now());
-        let machine = ServerMachine::new(config, limits.clone(), random_instance()?, jitter, now);
+        let clocks = Clocks { now: Instant::now(), wall: SystemTime::now() };
+        let machine =
+            ServerMachine::new(config, limits.clone(), random_instance()?, fastrand::Rng::new(), clocks);
         let hub = Hub::new(machine, limits);
         let mut addresses = Vec::new();
         for listener in hub.machine().listeners().iter() {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use log::info;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::report::Report;
 use super::{in_use, journal};
 use crate::base::address::{Listen, any_addresses};
+use crate::base::clocks::Clocks;
 use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
 use crate::config::limits::Limits;
@@ -41,14 +42,14 @@ impl Bound {
         for listener in machine.listeners().iter() {
             let name = machine.service_name(listener);
             let address = match &listener.state {
-                ListenerState::Listening(address) => *address,
+                ListenerState::Listening(address) | ListenerState::Suspended(address) => *address,
                 ListenerState::Asked | ListenerState::InUse => continue,
                 ListenerState::Failed(error) => {
                     let what = match (listener.serves, name) {
                         (ListenerUse::Message, _) => "message connections".into(),
                         (ListenerUse::Control, _) => "control connections".into(),
                         (ListenerUse::Clients, _) => "message and control connections".into(),
-                        (ListenerUse::Users(_), name) => {
+                        (ListenerUse::Users(_) | ListenerUse::Nobody, name) => {
                             format!("users of service {}", name.map_or("", Name::as_str))
                         }
                     };
@@ -59,7 +60,7 @@ impl Bound {
                 (ListenerUse::Message, _) => bound.message = address,
                 (ListenerUse::Control, _) => bound.control = address,
                 (ListenerUse::Clients, _) => (bound.message, bound.control) = (address, address),
-                (ListenerUse::Users(_), name) => {
+                (ListenerUse::Users(_) | ListenerUse::Nobody, name) => {
                     bound.services.extend(name.map(|name| (name.clone(), address)));
                 }
             }
@@ -135,8 +136,9 @@ impl Server {
         let shortage = bound_by_descriptors(&mut config.limits, listeners);
         let limits = Arc::new(config.limits.clone());
         let (network, instance) = (network()?, random_instance()?);
-        let (jitter, now) = (fastrand::Rng::new(), Instant::now());
-        let machine = ServerMachine::new(config, limits.clone(), instance, jitter, now);
+        let clocks = Clocks { now: Instant::now(), wall: SystemTime::now() };
+        let jitter = fastrand::Rng::new();
+        let machine = ServerMachine::new(config, limits.clone(), instance, jitter, clocks);
         let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
         let mut report = Report::default();
         reactor.begin();

@@ -32,6 +32,8 @@ pub mod kind {
     pub enum Service {}
     /// A publication: one client's offer to serve one service.
     pub enum Publication {}
+    /// Whoever holds a key.
+    pub enum Holder {}
     /// A listener.
     pub enum Listener {}
     /// A host name that is resolved.
@@ -46,6 +48,8 @@ pub type LinkId = Id<kind::Link>;
 pub type ServiceId = Id<kind::Service>;
 /// Names a publication.
 pub type PublicationId = Id<kind::Publication>;
+/// Names whoever holds a key.
+pub type HolderId = Id<kind::Holder>;
 /// Names a listener.
 pub type ListenerId = Id<kind::Listener>;
 /// Names a host name.

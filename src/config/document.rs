@@ -413,7 +413,9 @@ fn explained(text: &str, error: &ParseError) -> String {
     let wanted = match expected.as_slice() {
         [] => "TOML".to_owned(),
         // What stands there is no value at all.
-        [one] if one == "literal string" => "a value: a text in quotes, a number, true, false, a date or a list".to_owned(),
+        [one] if one == "literal string" => {
+            "a value: a text in quotes, a number, true, false, a date or a list".to_owned()
+        }
         several => several.join(" or "),
     };
     let span = error.unexpected().or(error.context()).map_or(0..0, |span| span.start()..span.end());

@@ -38,7 +38,7 @@ pub mod world;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::table::SLOTS_KEPT;
 use crate::config::limits::Limits;
@@ -134,6 +134,17 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
     }
 
+    /// The machine is told something that comes from elsewhere.
+    pub fn tell(&mut self, input: Input) {
+        self.sockets.all.tell(input);
+        self.settle();
+    }
+
+    /// What the clock on the wall says.
+    pub fn wall(&mut self) -> SystemTime {
+        self.sockets.network.wall()
+    }
+
     /// How many connections there are, of all kinds.
     pub fn connection_count(&self) -> usize {
         self.sockets.all.count()
@@ -177,7 +188,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
         let asleep = sockets.network.asleep();
         if asleep > self.asleep + SUSPENDED {
-            sockets.all.tell(Input::Woken);
+            let wall = sockets.network.wall();
+            sockets.all.tell(Input::Woken { wall });
         }
         self.asleep = self.asleep.max(asleep);
         Ok(())

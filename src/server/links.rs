@@ -8,14 +8,14 @@ use super::failing::Failing;
 use super::refill::Burst;
 use super::services::Readiness;
 use super::tickets::{Redeemed, Tickets};
-use crate::base::id::{ConnId, LinkId, kind};
+use crate::base::id::{ConnId, HolderId, LinkId, kind};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
 use crate::base::slots::Slots;
 use crate::config::limits::Limits;
 use crate::machine::{Agenda, Fact, Measured, Output, Silence, Verdict};
-use crate::wire::control::{ControlFrame, Refusal};
+use crate::wire::control::ControlFrame;
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
 
@@ -40,6 +40,8 @@ const OFFERS_PER_PLACE: u32 = 2;
 pub(super) struct Identity {
     /// The key that the client holds.
     pub key: Name,
+    /// Whoever holds it.
+    pub holder: HolderId,
     /// Random per process of the client.
     pub instance: [u8; 16],
 }
@@ -64,6 +66,8 @@ pub(super) struct Link {
     /// Silence after which it is given up, if its round trip is not long.
     pub heartbeat: Duration,
     pub heard: Instant,
+    /// When its key is good no more.
+    pub expires: Option<Instant>,
     silence: Silence,
     pub ping_at: Instant,
     ping_sent: Option<Instant>,
@@ -124,6 +128,7 @@ impl Link {
             life: Life::Standing,
             heartbeat,
             heard: now,
+            expires: None,
             silence: Silence::default(),
             ping_at: now,
             ping_sent: None,
@@ -242,14 +247,15 @@ impl Link {
         self.tickets.outstanding() + self.coming
     }
 
-    /// When the link wants attention next: to be pinged or asked, because a ticket expires, or because it was silent
-    /// too long.
+    /// When the link wants attention next: to be pinged or asked, because a ticket or its key expires, or because it was
+    /// silent too long.
     pub fn next_due(&self, limits: &Limits) -> Instant {
         let due = self.ping_at.min(self.silence.until(self.heard, self.patience()));
         // What stands in the list is looked at anyway.
         let burst = self.burst.filter(|_| !self.refilling).map(|burst| burst.asked_for(&self.round_trip));
         let late = self.tickets.first_not_looked_at().map(|issued| issued + self.late_after(limits));
-        [self.tickets.next_expiry(), late, burst].into_iter().flatten().fold(due, Instant::min)
+        let all = [self.tickets.next_expiry(), late, burst, self.expires];
+        all.into_iter().flatten().fold(due, Instant::min)
     }
 
     /// Tells of tickets that the client did not bring.
@@ -305,8 +311,6 @@ pub(super) struct Links {
     slots: Slots<kind::Link, Link>,
     wire_ids: HashMap<KeyId, LinkId>,
     identities: HashMap<Identity, LinkId>,
-    /// How many links each key has.
-    of_key: HashMap<Name, usize>,
     outstanding: usize,
 }
 
@@ -316,7 +320,6 @@ impl Links {
         let (wire_id, identity) = (link.wire_id, link.identity.clone());
         let id = self.slots.insert(link).ok()?;
         self.wire_ids.insert(wire_id, id);
-        *self.of_key.entry(identity.key.clone()).or_default() += 1;
         self.identities.insert(identity, id);
         Some(id)
     }
@@ -325,12 +328,6 @@ impl Links {
         let link = self.slots.remove(id)?;
         self.outstanding -= link.outstanding();
         self.wire_ids.remove(&link.wire_id);
-        if let Some(count) = self.of_key.get_mut(link.key()) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_key.remove(link.key());
-            }
-        }
         if self.identities.get(&link.identity) == Some(&id) {
             self.identities.remove(&link.identity);
         }
@@ -361,18 +358,6 @@ impl Links {
 
     pub fn count(&self) -> usize {
         self.slots.len()
-    }
-
-    /// Why there is no room for one more link of this key, one of so many, if there is none.
-    pub fn no_room(&self, key: &Name, keys: usize, limits: &Limits) -> Option<Refusal> {
-        let of_key = self.of_key.get(key).copied().unwrap_or(0);
-        if self.count() >= limits.links_at_most() {
-            Some(Refusal::Links { count: self.count() as u32, of_key: false })
-        } else if of_key >= limits.links_of_key_at_most(keys) {
-            Some(Refusal::Links { count: of_key as u32, of_key: true })
-        } else {
-            None
-        }
     }
 
     pub fn ids(&self) -> Vec<LinkId> {

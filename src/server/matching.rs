@@ -8,9 +8,11 @@
 
 mod waiting;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::admission::Admission;
 use super::drain::Drain;
 use super::links::Life;
 use super::offers::{Left, Offer};
@@ -20,16 +22,19 @@ use super::sending::Sending;
 use super::services::{Readiness, Services};
 use super::turn::Turn;
 use super::users::User;
-use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
+use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId};
+use crate::base::name::Name;
+use crate::config::policy::UserRules;
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::AbortReason;
-use waiting::Waiting;
+use waiting::{Asked, Waiting};
 
 /// Users, message connections, and what joins them.
 #[derive(Default)]
 pub(super) struct Matching {
     pub services: Services,
+    pub admission: Admission,
     pub sending: Sending,
     turn: Turn,
     last_number: u64,
@@ -63,7 +68,11 @@ impl Matching {
             agenda.reset(id, CloseReason::LinkLost);
         }
         let users = self.services.remove_link(link);
-        self.sending.links.remove(link);
+        if let Some(it) = self.sending.links.remove(link)
+            && let Some(holder) = self.sending.holders.get_mut(it.identity.holder)
+        {
+            holder.links.remove(&link);
+        }
         self.sending.limit_users(agenda);
         self.move_on(users, agenda);
         for (id, state) in messages {
@@ -109,6 +118,7 @@ impl Matching {
         if let Some(link) = self.sending.links.get_mut(link) {
             link.life = Life::Draining;
         }
+        self.services.drain_link(link);
         self.sending.pools.retire_idle(link, agenda);
         let users = self.services.take_waiting(link);
         self.move_on(users, agenda);
@@ -124,6 +134,15 @@ impl Matching {
         }
     }
 
+    // Services.
+
+    /// Adds a service; `None` if there are as many as can be named.
+    pub fn add_service(&mut self, name: &Name, rules: UserRules) -> Option<ServiceId> {
+        let id = self.services.add(name)?;
+        self.admission.add(id, name.clone(), rules);
+        Some(id)
+    }
+
     // Users.
 
     /// A user came.
@@ -135,6 +154,9 @@ impl Matching {
         agenda: &mut Agenda,
     ) {
         self.last_number += 1;
+        if let Err(reason) = self.admission.take(service, id, peer) {
+            return self.refuse(id, service, peer, reason, agenda);
+        }
         self.sending.users.insert(id, User::new(service, peer, asked, agenda.now, self.last_number));
         if self.sending.users.is_beyond_share(id) {
             return agenda.reset(id, CloseReason::Full);
@@ -142,6 +164,11 @@ impl Matching {
         if let Some(publication) = self.next_ready(service, agenda.now) {
             return self.begin(id, publication, agenda);
         }
+        let asked = match self.next_to_ask(service) {
+            Asked::None { all_full: true } => return agenda.reset(id, CloseReason::KeyUsersLimit),
+            Asked::None { .. } => None,
+            Asked::Link(link) => Some(link),
+        };
         // Only a user who has to wait counts as waiting.
         if self.services.waiting_count() >= agenda.limits.waiting_max {
             match self.services.must_make_room(service, self.sending.users.origin(id), &agenda.limits) {
@@ -153,28 +180,78 @@ impl Matching {
             }
         }
         self.services.wait(id, self.sending.users.origin(id), service, false);
-        let asked = self.ask_for_one(service, agenda.now);
-        self.sending.wait_at_most(id, asked, agenda);
+        self.wait_asked(id, asked, agenda);
+    }
+
+    /// A user may not come: it is reset before anything is spent on it.
+    fn refuse(
+        &mut self,
+        id: ConnId,
+        service: ServiceId,
+        user: SocketAddr,
+        reason: CloseReason,
+        agenda: &mut Agenda,
+    ) {
+        agenda.reset(id, reason);
+        let Some(service) = self.admission.name(service).cloned() else { return };
+        let (number, traffic, lasted) = (self.last_number, Traffic::default(), Duration::ZERO);
+        agenda.fact(Fact::UserLeft { number, user, service, traffic, lasted, served: false, reason });
     }
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
-        let Matching { services, sending: Sending { links, pools, .. }, .. } = self;
+        let Matching { services, sending: Sending { links, pools, holders, .. }, .. } = self;
+        let full = |link| links.get(link).is_some_and(|link| holders.is_full(link.identity.holder));
         services.next_ready(service, |link| match pools.idle(link) {
             0 => Readiness::Not,
-            _ => links.readiness(link, now),
+            _ => match links.readiness(link, now) {
+                Readiness::Ready | Readiness::Failing if full(link) => Readiness::Full,
+                readiness => readiness,
+            },
         })
     }
 
-    /// One more connection is asked for, because a user of this service waits.
-    fn ask_for_one(&mut self, service: ServiceId, now: Instant) -> Option<LinkId> {
-        let Matching { services, sending: Sending { links, .. }, .. } = self;
-        let link = services.next_to_ask(service, |link| links.may_serve(link))?;
-        self.sending.want_one(link, now);
-        Some(link)
+    /// The link that is asked for one more connection, because a user of this service waits.
+    fn next_to_ask(&mut self, service: ServiceId) -> Asked {
+        let Matching { services, sending, .. } = self;
+        let full = Cell::new(false);
+        let may_take = |link| {
+            full.set(full.get() || sending.may_serve(link) && sending.is_full(link));
+            sending.may_take(link)
+        };
+        match services.next_to_ask(service, may_take) {
+            Some(link) => Asked::Link(link),
+            None => Asked::None { all_full: full.get() },
+        }
+    }
+
+    /// A user waits for a connection, which this link is asked for if there is one.
+    fn wait_asked(&mut self, id: ConnId, asked: Option<LinkId>, agenda: &mut Agenda) {
+        if let Some(link) = asked {
+            self.sending.want_one(link, agenda.now);
+        }
+        self.sending.wait_at_most(id, asked, agenda);
+    }
+
+    /// A user counts for the key of this link. Where the key that it counted for had no place left, others may wait.
+    fn charge(&mut self, id: ConnId, link: LinkId) {
+        let freed = self.sending.charge(id, link);
+        self.list(freed);
+    }
+
+    /// A user counts for no key.
+    fn release(&mut self, charged: Option<HolderId>) {
+        let freed = charged.map_or_else(Vec::new, |holder| self.sending.holders.release(holder));
+        self.list(freed);
+    }
+
+    fn list(&mut self, links: Vec<LinkId>) {
+        links.into_iter().for_each(|link| self.turn.list(link, &mut self.sending.links));
     }
 
     /// Sends `Start` on the link's connection that was used last.
     fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
+        let Some(link) = self.services.publication(publication).map(|of| of.link) else { return };
+        self.charge(id, link);
         let Some(of) = self.services.publication(publication) else { return };
         if let Some(message) = self.sending.pools.next_idle(of.link) {
             self.sending.begin_on(message, id, (publication, of), agenda);
@@ -184,10 +261,13 @@ impl Matching {
     /// A user's connection is gone.
     pub fn user_gone(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic, agenda: &mut Agenda) {
         let Some(user) = self.sending.users.remove(id) else { return };
+        self.release(user.charged);
         self.services.stop_waiting(id);
         let paired = self.sending.offers.get(id).and_then(Offer::paired);
         self.sending.end_offer(id, paired, agenda);
-        let Some(service) = self.services.name(user.service).cloned() else { return };
+        let service = self.admission.name(user.service).cloned();
+        self.admission.left(user.service, id, user.peer());
+        let Some(service) = service else { return };
         agenda.fact(Fact::UserLeft {
             number: user.number,
             user: user.peer(),

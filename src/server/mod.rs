@@ -4,25 +4,35 @@
 //! |---|---|
 //! | [`listeners`] | where the server listens |
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
-//! | [`links`], [`failing`], [`tickets`] | clients that are connected, which come last, and what each may bring |
+//! | [`holders`] | keys, and what each has and may do |
+//! | [`clients`], [`links`], [`failing`] | clients that are connected, and which come last |
+//! | [`tickets`] | what each may bring |
+//! | [`admission`] | which users services take, and whom they have |
+//! | [`publishing`] | what clients ask to serve |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
 //! | [`users`] | users |
+//! | [`reload`] | from one configuration to the next |
 //! | [`drain`] | how far the server's own drain has come |
 
+mod admission;
+mod clients;
 mod controls;
 mod drain;
 mod failing;
+mod holders;
 mod links;
 mod listeners;
 mod matching;
 mod offers;
 mod pool;
+mod publishing;
 mod queue;
 mod refill;
 mod refused;
+mod reload;
 mod sending;
 mod services;
 mod strangers;
@@ -30,39 +40,46 @@ mod tickets;
 mod turn;
 mod users;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::base::clocks::Clocks;
 use crate::base::id::{ConnId, LinkId, ListenerId};
 use crate::base::name::Name;
+use crate::config::ServerConfig;
 use crate::config::limits::Limits;
-use crate::config::{Key, ServerConfig};
-use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
-use crate::wire::control::{
-    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, Versions,
-    Want, Welcome,
+use crate::machine::{
+    Agenda, CloseReason, Configuration, Door, Fact, Input, Machine, Manner, Output, Proof, ReloadFault,
+    Traffic,
 };
-use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
+use crate::wire::control::ControlFrame;
+use crate::wire::handshake::{ClearHello, Purpose};
+use clients::Clients;
 use controls::{Controls, Stage};
-use links::{Identity, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
-use services::Unpublishable;
+use publishing::{Asked, Publishing};
+use reload::{Progress, Reload, Request};
+use sending::Sending;
 use strangers::{Claim, Stranger, Strangers};
 
 /// The server's machine.
 pub struct Server {
-    keys: HashMap<KeyId, Key>,
-    plain: bool,
+    config: Arc<ServerConfig>,
+    /// What the clocks said when they were last compared.
+    clocks: Clocks,
+    /// The configuration whose listeners are being opened, and the one that comes after it.
+    reload: Option<Reload>,
+    next: Option<Request>,
     /// Random per process.
     instance: [u8; 16],
     listeners: Listeners,
     strangers: Strangers,
     controls: Controls,
     matching: Matching,
+    asked: Asked,
     agenda: Agenda,
     /// Until when running sessions may go on, once the process was asked to end.
     draining: Option<Instant>,
@@ -75,24 +92,33 @@ impl Server {
         limits: Arc<Limits>,
         instance: [u8; 16],
         jitter: fastrand::Rng,
-        now: Instant,
+        clocks: Clocks,
     ) -> Server {
+        let now = clocks.now;
         let one_port = config.shares_a_port();
         let mut server = Server {
-            keys: config.keys.into_iter().map(|key| (key_id(&key.secret), key)).collect(),
-            plain: config.plain,
+            config: Arc::new(config),
+            clocks,
+            reload: None,
+            next: None,
             instance,
             listeners: Listeners::new(now + limits.listen),
             strangers: Strangers::default(),
             controls: Controls::default(),
             matching: Matching::default(),
+            asked: Asked::default(),
             agenda: Agenda::new(limits, jitter, now),
             draining: None,
         };
         server.matching.sending.limit_users(&mut server.agenda);
-        let mut wanted = Vec::new();
+        let (mut wanted, config) = (Vec::new(), server.config.clone());
+        for key in &config.keys {
+            server.matching.sending.holders.add(key.clone(), config.policies.of(&key.name));
+        }
         for service in &config.services {
-            let Some(id) = server.matching.services.add(&service.name) else { continue };
+            let Some(id) = server.matching.add_service(&service.name, service.rules.clone()) else {
+                continue;
+            };
             wanted.extend(service.listen.iter().map(|&at| (ListenerUse::Users(id), at)));
         }
         if one_port {
@@ -117,16 +143,85 @@ impl Server {
     pub fn service_name(&self, listener: &Listener) -> Option<&Name> {
         match listener.serves {
             ListenerUse::Users(service) => self.matching.services.name(service),
-            ListenerUse::Message | ListenerUse::Control | ListenerUse::Clients => None,
+            _ => None,
         }
     }
 
+    fn publishing(&mut self) -> Publishing<'_> {
+        let Server { matching, listeners, asked, agenda, .. } = self;
+        Publishing { matching, listeners, asked, agenda }
+    }
+
+    fn clients(&mut self) -> Clients<'_> {
+        let Server { controls, matching, listeners, asked, agenda, clocks, .. } = self;
+        let publishing = Publishing { matching, listeners, asked, agenda };
+        Clients { controls, publishing, clocks: *clocks }
+    }
+
+    // Configurations.
+
+    /// Another configuration is to hold.
+    fn configure(&mut self, request: Request) {
+        if self.reload.is_some() {
+            self.next = Some(request);
+            return;
+        }
+        let Server { config, matching, listeners, agenda, .. } = self;
+        if self.draining.is_some() {
+            let (source, fault) = (request.source, ReloadFault::Draining);
+            return agenda.fact(Fact::ReloadRefused { source, fault });
+        }
+        let source = request.source.clone();
+        match Reload::begin(config, request, &matching.services, listeners, agenda) {
+            Ok(reload) => {
+                self.reload = Some(reload);
+                self.go_on_reloading();
+            }
+            Err(options) => {
+                agenda.fact(Fact::ReloadRefused { source, fault: ReloadFault::NeedsRestart(options) });
+            }
+        }
+    }
+
+    fn go_on_reloading(&mut self) {
+        let Some(mut reload) = self.reload.take() else { return };
+        match reload.go_on(&mut self.listeners, &mut self.agenda) {
+            Progress::Ready => {
+                self.config = reload.swap(&mut self.clients());
+                self.reload_next();
+            }
+            _ => self.reload = Some(reload),
+        }
+    }
+
+    fn give_reload_up(&mut self, fault: ReloadFault) {
+        let Some(reload) = self.reload.take() else { return };
+        for service in reload.give_up(fault, &mut self.listeners, &mut self.agenda) {
+            self.publishing().open_if_served(service);
+            self.publishing().moved(service);
+        }
+        self.reload_next();
+    }
+
+    fn reload_next(&mut self) {
+        if let Some(request) = self.next.take() {
+            self.configure(request);
+        }
+    }
+
+    /// What a listener came to.
     fn listening(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>) {
+        let reload = self.reload.as_mut().filter(|reload| reload.awaits(id));
+        let progress = reload.map(|it| it.heard(id, outcome.as_ref().map(|_| ()), &self.listeners));
         self.listeners.note(id, outcome, &mut self.agenda);
-        if let Some(listener) = self.listeners.get(id)
-            && let (ListenerUse::Users(service), Some(address)) = (listener.serves, listener.address())
-        {
-            self.matching.services.set_address(service, address);
+        match progress {
+            None => {
+                if let Some(ListenerUse::Users(service)) = self.listeners.get(id).map(|it| it.serves) {
+                    self.publishing().open_if_served(service);
+                }
+            }
+            Some(Progress::Failed(fault)) => self.give_reload_up(fault),
+            Some(_) => self.go_on_reloading(),
         }
     }
 
@@ -135,17 +230,17 @@ impl Server {
     fn accepted(&mut self, id: ConnId, door: Door, peer: SocketAddr, asked: SocketAddr) {
         match door {
             Door::Users(service) => self.matching.user_came(id, service, (peer, asked), &mut self.agenda),
-            Door::Clients => self.strangers.came(id, peer),
+            Door::Clients | Door::Shut => self.strangers.came(id, peer),
         }
     }
 
     fn greeted(&mut self, id: ConnId, hello: ClearHello) {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
-        let links = &self.matching.sending.links;
+        let Sending { links, holders, .. } = &self.matching.sending;
         let found = match hello.purpose {
-            Purpose::Control => {
-                self.keys.get(&hello.key_id).map(|key| (Claim::Key(key.name.clone()), key.secret.clone()))
-            }
+            Purpose::Control => holders
+                .of_key_id(&hello.key_id)
+                .and_then(|id| Some((Claim::Key(id), holders.get(id)?.key.secret.clone()))),
             Purpose::Message => links
                 .of_wire_id(&hello.key_id)
                 .and_then(|link| Some((Claim::Link(link), links.get(link)?.pool_key.clone()))),
@@ -161,20 +256,24 @@ impl Server {
 
     fn proved(&mut self, id: ConnId, proof: Proof) {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
-        let (peer, links) = (stranger.peer, &mut self.matching.sending.links);
+        let (peer, Sending { links, holders, .. }) = (stranger.peer, &mut self.matching.sending);
         match (stranger.claim.clone(), proof) {
             (Claim::Key(key), Proof::Control { link, pool_key, flight }) => {
-                if !self.strangers.is_new(&key, flight) {
+                let Some(holder) = holders.get_mut(key) else {
+                    return self.agenda.close(id, CloseReason::UnknownKey, Manner::Discard);
+                };
+                if !holder.flights.is_new(flight) {
                     return self.agenda.close(id, CloseReason::Replayed, Manner::Discard);
                 }
                 self.strangers.remove(id);
-                self.controls.add(id, peer, key, (link, pool_key), self.agenda.now);
+                let holder = (key, holder.key.name.clone());
+                self.controls.add(id, peer, holder, (link, pool_key), self.agenda.now);
                 let heartbeat = self.agenda.limits.heartbeat;
                 self.agenda.push(Output::Answer { id, plain: false, heartbeat });
             }
             (Claim::Link(link), Proof::Message { ticket }) if links.redeem(link, ticket, self.agenda.now) => {
                 stranger.claim = Claim::Ticket(link);
-                self.matching.sending.links.answer(link, id, self.plain, &mut self.agenda);
+                self.matching.sending.links.answer(link, id, self.config.plain, &mut self.agenda);
             }
             _ => self.agenda.close(id, CloseReason::UnknownLink, Manner::Discard),
         }
@@ -196,11 +295,15 @@ impl Server {
             (Stage::Closing, _) | (Stage::Linked(_), ControlFrame::Skipped) => {}
             // The first frame is a Hello in every version.
             (Stage::Proved(wire_id, pool_key), ControlFrame::Hello(hello)) => {
-                let names = (*wire_id, pool_key.clone());
-                self.hello(id, names, &hello);
+                let (names, ours) = ((*wire_id, pool_key.clone()), (self.instance, self.config.plain));
+                match self.draining {
+                    None => self.clients().hello(id, names, &hello, ours),
+                    // No link begins where users come no more, so none takes the place of one on which Drain was sent.
+                    Some(_) => self.clients().close(id, CloseReason::Shutdown),
+                }
             }
             (&Stage::Linked(link), frame) => self.linked(id, link, frame),
-            _ => self.fail(id),
+            _ => self.clients().fail(id),
         }
     }
 
@@ -213,10 +316,10 @@ impl Server {
                 self.agenda.push(Output::Send { id, frame: ControlFrame::Pong });
             }
             ControlFrame::Pong => self.matching.sending.link_answered(link, &mut self.agenda),
-            ControlFrame::Publish(publish) => self.publish(id, link, &publish),
+            ControlFrame::Publish(publish) => self.publishing().publish(link, &publish),
             ControlFrame::Unpublish(number) => {
-                if !self.matching.unpublish(link, number, &mut self.agenda) {
-                    self.fail(id);
+                if !self.publishing().unpublish(link, number) {
+                    self.clients().fail(id);
                 }
             }
             ControlFrame::Void { first_ticket, count } => {
@@ -227,156 +330,8 @@ impl Server {
                 self.agenda.fact(Fact::ClientLeaves { link: id, key: it.key().clone() });
                 self.matching.drain_link(link, &mut self.agenda);
             }
-            _ => self.fail(id),
+            _ => self.clients().fail(id),
         }
-    }
-
-    /// A client's frame is none that it may send now.
-    fn fail(&mut self, id: ConnId) {
-        self.agenda.reset(id, CloseReason::ProtocolError);
-        if let Some(link) = self.controls.closing(id) {
-            self.forget_link(link, CloseReason::ProtocolError);
-        }
-    }
-
-    fn hello(&mut self, id: ConnId, names: (KeyId, Secret), hello: &Hello) {
-        // No link begins where users come no more, so none takes the place of one on which Drain was sent.
-        if self.draining.is_some() {
-            return self.close_control(id, CloseReason::Shutdown);
-        }
-        let Some(control) = self.controls.get(id) else { return };
-        let (key, peer) = (control.key.clone(), control.peer);
-        let version = match controls::version(hello, self.plain) {
-            Ok(version) => version,
-            Err(refusal) => return self.refuse(id, key, peer, hello.versions, refusal),
-        };
-        let identity = Identity { key, instance: hello.instance };
-        if let Some(older) = self.matching.sending.links.older_self(&identity) {
-            self.end_link(older, CloseReason::Replaced);
-        }
-        let links = &self.matching.sending.links;
-        if let Some(refusal) = links.no_room(&identity.key, self.keys.len(), &self.agenda.limits) {
-            return self.refuse(id, identity.key, peer, hello.versions, refusal);
-        }
-        self.open_link(id, identity, names, version, hello);
-    }
-
-    fn refuse(&mut self, id: ConnId, key: Name, peer: SocketAddr, versions: Versions, refusal: Refusal) {
-        self.agenda.fact(Fact::ClientRefused { key, peer, versions, refusal });
-        self.agenda.push(Output::Send { id, frame: ControlFrame::Refused(refusal) });
-        self.close_control(id, CloseReason::Drained);
-    }
-
-    fn close_control(&mut self, id: ConnId, reason: CloseReason) {
-        self.controls.closing(id);
-        let manner = if reason == CloseReason::Drained { Manner::Whole } else { Manner::Reset };
-        self.agenda.close(id, reason, manner);
-    }
-
-    fn open_link(
-        &mut self,
-        id: ConnId,
-        identity: Identity,
-        (wire_id, pool_key): (KeyId, Secret),
-        version: u16,
-        hello: &Hello,
-    ) {
-        let Some(control) = self.controls.get(id) else { return };
-        let (now, peer, pool) = (self.agenda.now, control.peer, self.agenda.limits.pool);
-        let welcome = Welcome {
-            version,
-            capabilities: Capabilities::new(self.plain),
-            heartbeat: self.agenda.limits.heartbeat,
-            instance: self.instance,
-            link: wire_id,
-            pool_key: pool_key.clone(),
-            message_port: self.listeners.message_port(),
-        };
-        // The smaller heartbeat holds for both ends.
-        let heartbeat =
-            self.agenda.limits.heartbeat.min(hello.heartbeat).max(self.agenda.limits.heartbeat_min);
-        let key = identity.key.clone();
-        let mut link = Link::new(id, identity, peer, (wire_id, pool_key), heartbeat, (pool, now));
-        link.round_trip.measured(now.saturating_duration_since(control.answered));
-        let Some(link) = self.matching.sending.links.add(link) else {
-            return self.close_control(id, CloseReason::Full);
-        };
-        self.controls.linked(id, link);
-        self.agenda.fact(Fact::ClientCame { link: id, key, peer });
-        self.agenda.push(Output::Admit(id));
-        self.agenda.push(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
-        self.matching.add_link(link, &mut self.agenda);
-        self.matching.sending.links.schedule(link, &mut self.agenda);
-    }
-
-    /// A client would serve something.
-    fn publish(&mut self, id: ConnId, link: LinkId, publish: &Publish) {
-        let answer = self.grant(link, publish);
-        let Some(key) = self.matching.sending.links.get(link).map(|link| link.key().clone()) else { return };
-        let (number, service) = (publish.number, publish.name.clone());
-        let frame = match answer {
-            Ok(address) => {
-                self.agenda.fact(Fact::Published { link: id, key, service });
-                let ports = Ports { first: address.port(), last: address.port() };
-                ControlFrame::Granted { number, addresses: vec![GrantedAddress { ip: address.ip(), ports }] }
-            }
-            Err(reason) => {
-                self.agenda.fact(Fact::PublicationDenied { key, service, reason });
-                ControlFrame::Denied { number, reason }
-            }
-        };
-        self.agenda.push(Output::Send { id, frame });
-        self.matching.published(link, &mut self.agenda);
-    }
-
-    fn grant(&mut self, link: LinkId, publish: &Publish) -> Result<SocketAddr, Denial> {
-        let limits = &self.agenda.limits;
-        if publish.want != Want::Service || publish.transports == Transports::Udp {
-            return Err(Denial::Policy);
-        }
-        if self.matching.services.published(link) >= limits.publications_per_client_max {
-            return Err(Denial::Limit);
-        }
-        let dial_ms = publish.dial_time.min(limits.local_dial_max).as_millis() as u32;
-        let services = &mut self.matching.services;
-        let address = services.id(&publish.name).and_then(|service| services.address(service));
-        let address = address.ok_or(Denial::UnknownService)?;
-        services.publish(link, publish.number, &publish.name, dial_ms).map_err(|error| match error {
-            Unpublishable::UnknownService => Denial::UnknownService,
-            Unpublishable::AlreadyPublished => Denial::AlreadyPublished,
-        })?;
-        Ok(address)
-    }
-
-    fn link_due(&mut self, link: LinkId) {
-        let now = self.agenda.now;
-        let expired = self.matching.sending.links.expire(link, self.draining.is_none(), &mut self.agenda);
-        let Some(it) = self.matching.sending.links.get_mut(link) else { return };
-        if it.is_gone(&mut self.agenda) {
-            return self.end_link(link, CloseReason::HeartbeatLost);
-        }
-        if !expired && it.ping_at <= now {
-            it.ping_at = now + it.heartbeat / 3;
-            self.matching.sending.ping_link(link, &mut self.agenda);
-        }
-        self.matching.sending.want_refill(link);
-        self.matching.sending.links.schedule(link, &mut self.agenda);
-    }
-
-    /// Resets a link's control connection, and forgets the link.
-    fn end_link(&mut self, link: LinkId, reason: CloseReason) {
-        let Some(control) = self.matching.sending.links.get(link).map(|link| link.control) else { return };
-        self.close_control(control, reason);
-        self.forget_link(link, reason);
-    }
-
-    /// Forgets a link, whose control connection is closing or gone.
-    fn forget_link(&mut self, link: LinkId, reason: CloseReason) {
-        let Some(it) = self.matching.sending.links.get(link) else { return };
-        let (control, peer) = (it.control, it.peer);
-        self.agenda.fact(Fact::ClientGone { link: control, key: it.key().clone(), peer, reason });
-        self.agenda.at(control, None);
-        self.matching.remove_link(link, &mut self.agenda);
     }
 
     // Ends.
@@ -390,7 +345,7 @@ impl Server {
             self.agenda.fact(Fact::NotAdmitted { peer: stranger.peer, reason });
         } else if let Some(control) = self.controls.remove(id) {
             match control.stage {
-                Stage::Linked(link) => self.forget_link(link, reason),
+                Stage::Linked(link) => self.clients().forget(link, reason),
                 Stage::Proved(..) => {
                     self.agenda.fact(Fact::NotAdmitted { peer: control.peer, reason });
                 }
@@ -407,6 +362,8 @@ impl Server {
     /// The process was asked to end: it takes who came before that, and closes its listeners.
     fn drain(&mut self) {
         self.draining = Some(self.agenda.now + self.agenda.limits.drain);
+        self.next = None;
+        self.give_reload_up(ReloadFault::Draining);
         for id in self.listeners.stop() {
             self.agenda.push(Output::StopListening(id));
         }
@@ -414,8 +371,7 @@ impl Server {
 
     /// A listener is closed. After the last one clients are told, so that their next attempt meets another process.
     fn stopped(&mut self, id: ListenerId) {
-        self.listeners.remove(id);
-        if self.listeners.is_empty() {
+        if self.listeners.remove(id) && self.listeners.is_empty() {
             let (sessions, time) = (self.matching.user_count(), self.agenda.limits.drain);
             self.agenda.fact(Fact::Draining { sessions, time });
             self.matching.drain(&mut self.agenda);
@@ -436,7 +392,8 @@ impl Server {
         } else if self.matching.is_user(id) {
             self.matching.user_due(id, &mut self.agenda);
         } else if let Some(link) = self.controls.link(id) {
-            self.link_due(link);
+            let awaited = self.draining.is_none();
+            self.clients().due(link, awaited);
         }
     }
 }
@@ -456,7 +413,15 @@ impl Machine for Server {
             Input::Measured { id, it } => {
                 self.matching.sending.links.known(self.controls.link(id), it, &mut self.agenda)
             }
-            Input::Woken => self.matching.sending.links.woken(&mut self.agenda),
+            Input::Woken { wall } => {
+                self.clocks = Clocks { now, wall };
+                self.clients().woken();
+            }
+            Input::Configure(configuration) => {
+                let Configuration::Server { config, source, wall } = *configuration;
+                self.clocks = Clocks { now, wall };
+                self.configure(Request { config, source });
+            }
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
             Input::Returned { id, refused, spoken } => {
                 self.matching.waiting(&mut self.agenda).returned(id, refused, spoken);
@@ -466,6 +431,9 @@ impl Machine for Server {
             Input::GiveUp => self.draining = Some(now),
             // A server dials nothing.
             Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
+        }
+        while let Some(service) = self.matching.services.next_turned() {
+            self.publishing().open_if_served(service);
         }
         self.matching.go_on_draining(&mut self.agenda);
     }

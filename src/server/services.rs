@@ -6,8 +6,9 @@
 //! be *wanted* (users of the service may wait). An entry that turns out not to be true is dropped where it is met, and
 //! listed again when it may have become true. So each entry is paid for by the event that listed it.
 
+mod publication;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::ops::Bound;
 
 use super::queue::{Queue, Turn};
@@ -18,16 +19,15 @@ use crate::base::name::Name;
 use crate::base::slots::Slots;
 use crate::base::table::Table;
 use crate::config::limits::Limits;
+pub(super) use publication::Publication;
+use publication::{Offers, drop_stale};
 
 /// Publications that are looked at for one with an idle connection, before one without is taken.
 pub(super) const LOOKED_AT_MAX: usize = 8;
-/// Entries that a list may hold beyond those that count.
-const STALE_MAX: usize = 8;
 
 /// A service: where its users connect, and who serves them.
 struct Service {
     name: Name,
-    address: Option<SocketAddr>,
     /// By age, so that each has a next one.
     publications: BTreeSet<PublicationId>,
     /// Those that may be ready, each in turn.
@@ -37,29 +37,8 @@ struct Service {
     waiting: Queue,
     /// The publication that was last asked for one more connection.
     asked: Option<PublicationId>,
-}
-
-/// A link's offer to serve a service.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Publication {
-    pub link: LinkId,
-    pub service: ServiceId,
-    /// The number that the client gave it.
-    pub number: u32,
-    /// How long the client tries to connect to its local server.
-    pub dial_ms: u32,
-}
-
-/// What a link publishes, and which users wait for it alone.
-#[derive(Default)]
-struct Offers {
-    publications: HashMap<ServiceId, PublicationId>,
-    numbers: HashMap<u32, PublicationId>,
-    /// Publications whose services may have users who wait, each in turn.
-    wanted: VecDeque<PublicationId>,
-    /// Those that their services do not list as ready.
-    unready: VecDeque<PublicationId>,
-    waiting: Queue,
+    /// How many of its publications serve users that come.
+    serving: usize,
 }
 
 /// Where a user waits.
@@ -75,6 +54,8 @@ pub(super) enum Readiness {
     Ready,
     /// It has accepted a session lately, and not started it.
     Failing,
+    /// Its key has as many users as it may have.
+    Full,
     Not,
 }
 
@@ -95,6 +76,8 @@ pub(super) struct Services {
     waiting: Table<kind::Connection, (Place, Turn)>,
     /// Services whose users wait, by how many do.
     by_waiting: BTreeSet<(usize, ServiceId)>,
+    /// Services that somebody serves now, or nobody serves any more.
+    turned: Vec<ServiceId>,
 }
 
 impl Services {
@@ -104,32 +87,37 @@ impl Services {
     pub fn add(&mut self, name: &Name) -> Option<ServiceId> {
         let service = Service {
             name: name.clone(),
-            address: None,
             publications: BTreeSet::new(),
             ready: VecDeque::new(),
             unwanted: VecDeque::new(),
             waiting: Queue::default(),
             asked: None,
+            serving: 0,
         };
         let id = self.services.insert(service).ok()?;
         self.names.insert(name.clone(), id);
         Some(id)
     }
 
-    /// Notes where the users of a service connect.
-    pub fn set_address(&mut self, id: ServiceId, address: SocketAddr) {
-        if let Some(service) = self.services.get_mut(id) {
-            service.address = Some(address);
+    /// Forgets a service; returns what links published of it. No user may wait for it.
+    pub fn remove(&mut self, id: ServiceId) -> Vec<Publication> {
+        let Some(service) = self.services.remove(id) else { return Vec::new() };
+        debug_assert!(service.waiting.is_empty(), "its users have left");
+        self.names.remove(&service.name);
+        let mut withdrawn = Vec::new();
+        for publication in service.publications {
+            let Some(it) = self.publications.remove(publication) else { continue };
+            withdrawn.push(it);
+            if let Some(offers) = self.offers.get_mut(it.link) {
+                offers.forget(&it, &self.publications);
+            }
         }
+        withdrawn
     }
 
     /// The service of this name.
     pub fn id(&self, name: &Name) -> Option<ServiceId> {
         self.names.get(name).copied()
-    }
-
-    pub fn address(&self, id: ServiceId) -> Option<SocketAddr> {
-        self.services.get(id)?.address
     }
 
     pub fn name(&self, id: ServiceId) -> Option<&Name> {
@@ -140,27 +128,22 @@ impl Services {
         self.offers.insert(link, Offers::default());
     }
 
-    /// How many publications a link has.
-    pub fn published(&self, link: LinkId) -> usize {
-        self.offers.get(link).map_or(0, |offers| offers.numbers.len())
-    }
-
     /// A link offers to serve a service.
     pub fn publish(
         &mut self,
         link: LinkId,
         number: u32,
-        name: &Name,
+        id: ServiceId,
         dial_ms: u32,
-    ) -> Result<ServiceId, Unpublishable> {
-        let id = *self.names.get(name).ok_or(Unpublishable::UnknownService)?;
+    ) -> Result<(), Unpublishable> {
         let (Some(service), Some(offers)) = (self.services.get_mut(id), self.offers.get_mut(link)) else {
             return Err(Unpublishable::UnknownService);
         };
         if offers.publications.contains_key(&id) || offers.numbers.contains_key(&number) {
             return Err(Unpublishable::AlreadyPublished);
         }
-        let publication = Publication { link, service: id, number, dial_ms };
+        let serving = !offers.drains;
+        let publication = Publication { link, service: id, number, dial_ms, serving };
         let Ok(publication) = self.publications.insert(publication) else {
             return Err(Unpublishable::UnknownService);
         };
@@ -168,26 +151,25 @@ impl Services {
         offers.numbers.insert(number, publication);
         offers.unready.push_back(publication);
         service.publications.insert(publication);
+        if serving {
+            count_serving(service, id, 1, &mut self.turned);
+        }
         if !service.waiting.is_empty() {
             offers.wanted.push_back(publication);
         } else {
             service.unwanted.push_back(publication);
         }
-        Ok(id)
+        Ok(())
     }
 
     /// A link no longer serves what it published under this number; false if it did not.
     pub fn unpublish(&mut self, link: LinkId, number: u32) -> bool {
-        let Some(offers) = self.offers.get_mut(link) else { return false };
-        let Some(id) = offers.numbers.remove(&number) else { return false };
-        if let Some(publication) = self.publications.get(id) {
-            offers.publications.remove(&publication.service);
-        }
-        self.withdraw(id);
-        if let Some(offers) = self.offers.get_mut(link) {
-            let (live, publications) = (offers.numbers.len(), &self.publications);
-            drop_stale(&mut offers.wanted, live, publications);
-            drop_stale(&mut offers.unready, live, publications);
+        let Some(offers) = self.offers.get(link) else { return false };
+        let Some(&id) = offers.numbers.get(&number) else { return false };
+        if let Some(it) = self.withdraw(id)
+            && let Some(offers) = self.offers.get_mut(link)
+        {
+            offers.forget(&it, &self.publications);
         }
         true
     }
@@ -202,6 +184,30 @@ impl Services {
         users
     }
 
+    /// The client of a link is leaving: it serves no user that comes.
+    pub fn drain_link(&mut self, link: LinkId) {
+        let Some(offers) = self.offers.get_mut(link) else { return };
+        offers.drains = true;
+        for (&id, &publication) in &offers.publications {
+            if let Some(it) = self.publications.get_mut(publication)
+                && std::mem::replace(&mut it.serving, false)
+                && let Some(service) = self.services.get_mut(id)
+            {
+                count_serving(service, id, -1, &mut self.turned);
+            }
+        }
+    }
+
+    /// Whether somebody serves the users of a service that come.
+    pub fn is_served(&self, id: ServiceId) -> bool {
+        self.services.get(id).is_some_and(|service| service.serving > 0)
+    }
+
+    /// A service that somebody serves now, or nobody serves any more.
+    pub fn next_turned(&mut self) -> Option<ServiceId> {
+        self.turned.pop()
+    }
+
     /// The users who wait for a link alone; they no longer do.
     pub fn take_waiting(&mut self, link: LinkId) -> Vec<ConnId> {
         let mut users = Vec::new();
@@ -213,17 +219,34 @@ impl Services {
         users
     }
 
-    fn withdraw(&mut self, id: PublicationId) {
-        let Some(publication) = self.publications.remove(id) else { return };
-        let Some(service) = self.services.get_mut(publication.service) else { return };
-        service.publications.remove(&id);
-        let (live, publications) = (service.publications.len(), &self.publications);
-        drop_stale(&mut service.ready, live, publications);
-        drop_stale(&mut service.unwanted, live, publications);
+    fn withdraw(&mut self, id: PublicationId) -> Option<Publication> {
+        let publication = self.publications.remove(id)?;
+        if let Some(service) = self.services.get_mut(publication.service) {
+            service.publications.remove(&id);
+            if publication.serving {
+                count_serving(service, publication.service, -1, &mut self.turned);
+            }
+            let (live, publications) = (service.publications.len(), &self.publications);
+            drop_stale(&mut service.ready, live, publications);
+            drop_stale(&mut service.unwanted, live, publications);
+        }
+        Some(publication)
     }
 
     pub fn publication(&self, id: PublicationId) -> Option<&Publication> {
         self.publications.get(id)
+    }
+
+    /// What a link publishes under this number, and of which service.
+    pub fn numbered(&self, link: LinkId, number: u32) -> Option<(PublicationId, ServiceId)> {
+        let id = *self.offers.get(link)?.numbers.get(&number)?;
+        self.publications.get(id).map(|it| (id, it.service))
+    }
+
+    /// The publications of a service.
+    pub fn publications_of(&self, service: ServiceId) -> impl Iterator<Item = &Publication> {
+        let ids = self.services.get(service).into_iter().flat_map(|service| &service.publications);
+        ids.filter_map(|&id| self.publications.get(id))
     }
 
     /// The publication by which a link serves a service.
@@ -234,14 +257,14 @@ impl Services {
     // A user looks for a link.
 
     /// A publication of a service whose link is ready, each in turn; one whose link is failing only if no other is
-    /// near.
+    /// near, and none whose key is full.
     pub fn next_ready(
         &mut self,
         service: ServiceId,
         readiness: impl Fn(LinkId) -> Readiness,
     ) -> Option<PublicationId> {
         let service = self.services.get_mut(service)?;
-        let (mut failing, mut looked_at) = (None, 0);
+        let (mut failing, mut full, mut looked_at) = (None, None, 0);
         while let Some(id) = service.ready.pop_front() {
             let Some(publication) = self.publications.get(id) else { continue };
             match readiness(publication.link) {
@@ -256,6 +279,14 @@ impl Services {
                         break;
                     }
                     failing = failing.or(Some(id));
+                }
+                Readiness::Full => {
+                    service.ready.push_back(id);
+                    looked_at += 1;
+                    if full == Some(id) || looked_at == LOOKED_AT_MAX {
+                        break;
+                    }
+                    full = full.or(Some(id));
                 }
                 Readiness::Not => {
                     if let Some(offers) = self.offers.get_mut(publication.link) {
@@ -397,13 +428,16 @@ impl Services {
         !offers.waiting.is_empty() || !offers.wanted.is_empty()
     }
 
-    /// The user that a link serves next, which no longer waits: one of its own first, then one of each service in
-    /// turn.
-    pub fn next_user(&mut self, link: LinkId) -> Option<ConnId> {
+    /// The user that a link serves next, which no longer waits: one of its `own` first, and perhaps only, then one of
+    /// each service in turn.
+    pub fn next_user(&mut self, link: LinkId, own: bool) -> Option<ConnId> {
         let offers = self.offers.get_mut(link)?;
         if let Some(user) = offers.waiting.pop() {
             self.waiting.remove(user);
             return Some(user);
+        }
+        if own {
+            return None;
         }
         while let Some(id) = offers.wanted.pop_front() {
             let Some(publication) = self.publications.get(id) else { continue };
@@ -423,22 +457,20 @@ impl Services {
     }
 }
 
+/// One more publication of a service serves users that come, or one less.
+fn count_serving(service: &mut Service, id: ServiceId, by: isize, turned: &mut Vec<ServiceId>) {
+    let before = service.serving;
+    service.serving = before.saturating_add_signed(by);
+    if (before == 0) != (service.serving == 0) {
+        turned.push(id);
+    }
+}
+
 /// Notes how many users of a service wait now.
 fn note_waiting(by_waiting: &mut BTreeSet<(usize, ServiceId)>, id: ServiceId, before: usize, now: usize) {
     by_waiting.remove(&(before, id));
     if now > 0 {
         by_waiting.insert((now, id));
-    }
-}
-
-/// Drops publications that were withdrawn from a list, once they may outnumber the `live` ones.
-fn drop_stale(
-    list: &mut VecDeque<PublicationId>,
-    live: usize,
-    publications: &Slots<kind::Publication, Publication>,
-) {
-    if list.len() > 2 * live + STALE_MAX {
-        list.retain(|&id| publications.get(id).is_some());
     }
 }
 
@@ -467,8 +499,8 @@ mod tests {
         let ids = ["a", "b"].map(|text| services.add(&name(text)).expect("there is room"));
         for slot in 0..links {
             services.add_link(link(slot));
-            for (number, text) in [(1, "a"), (2, "b")] {
-                services.publish(link(slot), number, &name(text), DIAL).expect("it is known");
+            for (number, id) in [(1, ids[0]), (2, ids[1])] {
+                services.publish(link(slot), number, id, DIAL).expect("it is known");
             }
         }
         (services, ids)
@@ -524,13 +556,17 @@ mod tests {
         [1, 2].into_iter().for_each(|slot| services.wait(user(slot), None, a, false));
         services.wait(user(3), None, b, false);
         services.wait_for_link(user(4), None, link(0), false);
-        assert_eq!(services.next_user(link(1)), Some(user(1)), "users of the other link are not its own");
-        let next: Vec<_> = std::iter::from_fn(|| services.next_user(link(0))).collect();
+        assert_eq!(
+            services.next_user(link(1), false),
+            Some(user(1)),
+            "users of the other link are not its own"
+        );
+        let next: Vec<_> = std::iter::from_fn(|| services.next_user(link(0), false)).collect();
         assert_eq!(next, [user(4), user(2), user(3)]);
         assert_eq!(services.waiting_count(), 0);
         // A service without waiting users is listed again when one comes.
         services.wait(user(5), None, a, false);
-        assert_eq!(services.next_user(link(0)), Some(user(5)));
+        assert_eq!(services.next_user(link(0), false), Some(user(5)));
     }
 
     #[test]
@@ -540,7 +576,10 @@ mod tests {
         (1..99).for_each(|slot| {
             assert!(services.stop_waiting(user(slot)) && !services.stop_waiting(user(slot)))
         });
-        assert_eq!((services.next_user(link(0)), services.next_user(link(0))), (Some(user(99)), None));
+        assert_eq!(
+            (services.next_user(link(0), false), services.next_user(link(0), false)),
+            (Some(user(99)), None)
+        );
     }
 
     #[test]
@@ -572,7 +611,7 @@ mod tests {
         for number in 10..20 {
             let before = services.publication_of(link(1), a).and_then(|it| services.publication(it)).copied();
             services.unpublish(link(1), before.expect("it publishes it").number);
-            services.publish(link(1), number, &name("a"), DIAL).expect("it may");
+            services.publish(link(1), number, a, DIAL).expect("it may");
             let next = services.next_after(a, &mut Refused::by(first), |_| true, |_| Standing::Busy);
             assert_eq!(links(&services, &[next]), [0]);
         }
@@ -586,17 +625,19 @@ mod tests {
         services.wait(user(2), None, a, false);
         assert_eq!(services.remove_link(link(0)), [user(1)]);
         assert!(services.next_ready(a, ready).is_none() && services.next_ready(b, ready).is_none());
-        assert_eq!(services.next_user(link(1)), Some(user(2)));
+        assert_eq!(services.next_user(link(1), false), Some(user(2)));
     }
 
     #[test]
     fn a_service_is_published_once_by_a_link_and_under_a_new_number() {
-        let (mut services, _) = two_services(1);
+        let (mut services, [a, b]) = two_services(1);
         let refused = Err(Unpublishable::AlreadyPublished);
-        assert_eq!(services.publish(link(0), 3, &name("a"), DIAL), refused);
+        assert_eq!(services.publish(link(0), 3, a, DIAL), refused);
         assert!(services.unpublish(link(0), 1) && !services.unpublish(link(0), 1));
-        assert_eq!(services.publish(link(0), 2, &name("a"), DIAL), refused, "the number is taken");
-        assert!(services.publish(link(0), 3, &name("a"), DIAL).is_ok());
-        assert_eq!(services.publish(link(0), 4, &name("c"), DIAL), Err(Unpublishable::UnknownService));
+        assert_eq!(services.publish(link(0), 2, a, DIAL), refused, "the number is taken");
+        assert!(services.publish(link(0), 3, a, DIAL).is_ok());
+        assert_eq!(services.remove(b).iter().map(|it| it.number).collect::<Vec<_>>(), [2]);
+        assert_eq!(services.publish(link(0), 4, b, DIAL), Err(Unpublishable::UnknownService));
+        assert_eq!((services.id(&name("b")), services.remove(b).len()), (None, 0));
     }
 }

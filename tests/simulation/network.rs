@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::id::{ConnId, ListenerId, NameId};
@@ -38,6 +38,10 @@ impl Network for VirtualNetwork {
         self.base + self.net.borrow().now
     }
 
+    fn wall(&mut self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.net.borrow().now
+    }
+
     fn asleep(&mut self) -> Duration {
         Duration::ZERO
     }
@@ -67,6 +71,28 @@ impl Network for VirtualNetwork {
         net.listeners.insert(address, listener);
         net.progress += 1;
         Ok((VirtualListener { net: self.net.clone(), host: self.host, address }, address))
+    }
+
+    fn suspend(&mut self, listener: &mut VirtualListener) -> io::Result<()> {
+        let mut net = self.net.borrow_mut();
+        let backlog = net.listeners.get_mut(&listener.address).map(|it| {
+            it.refuses = Some(true);
+            std::mem::take(&mut it.backlog)
+        });
+        backlog.into_iter().flatten().for_each(|end| {
+            net.close(end, true);
+        });
+        net.progress += 1;
+        Ok(())
+    }
+
+    fn resume(&mut self, listener: &mut VirtualListener) -> io::Result<()> {
+        let mut net = self.net.borrow_mut();
+        if let Some(it) = net.listeners.get_mut(&listener.address) {
+            it.refuses = None;
+        }
+        net.progress += 1;
+        Ok(())
     }
 
     fn accept(&mut self, listener: &mut VirtualListener) -> io::Result<Accepted<VirtualSocket>> {

@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::tcp_info::TcpInfo;
 use crate::base::address::{HostPort, Listen};
@@ -98,12 +98,18 @@ pub trait Network {
     type Listener;
     /// The time.
     fn now(&mut self) -> Instant;
+    /// What the clock on the wall says.
+    fn wall(&mut self) -> SystemTime;
     /// How long the system has been suspended so far. It may say less than that, and never says more.
     fn asleep(&mut self) -> Duration;
     /// Waits for events, at most `timeout` (`None`: for ever), and appends them to `events`.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
     /// Listens, and reports under this id's slot; the address has the real port if 0 was asked for.
     fn listen(&mut self, id: ListenerId, at: Listen) -> io::Result<(Self::Listener, SocketAddr)>;
+    /// Has a listener refuse whoever comes, without giving its port up. Who waits in its queue is reset.
+    fn suspend(&mut self, listener: &mut Self::Listener) -> io::Result<()>;
+    /// Has a suspended listener listen again.
+    fn resume(&mut self, listener: &mut Self::Listener) -> io::Result<()>;
     /// Takes a connection from a listener.
     fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<Accepted<Self::Socket>>;
     /// Begins to connect.

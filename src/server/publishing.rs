@@ -1,0 +1,229 @@
+//! What clients ask to serve on links that stand: it is granted, or denied and remembered. What was denied, or was
+//! withdrawn, is granted without being asked for again once it may be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::listeners::Listeners;
+use super::matching::Matching;
+use super::services::Unpublishable;
+use super::users::User;
+use crate::base::id::{LinkId, ServiceId, kind};
+use crate::base::name::Name;
+use crate::base::table::Table;
+use crate::config::policy::UserRules;
+use crate::machine::{Agenda, CloseReason, Fact, Output};
+use crate::wire::control::{
+    ControlFrame, Denial, GrantedAddress, Ports, PublicationNumber, Publish, Transports, Want,
+};
+
+/// What each link asks for, by its numbers.
+#[derive(Default)]
+pub(super) struct Asked {
+    links: Table<kind::Link, BTreeMap<PublicationNumber, Publish>>,
+    /// What of it is denied.
+    denied: BTreeSet<(LinkId, PublicationNumber)>,
+}
+
+impl Asked {
+    fn add(&mut self, link: LinkId, publish: &Publish, is_granted: bool) {
+        if !self.links.contains(link) {
+            self.links.insert(link, BTreeMap::new());
+        }
+        if let Some(asked) = self.links.get_mut(link) {
+            asked.insert(publish.number, publish.clone());
+        }
+        if !is_granted {
+            self.denied.insert((link, publish.number));
+        }
+    }
+
+    fn count(&self, link: LinkId) -> usize {
+        self.links.get(link).map_or(0, BTreeMap::len)
+    }
+
+    fn get(&self, link: LinkId, number: PublicationNumber) -> Option<&Publish> {
+        self.links.get(link)?.get(&number)
+    }
+
+    /// A link asks for this no more; false if it did not.
+    fn remove(&mut self, link: LinkId, number: PublicationNumber) -> bool {
+        self.denied.remove(&(link, number));
+        self.links.get_mut(link).is_some_and(|asked| asked.remove(&number).is_some())
+    }
+
+    /// A link is gone.
+    pub fn remove_link(&mut self, link: LinkId) {
+        for number in self.links.remove(link).into_iter().flatten().map(|(number, _)| number) {
+            self.denied.remove(&(link, number));
+        }
+    }
+}
+
+/// One step with what clients ask for: it borrows what it works on.
+pub(super) struct Publishing<'s> {
+    pub matching: &'s mut Matching,
+    pub listeners: &'s mut Listeners,
+    pub asked: &'s mut Asked,
+    pub agenda: &'s mut Agenda,
+}
+
+impl Publishing<'_> {
+    /// A client would serve something.
+    pub fn publish(&mut self, link: LinkId, publish: &Publish) {
+        let answer = self.grant(link, publish);
+        match answer {
+            Ok(_) => self.asked.add(link, publish, true),
+            // What another reload or client may change.
+            Err(Denial::UnknownService | Denial::Policy | Denial::PortTaken) => {
+                self.asked.add(link, publish, false);
+            }
+            Err(_) => {}
+        }
+        self.answer(link, publish, answer);
+    }
+
+    /// Tells a client what became of what it asked for.
+    fn answer(&mut self, link: LinkId, publish: &Publish, answer: Result<Vec<SocketAddr>, Denial>) {
+        let Some(it) = self.matching.sending.links.get(link) else { return };
+        let (id, key) = (it.control, it.key().clone());
+        let (number, service) = (publish.number, publish.name.clone());
+        let frame = match answer {
+            Ok(addresses) => {
+                self.agenda.fact(Fact::Published { link: id, key, service });
+                granted(number, &addresses)
+            }
+            Err(reason) => {
+                self.agenda.fact(Fact::PublicationDenied { key, service, reason });
+                ControlFrame::Denied { number, reason }
+            }
+        };
+        self.agenda.push(Output::Send { id, frame });
+        self.matching.published(link, self.agenda);
+    }
+
+    fn grant(&mut self, link: LinkId, publish: &Publish) -> Result<Vec<SocketAddr>, Denial> {
+        let limits = &self.agenda.limits;
+        if self.asked.get(link, publish.number).is_none()
+            && self.asked.count(link) >= limits.publications_per_client_max
+        {
+            return Err(Denial::Limit);
+        }
+        if publish.want != Want::Service || publish.transports == Transports::Udp {
+            return Err(Denial::Policy);
+        }
+        let sending = &self.matching.sending;
+        let holder = sending.links.get(link).and_then(|link| sending.holders.get(link.identity.holder));
+        let policy = holder.and_then(|holder| holder.policy.as_ref()).ok_or(Denial::Policy)?;
+        if !policy.services.contain(&publish.name) {
+            return Err(Denial::Policy);
+        }
+        let dial_ms = publish.dial_time.min(limits.local_dial_max).as_millis() as u32;
+        let services = &mut self.matching.services;
+        let service = services.id(&publish.name).ok_or(Denial::UnknownService)?;
+        services.publish(link, publish.number, service, dial_ms).map_err(|error| match error {
+            Unpublishable::UnknownService => Denial::UnknownService,
+            Unpublishable::AlreadyPublished => Denial::AlreadyPublished,
+        })?;
+        Ok(self.listeners.addresses(service))
+    }
+
+    /// A client serves what it published under this number no more, and asks for it no more; false if it did not.
+    pub fn unpublish(&mut self, link: LinkId, number: PublicationNumber) -> bool {
+        self.matching.unpublish(link, number, self.agenda);
+        self.asked.remove(link, number)
+    }
+
+    /// A service is gone: its users are reset, those that wait too, and its publications are withdrawn. The links
+    /// stand.
+    pub fn remove_service(&mut self, service: ServiceId) {
+        for user in self.matching.admission.remove(service) {
+            self.matching.services.stop_waiting(user);
+            self.agenda.reset(user, CloseReason::Removed);
+        }
+        for it in self.matching.services.remove(service) {
+            self.asked.denied.insert((it.link, it.number));
+            self.tell_withdrawn(it.link, it.number, Denial::UnknownService);
+        }
+    }
+
+    /// Withdraws what a link may not serve any more.
+    pub fn withdraw_not_allowed(&mut self, link: LinkId) {
+        let sending = &self.matching.sending;
+        let holder = sending.links.get(link).and_then(|link| sending.holders.get(link.identity.holder));
+        let Some(policy) = holder.and_then(|holder| holder.policy.as_ref()) else { return };
+        let asked = self.asked.links.get(link).into_iter().flatten();
+        let gone = asked.filter(|(_, it)| it.want == Want::Service && !policy.services.contain(&it.name));
+        for number in gone.map(|it| *it.0).collect::<Vec<_>>() {
+            if self.asked.denied.insert((link, number)) {
+                self.withdraw(link, number);
+                self.tell_withdrawn(link, number, Denial::Policy);
+            }
+        }
+    }
+
+    /// A link may not serve any more what it published under this number: its users there are reset.
+    fn withdraw(&mut self, link: LinkId, number: PublicationNumber) {
+        let Some((id, service)) = self.matching.services.numbered(link, number) else { return };
+        self.matching.unpublish(link, number, self.agenda);
+        for user in self.matching.admission.users(service) {
+            let Some(it) = self.matching.sending.users.get(user) else { continue };
+            if it.served_by == Some(id) && it.first.is_some() && !self.matching.services.is_waiting(user) {
+                self.agenda.reset(user, CloseReason::Policy);
+            }
+        }
+    }
+
+    fn tell_withdrawn(&mut self, link: LinkId, number: PublicationNumber, reason: Denial) {
+        if let Some(link) = self.matching.sending.links.get(link) {
+            let frame = ControlFrame::Withdrawn { number, reason };
+            self.agenda.push(Output::Send { id: link.control, frame });
+        }
+    }
+
+    /// New users of a service keep to other rules.
+    pub fn set_rules(&mut self, service: &Name, rules: UserRules) {
+        let Matching { services, admission, sending, .. } = &mut *self.matching;
+        if let Some(id) = services.id(service) {
+            admission.set_rules(id, rules, |user| sending.users.get(user).map(User::peer));
+        }
+    }
+
+    /// Lets the listeners of a service take users, or refuse them, as its rules say and its clients are there.
+    pub fn open_if_served(&mut self, service: ServiceId) {
+        let closes = self.matching.admission.rules(service).is_some_and(|rules| rules.close_when_unserved);
+        let open = !closes || self.matching.services.is_served(service);
+        for id in self.listeners.of_service(service).to_vec() {
+            match open {
+                true => self.listeners.resume(id, self.agenda),
+                false => self.listeners.suspend(id, self.agenda),
+            }
+        }
+    }
+
+    /// Something changed: what was denied is granted where it may be now.
+    pub fn grant_denied(&mut self) {
+        for (link, number) in std::mem::take(&mut self.asked.denied) {
+            let Some(publish) = self.asked.get(link, number).cloned() else { continue };
+            match self.grant(link, &publish) {
+                Ok(addresses) => self.answer(link, &publish, Ok(addresses)),
+                Err(_) => drop(self.asked.denied.insert((link, number))),
+            }
+        }
+    }
+
+    /// The users of a service connect elsewhere now: its clients are told.
+    pub fn moved(&mut self, service: ServiceId) {
+        let addresses = self.listeners.addresses(service);
+        for it in self.matching.services.publications_of(service) {
+            if let Some(link) = self.matching.sending.links.get(it.link) {
+                self.agenda.push(Output::Send { id: link.control, frame: granted(it.number, &addresses) });
+            }
+        }
+    }
+}
+
+fn granted(number: PublicationNumber, addresses: &[SocketAddr]) -> ControlFrame {
+    let address = |it: &SocketAddr| GrantedAddress { ip: it.ip(), ports: Ports::one(it.port()) };
+    ControlFrame::Granted { number, addresses: addresses.iter().map(address).collect() }
+}
