@@ -32,6 +32,8 @@ pub mod kind {
     pub enum Service {}
     /// A publication: one client's offer to serve one service.
     pub enum Publication {}
+    /// What a client asks for with a publication of ports.
+    pub enum Ask {}
     /// A listener.
     pub enum Listener {}
     /// A host name that is resolved.
@@ -46,6 +48,8 @@ pub type LinkId = Id<kind::Link>;
 pub type ServiceId = Id<kind::Service>;
 /// Names a publication.
 pub type PublicationId = Id<kind::Publication>;
+/// Names what a client asks for with a publication of ports.
+pub type AskId = Id<kind::Ask>;
 /// Names a listener.
 pub type ListenerId = Id<kind::Listener>;
 /// Names a host name.

@@ -14,6 +14,7 @@
 
 mod controls;
 mod drain;
+mod exposed;
 mod links;
 mod listeners;
 mod matching;

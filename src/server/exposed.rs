@@ -1,0 +1,4 @@
+//! Ports that clients ask for.
+
+mod grants;
+mod permitted;
