@@ -41,14 +41,14 @@ impl Bound {
         for listener in machine.listeners().iter() {
             let name = machine.service_name(listener);
             let address = match &listener.state {
-                ListenerState::Listening(address) => *address,
+                ListenerState::Listening(address) | ListenerState::Suspended(address) => *address,
                 ListenerState::Asked | ListenerState::InUse => continue,
                 ListenerState::Failed(error) => {
                     let what = match (listener.serves, name) {
                         (ListenerUse::Message, _) => "message connections".into(),
                         (ListenerUse::Control, _) => "control connections".into(),
                         (ListenerUse::Clients, _) => "message and control connections".into(),
-                        (ListenerUse::Users(_), name) => {
+                        (ListenerUse::Users(_) | ListenerUse::Nobody, name) => {
                             format!("users of service {}", name.map_or("", Name::as_str))
                         }
                     };
@@ -59,7 +59,7 @@ impl Bound {
                 (ListenerUse::Message, _) => bound.message = address,
                 (ListenerUse::Control, _) => bound.control = address,
                 (ListenerUse::Clients, _) => (bound.message, bound.control) = (address, address),
-                (ListenerUse::Users(_), name) => {
+                (ListenerUse::Users(_) | ListenerUse::Nobody, name) => {
                     bound.services.extend(name.map(|name| (name.clone(), address)));
                 }
             }

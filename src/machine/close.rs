@@ -68,6 +68,22 @@ pub enum CloseReason {
     Full,
     /// What was aborted did not end, or a good ending was not read, in time.
     EndTimedOut,
+    /// The service was taken out of the configuration.
+    Removed,
+    /// The policy does not allow it any more.
+    Policy,
+    /// The service takes no users from there.
+    From,
+    /// The service has as many users as it may have.
+    UsersLimit,
+    /// The user's address has as many users of the service as it may have.
+    AddressLimit,
+    /// The clients that could serve the user have as many users as their key allows.
+    KeyUsersLimit,
+    /// The key was taken out of the key file, or has another secret now.
+    KeyRevoked,
+    /// The key is good no longer.
+    KeyExpired,
     /// No byte of the session moved for as long as it may be idle.
     Idle,
     /// A peer does not read what it is sent.
@@ -107,6 +123,14 @@ impl fmt::Display for CloseReason {
             Self::NoClient => f.write_str("no client took the user in time"),
             Self::Full => f.write_str("the limit is reached"),
             Self::EndTimedOut => f.write_str("the other side did not end in time"),
+            Self::Removed => f.write_str("its service was removed"),
+            Self::Policy => f.write_str("the policy does not allow it any more"),
+            Self::From => f.write_str("the service takes no users from there"),
+            Self::UsersLimit => f.write_str("the service has as many users as it may have"),
+            Self::AddressLimit => f.write_str("its address has as many users as it may have"),
+            Self::KeyUsersLimit => f.write_str("the key that serves it has as many users as it may have"),
+            Self::KeyRevoked => f.write_str("key revoked"),
+            Self::KeyExpired => f.write_str("key expired"),
             Self::Idle => write!(f, "{}", AbortReason::Idle),
             Self::Overflow => f.write_str("the peer does not read"),
             Self::Retired => f.write_str("no longer needed"),
@@ -140,7 +164,17 @@ impl CloseReason {
 
     /// Whether a user that goes for this reason was never served.
     pub fn is_refusal(self) -> bool {
-        matches!(self, Self::NoClient | Self::Full | Self::NotStarted | Self::Aborted(AbortReason::Refused))
+        matches!(
+            self,
+            Self::NoClient
+                | Self::Full
+                | Self::NotStarted
+                | Self::From
+                | Self::UsersLimit
+                | Self::AddressLimit
+                | Self::KeyUsersLimit
+                | Self::Aborted(AbortReason::Refused)
+        )
     }
 
     /// The reason without its details, by which complaints are throttled.
@@ -162,6 +196,10 @@ impl CloseReason {
             Self::BadRecord => "bad record",
             Self::NoClient => "no client",
             Self::Full => "full",
+            Self::From => "from",
+            Self::UsersLimit => "users limit",
+            Self::AddressLimit => "users per address",
+            Self::KeyUsersLimit => "users limit of the key",
             Self::NotStarted => "not started",
             Self::Aborted(AbortReason::Refused) => "refused",
             _ => "other",

@@ -37,14 +37,14 @@ pub enum Input {
         /// The address that it connected to.
         asked: SocketAddr,
     },
-    /// A listener listens.
+    /// A listener listens, for the first time or again.
     Listening {
         /// The listener.
         id: ListenerId,
         /// Its address; the port is the real one if 0 was asked for.
         address: SocketAddr,
     },
-    /// A listener could not be opened.
+    /// A listener could not be opened, or cannot listen again.
     ListenFailed {
         /// The listener.
         id: ListenerId,

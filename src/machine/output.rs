@@ -18,6 +18,8 @@ pub enum Door {
     Users(ServiceId),
     /// Clients, with message or control connections: strangers until they prove a secret.
     Clients,
+    /// Nobody yet: who connects waits in its queue.
+    Shut,
 }
 
 /// What a dialled connection is for.
@@ -73,6 +75,17 @@ pub enum Output {
     /// Take what waits in a listener's queue, and close the listener. Answered by `Accepted` for each connection that
     /// was there, and by `Stopped`.
     StopListening(ListenerId),
+    /// What a listener takes from now on is for this. Who waits in its queue is taken, if it was shut.
+    SetDoor {
+        /// The listener.
+        id: ListenerId,
+        /// What connects to it.
+        door: Door,
+    },
+    /// Take what waits in a listener's queue, and let it refuse whoever comes. Its port stays ours.
+    Suspend(ListenerId),
+    /// Let a suspended listener listen again. Answered by `Listening` or `ListenFailed`.
+    Resume(ListenerId),
     /// Verify a stranger's first flight against this secret.
     Verify {
         /// The stranger.

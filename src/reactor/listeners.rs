@@ -26,6 +26,8 @@ struct Entry<L> {
     listener: L,
     address: SocketAddr,
     door: Door,
+    /// It refuses whoever comes.
+    suspended: bool,
     ready: bool,
     /// Since when it does not accept because as many users are served as may be.
     full_since: Option<Instant>,
@@ -68,7 +70,8 @@ impl<L> Listeners<L> {
 
     /// Adds a listener. Connections may wait at it already.
     pub fn insert(&mut self, id: ListenerId, listener: L, address: SocketAddr, door: Door) {
-        let entry = Entry { listener, address, door, ready: false, full_since: None, failures: 0 };
+        let (suspended, ready) = (false, false);
+        let entry = Entry { listener, address, door, suspended, ready, full_since: None, failures: 0 };
         self.table.insert(id, entry);
         self.wake(id);
     }
@@ -77,6 +80,39 @@ impl<L> Listeners<L> {
     pub fn remove(&mut self, id: ListenerId) {
         self.paused.set(id, None);
         self.table.remove(id);
+    }
+
+    /// What a listener takes from now on is for this.
+    pub fn set_door(&mut self, id: ListenerId, door: Door) {
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.door = door;
+            self.wake(id);
+        }
+    }
+
+    /// Has a listener refuse whoever comes; where the system cannot, it goes on.
+    pub fn suspend<N: Network<Listener = L>>(&mut self, id: ListenerId, network: &mut N) {
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.suspended = network.suspend(&mut entry.listener).is_ok();
+        }
+    }
+
+    /// Has a listener listen again; returns its address. `None` if it is gone.
+    pub fn resume<N: Network<Listener = L>>(
+        &mut self,
+        id: ListenerId,
+        network: &mut N,
+    ) -> Option<io::Result<SocketAddr>> {
+        let entry = self.table.get_mut(id)?;
+        if entry.suspended
+            && let Err(error) = network.resume(&mut entry.listener)
+        {
+            return Some(Err(error));
+        }
+        entry.suspended = false;
+        let address = entry.address;
+        self.wake(id);
+        Some(Ok(address))
     }
 
     /// The listener in this slot may have a connection.
@@ -128,6 +164,10 @@ impl<L> Listeners<L> {
         facts: &mut VecDeque<Fact>,
     ) -> Tried<N::Socket> {
         let Some(entry) = self.table.get_mut(id) else { return Tried::Nothing };
+        if entry.suspended || entry.door == Door::Shut {
+            entry.ready = false;
+            return Tried::Nothing;
+        }
         let full = matches!(entry.door, Door::Users(_)) && self.users >= self.users_max;
         if full {
             // A user may wait in the queue as long as any other; then it is told that it is not served.

@@ -45,7 +45,24 @@ impl<N: Network> Surroundings for Sockets<N> {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Listen { id, at, door } => self.errands.push(Errand::Listen { id, at, door }),
-            Output::StopListening(id) => self.stop_listening(id),
+            Output::StopListening(id) => {
+                self.empty_queue(id);
+                self.listeners.remove(id);
+                self.all.tell(Input::Stopped { id });
+            }
+            Output::SetDoor { id, door } => self.listeners.set_door(id, door),
+            Output::Suspend(id) => {
+                self.empty_queue(id);
+                self.listeners.suspend(id, &mut self.network);
+            }
+            Output::Resume(id) => {
+                if let Some(outcome) = self.listeners.resume(id, &mut self.network) {
+                    self.all.tell(match outcome {
+                        Ok(address) => Input::Listening { id, address },
+                        Err(error) => Input::ListenFailed { id, error },
+                    });
+                }
+            }
             Output::Verify { id, secret } => {
                 self.strangers.verify(&mut self.network, &mut self.all, id, &secret);
             }
@@ -145,9 +162,9 @@ impl<N: Network> Sockets<N> {
         }
     }
 
-    /// Takes what waits in a listener's queue, as long as there is room for it, and closes the listener: those who
-    /// came before the end are not turned away.
-    fn stop_listening(&mut self, id: ListenerId) {
+    /// Takes what waits in the queue of a listener that ends, as long as there is room for it: those who came before
+    /// the end are not turned away.
+    fn empty_queue(&mut self, id: ListenerId) {
         let now = self.all.now;
         // While they are taken others may come, and a queue holds no more than this.
         for _ in 0..BACKLOG {
@@ -157,15 +174,13 @@ impl<N: Network> Sockets<N> {
                 Tried::Nothing => break,
             }
         }
-        self.listeners.remove(id);
-        self.all.tell(Input::Stopped { id });
     }
 
     fn welcome(&mut self, accepted: Accepted<N::Socket>, door: Door) {
         let Accepted { socket, peer, asked } = accepted;
         let kind = match door {
             Door::Users(_) => Kind::Local(Local::new(Side::User)),
-            Door::Clients => Kind::Stranger(Box::default()),
+            Door::Clients | Door::Shut => Kind::Stranger(Box::default()),
         };
         // A peer that connects has often spoken already: it is read at once.
         let Some(id) = self.insert(socket, kind, Life::Open) else {
@@ -177,7 +192,7 @@ impl<N: Network> Sockets<N> {
         self.all.tell(Input::Accepted { id, door, peer, asked });
         match door {
             Door::Users(_) => self.all.queue(id),
-            Door::Clients => self.strangers.came(&mut self.all, id, peer),
+            Door::Clients | Door::Shut => self.strangers.came(&mut self.all, id, peer),
         }
     }
 

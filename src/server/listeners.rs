@@ -3,6 +3,7 @@
 //! While the server starts, an address that is in use is asked for again and again for some seconds: the process before
 //! it may be about to end, or a connection that goes out from that very port.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -23,6 +24,8 @@ pub enum Use {
     Control,
     /// Both: the hello of a connection says which it is.
     Clients,
+    /// Nobody yet: it belongs to a configuration that does not hold yet.
+    Nobody,
 }
 
 impl Use {
@@ -31,6 +34,7 @@ impl Use {
         match self {
             Use::Users(service) => Door::Users(service),
             Use::Message | Use::Control | Use::Clients => Door::Clients,
+            Use::Nobody => Door::Shut,
         }
     }
 }
@@ -44,6 +48,8 @@ pub enum State {
     InUse,
     /// It listens at this address.
     Listening(SocketAddr),
+    /// It has this address, and refuses whoever comes.
+    Suspended(SocketAddr),
     /// It could not be had.
     Failed(io::Error),
 }
@@ -65,10 +71,10 @@ impl Listener {
         matches!(self.state, State::Asked | State::InUse)
     }
 
-    /// Its address, once it listens.
+    /// Its address, once it has one.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.state {
-            State::Listening(address) => Some(address),
+            State::Listening(address) | State::Suspended(address) => Some(address),
             State::Asked | State::InUse | State::Failed(_) => None,
         }
     }
@@ -77,6 +83,8 @@ impl Listener {
 /// All listeners.
 pub struct Listeners {
     slots: Slots<kind::Listener, Listener>,
+    /// Those of each service.
+    of_service: HashMap<ServiceId, Vec<ListenerId>>,
     message_port: u16,
     /// Until when addresses in use are asked for again.
     patient_until: Instant,
@@ -90,6 +98,7 @@ impl Listeners {
     pub(super) fn new(patient_until: Instant) -> Listeners {
         Listeners {
             slots: Slots::default(),
+            of_service: HashMap::new(),
             message_port: 0,
             patient_until,
             again: Vec::new(),
@@ -99,12 +108,66 @@ impl Listeners {
 
     /// Adds a listener that is to be asked for; `None` if there are as many as can be named.
     pub(super) fn add(&mut self, serves: Use, at: Listen) -> Option<ListenerId> {
-        self.slots.insert(Listener { serves, at, state: State::Asked }).ok()
+        let id = self.slots.insert(Listener { serves, at, state: State::Asked }).ok()?;
+        self.join(id, serves);
+        Some(id)
+    }
+
+    fn join(&mut self, id: ListenerId, serves: Use) {
+        if let Use::Users(service) = serves {
+            self.of_service.entry(service).or_default().push(id);
+        }
+    }
+
+    fn leave(&mut self, id: ListenerId, serves: Use) {
+        if let Use::Users(service) = serves
+            && let Some(its) = self.of_service.get_mut(&service)
+        {
+            its.retain(|&it| it != id);
+            if its.is_empty() {
+                self.of_service.remove(&service);
+            }
+        }
+    }
+
+    /// A listener is for something else from now on: it keeps its port, and who waits in its queue.
+    pub(super) fn set_use(&mut self, id: ListenerId, serves: Use, agenda: &mut Agenda) {
+        let Some(listener) = self.slots.get_mut(id) else { return };
+        let before = std::mem::replace(&mut listener.serves, serves);
+        if before != serves {
+            self.leave(id, before);
+            self.join(id, serves);
+            agenda.push(Output::SetDoor { id, door: serves.door() });
+        }
+    }
+
+    /// Closes a listener, and forgets it: what waits in its queue still comes.
+    pub(super) fn close(&mut self, id: ListenerId, agenda: &mut Agenda) {
+        if self.remove(id) {
+            agenda.push(Output::StopListening(id));
+        }
+    }
+
+    /// The listeners of a service.
+    pub(super) fn of_service(&self, service: ServiceId) -> &[ListenerId] {
+        self.of_service.get(&service).map_or(&[], |its| its)
+    }
+
+    /// Where users of a service connect.
+    pub(super) fn addresses(&self, service: ServiceId) -> Vec<SocketAddr> {
+        let its = self.of_service(service).iter();
+        its.filter_map(|&id| self.slots.get(id)?.address()).collect()
     }
 
     /// Notes what became of a listener.
     pub(super) fn note(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>, agenda: &mut Agenda) {
-        let Some(listener) = self.slots.get_mut(id) else { return };
+        let Some(listener) = self.slots.get_mut(id) else {
+            // It was closed before it was there.
+            if outcome.is_ok() {
+                agenda.push(Output::StopListening(id));
+            }
+            return;
+        };
         listener.state = match outcome {
             Ok(address) => {
                 if matches!(listener.serves, Use::Message | Use::Clients) {
@@ -157,9 +220,11 @@ impl Listeners {
         failed.next().is_some() || self.iter().all(|listener| !listener.is_open())
     }
 
-    /// Forgets a listener.
-    pub(super) fn remove(&mut self, id: ListenerId) {
-        self.slots.remove(id);
+    /// Forgets a listener; false if it is not known.
+    pub(super) fn remove(&mut self, id: ListenerId) -> bool {
+        let Some(listener) = self.slots.remove(id) else { return false };
+        self.leave(id, listener.serves);
+        true
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -9,20 +9,23 @@
 mod waiting;
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::admission::Admission;
 use super::drain::Drain;
 use super::links::Life;
 use super::offers::{Left, Offer};
 use super::pool::{Place, State};
 use super::refill;
 use super::sending::Sending;
-use super::services::{Readiness, Services};
+use super::services::{Publication, Readiness, Services};
 use super::turn::Turn;
 use super::users::User;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
+use crate::base::name::Name;
+use crate::config::policy::UserRules;
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
-use crate::wire::control::ControlFrame;
+use crate::wire::control::{ControlFrame, Denial};
 use crate::wire::frame::AbortReason;
 use waiting::Waiting;
 
@@ -30,6 +33,7 @@ use waiting::Waiting;
 #[derive(Default)]
 pub(super) struct Matching {
     pub services: Services,
+    pub admission: Admission,
     pub sending: Sending,
     turn: Turn,
     last_number: u64,
@@ -124,6 +128,31 @@ impl Matching {
         }
     }
 
+    // Services.
+
+    /// Adds a service; `None` if there are as many as can be named.
+    pub fn add_service(&mut self, name: &Name, rules: UserRules) -> Option<ServiceId> {
+        let id = self.services.add(name)?;
+        self.admission.add(id, name.clone(), rules);
+        Some(id)
+    }
+
+    /// A service is gone: its users are reset, those that wait too, and its publications are withdrawn. The links stand.
+    pub fn remove_service(&mut self, id: ServiceId, agenda: &mut Agenda) -> Vec<Publication> {
+        for user in self.admission.remove(id) {
+            self.services.stop_waiting(user);
+            agenda.reset(user, CloseReason::Removed);
+        }
+        let withdrawn = self.services.remove(id);
+        for it in &withdrawn {
+            if let Some(link) = self.sending.links.get(it.link) {
+                let frame = ControlFrame::Withdrawn { number: it.number, reason: Denial::UnknownService };
+                agenda.push(Output::Send { id: link.control, frame });
+            }
+        }
+        withdrawn
+    }
+
     // Users.
 
     /// A user came.
@@ -135,6 +164,9 @@ impl Matching {
         agenda: &mut Agenda,
     ) {
         self.last_number += 1;
+        if let Err(reason) = self.admission.take(service, id, peer) {
+            return self.refuse(id, service, peer, reason, agenda);
+        }
         self.sending.users.insert(id, User::new(service, peer, asked, agenda.now, self.last_number));
         if self.sending.users.is_beyond_share(id) {
             return agenda.reset(id, CloseReason::Full);
@@ -155,6 +187,21 @@ impl Matching {
         self.services.wait(id, self.sending.users.origin(id), service, false);
         let asked = self.ask_for_one(service);
         self.sending.wait_at_most(id, asked, agenda);
+    }
+
+    /// A user may not come: it is reset before anything is spent on it.
+    fn refuse(
+        &mut self,
+        id: ConnId,
+        service: ServiceId,
+        user: SocketAddr,
+        reason: CloseReason,
+        agenda: &mut Agenda,
+    ) {
+        agenda.reset(id, reason);
+        let Some(service) = self.admission.name(service).cloned() else { return };
+        let (number, traffic, lasted) = (self.last_number, Traffic::default(), Duration::ZERO);
+        agenda.fact(Fact::UserLeft { number, user, service, traffic, lasted, served: false, reason });
     }
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
@@ -187,7 +234,9 @@ impl Matching {
         self.services.stop_waiting(id);
         let paired = self.sending.offers.get(id).and_then(Offer::paired);
         self.sending.end_offer(id, paired, agenda);
-        let Some(service) = self.services.name(user.service).cloned() else { return };
+        let service = self.admission.name(user.service).cloned();
+        self.admission.left(user.service, id, user.peer());
+        let Some(service) = service else { return };
         agenda.fact(Fact::UserLeft {
             number: user.number,
             user: user.peer(),

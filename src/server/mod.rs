@@ -5,6 +5,8 @@
 //! | [`listeners`] | where the server listens |
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
 //! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
+//! | [`admission`] | which users services take, and whom they have |
+//! | [`publishing`] | what clients ask to serve |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
@@ -12,6 +14,7 @@
 //! | [`users`] | users |
 //! | [`drain`] | how far the server's own drain has come |
 
+mod admission;
 mod controls;
 mod drain;
 mod exposed;
@@ -20,6 +23,7 @@ mod listeners;
 mod matching;
 mod offers;
 mod pool;
+mod publishing;
 mod queue;
 mod refill;
 mod refused;
@@ -31,7 +35,6 @@ mod turn;
 mod users;
 
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,16 +44,13 @@ use crate::base::name::Name;
 use crate::config::limits::Limits;
 use crate::config::{Key, ServerConfig};
 use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
-use crate::wire::control::{
-    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, Versions,
-    Want, Welcome,
-};
+use crate::wire::control::{Capabilities, ControlFrame, Hello, Refusal, Versions, Welcome};
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
 use controls::{Controls, Stage};
 use links::{Identity, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
-use services::Unpublishable;
+use publishing::{Asked, Publishing};
 use strangers::{Claim, Stranger, Strangers};
 
 /// The server's machine.
@@ -63,6 +63,7 @@ pub struct Server {
     strangers: Strangers,
     controls: Controls,
     matching: Matching,
+    asked: Asked,
     agenda: Agenda,
     /// Until when running sessions may go on, once the process was asked to end.
     draining: Option<Instant>,
@@ -86,14 +87,15 @@ impl Server {
             strangers: Strangers::default(),
             controls: Controls::default(),
             matching: Matching::default(),
+            asked: Asked::default(),
             agenda: Agenda::new(limits, jitter, now),
             draining: None,
         };
         server.matching.sending.limit_users(&mut server.agenda);
         let mut wanted = Vec::new();
-        for service in &config.services {
-            let Some(id) = server.matching.services.add(&service.name) else { continue };
-            wanted.extend(service.listen.iter().map(|&at| (ListenerUse::Users(id), at)));
+        for service in config.services {
+            let Some(id) = server.matching.add_service(&service.name, service.rules) else { continue };
+            wanted.extend(service.listen.into_iter().map(|at| (ListenerUse::Users(id), at)));
         }
         if one_port {
             wanted.push((ListenerUse::Clients, config.control));
@@ -117,17 +119,13 @@ impl Server {
     pub fn service_name(&self, listener: &Listener) -> Option<&Name> {
         match listener.serves {
             ListenerUse::Users(service) => self.matching.services.name(service),
-            ListenerUse::Message | ListenerUse::Control | ListenerUse::Clients => None,
+            _ => None,
         }
     }
 
-    fn listening(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>) {
-        self.listeners.note(id, outcome, &mut self.agenda);
-        if let Some(listener) = self.listeners.get(id)
-            && let (ListenerUse::Users(service), Some(address)) = (listener.serves, listener.address())
-        {
-            self.matching.services.set_address(service, address);
-        }
+    fn publishing(&mut self) -> Publishing<'_> {
+        let Server { matching, listeners, asked, agenda, .. } = self;
+        Publishing { matching, listeners, asked, agenda }
     }
 
     // Strangers.
@@ -135,7 +133,7 @@ impl Server {
     fn accepted(&mut self, id: ConnId, door: Door, peer: SocketAddr, asked: SocketAddr) {
         match door {
             Door::Users(service) => self.matching.user_came(id, service, (peer, asked), &mut self.agenda),
-            Door::Clients => self.strangers.came(id, peer),
+            Door::Clients | Door::Shut => self.strangers.came(id, peer),
         }
     }
 
@@ -213,9 +211,9 @@ impl Server {
                 self.agenda.push(Output::Send { id, frame: ControlFrame::Pong });
             }
             ControlFrame::Pong => self.matching.sending.link_answered(link, &mut self.agenda),
-            ControlFrame::Publish(publish) => self.publish(id, link, &publish),
+            ControlFrame::Publish(publish) => self.publishing().publish(link, &publish),
             ControlFrame::Unpublish(number) => {
-                if !self.matching.unpublish(link, number, &mut self.agenda) {
+                if !self.publishing().unpublish(link, number) {
                     self.fail(id);
                 }
             }
@@ -309,45 +307,6 @@ impl Server {
         self.matching.sending.links.schedule(link, &mut self.agenda);
     }
 
-    /// A client would serve something.
-    fn publish(&mut self, id: ConnId, link: LinkId, publish: &Publish) {
-        let answer = self.grant(link, publish);
-        let Some(key) = self.matching.sending.links.get(link).map(|link| link.key().clone()) else { return };
-        let (number, service) = (publish.number, publish.name.clone());
-        let frame = match answer {
-            Ok(address) => {
-                self.agenda.fact(Fact::Published { link: id, key, service });
-                let ports = Ports { first: address.port(), last: address.port() };
-                ControlFrame::Granted { number, addresses: vec![GrantedAddress { ip: address.ip(), ports }] }
-            }
-            Err(reason) => {
-                self.agenda.fact(Fact::PublicationDenied { key, service, reason });
-                ControlFrame::Denied { number, reason }
-            }
-        };
-        self.agenda.push(Output::Send { id, frame });
-        self.matching.published(link, &mut self.agenda);
-    }
-
-    fn grant(&mut self, link: LinkId, publish: &Publish) -> Result<SocketAddr, Denial> {
-        let limits = &self.agenda.limits;
-        if publish.want != Want::Service || publish.transports == Transports::Udp {
-            return Err(Denial::Policy);
-        }
-        if self.matching.services.published(link) >= limits.publications_per_client_max {
-            return Err(Denial::Limit);
-        }
-        let dial_ms = publish.dial_time.min(limits.local_dial_max).as_millis() as u32;
-        let services = &mut self.matching.services;
-        let address = services.id(&publish.name).and_then(|service| services.address(service));
-        let address = address.ok_or(Denial::UnknownService)?;
-        services.publish(link, publish.number, &publish.name, dial_ms).map_err(|error| match error {
-            Unpublishable::UnknownService => Denial::UnknownService,
-            Unpublishable::AlreadyPublished => Denial::AlreadyPublished,
-        })?;
-        Ok(address)
-    }
-
     fn link_due(&mut self, link: LinkId) {
         let now = self.agenda.now;
         let expired = self.matching.sending.links.expire(link, self.draining.is_none(), &mut self.agenda);
@@ -376,6 +335,7 @@ impl Server {
         let (control, peer) = (it.control, it.peer);
         self.agenda.fact(Fact::ClientGone { link: control, key: it.key().clone(), peer, reason });
         self.agenda.at(control, None);
+        self.asked.remove_link(link);
         self.matching.remove_link(link, &mut self.agenda);
     }
 
@@ -414,8 +374,7 @@ impl Server {
 
     /// A listener is closed. After the last one clients are told, so that their next attempt meets another process.
     fn stopped(&mut self, id: ListenerId) {
-        self.listeners.remove(id);
-        if self.listeners.is_empty() {
+        if self.listeners.remove(id) && self.listeners.is_empty() {
             let (sessions, time) = (self.matching.user_count(), self.agenda.limits.drain);
             self.agenda.fact(Fact::Draining { sessions, time });
             self.matching.drain(&mut self.agenda);
@@ -446,8 +405,8 @@ impl Machine for Server {
         self.agenda.now = now;
         match input {
             Input::Accepted { id, door, peer, asked } => self.accepted(id, door, peer, asked),
-            Input::Listening { id, address } => self.listening(id, Ok(address)),
-            Input::ListenFailed { id, error } => self.listening(id, Err(error)),
+            Input::Listening { id, address } => self.listeners.note(id, Ok(address), &mut self.agenda),
+            Input::ListenFailed { id, error } => self.listeners.note(id, Err(error), &mut self.agenda),
             Input::Stopped { id } => self.stopped(id),
             Input::Greeted { id, hello } => self.greeted(id, hello),
             Input::Proved { id, proof } => self.proved(id, proof),

@@ -7,7 +7,6 @@
 //! listed again when it may have become true. So each entry is paid for by the event that listed it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::ops::Bound;
 
 use super::queue::{Queue, Turn};
@@ -27,7 +26,6 @@ const STALE_MAX: usize = 8;
 /// A service: where its users connect, and who serves them.
 struct Service {
     name: Name,
-    address: Option<SocketAddr>,
     /// By age, so that each has a next one.
     publications: BTreeSet<PublicationId>,
     /// Those that may be ready, each in turn.
@@ -60,6 +58,16 @@ struct Offers {
     /// Those that their services do not list as ready.
     unready: VecDeque<PublicationId>,
     waiting: Queue,
+}
+
+impl Offers {
+    /// What the link published is no publication any more.
+    fn forget(&mut self, it: &Publication, publications: &Slots<kind::Publication, Publication>) {
+        self.numbers.remove(&it.number);
+        self.publications.remove(&it.service);
+        drop_stale(&mut self.wanted, self.numbers.len(), publications);
+        drop_stale(&mut self.unready, self.numbers.len(), publications);
+    }
 }
 
 /// Where a user waits.
@@ -104,7 +112,6 @@ impl Services {
     pub fn add(&mut self, name: &Name) -> Option<ServiceId> {
         let service = Service {
             name: name.clone(),
-            address: None,
             publications: BTreeSet::new(),
             ready: VecDeque::new(),
             unwanted: VecDeque::new(),
@@ -116,20 +123,25 @@ impl Services {
         Some(id)
     }
 
-    /// Notes where the users of a service connect.
-    pub fn set_address(&mut self, id: ServiceId, address: SocketAddr) {
-        if let Some(service) = self.services.get_mut(id) {
-            service.address = Some(address);
+    /// Forgets a service; returns what links published of it. No user may wait for it.
+    pub fn remove(&mut self, id: ServiceId) -> Vec<Publication> {
+        let Some(service) = self.services.remove(id) else { return Vec::new() };
+        debug_assert!(service.waiting.is_empty(), "its users have left");
+        self.names.remove(&service.name);
+        let mut withdrawn = Vec::new();
+        for publication in service.publications {
+            let Some(it) = self.publications.remove(publication) else { continue };
+            withdrawn.push(it);
+            if let Some(offers) = self.offers.get_mut(it.link) {
+                offers.forget(&it, &self.publications);
+            }
         }
+        withdrawn
     }
 
     /// The service of this name.
     pub fn id(&self, name: &Name) -> Option<ServiceId> {
         self.names.get(name).copied()
-    }
-
-    pub fn address(&self, id: ServiceId) -> Option<SocketAddr> {
-        self.services.get(id)?.address
     }
 
     pub fn name(&self, id: ServiceId) -> Option<&Name> {
@@ -140,20 +152,14 @@ impl Services {
         self.offers.insert(link, Offers::default());
     }
 
-    /// How many publications a link has.
-    pub fn published(&self, link: LinkId) -> usize {
-        self.offers.get(link).map_or(0, |offers| offers.numbers.len())
-    }
-
     /// A link offers to serve a service.
     pub fn publish(
         &mut self,
         link: LinkId,
         number: u32,
-        name: &Name,
+        id: ServiceId,
         dial_ms: u32,
-    ) -> Result<ServiceId, Unpublishable> {
-        let id = *self.names.get(name).ok_or(Unpublishable::UnknownService)?;
+    ) -> Result<(), Unpublishable> {
         let (Some(service), Some(offers)) = (self.services.get_mut(id), self.offers.get_mut(link)) else {
             return Err(Unpublishable::UnknownService);
         };
@@ -173,21 +179,17 @@ impl Services {
         } else {
             service.unwanted.push_back(publication);
         }
-        Ok(id)
+        Ok(())
     }
 
     /// A link no longer serves what it published under this number; false if it did not.
     pub fn unpublish(&mut self, link: LinkId, number: u32) -> bool {
-        let Some(offers) = self.offers.get_mut(link) else { return false };
-        let Some(id) = offers.numbers.remove(&number) else { return false };
-        if let Some(publication) = self.publications.get(id) {
-            offers.publications.remove(&publication.service);
-        }
-        self.withdraw(id);
-        if let Some(offers) = self.offers.get_mut(link) {
-            let (live, publications) = (offers.numbers.len(), &self.publications);
-            drop_stale(&mut offers.wanted, live, publications);
-            drop_stale(&mut offers.unready, live, publications);
+        let Some(offers) = self.offers.get(link) else { return false };
+        let Some(&id) = offers.numbers.get(&number) else { return false };
+        if let Some(it) = self.withdraw(id)
+            && let Some(offers) = self.offers.get_mut(link)
+        {
+            offers.forget(&it, &self.publications);
         }
         true
     }
@@ -213,17 +215,25 @@ impl Services {
         users
     }
 
-    fn withdraw(&mut self, id: PublicationId) {
-        let Some(publication) = self.publications.remove(id) else { return };
-        let Some(service) = self.services.get_mut(publication.service) else { return };
-        service.publications.remove(&id);
-        let (live, publications) = (service.publications.len(), &self.publications);
-        drop_stale(&mut service.ready, live, publications);
-        drop_stale(&mut service.unwanted, live, publications);
+    fn withdraw(&mut self, id: PublicationId) -> Option<Publication> {
+        let publication = self.publications.remove(id)?;
+        if let Some(service) = self.services.get_mut(publication.service) {
+            service.publications.remove(&id);
+            let (live, publications) = (service.publications.len(), &self.publications);
+            drop_stale(&mut service.ready, live, publications);
+            drop_stale(&mut service.unwanted, live, publications);
+        }
+        Some(publication)
     }
 
     pub fn publication(&self, id: PublicationId) -> Option<&Publication> {
         self.publications.get(id)
+    }
+
+    /// The publications of a service.
+    pub fn publications_of(&self, service: ServiceId) -> impl Iterator<Item = &Publication> {
+        let ids = self.services.get(service).into_iter().flat_map(|service| &service.publications);
+        ids.filter_map(|&id| self.publications.get(id))
     }
 
     /// The publication by which a link serves a service.
@@ -467,8 +477,8 @@ mod tests {
         let ids = ["a", "b"].map(|text| services.add(&name(text)).expect("there is room"));
         for slot in 0..links {
             services.add_link(link(slot));
-            for (number, text) in [(1, "a"), (2, "b")] {
-                services.publish(link(slot), number, &name(text), DIAL).expect("it is known");
+            for (number, id) in [(1, ids[0]), (2, ids[1])] {
+                services.publish(link(slot), number, id, DIAL).expect("it is known");
             }
         }
         (services, ids)
@@ -570,7 +580,7 @@ mod tests {
         for number in 10..20 {
             let before = services.publication_of(link(1), a).and_then(|it| services.publication(it)).copied();
             services.unpublish(link(1), before.expect("it publishes it").number);
-            services.publish(link(1), number, &name("a"), DIAL).expect("it may");
+            services.publish(link(1), number, a, DIAL).expect("it may");
             let next = services.next_after(a, &mut Refused::by(first), |_| true, |_| false);
             assert_eq!(links(&services, &[next]), [0]);
         }
@@ -589,12 +599,14 @@ mod tests {
 
     #[test]
     fn a_service_is_published_once_by_a_link_and_under_a_new_number() {
-        let (mut services, _) = two_services(1);
+        let (mut services, [a, b]) = two_services(1);
         let refused = Err(Unpublishable::AlreadyPublished);
-        assert_eq!(services.publish(link(0), 3, &name("a"), DIAL), refused);
+        assert_eq!(services.publish(link(0), 3, a, DIAL), refused);
         assert!(services.unpublish(link(0), 1) && !services.unpublish(link(0), 1));
-        assert_eq!(services.publish(link(0), 2, &name("a"), DIAL), refused, "the number is taken");
-        assert!(services.publish(link(0), 3, &name("a"), DIAL).is_ok());
-        assert_eq!(services.publish(link(0), 4, &name("c"), DIAL), Err(Unpublishable::UnknownService));
+        assert_eq!(services.publish(link(0), 2, a, DIAL), refused, "the number is taken");
+        assert!(services.publish(link(0), 3, a, DIAL).is_ok());
+        assert_eq!(services.remove(b).iter().map(|it| it.number).collect::<Vec<_>>(), [2]);
+        assert_eq!(services.publish(link(0), 4, b, DIAL), Err(Unpublishable::UnknownService));
+        assert_eq!((services.id(&name("b")), services.remove(b).len()), (None, 0));
     }
 }

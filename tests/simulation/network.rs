@@ -69,6 +69,28 @@ impl Network for VirtualNetwork {
         Ok((VirtualListener { net: self.net.clone(), host: self.host, address }, address))
     }
 
+    fn suspend(&mut self, listener: &mut VirtualListener) -> io::Result<()> {
+        let mut net = self.net.borrow_mut();
+        let backlog = net.listeners.get_mut(&listener.address).map(|it| {
+            it.refuses = Some(true);
+            std::mem::take(&mut it.backlog)
+        });
+        backlog.into_iter().flatten().for_each(|end| {
+            net.close(end, true);
+        });
+        net.progress += 1;
+        Ok(())
+    }
+
+    fn resume(&mut self, listener: &mut VirtualListener) -> io::Result<()> {
+        let mut net = self.net.borrow_mut();
+        if let Some(it) = net.listeners.get_mut(&listener.address) {
+            it.refuses = None;
+        }
+        net.progress += 1;
+        Ok(())
+    }
+
     fn accept(&mut self, listener: &mut VirtualListener) -> io::Result<Accepted<VirtualSocket>> {
         let end = self.net.borrow_mut().accept(listener.address)?;
         let peer = self.net.borrow().ends[end ^ 1].address;

@@ -182,6 +182,15 @@ impl Network for MioNetwork {
         Ok((MioListener { listener, address }, address))
     }
 
+    // A listener that was shut down keeps its port, and whoever connects is refused (Linux: inet_csk_listen_stop).
+    fn suspend(&mut self, listener: &mut MioListener) -> io::Result<()> {
+        SockRef::from(&listener.listener).shutdown(Shutdown::Both)
+    }
+
+    fn resume(&mut self, listener: &mut MioListener) -> io::Result<()> {
+        SockRef::from(&listener.listener).listen(BACKLOG)
+    }
+
     fn accept(&mut self, listener: &mut MioListener) -> io::Result<Accepted<MioSocket>> {
         let (stream, peer) = listener.listener.accept()?;
         let peer = canonical(peer);

@@ -104,6 +104,10 @@ pub trait Network {
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
     /// Listens, and reports under this id's slot; the address has the real port if 0 was asked for.
     fn listen(&mut self, id: ListenerId, at: Listen) -> io::Result<(Self::Listener, SocketAddr)>;
+    /// Has a listener refuse whoever comes, without giving its port up. Who waits in its queue is reset.
+    fn suspend(&mut self, listener: &mut Self::Listener) -> io::Result<()>;
+    /// Has a suspended listener listen again.
+    fn resume(&mut self, listener: &mut Self::Listener) -> io::Result<()>;
     /// Takes a connection from a listener.
     fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<Accepted<Self::Socket>>;
     /// Begins to connect.

@@ -399,6 +399,8 @@ impl Net {
             return;
         }
         match self.listeners.get_mut(&self.ends[to].address) {
+            // What was suspended meanwhile resets who comes.
+            Some(it) if it.host != Host::Outside && it.refuses.is_some() => drop(self.close(to, true)),
             Some(listener) if listener.host == self.ends[to].host => {
                 listener.backlog.push_back(to);
                 let kernel = &mut self.kernels[listener.host.index()];
