@@ -1,4 +1,142 @@
 //! Ports that clients ask for.
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | [`permitted`] | which ports a key may ask for, and where the search for *any* begins |
+//! | [`grants`] | who has which ports |
+//! | [`asks`] | what clients ask for, and what became of it |
+//! | [`exposing`] | what is decided, step by step |
+//!
+//! Rules:
+//! - ports belong to a key and the name of a publication, whichever client comes with them;
+//! - a range is had whole or not at all, and is one service, which nobody else can name;
+//! - a client that is lost keeps its ports open for a day, one that leaves keeps them closed for its key;
+//! - what was denied is granted, without being asked for again, once nothing is in the way any more.
 
+mod asks;
+mod exposing;
 mod grants;
 mod permitted;
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use crate::base::address::Listen;
+use crate::base::id::{LinkId, ListenerId, ServiceId};
+use crate::base::name::Name;
+use crate::base::ports::Ports;
+use crate::config::Policies;
+use asks::Asks;
+pub(super) use exposing::Exposing;
+use grants::Grants;
+use permitted::Permitted;
+
+/// What is permitted to whom.
+enum Rules {
+    Alike(Permitted),
+    Each(HashMap<Name, Permitted>),
+}
+
+/// Ports that clients ask for; see the module.
+pub(super) struct Exposed {
+    rules: Rules,
+    /// Keys that there are: each is to have room for a link.
+    keys: usize,
+    grants: Grants,
+    asks: Asks,
+    /// Listeners of each key, also those that are about to be closed.
+    listeners: HashMap<Name, usize>,
+    /// Those that were closed before it was known what became of them.
+    closing: HashMap<ListenerId, Name>,
+    /// Links that did not answer in time when another client asked for their ports.
+    given_up: Vec<LinkId>,
+    /// Services without ports on which sessions of clients that leave go on.
+    leaving: Vec<ServiceId>,
+    /// Nothing is granted any more.
+    stopped: bool,
+}
+
+impl Exposed {
+    /// Nothing is granted yet. See [`Exposed::configure`].
+    pub fn new(
+        policies: &Policies,
+        keys: usize,
+        ours: impl Iterator<Item = Listen>,
+        local: Option<Ports>,
+    ) -> Exposed {
+        let mut exposed = Exposed {
+            rules: rules(policies, local),
+            keys,
+            grants: Grants::default(),
+            asks: Asks::default(),
+            listeners: HashMap::new(),
+            closing: HashMap::new(),
+            given_up: Vec::new(),
+            leaving: Vec::new(),
+            stopped: false,
+        };
+        exposed.grants.set_ours(ours);
+        exposed
+    }
+
+    fn permitted(&self, key: &Name) -> Option<&Permitted> {
+        match &self.rules {
+            Rules::Alike(permitted) => Some(permitted),
+            Rules::Each(each) => each.get(key),
+        }
+    }
+
+    /// Whether a service is one of ports that a client asked for.
+    pub fn contains(&self, service: ServiceId) -> bool {
+        self.grants.get(service).is_some()
+    }
+
+    /// How many of a link's asks there are, whatever became of them.
+    pub fn count(&self, link: LinkId) -> usize {
+        self.asks.count(link)
+    }
+
+    /// Whether a link has asked for ports under this number.
+    pub fn has_number(&self, link: LinkId, number: u32) -> bool {
+        self.asks.of(link, number).is_some()
+    }
+
+    /// A link that is to be ended, because it did not answer in time when another client asked for its ports.
+    pub fn next_given_up(&mut self) -> Option<LinkId> {
+        self.given_up.pop()
+    }
+
+    /// The server ends: nothing is granted any more.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// When something is to be done.
+    pub fn next_due(&self) -> Option<Instant> {
+        let due = self.asks.next_due().into_iter().chain(self.grants.next_due()).min();
+        due.filter(|_| !self.stopped)
+    }
+
+    /// Whether something is to be done in the next turn.
+    pub fn has_work(&self) -> bool {
+        self.asks.wait_for_a_look() && !self.stopped
+    }
+
+    /// A key has so many listeners more, or fewer.
+    fn count_listeners(&mut self, key: &Name, more: isize) {
+        let count = self.listeners.entry(key.clone()).or_default();
+        *count = count.saturating_add_signed(more);
+        if *count == 0 {
+            self.listeners.remove(key);
+        }
+    }
+}
+
+fn rules(policies: &Policies, local: Option<Ports>) -> Rules {
+    match policies {
+        Policies::Alike(ports) => Rules::Alike(Permitted::new(ports, local)),
+        Policies::Each(each) => Rules::Each(
+            each.iter().map(|(key, policy)| (key.clone(), Permitted::new(&policy.ports, local))).collect(),
+        ),
+    }
+}

@@ -295,6 +295,8 @@ pub(super) struct Links {
     /// How many links each key has.
     of_key: HashMap<Name, usize>,
     outstanding: usize,
+    /// Listeners of ports that their clients asked for: they take room as links do.
+    pub ports: usize,
 }
 
 impl Links {
@@ -353,9 +355,9 @@ impl Links {
     /// Why there is no room for one more link of this key, one of so many, if there is none.
     pub fn no_room(&self, key: &Name, keys: usize, limits: &Limits) -> Option<Refusal> {
         let of_key = self.of_key.get(key).copied().unwrap_or(0);
-        if self.count() >= limits.links_at_most() {
+        if self.count() >= limits.links_at_most(self.ports) {
             Some(Refusal::Links { count: self.count() as u32, of_key: false })
-        } else if of_key >= limits.links_of_key_at_most(keys) {
+        } else if of_key >= limits.links_of_key_at_most(keys, self.ports) {
             Some(Refusal::Links { count: of_key as u32, of_key: true })
         } else {
             None

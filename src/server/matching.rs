@@ -137,6 +137,13 @@ impl Matching {
         Some(id)
     }
 
+    /// Adds a service for ports that a client asks for; `None` if there are as many as can be named.
+    pub fn add_exposed(&mut self, name: &Name) -> Option<ServiceId> {
+        let id = self.services.add_exposed(name)?;
+        self.admission.add(id, name.clone(), UserRules::default());
+        Some(id)
+    }
+
     /// A service is gone: its users are reset, those that wait too, and its publications are withdrawn. The links stand.
     pub fn remove_service(&mut self, id: ServiceId, agenda: &mut Agenda) -> Vec<Publication> {
         for user in self.admission.remove(id) {

@@ -7,6 +7,7 @@
 //! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
 //! | [`admission`] | which users services take, and whom they have |
 //! | [`publishing`] | what clients ask to serve |
+//! | [`exposed`] | ports that clients ask for |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
@@ -35,6 +36,7 @@ mod turn;
 mod users;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,9 +46,12 @@ use crate::base::name::Name;
 use crate::config::limits::Limits;
 use crate::config::{Key, ServerConfig};
 use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
-use crate::wire::control::{Capabilities, ControlFrame, Hello, Refusal, Versions, Welcome};
+use crate::wire::control::{
+    Capabilities, ControlFrame, Denial, Hello, Publish, Refusal, Transports, Versions, Want, Welcome,
+};
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
 use controls::{Controls, Stage};
+use exposed::{Exposed, Exposing};
 use links::{Identity, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
@@ -64,6 +69,7 @@ pub struct Server {
     controls: Controls,
     matching: Matching,
     asked: Asked,
+    exposed: Exposed,
     agenda: Agenda,
     /// Until when running sessions may go on, once the process was asked to end.
     draining: Option<Instant>,
@@ -79,6 +85,9 @@ impl Server {
         now: Instant,
     ) -> Server {
         let one_port = config.shares_a_port();
+        let places = config.services.iter().flat_map(|service| service.listen.iter().copied());
+        let ours = places.chain([config.message, config.control]);
+        let exposed = Exposed::new(&config.policies, config.keys.len(), ours, limits.local_ports);
         let mut server = Server {
             keys: config.keys.into_iter().map(|key| (key_id(&key.secret), key)).collect(),
             plain: config.plain,
@@ -88,6 +97,7 @@ impl Server {
             controls: Controls::default(),
             matching: Matching::default(),
             asked: Asked::default(),
+            exposed,
             agenda: Agenda::new(limits, jitter, now),
             draining: None,
         };
@@ -126,6 +136,17 @@ impl Server {
     fn publishing(&mut self) -> Publishing<'_> {
         let Server { matching, listeners, asked, agenda, .. } = self;
         Publishing { matching, listeners, asked, agenda }
+    }
+
+    fn exposing(&mut self) -> Exposing<'_> {
+        let Server { exposed, matching, listeners, agenda, .. } = self;
+        Exposing { exposed, matching, listeners, agenda }
+    }
+
+    fn listening(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>) {
+        if !self.exposing().listening(id, &outcome) {
+            self.listeners.note(id, outcome, &mut self.agenda);
+        }
     }
 
     // Strangers.
@@ -210,10 +231,13 @@ impl Server {
             ControlFrame::Ping if it.pinged(now) => {
                 self.agenda.push(Output::Send { id, frame: ControlFrame::Pong });
             }
-            ControlFrame::Pong => self.matching.sending.link_answered(link, &mut self.agenda),
-            ControlFrame::Publish(publish) => self.publishing().publish(link, &publish),
+            ControlFrame::Pong => {
+                self.matching.sending.link_answered(link, &mut self.agenda);
+                self.exposing().link_answered(link);
+            }
+            ControlFrame::Publish(publish) => self.publish(link, &publish),
             ControlFrame::Unpublish(number) => {
-                if !self.publishing().unpublish(link, number) {
+                if !self.exposing().unpublish(link, number) && !self.publishing().unpublish(link, number) {
                     self.fail(id);
                 }
             }
@@ -224,6 +248,7 @@ impl Server {
             ControlFrame::Drain => {
                 self.agenda.fact(Fact::ClientLeaves { link: id, key: it.key().clone() });
                 self.matching.drain_link(link, &mut self.agenda);
+                self.exposing().link_drains(link);
             }
             _ => self.fail(id),
         }
@@ -307,6 +332,26 @@ impl Server {
         self.matching.sending.links.schedule(link, &mut self.agenda);
     }
 
+    /// A client would serve something.
+    fn publish(&mut self, link: LinkId, publish: &Publish) {
+        if self.exposed.has_number(link, publish.number) {
+            return self.publishing().deny(link, publish, Denial::AlreadyPublished);
+        }
+        if publish.want == Want::Service {
+            return self.publishing().publish(link, publish);
+        }
+        let count = self.asked.count(link) + self.exposed.count(link);
+        if self.asked.has_number(link, publish.number) {
+            self.publishing().deny(link, publish, Denial::AlreadyPublished);
+        } else if publish.transports == Transports::Udp {
+            self.publishing().deny(link, publish, Denial::Policy);
+        } else if count >= self.agenda.limits.publications_per_client_max {
+            self.publishing().deny(link, publish, Denial::Limit);
+        } else {
+            self.exposing().publish(link, publish);
+        }
+    }
+
     fn link_due(&mut self, link: LinkId) {
         let now = self.agenda.now;
         let expired = self.matching.sending.links.expire(link, self.draining.is_none(), &mut self.agenda);
@@ -337,6 +382,7 @@ impl Server {
         self.agenda.at(control, None);
         self.asked.remove_link(link);
         self.matching.remove_link(link, &mut self.agenda);
+        self.exposing().link_gone(link);
     }
 
     // Ends.
@@ -367,6 +413,7 @@ impl Server {
     /// The process was asked to end: it takes who came before that, and closes its listeners.
     fn drain(&mut self) {
         self.draining = Some(self.agenda.now + self.agenda.limits.drain);
+        self.exposed.stop();
         for id in self.listeners.stop() {
             self.agenda.push(Output::StopListening(id));
         }
@@ -405,8 +452,8 @@ impl Machine for Server {
         self.agenda.now = now;
         match input {
             Input::Accepted { id, door, peer, asked } => self.accepted(id, door, peer, asked),
-            Input::Listening { id, address } => self.listeners.note(id, Ok(address), &mut self.agenda),
-            Input::ListenFailed { id, error } => self.listeners.note(id, Err(error), &mut self.agenda),
+            Input::Listening { id, address } => self.listening(id, Ok(address)),
+            Input::ListenFailed { id, error } => self.listening(id, Err(error)),
             Input::Stopped { id } => self.stopped(id),
             Input::Greeted { id, hello } => self.greeted(id, hello),
             Input::Proved { id, proof } => self.proved(id, proof),
@@ -435,6 +482,11 @@ impl Machine for Server {
             self.due(id);
         }
         self.listeners.try_again(&mut self.agenda);
+        self.exposing().due();
+        while let Some(link) = self.exposed.next_given_up() {
+            self.end_link(link, CloseReason::NoPong);
+        }
+        self.exposing().look_again();
         if self.draining.take_if(|at| *at <= now).is_some() {
             let sessions = self.matching.give_up(&mut self.agenda);
             if sessions > 0 {
@@ -451,9 +503,10 @@ impl Machine for Server {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if self.matching.has_work() {
+        if self.matching.has_work() || self.exposed.has_work() {
             return Some(self.agenda.now);
         }
-        [self.agenda.next_deadline(), self.draining, self.listeners.due()].into_iter().flatten().min()
+        let due = [self.agenda.next_deadline(), self.draining, self.listeners.due(), self.exposed.next_due()];
+        due.into_iter().flatten().min()
     }
 }

@@ -35,8 +35,14 @@ impl Asked {
         }
     }
 
-    fn count(&self, link: LinkId) -> usize {
+    /// How many asks a link has.
+    pub fn count(&self, link: LinkId) -> usize {
         self.links.get(link).map_or(0, BTreeMap::len)
+    }
+
+    /// Whether a link asks for something under this number.
+    pub fn has_number(&self, link: LinkId, number: PublicationNumber) -> bool {
+        self.get(link, number).is_some()
     }
 
     fn get(&self, link: LinkId, number: PublicationNumber) -> Option<&Publish> {
@@ -85,6 +91,11 @@ impl Publishing<'_> {
             Err(_) => {}
         }
         self.answer(link, publish, answer);
+    }
+
+    /// A client may not have what it asks for, which is not remembered.
+    pub fn deny(&mut self, link: LinkId, publish: &Publish, reason: Denial) {
+        self.answer(link, publish, Err(reason));
     }
 
     /// Tells a client what became of what it asked for.

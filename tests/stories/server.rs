@@ -4,6 +4,7 @@ mod clients;
 mod end;
 mod offers;
 mod pool;
+mod ports;
 mod publications;
 mod strangers;
 mod users;
@@ -108,15 +109,23 @@ fn publish(number: u32, service: &str) -> ControlFrame {
 }
 
 fn new_server(limits: Limits) -> Story<Server> {
+    new_server_with(limits, Policies::default(), vec![key("office", 7)])
+}
+
+fn key(text: &str, byte: u8) -> Key {
+    Key { name: name(text), secret: Secret::new([byte; 32]) }
+}
+
+fn new_server_with(limits: Limits, policies: Policies, keys: Vec<Key>) -> Story<Server> {
     let config = ServerConfig {
         services: vec![
             Service::new(name("web"), Listen::Any(WEB)),
             Service::new(name("ssh"), Listen::Any(SSH)),
         ],
-        policies: Policies::default(),
+        policies,
         message: Listen::Any(MESSAGE),
         control: Listen::Any(CONTROL),
-        keys: vec![Key { name: name("office"), secret: Secret::new([7; 32]) }],
+        keys,
         plain: false,
         limits: limits.clone(),
     };
@@ -129,7 +138,10 @@ fn begin() -> Stage {
 }
 
 fn begin_with(limits: Limits) -> Stage {
-    let mut story = new_server(limits);
+    listen(new_server(limits))
+}
+
+fn listen(mut story: Story<Server>) -> Stage {
     let mut listeners = Vec::new();
     for output in story.wait(Duration::ZERO).0 {
         if let Output::Listen { id, at: listen, door } = output {
@@ -150,8 +162,12 @@ impl Stage {
 
     /// A connection at the control port has proved the key.
     fn control(&mut self) -> (ConnId, Outputs) {
+        self.control_of(office())
+    }
+
+    fn control_of(&mut self, key: KeyId) -> (ConnId, Outputs) {
         self.links += 1;
-        let (id, _) = self.stranger(Purpose::Control, office());
+        let (id, _) = self.stranger(Purpose::Control, key);
         (id, self.prove(id, Proof::control(&[self.links; LINK_RANDOM_BYTES], self.links.into())))
     }
 
@@ -172,7 +188,11 @@ impl Stage {
 
     /// A client says this and is welcome.
     fn greet(&mut self, hello: Hello) -> (Client, Outputs) {
-        let (control, _) = self.control();
+        self.greet_with(office(), hello)
+    }
+
+    fn greet_with(&mut self, key: KeyId, hello: Hello) -> (Client, Outputs) {
+        let (control, _) = self.control_of(key);
         let outputs = self.hear(control, ControlFrame::Hello(hello));
         let mut client = Client { control, link: [self.links; 16], tickets: VecDeque::new() };
         client.note(&outputs);

@@ -4,14 +4,14 @@
 //! own. Its ports are taken from the moment at which it is made until it is removed. So two grants never have a port in
 //! common, and none has one of the server itself.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use super::permitted::{Permitted, Place, place};
 use crate::base::address::Listen;
 use crate::base::deadlines::Deadlines;
-use crate::base::id::{AskId, ListenerId, ServiceId, kind};
+use crate::base::id::{AskId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
 use crate::base::table::Table;
@@ -46,16 +46,27 @@ pub(super) struct Grant {
     pub state: State,
     /// Those who serve it, or will once it is open; the oldest first.
     pub members: Vec<AskId>,
-    /// Those who were told that it is in their way. Some may want nothing any more.
-    pub behind: Vec<AskId>,
-    pub listeners: Vec<ListenerId>,
+    /// Those in whose way it is, the oldest first. Some may want nothing any more.
+    pub behind: BTreeSet<AskId>,
 }
 
 impl Grant {
-    /// Where it listens.
+    /// How many listeners it takes.
+    pub fn count(&self) -> usize {
+        self.ports.count() * self.places.len()
+    }
+
+    /// How many listeners it has.
+    pub fn listening(&self) -> usize {
+        if self.state == State::Kept { 0 } else { self.count() }
+    }
+
+    /// Where it listens: all ports of one place, then those of the next.
     pub fn addresses(&self) -> impl Iterator<Item = Listen> {
         self.places.iter().flat_map(|&place| {
-            self.ports.iter().map(move |port| place.map_or(Listen::Any(port), |ip| Listen::At((ip, port).into())))
+            self.ports
+                .iter()
+                .map(move |port| place.map_or(Listen::Any(port), |ip| Listen::At((ip, port).into())))
         })
     }
 }
@@ -124,36 +135,24 @@ impl Grants {
         self.taken.range(all).filter(move |((_, at), _)| overlaps(*at)).map(|(_, holder)| *holder)
     }
 
-    /// The first port of an order that nobody has at the places where it is permitted.
-    pub fn first_free(&self, order: &[Ports], permitted: &Permitted) -> Option<(u16, Vec<Place>)> {
-        self.first(order, permitted, |_| false)
-    }
-
-    /// The first port of an order that nobody has, but for grants that may be dropped.
-    pub fn first_kept(
+    /// The first port of an order that nobody has at the places where it is permitted, but for grants that may be
+    /// dropped.
+    pub fn first(
         &self,
         order: &[Ports],
         permitted: &Permitted,
         may_be_dropped: impl Fn(&Grant) -> bool,
     ) -> Option<(u16, Vec<Place>)> {
-        self.first(order, permitted, |holder| match holder {
-            Holder::Ours => false,
-            Holder::Grant(id) => self.table.get(id).is_some_and(&may_be_dropped),
-        })
-    }
-
-    fn first(
-        &self,
-        order: &[Ports],
-        permitted: &Permitted,
-        stands_aside: impl Fn(Holder) -> bool,
-    ) -> Option<(u16, Vec<Place>)> {
+        let blocks = |holder: Holder| match holder {
+            Holder::Ours => true,
+            Holder::Grant(id) => !self.table.get(id).is_some_and(&may_be_dropped),
+        };
         for ports in order {
             let mut taken = self.taken.range((ports.first, None)..=(ports.last, LAST_PLACE)).peekable();
             for port in ports.iter() {
                 let (mut is_taken, mut everywhere) = (false, false);
                 while let Some(((_, at), &holder)) = taken.next_if(|((of, _), _)| *of == port) {
-                    let blocks = !stands_aside(holder);
+                    let blocks = blocks(holder);
                     is_taken |= blocks;
                     everywhere |= blocks && at.is_none();
                 }
@@ -161,7 +160,6 @@ impl Grants {
                     continue;
                 }
                 let places = permitted.places(Ports::one(port));
-                let blocks = |holder: Holder| !stands_aside(holder);
                 if !is_taken || !self.holders(Ports::one(port), &places).any(blocks) {
                     return Some((port, places));
                 }
@@ -174,17 +172,18 @@ impl Grants {
     pub fn add(&mut self, id: ServiceId, owner: Owner, ports: Ports, places: Vec<Place>) {
         self.take(id, ports, &places);
         self.of_owner.insert(owner.clone(), id);
-        let (members, behind, listeners) = (Vec::new(), Vec::new(), Vec::new());
-        let state = State::Opening(0);
-        self.table.insert(id, Grant { owner, ports, places, state, members, behind, listeners });
+        let (members, behind, state) = (Vec::new(), BTreeSet::new(), State::Opening(0));
+        self.table.insert(id, Grant { owner, ports, places, state, members, behind });
     }
 
     /// A grant has another port than before.
     pub fn change(&mut self, id: ServiceId, port: u16, places: Vec<Place>) {
         let Some(grant) = self.table.get_mut(id) else { return };
         let ports = Ports::one(port);
-        let (old_ports, old_places) =
-            (std::mem::replace(&mut grant.ports, ports), std::mem::replace(&mut grant.places, places.clone()));
+        let (old_ports, old_places) = (
+            std::mem::replace(&mut grant.ports, ports),
+            std::mem::replace(&mut grant.places, places.clone()),
+        );
         self.give_back(old_ports, &old_places);
         self.take(id, ports, &places);
     }
@@ -242,10 +241,7 @@ mod tests {
     }
 
     fn owner(publication: &str) -> Owner {
-        Owner {
-            key: "office".parse().expect("a name"),
-            publication: publication.parse().expect("a name"),
-        }
+        Owner { key: "office".parse().expect("a name"), publication: publication.parse().expect("a name") }
     }
 
     fn at(ip: &str) -> Place {
@@ -270,7 +266,9 @@ mod tests {
         let mut grants = Grants::default();
         grants.add(id(1), owner("one"), ports("80"), vec![at("192.0.2.1")]);
         grants.add(id(2), owner("two"), ports("90-92"), vec![None]);
-        grants.set_ours(["*:443", "192.0.2.1:22", "0.0.0.0:33"].map(|at| at.parse().expect("a place")).into_iter());
+        grants.set_ours(
+            ["*:443", "192.0.2.1:22", "0.0.0.0:33"].map(|at| at.parse().expect("a place")).into_iter(),
+        );
         let other = [at("192.0.2.2")];
         assert_eq!(holders(&grants, "80", &other), []);
         assert_eq!(holders(&grants, "80", &[at("192.0.2.1")]), [Holder::Grant(id(1))]);
@@ -302,7 +300,7 @@ mod tests {
         let order = [ports("104-109"), ports("100-103")];
         let mut take = |slot: u32, of: &str, places: Vec<Place>| {
             grants.add(id(slot), owner(of), ports(of), places);
-            grants.first_free(&order, &some)
+            grants.first(&order, &some, |_| false)
         };
         let (one, two) = (at("192.0.2.1"), at("192.0.2.2"));
         assert_eq!(take(1, "103", vec![None]), Some((104, vec![one])));
@@ -312,9 +310,9 @@ mod tests {
         assert_eq!(take(5, "109", vec![None]), Some((100, vec![one])));
         assert_eq!(take(6, "100-102", vec![None]), None);
         let of_four = |grant: &Grant| grant.owner == owner("106-108");
-        assert_eq!(grants.first_kept(&order, &some, of_four), Some((106, vec![one, two])));
+        assert_eq!(grants.first(&order, &some, of_four), Some((106, vec![one, two])));
         grants.change(id(6), 200, vec![None]);
-        assert_eq!(grants.first_free(&order, &some), Some((100, vec![one])));
+        assert_eq!(grants.first(&order, &some, |_| false), Some((100, vec![one])));
     }
 
     #[test]

@@ -205,7 +205,8 @@ mod tests {
     #[test]
     fn behind_a_port_of_an_order_are_those_that_are_tried_after_it() {
         let order = || vec![ports("104-109"), ports("50"), ports("100-103")];
-        let left = |port| behind(order(), port).into_iter().map(|ports| ports.to_string()).collect::<Vec<_>>();
+        let left =
+            |port| behind(order(), port).into_iter().map(|ports| ports.to_string()).collect::<Vec<_>>();
         assert_eq!(left(104), ["105-109", "50", "100-103"]);
         assert_eq!(left(109), ["50", "100-103"]);
         assert_eq!(left(102), ["103"]);
