@@ -5,7 +5,8 @@
 //! | [`permitted`] | which ports a key may ask for, and where the search for *any* begins |
 //! | [`grants`] | who has which ports |
 //! | [`asks`] | what clients ask for, and what became of it |
-//! | [`exposing`] | what is decided, step by step |
+//! | [`deciding`] | what an ask gets |
+//! | [`exposing`] | what is done about it, step by step |
 //!
 //! Rules:
 //! - ports belong to a key and the name of a publication, whichever client comes with them;
@@ -14,6 +15,7 @@
 //! - what was denied is granted, without being asked for again, once nothing is in the way any more.
 
 mod asks;
+mod deciding;
 mod exposing;
 mod grants;
 mod permitted;
@@ -26,6 +28,9 @@ use crate::base::id::{LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
 use crate::config::Policies;
+use crate::config::limits::Limits;
+use crate::server::publishing::Asked;
+use crate::wire::control::{Denial, Publish, Transports, Want};
 use asks::Asks;
 pub(super) use exposing::Exposing;
 use grants::Grants;
@@ -86,19 +91,18 @@ impl Exposed {
         }
     }
 
-    /// Whether a service is one of ports that a client asked for.
-    pub fn contains(&self, service: ServiceId) -> bool {
-        self.grants.get(service).is_some()
-    }
-
-    /// How many of a link's asks there are, whatever became of them.
-    pub fn count(&self, link: LinkId) -> usize {
-        self.asks.count(link)
-    }
-
-    /// Whether a link has asked for ports under this number.
-    pub fn has_number(&self, link: LinkId, number: u32) -> bool {
-        self.asks.of(link, number).is_some()
+    /// Why a client may not ask for something, whatever it is; only what links `asked` for besides counts.
+    pub fn refusal(&self, link: LinkId, publish: &Publish, asked: &Asked, limits: &Limits) -> Option<Denial> {
+        let is_of_ports = publish.want != Want::Service;
+        let is_asked = asked.has_number(link, publish.number);
+        if self.asks.of(link, publish.number).is_some() || is_of_ports && is_asked {
+            return Some(Denial::AlreadyPublished);
+        }
+        let count = asked.count(link) + self.asks.count(link);
+        if !is_asked && count >= limits.publications_per_client_max {
+            return Some(Denial::Limit);
+        }
+        (publish.transports == Transports::Udp).then_some(Denial::Policy)
     }
 
     /// A link that is to be ended, because it did not answer in time when another client asked for its ports.

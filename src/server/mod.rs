@@ -46,9 +46,7 @@ use crate::base::name::Name;
 use crate::config::limits::Limits;
 use crate::config::{Key, ServerConfig};
 use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
-use crate::wire::control::{
-    Capabilities, ControlFrame, Denial, Hello, Publish, Refusal, Transports, Versions, Want, Welcome,
-};
+use crate::wire::control::{Capabilities, ControlFrame, Hello, Publish, Refusal, Versions, Want, Welcome};
 use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
 use controls::{Controls, Stage};
 use exposed::{Exposed, Exposing};
@@ -334,21 +332,10 @@ impl Server {
 
     /// A client would serve something.
     fn publish(&mut self, link: LinkId, publish: &Publish) {
-        if self.exposed.has_number(link, publish.number) {
-            return self.publishing().deny(link, publish, Denial::AlreadyPublished);
-        }
-        if publish.want == Want::Service {
-            return self.publishing().publish(link, publish);
-        }
-        let count = self.asked.count(link) + self.exposed.count(link);
-        if self.asked.has_number(link, publish.number) {
-            self.publishing().deny(link, publish, Denial::AlreadyPublished);
-        } else if publish.transports == Transports::Udp {
-            self.publishing().deny(link, publish, Denial::Policy);
-        } else if count >= self.agenda.limits.publications_per_client_max {
-            self.publishing().deny(link, publish, Denial::Limit);
-        } else {
-            self.exposing().publish(link, publish);
+        match self.exposed.refusal(link, publish, &self.asked, &self.agenda.limits) {
+            Some(reason) => self.publishing().deny(link, publish, reason),
+            None if publish.want == Want::Service => self.publishing().publish(link, publish),
+            None => self.exposing().publish(link, publish),
         }
     }
 

@@ -1,11 +1,12 @@
-//! One step with ports that clients ask for: what is decided, and what is done about it.
+//! One step with ports that clients ask for: what is done about what was decided.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::asks::{Ask, Stage};
-use super::grants::{Grant, Holder, Owner, State};
+use super::deciding::{Deciding, Decision, Until};
+use super::grants::{Owner, State};
 use super::permitted::{Place, behind};
 use super::{Exposed, rules};
 use crate::base::address::Listen;
@@ -28,34 +29,6 @@ pub(in crate::server) struct Exposing<'s> {
     pub matching: &'s mut Matching,
     pub listeners: &'s mut Listeners,
     pub agenda: &'s mut Agenda,
-}
-
-/// What may change so that a denied ask gets what it wants.
-#[derive(Clone, Copy)]
-enum Until {
-    /// This grant has other members, or is gone.
-    Changed(ServiceId),
-    /// Some port or room is free.
-    Room,
-    /// The configuration is another.
-    Configured,
-    /// The system gives what it did not.
-    Later,
-}
-
-/// What is to be done about an ask.
-enum Decision {
-    Deny(Denial, Until),
-    /// The client of this link has the grant, and must say that it is there.
-    Contest(LinkId, ServiceId),
-    /// It gets ports that its owner has.
-    Join(ServiceId),
-    /// It gets these ports. These grants make room.
-    Open {
-        ports: Ports,
-        places: Vec<Place>,
-        dropped: Vec<ServiceId>,
-    },
 }
 
 /// How a client stopped serving its ports.
@@ -219,7 +192,10 @@ impl Exposing<'_> {
     }
 
     fn look(&mut self, id: AskId) {
-        let Some(decision) = self.decide(id) else { return };
+        let (exposed, links) = (&*self.exposed, &self.matching.sending.links);
+        let Some(decision) = (Deciding { exposed, links, limits: &self.agenda.limits }).decide(id) else {
+            return;
+        };
         match decision {
             Decision::Deny(reason, until) => self.deny(id, reason, until),
             Decision::Contest(holder, service) => self.contest(id, holder, service),
@@ -232,95 +208,6 @@ impl Exposing<'_> {
                 self.open_new(id, ports, places);
             }
         }
-    }
-
-    fn decide(&self, id: AskId) -> Option<Decision> {
-        let ask = self.exposed.asks.get(id).filter(|ask| ask.grant().is_none())?;
-        let key = self.matching.sending.links.get(ask.link)?.key();
-        let Publish { want, name, share, .. } = &ask.publish;
-        let Some(permitted) = self.exposed.permitted(key) else {
-            return Some(Decision::Deny(Denial::Policy, Until::Configured));
-        };
-        let owner = Owner { key: key.clone(), publication: name.clone() };
-        let own = self.exposed.grants.of(&owner);
-        if let Some(service) = own
-            && let Some(grant) = self.exposed.grants.get(service)
-        {
-            let fits = match want {
-                Want::AnyPort => grant.ports.count() == 1,
-                Want::Ports(ports) => *ports == grant.ports,
-                Want::Service => false,
-            };
-            let fits = fits && permitted.places(grant.ports) == grant.places;
-            let mut members = grant.members.iter().filter_map(|&member| self.exposed.asks.get(member));
-            match members.clone().next() {
-                None if fits && grant.state == State::Kept && !self.has_room(key, grant.count()) => {
-                    return Some(Decision::Deny(Denial::Limit, Until::Room));
-                }
-                None if fits => return Some(Decision::Join(service)),
-                None => {}
-                Some(_) if fits && *share && members.clone().all(|it| it.publish.share) => {
-                    return Some(Decision::Join(service));
-                }
-                Some(_) if members.any(|it| it.link == ask.link) => {
-                    return Some(Decision::Deny(Denial::AlreadyPublished, Until::Changed(service)));
-                }
-                Some(holder) => return Some(Decision::Contest(holder.link, service)),
-            }
-        }
-        let is_own = |grant: &Grant| grant.owner == owner;
-        let is_kept = |grant: &Grant| grant.state == State::Kept && grant.owner.key == *key;
-        let (ports, places) = match want {
-            Want::Service => return None,
-            Want::Ports(ports) => (*ports, permitted.places(*ports)),
-            Want::AnyPort => {
-                let order = permitted.any(key, name);
-                if order.is_empty() {
-                    return Some(Decision::Deny(Denial::Policy, Until::Configured));
-                }
-                let grants = &self.exposed.grants;
-                let found = grants.first(&order, permitted, is_own);
-                let found = found
-                    .or_else(|| grants.first(&order, permitted, |grant| is_own(grant) || is_kept(grant)));
-                match found {
-                    Some((port, places)) => (Ports::one(port), places),
-                    None => return Some(Decision::Deny(Denial::PortTaken, Until::Room)),
-                }
-            }
-        };
-        if places.is_empty() {
-            return Some(Decision::Deny(Denial::Policy, Until::Configured));
-        }
-        let mut dropped: Vec<ServiceId> = own.into_iter().collect();
-        for holder in self.exposed.grants.holders(ports, &places) {
-            let Holder::Grant(service) = holder else {
-                return Some(Decision::Deny(Denial::PortTaken, Until::Room));
-            };
-            match self.exposed.grants.get(service) {
-                Some(grant) if is_own(grant) || is_kept(grant) => {
-                    if dropped.last() != Some(&service) && !dropped.contains(&service) {
-                        dropped.push(service);
-                    }
-                }
-                _ => return Some(Decision::Deny(Denial::PortTaken, Until::Changed(service))),
-            }
-        }
-        let given_back = dropped.iter().filter_map(|&service| self.exposed.grants.get(service));
-        let given_back: usize = given_back.map(Grant::listening).sum();
-        if !self.has_room(key, (ports.count() * places.len()).saturating_sub(given_back)) {
-            return Some(Decision::Deny(Denial::Limit, Until::Room));
-        }
-        Some(Decision::Open { ports, places, dropped })
-    }
-
-    /// Whether a key may have so many listeners more. One may have all of them until three quarters are taken. From
-    /// then on a key that would have more than a quarter gets no more, if there are others.
-    fn has_room(&self, key: &Name, more: usize) -> bool {
-        let (links, exposed) = (&self.matching.sending.links, &self.exposed);
-        let most = self.agenda.limits.ports_at_most(links.count(), exposed.keys);
-        let own = exposed.listeners.get(key).copied().unwrap_or(0) + more;
-        let all = links.ports + more;
-        all <= most && (all <= most / 4 * 3 || own <= most / 4 || exposed.keys <= 1)
     }
 
     // What is done.

@@ -498,12 +498,14 @@ fn a_number_names_one_publication_whatever_it_is_of() {
     let client = stage.client(1);
     let outputs = stage.ask(&client, expose(1, "x", "8080", false));
     assert_eq!(outputs.told(&client), [denied(1, Denial::AlreadyPublished)]);
-    stage.ask(&client, expose(2, "x", "8080", false));
+    stage.ask(&client, expose(2, "x", "8080", true));
     for frame in [expose(2, "y", "8081", false), publish(2, "ssh")] {
         assert_eq!(stage.ask(&client, frame).told(&client), [denied(2, Denial::AlreadyPublished)]);
     }
-    let outputs = stage.ask(&client, expose(3, "x", "8080", false));
-    assert_eq!(outputs.told(&client), [denied(3, Denial::AlreadyPublished)], "it has it itself");
+    for (number, share) in [(3, false), (4, true)] {
+        let outputs = stage.ask(&client, expose(number, "x", "8080", share));
+        assert_eq!(outputs.told(&client), [denied(number, Denial::AlreadyPublished)], "it has it itself");
+    }
 }
 
 #[test]
