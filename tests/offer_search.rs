@@ -12,9 +12,10 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use skyorg::base::address::{HostPort, Listen};
+use skyorg::base::clocks::Clocks;
 use skyorg::base::id::ConnId;
 use skyorg::base::name::Name;
 use skyorg::client::Client;
@@ -173,7 +174,13 @@ impl World {
         };
         let mut world = World {
             broken,
-            server: Server::new(server, limits.clone(), [2; 16], rng(), now),
+            server: Server::new(
+                server,
+                limits.clone(),
+                [2; 16],
+                rng(),
+                Clocks { now, wall: SystemTime::UNIX_EPOCH },
+            ),
             client: Client::new(client, limits, [1; 16], rng(), now),
             now,
             connections: vec![new; CONNECTIONS],

@@ -4,9 +4,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use skyorg::base::address::Listen;
+use skyorg::base::clocks::Clocks;
 use skyorg::base::id::{ConnId, ListenerId, ServiceId};
 use skyorg::base::name::Name;
 use skyorg::config::limits::Limits;
@@ -56,7 +57,13 @@ impl Story {
         let limits = Arc::new(config.limits.clone());
         let now = Instant::now();
         let mut story = Story {
-            server: Server::new(config, limits, [2; 16], fastrand::Rng::with_seed(1), now),
+            server: Server::new(
+                config,
+                limits,
+                [2; 16],
+                fastrand::Rng::with_seed(1),
+                Clocks { now, wall: SystemTime::UNIX_EPOCH },
+            ),
             now,
             session: key_id(&Secret::new([7; 32])),
             messages: BTreeSet::new(),

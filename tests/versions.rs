@@ -4,9 +4,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use skyorg::base::address::{HostPort, Listen};
+use skyorg::base::clocks::Clocks;
 use skyorg::base::id::{ConnId, ServiceId};
 use skyorg::base::name::Name;
 use skyorg::client::Client;
@@ -86,7 +87,8 @@ impl Story {
             limits: Limits::default(),
         };
         let limits = Arc::new(Limits::default());
-        let server = Server::new(config, limits.clone(), [9; 16], fastrand::Rng::with_seed(1), now);
+        let clocks = Clocks { now, wall: SystemTime::UNIX_EPOCH };
+        let server = Server::new(config, limits.clone(), [9; 16], fastrand::Rng::with_seed(1), clocks);
         let local = |port| HostPort::parse("127.0.0.1", None, Some(port)).expect("an address");
         let config = ClientConfig {
             server: local(33_335),

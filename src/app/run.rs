@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use log::info;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::report::Report;
 use super::{in_use, journal};
 use crate::base::address::{Listen, any_addresses};
+use crate::base::clocks::Clocks;
 use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
 use crate::config::limits::Limits;
@@ -137,8 +138,9 @@ impl Server {
         config.limits.local_ports = local_ports();
         let limits = Arc::new(config.limits.clone());
         let (network, instance) = (network()?, random_instance()?);
-        let (jitter, now) = (fastrand::Rng::new(), Instant::now());
-        let machine = ServerMachine::new(config, limits.clone(), instance, jitter, now);
+        let clocks = Clocks { now: Instant::now(), wall: SystemTime::now() };
+        let jitter = fastrand::Rng::new();
+        let machine = ServerMachine::new(config, limits.clone(), instance, jitter, clocks);
         let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
         let mut report = Report::default();
         reactor.begin();

@@ -22,6 +22,17 @@ impl Listen {
             Listen::At(address) => address.port(),
         }
     }
+
+    /// Whether both take one connection: the port and any address are the same, and a wildcard is all of them. Port 0 is
+    /// another one each time.
+    pub fn overlaps(self, other: Listen) -> bool {
+        let ip = |it: Listen| match it {
+            Listen::At(address) if !address.ip().is_unspecified() => Some(address.ip().to_canonical()),
+            _ => None,
+        };
+        let alike = ip(self).zip(ip(other)).is_none_or(|(one, another)| one == another);
+        alike && self.port() == other.port() && self.port() != 0
+    }
 }
 
 /// An IPv6 address with the name of its interface, and a port: `[fe80::1%eth0]:80` (RFC 4007, section 11). Only the
@@ -254,6 +265,23 @@ mod tests {
             ["", ":", "*", "*:", "+80", "65536", "localhost:80", "::1:80", "127.0.0.1", "[::1]", "80 "]
         {
             assert_eq!(text.parse::<Listen>(), Err(BadAddress::Listen), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn places_overlap_where_one_connection_could_come_to_both() {
+        let at = |text: &str| text.parse::<Listen>().expect("a place");
+        for (one, another, overlap) in [
+            ("443", "127.0.0.1:443", true),
+            ("[::]:443", "127.0.0.1:443", true),
+            ("0.0.0.0:443", "443", true),
+            ("127.0.0.1:443", "127.0.0.1:443", true),
+            ("127.0.0.1:443", "127.0.0.2:443", false),
+            ("443", "444", false),
+            ("0", "0", false),
+        ] {
+            assert_eq!(at(one).overlaps(at(another)), overlap, "{one} {another}");
+            assert_eq!(at(another).overlaps(at(one)), overlap, "{another} {one}");
         }
     }
 

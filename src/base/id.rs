@@ -34,6 +34,8 @@ pub mod kind {
     pub enum Publication {}
     /// What a client asks for with a publication of ports.
     pub enum Ask {}
+    /// Whoever holds a key.
+    pub enum Holder {}
     /// A listener.
     pub enum Listener {}
     /// A host name that is resolved.
@@ -50,6 +52,8 @@ pub type ServiceId = Id<kind::Service>;
 pub type PublicationId = Id<kind::Publication>;
 /// Names what a client asks for with a publication of ports.
 pub type AskId = Id<kind::Ask>;
+/// Names whoever holds a key.
+pub type HolderId = Id<kind::Holder>;
 /// Names a listener.
 pub type ListenerId = Id<kind::Listener>;
 /// Names a host name.

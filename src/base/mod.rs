@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod buffer;
+pub mod clocks;
 pub mod deadlines;
 pub mod id;
 pub mod name;

@@ -212,7 +212,7 @@ impl Machine for Client {
                     link.measured(it, &mut self.agenda);
                 }
             }
-            Input::Woken => {
+            Input::Woken { .. } => {
                 self.links.woken(&mut self.agenda);
                 self.gateway.woken(&self.agenda);
             }
@@ -226,6 +226,7 @@ impl Machine for Client {
             | Input::Greeted { .. }
             | Input::Proved { .. }
             | Input::Answered { .. }
+            | Input::Configure(_)
             | Input::Listening { .. }
             | Input::ListenFailed { .. }
             | Input::Stopped { .. }

@@ -1,5 +1,6 @@
 //! Validated configuration: what the command line and the key file have become.
 
+pub mod difference;
 pub mod keys;
 pub mod limits;
 pub mod policy;
@@ -12,7 +13,7 @@ use crate::base::name::Name;
 use crate::wire::handshake::Secret;
 use crate::wire::publication::Want;
 use limits::Limits;
-use policy::{Policy, PortRules, UserRules};
+use policy::{Policy, PortRules, Services, UserRules};
 
 /// A key: a client that proves the secret is admitted under the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,19 @@ pub enum Policies {
     Alike(PortRules),
     /// Each key has a policy of its own; one without may do nothing.
     Each(BTreeMap<Name, Policy>),
+}
+
+impl Policies {
+    /// What the holder of a key may do; `None`: nothing.
+    pub fn of(&self, key: &Name) -> Option<Policy> {
+        match self {
+            Policies::Alike(ports) => {
+                let (services, ports) = (Services::All, ports.clone());
+                Some(Policy { services, ports, ..Policy::default() })
+            }
+            Policies::Each(policies) => policies.get(key).cloned(),
+        }
+    }
 }
 
 impl Default for Policies {

@@ -68,7 +68,7 @@ pub enum CloseReason {
     Full,
     /// What was aborted did not end, or a good ending was not read, in time.
     EndTimedOut,
-    /// The service was taken out of the configuration.
+    /// What it belonged to was removed from the configuration.
     Removed,
     /// The policy does not allow it any more.
     Policy,
@@ -123,7 +123,7 @@ impl fmt::Display for CloseReason {
             Self::NoClient => f.write_str("no client took the user in time"),
             Self::Full => f.write_str("the limit is reached"),
             Self::EndTimedOut => f.write_str("the other side did not end in time"),
-            Self::Removed => f.write_str("its service was removed"),
+            Self::Removed => f.write_str("removed from the configuration"),
             Self::Policy => f.write_str("the policy does not allow it any more"),
             Self::From => f.write_str("the service takes no users from there"),
             Self::UsersLimit => f.write_str("the service has as many users as it may have"),

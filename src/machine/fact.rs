@@ -2,6 +2,7 @@
 //! lines of facts, others may count them, and they cannot disagree.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::Level;
@@ -10,12 +11,14 @@ use super::close::CloseReason;
 use super::fault::Fault;
 use super::input::Traffic;
 use super::name_fault::NameFault;
+use super::reload_fault::ReloadFault;
 use super::throttle::{LINKS_AT_ONCE, PUBLICATIONS_AT_ONCE, Throttle};
 use super::words::has_no_port;
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::ConnId;
 use crate::base::name::Name;
 use crate::base::ports::Ports;
+use crate::config::difference::Difference;
 use crate::wire::control::{Denial, Refusal, Versions};
 
 /// Something that an operator may want to know.
@@ -155,6 +158,28 @@ pub enum Fact {
         at: Listen,
         /// How long it tries.
         time: Duration,
+    },
+
+    /// A listener that was suspended cannot listen again, and is tried again after a pause.
+    NotListening {
+        /// Where.
+        at: Listen,
+        /// What the system said.
+        fault: Fault,
+    },
+    /// Another configuration holds.
+    Reloaded {
+        /// Where it comes from.
+        source: Arc<str>,
+        /// What has changed.
+        difference: Box<Difference>,
+    },
+    /// Another configuration does not hold: nothing has changed.
+    ReloadRefused {
+        /// Where it comes from.
+        source: Arc<str>,
+        /// Why.
+        fault: ReloadFault,
     },
 
     // The client.
@@ -349,6 +374,7 @@ impl Fact {
             | Fact::Exposed { .. }
             | Fact::UserLeft { .. }
             | Fact::Draining { .. }
+            | Fact::Reloaded { .. }
             | Fact::Connecting { .. }
             | Fact::Connected { .. }
             | Fact::Granted { .. }
@@ -356,7 +382,7 @@ impl Fact {
             | Fact::LinkLost { .. }
             | Fact::MessageArrived { .. }
             | Fact::SessionEnded { .. } => Level::Info,
-            Fact::Refused { .. } | Fact::Denied { .. } => Level::Error,
+            Fact::Refused { .. } | Fact::Denied { .. } | Fact::ReloadRefused { .. } => Level::Error,
             _ => Level::Warn,
         }
     }
@@ -376,6 +402,7 @@ impl Fact {
             Fact::UserLeft { service, served: false, .. } => once("user left unserved", Some(service)),
             Fact::AcceptPaused { fault, .. } if fault.is_exhaustion() => once("accept exhausted", None),
             Fact::AcceptPaused { .. } => once("accept failed", None),
+            Fact::NotListening { .. } => once("not listening", None),
             Fact::NotWatched { .. } => once("not watched", None),
             Fact::ClientCame { key, .. } => some("client came", key, LINKS_AT_ONCE),
             Fact::ClientGone { key, .. } => some("client gone", key, LINKS_AT_ONCE),

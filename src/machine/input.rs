@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
@@ -10,6 +12,7 @@ use super::close::CloseReason;
 use super::output::{Dialled, Door};
 use super::silence::Measured;
 use crate::base::id::{ConnId, ListenerId, NameId};
+use crate::config::ServerConfig;
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::Start;
 use crate::wire::handshake::{ClearHello, KeyId, Secret};
@@ -102,7 +105,12 @@ pub enum Input {
         it: Measured,
     },
     /// The system was suspended, and wakes.
-    Woken,
+    Woken {
+        /// What the clock on the wall says.
+        wall: SystemTime,
+    },
+    /// Another configuration is to take the place of the one before.
+    Configure(Box<Configuration>),
     /// Something happened to the session on a message connection.
     Session {
         /// The message connection.
@@ -140,6 +148,21 @@ pub enum Input {
     Drain,
     /// The operator asked again: the time that running sessions have is over now.
     GiveUp,
+}
+
+/// Another configuration.
+#[derive(Clone, Debug)]
+pub enum Configuration {
+    /// At the server. If one is being carried out, this one waits for it, in place of any other that waits.
+    /// `Fact::Reloaded` or `Fact::ReloadRefused` tells what came of it.
+    Server {
+        /// The configuration.
+        config: Arc<ServerConfig>,
+        /// Where it comes from, for people.
+        source: Arc<str>,
+        /// What the clock on the wall says.
+        wall: SystemTime,
+    },
 }
 
 /// What comes with a proved secret.

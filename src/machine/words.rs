@@ -85,6 +85,13 @@ impl fmt::Display for Fact {
             Fact::AddressInUse { at, time } => {
                 write!(f, "cannot listen on {at} yet: the address is in use; trying for {} s", time.as_secs())
             }
+            Fact::NotListening { at, fault } => {
+                write!(f, "cannot listen on {at} again: {}; trying on", Advised(*fault))
+            }
+            Fact::Reloaded { source, difference } => write!(f, "reloaded {source}: {difference}"),
+            Fact::ReloadRefused { source, fault } => {
+                write!(f, "refused {source}: {fault}; the running configuration stays")
+            }
             Fact::Connecting { server } => write!(f, "connecting to {server}"),
             Fact::Connected { link, server, address, key } => {
                 write!(f, "{link} connected to {server} at {address} with key {key}")

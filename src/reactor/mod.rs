@@ -36,7 +36,7 @@ pub mod world;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::table::SLOTS_KEPT;
 use crate::config::limits::Limits;
@@ -131,6 +131,17 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
     }
 
+    /// The machine is told something that comes from elsewhere.
+    pub fn tell(&mut self, input: Input) {
+        self.sockets.all.tell(input);
+        self.settle();
+    }
+
+    /// What the clock on the wall says.
+    pub fn wall(&mut self) -> SystemTime {
+        self.sockets.network.wall()
+    }
+
     /// How many connections there are, of all kinds.
     pub fn connection_count(&self) -> usize {
         self.sockets.all.count()
@@ -174,7 +185,8 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
         let asleep = sockets.network.asleep();
         if asleep > self.asleep + SUSPENDED {
-            sockets.all.tell(Input::Woken);
+            let wall = sockets.network.wall();
+            sockets.all.tell(Input::Woken { wall });
         }
         self.asleep = self.asleep.max(asleep);
         Ok(())

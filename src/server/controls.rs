@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::base::id::{ConnId, LinkId, kind};
+use crate::base::id::{ConnId, HolderId, LinkId, kind};
 use crate::base::name::Name;
 use crate::base::table::Table;
 use crate::wire::control::{Hello, Refusal, VERSIONS};
@@ -13,6 +13,7 @@ use crate::wire::handshake::{KeyId, Secret};
 pub(super) struct Control {
     pub peer: SocketAddr,
     pub key: Name,
+    pub holder: HolderId,
     /// When its first flight was answered.
     pub answered: Instant,
     pub stage: Stage,
@@ -37,12 +38,12 @@ impl Controls {
         &mut self,
         id: ConnId,
         peer: SocketAddr,
-        key: Name,
+        (holder, key): (HolderId, Name),
         (wire_id, pool_key): (KeyId, Secret),
         now: Instant,
     ) {
         let stage = Stage::Proved(wire_id, pool_key);
-        self.0.insert(id, Control { peer, key, answered: now, stage });
+        self.0.insert(id, Control { peer, key, holder, answered: now, stage });
     }
 
     pub fn get(&self, id: ConnId) -> Option<&Control> {

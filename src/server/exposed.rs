@@ -20,15 +20,15 @@ mod exposing;
 mod grants;
 mod permitted;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use crate::base::address::Listen;
 use crate::base::id::{LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
-use crate::config::Policies;
 use crate::config::limits::Limits;
+use crate::config::policy::PortRules;
+use crate::config::{Policies, ServerConfig};
 use crate::server::publishing::Asked;
 use crate::wire::control::{Denial, Publish, Transports, Want};
 use asks::Asks;
@@ -46,7 +46,9 @@ enum Rules {
 pub(super) struct Exposed {
     rules: Rules,
     /// Keys that there are: each is to have room for a link.
-    keys: usize,
+    keys: HashSet<Name>,
+    /// Ports that the system takes for its own connections.
+    local: Option<Ports>,
     grants: Grants,
     asks: Asks,
     /// Listeners of each key, also those that are about to be closed.
@@ -62,16 +64,12 @@ pub(super) struct Exposed {
 }
 
 impl Exposed {
-    /// Nothing is granted yet. See [`Exposed::configure`].
-    pub fn new(
-        policies: &Policies,
-        keys: usize,
-        ours: impl Iterator<Item = Listen>,
-        local: Option<Ports>,
-    ) -> Exposed {
+    /// Nothing is granted yet. The system takes the ports of its own connections from `local`.
+    pub fn new(config: &ServerConfig, local: Option<Ports>) -> Exposed {
         let mut exposed = Exposed {
-            rules: rules(policies, local),
-            keys,
+            rules: Rules::Each(HashMap::new()),
+            keys: HashSet::new(),
+            local,
             grants: Grants::default(),
             asks: Asks::default(),
             listeners: HashMap::new(),
@@ -80,12 +78,28 @@ impl Exposed {
             leaving: Vec::new(),
             stopped: false,
         };
-        exposed.grants.set_ours(ours);
+        exposed.configure(config);
         exposed
     }
 
+    /// Another configuration says what is permitted, and what the server has itself.
+    fn configure(&mut self, config: &ServerConfig) {
+        let permitted = |ports: &PortRules| Permitted::new(ports, self.local);
+        self.rules = match &config.policies {
+            Policies::Alike(ports) => Rules::Alike(permitted(ports)),
+            Policies::Each(each) => {
+                Rules::Each(each.iter().map(|(key, it)| (key.clone(), permitted(&it.ports))).collect())
+            }
+        };
+        self.keys = config.keys.iter().map(|key| key.name.clone()).collect();
+        let places = config.services.iter().flat_map(|service| &service.listen);
+        self.grants.set_ours(places.copied().chain([config.message, config.control]));
+    }
+
+    /// What a key may ask for.
     fn permitted(&self, key: &Name) -> Option<&Permitted> {
         match &self.rules {
+            _ if !self.keys.contains(key) => None,
             Rules::Alike(permitted) => Some(permitted),
             Rules::Each(each) => each.get(key),
         }
@@ -133,14 +147,5 @@ impl Exposed {
         if *count == 0 {
             self.listeners.remove(key);
         }
-    }
-}
-
-fn rules(policies: &Policies, local: Option<Ports>) -> Rules {
-    match policies {
-        Policies::Alike(ports) => Rules::Alike(Permitted::new(ports, local)),
-        Policies::Each(each) => Rules::Each(
-            each.iter().map(|(key, policy)| (key.clone(), Permitted::new(&policy.ports, local))).collect(),
-        ),
     }
 }

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::services::Readiness;
 use super::tickets::{Redeemed, Tickets};
-use crate::base::id::{ConnId, LinkId, kind};
+use crate::base::id::{ConnId, HolderId, LinkId, kind};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
 use crate::base::slots::Slots;
 use crate::config::limits::Limits;
 use crate::machine::{Agenda, Fact, Measured, Output, Silence, Verdict};
-use crate::wire::control::{ControlFrame, Refusal};
+use crate::wire::control::ControlFrame;
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
 
@@ -41,6 +41,8 @@ const FAILING_DOUBLINGS_MAX: u32 = 5;
 pub(super) struct Identity {
     /// The key that the client holds.
     pub key: Name,
+    /// Whoever holds it.
+    pub holder: HolderId,
     /// Random per process of the client.
     pub instance: [u8; 16],
 }
@@ -65,6 +67,8 @@ pub(super) struct Link {
     /// Silence after which it is given up.
     pub heartbeat: Duration,
     pub heard: Instant,
+    /// When its key is good no more.
+    pub expires: Option<Instant>,
     silence: Silence,
     pub ping_at: Instant,
     ping_sent: Option<Instant>,
@@ -121,6 +125,7 @@ impl Link {
             life: Life::Standing,
             heartbeat,
             heard: now,
+            expires: None,
             silence: Silence::default(),
             ping_at: now,
             ping_sent: None,
@@ -224,11 +229,12 @@ impl Link {
         self.tickets.outstanding() + self.coming
     }
 
-    /// When the link wants attention next: to be pinged, because a ticket expires, or because it was silent too long.
+    /// When the link wants attention next: to be pinged, because a ticket or its key expires, or because it was silent
+    /// too long.
     pub fn next_due(&self, limits: &Limits) -> Instant {
         let due = self.ping_at.min(self.silence.until(self.heard, self.heartbeat));
         let late = self.tickets.first_not_looked_at().map(|issued| issued + self.late_after(limits));
-        [self.tickets.next_expiry(), late].into_iter().flatten().fold(due, Instant::min)
+        [self.tickets.next_expiry(), late, self.expires].into_iter().flatten().fold(due, Instant::min)
     }
 
     /// Tells of tickets that the client did not bring.
@@ -292,8 +298,6 @@ pub(super) struct Links {
     slots: Slots<kind::Link, Link>,
     wire_ids: HashMap<KeyId, LinkId>,
     identities: HashMap<Identity, LinkId>,
-    /// How many links each key has.
-    of_key: HashMap<Name, usize>,
     outstanding: usize,
     /// Listeners of ports that their clients asked for: they take room as links do.
     pub ports: usize,
@@ -305,7 +309,6 @@ impl Links {
         let (wire_id, identity) = (link.wire_id, link.identity.clone());
         let id = self.slots.insert(link).ok()?;
         self.wire_ids.insert(wire_id, id);
-        *self.of_key.entry(identity.key.clone()).or_default() += 1;
         self.identities.insert(identity, id);
         Some(id)
     }
@@ -314,12 +317,6 @@ impl Links {
         let link = self.slots.remove(id)?;
         self.outstanding -= link.outstanding();
         self.wire_ids.remove(&link.wire_id);
-        if let Some(count) = self.of_key.get_mut(link.key()) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_key.remove(link.key());
-            }
-        }
         if self.identities.get(&link.identity) == Some(&id) {
             self.identities.remove(&link.identity);
         }
@@ -350,18 +347,6 @@ impl Links {
 
     pub fn count(&self) -> usize {
         self.slots.len()
-    }
-
-    /// Why there is no room for one more link of this key, one of so many, if there is none.
-    pub fn no_room(&self, key: &Name, keys: usize, limits: &Limits) -> Option<Refusal> {
-        let of_key = self.of_key.get(key).copied().unwrap_or(0);
-        if self.count() >= limits.links_at_most(self.ports) {
-            Some(Refusal::Links { count: self.count() as u32, of_key: false })
-        } else if of_key >= limits.links_of_key_at_most(keys, self.ports) {
-            Some(Refusal::Links { count: of_key as u32, of_key: true })
-        } else {
-            None
-        }
     }
 
     pub fn ids(&self) -> Vec<LinkId> {

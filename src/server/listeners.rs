@@ -141,6 +141,27 @@ impl Listeners {
         }
     }
 
+    /// A listener refuses whoever comes from now on, and keeps its port.
+    pub(super) fn suspend(&mut self, id: ListenerId, agenda: &mut Agenda) {
+        if let Some(listener) = self.slots.get_mut(id)
+            && let State::Listening(address) = listener.state
+        {
+            listener.state = State::Suspended(address);
+            self.again.retain(|&it| it != id);
+            agenda.push(Output::Suspend(id));
+        }
+    }
+
+    /// A suspended listener is to listen again.
+    pub(super) fn resume(&mut self, id: ListenerId, agenda: &mut Agenda) {
+        if let Some(listener) = self.slots.get_mut(id)
+            && let State::Suspended(address) = listener.state
+        {
+            listener.state = State::Listening(address);
+            agenda.push(Output::Resume(id));
+        }
+    }
+
     /// Closes a listener, and forgets it: what waits in its queue still comes.
     pub(super) fn close(&mut self, id: ListenerId, agenda: &mut Agenda) {
         if self.remove(id) {
@@ -192,11 +213,23 @@ impl Listeners {
                 if matches!(listener.serves, Use::Message | Use::Clients) {
                     self.message_port = address.port();
                 }
-                State::Listening(address)
+                match listener.state {
+                    // It was suspended again meanwhile.
+                    State::Suspended(_) => State::Suspended(address),
+                    _ => State::Listening(address),
+                }
+            }
+            // Its port stays ours: somebody else may listen there for a moment.
+            Err(error) if listener.address().is_some() => {
+                agenda.fact(Fact::NotListening { at: listener.at, fault: error.into() });
+                self.again.push(id);
+                self.again_at = Some(agenda.now + agenda.limits.listen_retry);
+                return;
             }
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && agenda.now < self.patient_until
+                    && listener.serves != Use::Nobody
                     && listener.is_open() =>
             {
                 if matches!(listener.state, State::Asked) {
@@ -221,8 +254,12 @@ impl Listeners {
             return;
         }
         for id in std::mem::take(&mut self.again) {
-            if let Some(listener) = self.slots.get(id) {
-                agenda.push(Output::Listen { id, at: listener.at, door: listener.serves.door() });
+            match self.slots.get(id) {
+                Some(listener) if listener.is_open() => {
+                    agenda.push(Output::Listen { id, at: listener.at, door: listener.serves.door() });
+                }
+                Some(_) => agenda.push(Output::Resume(id)),
+                None => {}
             }
         }
     }

@@ -8,6 +8,7 @@
 
 mod waiting;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,11 @@ use super::sending::Sending;
 use super::services::{Publication, Readiness, Services};
 use super::turn::Turn;
 use super::users::User;
-use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
+use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
 use crate::config::policy::UserRules;
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
-use crate::wire::control::{ControlFrame, Denial};
+use crate::wire::control::ControlFrame;
 use crate::wire::frame::AbortReason;
 use waiting::Waiting;
 
@@ -38,6 +39,15 @@ pub(super) struct Matching {
     turn: Turn,
     last_number: u64,
     drain: Drain,
+}
+
+/// Who was asked for one more connection.
+enum Asked {
+    Link(LinkId),
+    /// Nobody serves the service now; or all do whose keys have as many users as they may have.
+    None {
+        all_full: bool,
+    },
 }
 
 impl Matching {
@@ -67,7 +77,11 @@ impl Matching {
             agenda.reset(id, CloseReason::LinkLost);
         }
         let users = self.services.remove_link(link);
-        self.sending.links.remove(link);
+        if let Some(it) = self.sending.links.remove(link)
+            && let Some(holder) = self.sending.holders.get_mut(it.identity.holder)
+        {
+            holder.links.remove(&link);
+        }
         self.sending.limit_users(agenda);
         self.move_on(users, agenda);
         for (id, state) in messages {
@@ -113,6 +127,7 @@ impl Matching {
         if let Some(link) = self.sending.links.get_mut(link) {
             link.life = Life::Draining;
         }
+        self.services.drain_link(link);
         self.sending.pools.retire_idle(link, agenda);
         let users = self.services.take_waiting(link);
         self.move_on(users, agenda);
@@ -144,20 +159,13 @@ impl Matching {
         Some(id)
     }
 
-    /// A service is gone: its users are reset, those that wait too, and its publications are withdrawn. The links stand.
+    /// A service is gone: its users are reset, those that wait too. Returns what clients published of it.
     pub fn remove_service(&mut self, id: ServiceId, agenda: &mut Agenda) -> Vec<Publication> {
         for user in self.admission.remove(id) {
             self.services.stop_waiting(user);
             agenda.reset(user, CloseReason::Removed);
         }
-        let withdrawn = self.services.remove(id);
-        for it in &withdrawn {
-            if let Some(link) = self.sending.links.get(it.link) {
-                let frame = ControlFrame::Withdrawn { number: it.number, reason: Denial::UnknownService };
-                agenda.push(Output::Send { id: link.control, frame });
-            }
-        }
-        withdrawn
+        self.services.remove(id)
     }
 
     // Users.
@@ -181,6 +189,11 @@ impl Matching {
         if let Some(publication) = self.next_ready(service, agenda.now) {
             return self.begin(id, publication, agenda);
         }
+        let asked = match self.next_to_ask(service) {
+            Asked::None { all_full: true } => return agenda.reset(id, CloseReason::KeyUsersLimit),
+            Asked::None { .. } => None,
+            Asked::Link(link) => Some(link),
+        };
         // Only a user who has to wait counts as waiting.
         if self.services.waiting_count() >= agenda.limits.waiting_max {
             match self.services.must_make_room(service, self.sending.users.origin(id), &agenda.limits) {
@@ -192,8 +205,7 @@ impl Matching {
             }
         }
         self.services.wait(id, self.sending.users.origin(id), service, false);
-        let asked = self.ask_for_one(service);
-        self.sending.wait_at_most(id, asked, agenda);
+        self.wait_asked(id, asked, agenda);
     }
 
     /// A user may not come: it is reset before anything is spent on it.
@@ -212,23 +224,59 @@ impl Matching {
     }
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
-        let Matching { services, sending: Sending { links, pools, .. }, .. } = self;
+        let Matching { services, sending: Sending { links, pools, holders, .. }, .. } = self;
+        let full = |link| links.get(link).is_some_and(|link| holders.is_full(link.identity.holder));
         services.next_ready(service, |link| match pools.idle(link) {
             0 => Readiness::Not,
-            _ => links.readiness(link, now),
+            _ => match links.readiness(link, now) {
+                Readiness::Ready | Readiness::Failing if full(link) => Readiness::Full,
+                readiness => readiness,
+            },
         })
     }
 
-    /// One more connection is asked for, because a user of this service waits.
-    fn ask_for_one(&mut self, service: ServiceId) -> Option<LinkId> {
-        let Matching { services, sending: Sending { links, .. }, .. } = self;
-        let link = services.next_to_ask(service, |link| links.may_serve(link))?;
-        self.sending.want_one(link);
-        Some(link)
+    /// The link that is asked for one more connection, because a user of this service waits.
+    fn next_to_ask(&mut self, service: ServiceId) -> Asked {
+        let Matching { services, sending, .. } = self;
+        let full = Cell::new(false);
+        let may_take = |link| {
+            full.set(full.get() || sending.may_serve(link) && sending.is_full(link));
+            sending.may_take(link)
+        };
+        match services.next_to_ask(service, may_take) {
+            Some(link) => Asked::Link(link),
+            None => Asked::None { all_full: full.get() },
+        }
+    }
+
+    /// A user waits for a connection, which this link is asked for if there is one.
+    fn wait_asked(&mut self, id: ConnId, asked: Option<LinkId>, agenda: &mut Agenda) {
+        if let Some(link) = asked {
+            self.sending.want_one(link);
+        }
+        self.sending.wait_at_most(id, asked, agenda);
+    }
+
+    /// A user counts for the key of this link. Where the key that it counted for had no place left, others may wait.
+    fn charge(&mut self, id: ConnId, link: LinkId) {
+        let freed = self.sending.charge(id, link);
+        self.list(freed);
+    }
+
+    /// A user counts for no key.
+    fn release(&mut self, charged: Option<HolderId>) {
+        let freed = charged.map_or_else(Vec::new, |holder| self.sending.holders.release(holder));
+        self.list(freed);
+    }
+
+    fn list(&mut self, links: Vec<LinkId>) {
+        links.into_iter().for_each(|link| self.turn.list(link, &mut self.sending.links));
     }
 
     /// Sends `Start` on the link's connection that was used last.
     fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
+        let Some(link) = self.services.publication(publication).map(|of| of.link) else { return };
+        self.charge(id, link);
         let Some(of) = self.services.publication(publication) else { return };
         if let Some(message) = self.sending.pools.next_idle(of.link) {
             self.sending.begin_on(message, id, (publication, of), agenda);
@@ -238,6 +286,7 @@ impl Matching {
     /// A user's connection is gone.
     pub fn user_gone(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic, agenda: &mut Agenda) {
         let Some(user) = self.sending.users.remove(id) else { return };
+        self.release(user.charged);
         self.services.stop_waiting(id);
         let paired = self.sending.offers.get(id).and_then(Offer::paired);
         self.sending.end_offer(id, paired, agenda);

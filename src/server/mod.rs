@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`listeners`] | where the server listens |
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
-//! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
+//! | [`holders`] | keys, and what each has and may do |
+//! | [`clients`], [`links`], [`tickets`] | clients that are connected, and what each may bring |
 //! | [`admission`] | which users services take, and whom they have |
 //! | [`publishing`] | what clients ask to serve |
 //! | [`exposed`] | ports that clients ask for |
@@ -13,12 +14,15 @@
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
 //! | [`users`] | users |
+//! | [`reload`] | from one configuration to the next |
 //! | [`drain`] | how far the server's own drain has come |
 
 mod admission;
+mod clients;
 mod controls;
 mod drain;
 mod exposed;
+mod holders;
 mod links;
 mod listeners;
 mod matching;
@@ -28,6 +32,7 @@ mod publishing;
 mod queue;
 mod refill;
 mod refused;
+mod reload;
 mod sending;
 mod services;
 mod strangers;
@@ -35,31 +40,40 @@ mod tickets;
 mod turn;
 mod users;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::base::clocks::Clocks;
 use crate::base::id::{ConnId, LinkId, ListenerId};
 use crate::base::name::Name;
+use crate::config::ServerConfig;
 use crate::config::limits::Limits;
-use crate::config::{Key, ServerConfig};
-use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
-use crate::wire::control::{Capabilities, ControlFrame, Hello, Publish, Refusal, Versions, Want, Welcome};
-use crate::wire::handshake::{ClearHello, KeyId, Purpose, Secret, key_id};
+use crate::machine::{
+    Agenda, CloseReason, Configuration, Door, Fact, Input, Machine, Manner, Output, Proof, ReloadFault,
+    Traffic,
+};
+use crate::wire::control::ControlFrame;
+use crate::wire::handshake::{ClearHello, Purpose};
+use clients::Clients;
 use controls::{Controls, Stage};
 use exposed::{Exposed, Exposing};
-use links::{Identity, Link};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
 use publishing::{Asked, Publishing};
+use reload::{Progress, Reload, Request};
+use sending::Sending;
 use strangers::{Claim, Stranger, Strangers};
 
 /// The server's machine.
 pub struct Server {
-    keys: HashMap<KeyId, Key>,
-    plain: bool,
+    config: Arc<ServerConfig>,
+    /// What the clocks said when they were last compared.
+    clocks: Clocks,
+    /// The configuration whose listeners are being opened, and the one that comes after it.
+    reload: Option<Reload>,
+    next: Option<Request>,
     /// Random per process.
     instance: [u8; 16],
     listeners: Listeners,
@@ -80,15 +94,16 @@ impl Server {
         limits: Arc<Limits>,
         instance: [u8; 16],
         jitter: fastrand::Rng,
-        now: Instant,
+        clocks: Clocks,
     ) -> Server {
+        let now = clocks.now;
         let one_port = config.shares_a_port();
-        let places = config.services.iter().flat_map(|service| service.listen.iter().copied());
-        let ours = places.chain([config.message, config.control]);
-        let exposed = Exposed::new(&config.policies, config.keys.len(), ours, limits.local_ports);
+        let exposed = Exposed::new(&config, limits.local_ports);
         let mut server = Server {
-            keys: config.keys.into_iter().map(|key| (key_id(&key.secret), key)).collect(),
-            plain: config.plain,
+            config: Arc::new(config),
+            clocks,
+            reload: None,
+            next: None,
             instance,
             listeners: Listeners::new(now + limits.listen),
             strangers: Strangers::default(),
@@ -100,10 +115,15 @@ impl Server {
             draining: None,
         };
         server.matching.sending.limit_users(&mut server.agenda);
-        let mut wanted = Vec::new();
-        for service in config.services {
-            let Some(id) = server.matching.add_service(&service.name, service.rules) else { continue };
-            wanted.extend(service.listen.into_iter().map(|at| (ListenerUse::Users(id), at)));
+        let (mut wanted, config) = (Vec::new(), server.config.clone());
+        for key in &config.keys {
+            server.matching.sending.holders.add(key.clone(), config.policies.of(&key.name));
+        }
+        for service in &config.services {
+            let Some(id) = server.matching.add_service(&service.name, service.rules.clone()) else {
+                continue;
+            };
+            wanted.extend(service.listen.iter().map(|&at| (ListenerUse::Users(id), at)));
         }
         if one_port {
             wanted.push((ListenerUse::Clients, config.control));
@@ -132,8 +152,8 @@ impl Server {
     }
 
     fn publishing(&mut self) -> Publishing<'_> {
-        let Server { matching, listeners, asked, agenda, .. } = self;
-        Publishing { matching, listeners, asked, agenda }
+        let Server { matching, listeners, asked, exposed, agenda, .. } = self;
+        Publishing { matching, listeners, asked, exposed, agenda }
     }
 
     fn exposing(&mut self) -> Exposing<'_> {
@@ -141,9 +161,79 @@ impl Server {
         Exposing { exposed, matching, listeners, agenda }
     }
 
+    fn clients(&mut self) -> Clients<'_> {
+        let Server { controls, matching, listeners, asked, exposed, agenda, clocks, .. } = self;
+        let publishing = Publishing { matching, listeners, asked, exposed, agenda };
+        Clients { controls, publishing, clocks: *clocks }
+    }
+
+    // Configurations.
+
+    /// Another configuration is to hold.
+    fn configure(&mut self, request: Request) {
+        if self.reload.is_some() {
+            self.next = Some(request);
+            return;
+        }
+        let Server { config, matching, listeners, agenda, .. } = self;
+        if self.draining.is_some() {
+            let (source, fault) = (request.source, ReloadFault::Draining);
+            return agenda.fact(Fact::ReloadRefused { source, fault });
+        }
+        let source = request.source.clone();
+        match Reload::begin(config, request, &matching.services, listeners, agenda) {
+            Ok(reload) => {
+                self.reload = Some(reload);
+                self.go_on_reloading();
+            }
+            Err(options) => {
+                agenda.fact(Fact::ReloadRefused { source, fault: ReloadFault::NeedsRestart(options) });
+            }
+        }
+    }
+
+    fn go_on_reloading(&mut self) {
+        let Some(mut reload) = self.reload.take() else { return };
+        match reload.go_on(&mut self.listeners, &mut self.agenda) {
+            Progress::Ready => {
+                self.config = reload.swap(&mut self.clients());
+                self.reload_next();
+            }
+            _ => self.reload = Some(reload),
+        }
+    }
+
+    fn give_reload_up(&mut self, fault: ReloadFault) {
+        let Some(reload) = self.reload.take() else { return };
+        for service in reload.give_up(fault, &mut self.listeners, &mut self.agenda) {
+            self.publishing().open_if_served(service);
+            self.publishing().moved(service);
+        }
+        self.reload_next();
+    }
+
+    fn reload_next(&mut self) {
+        if let Some(request) = self.next.take() {
+            self.configure(request);
+        }
+    }
+
+    /// What a listener came to.
     fn listening(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>) {
-        if !self.exposing().listening(id, &outcome) {
-            self.listeners.note(id, outcome, &mut self.agenda);
+        if self.exposing().listening(id, &outcome) {
+            return;
+        }
+        let reload = self.reload.as_mut().filter(|reload| reload.awaits(id));
+        let progress = reload.map(|it| it.heard(id, outcome.as_ref().map(|_| ()), &self.listeners));
+        self.listeners.note(id, outcome, &mut self.agenda);
+        match progress {
+            None => {
+                if let Some(ListenerUse::Users(service)) = self.listeners.get(id).map(|it| it.serves) {
+                    self.publishing().open_if_served(service);
+                }
+            }
+            Some(Progress::Failed(fault)) => self.give_reload_up(fault),
+            Some(_) => self.go_on_reloading(),
         }
     }
 
@@ -158,11 +248,11 @@ impl Server {
 
     fn greeted(&mut self, id: ConnId, hello: ClearHello) {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
-        let links = &self.matching.sending.links;
+        let Sending { links, holders, .. } = &self.matching.sending;
         let found = match hello.purpose {
-            Purpose::Control => {
-                self.keys.get(&hello.key_id).map(|key| (Claim::Key(key.name.clone()), key.secret.clone()))
-            }
+            Purpose::Control => holders
+                .of_key_id(&hello.key_id)
+                .and_then(|id| Some((Claim::Key(id), holders.get(id)?.key.secret.clone()))),
             Purpose::Message => links
                 .of_wire_id(&hello.key_id)
                 .and_then(|link| Some((Claim::Link(link), links.get(link)?.pool_key.clone()))),
@@ -178,20 +268,24 @@ impl Server {
 
     fn proved(&mut self, id: ConnId, proof: Proof) {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
-        let (peer, links) = (stranger.peer, &mut self.matching.sending.links);
+        let (peer, Sending { links, holders, .. }) = (stranger.peer, &mut self.matching.sending);
         match (stranger.claim.clone(), proof) {
             (Claim::Key(key), Proof::Control { link, pool_key, flight }) => {
-                if !self.strangers.is_new(&key, flight) {
+                let Some(holder) = holders.get_mut(key) else {
+                    return self.agenda.close(id, CloseReason::UnknownKey, Manner::Discard);
+                };
+                if !holder.flights.is_new(flight) {
                     return self.agenda.close(id, CloseReason::Replayed, Manner::Discard);
                 }
                 self.strangers.remove(id);
-                self.controls.add(id, peer, key, (link, pool_key), self.agenda.now);
+                let holder = (key, holder.key.name.clone());
+                self.controls.add(id, peer, holder, (link, pool_key), self.agenda.now);
                 let heartbeat = self.agenda.limits.heartbeat;
                 self.agenda.push(Output::Answer { id, plain: false, heartbeat });
             }
             (Claim::Link(link), Proof::Message { ticket }) if links.redeem(link, ticket, self.agenda.now) => {
                 stranger.claim = Claim::Ticket(link);
-                self.matching.sending.links.answer(link, id, self.plain, &mut self.agenda);
+                self.matching.sending.links.answer(link, id, self.config.plain, &mut self.agenda);
             }
             _ => self.agenda.close(id, CloseReason::UnknownLink, Manner::Discard),
         }
@@ -213,11 +307,15 @@ impl Server {
             (Stage::Closing, _) | (Stage::Linked(_), ControlFrame::Skipped) => {}
             // The first frame is a Hello in every version.
             (Stage::Proved(wire_id, pool_key), ControlFrame::Hello(hello)) => {
-                let names = (*wire_id, pool_key.clone());
-                self.hello(id, names, &hello);
+                let (names, ours) = ((*wire_id, pool_key.clone()), (self.instance, self.config.plain));
+                match self.draining {
+                    None => self.clients().hello(id, names, &hello, ours),
+                    // No link begins where users come no more, so none takes the place of one on which Drain was sent.
+                    Some(_) => self.clients().close(id, CloseReason::Shutdown),
+                }
             }
             (&Stage::Linked(link), frame) => self.linked(id, link, frame),
-            _ => self.fail(id),
+            _ => self.clients().fail(id),
         }
     }
 
@@ -233,10 +331,10 @@ impl Server {
                 self.matching.sending.link_answered(link, &mut self.agenda);
                 self.exposing().link_answered(link);
             }
-            ControlFrame::Publish(publish) => self.publish(link, &publish),
+            ControlFrame::Publish(publish) => self.publishing().publish(link, &publish),
             ControlFrame::Unpublish(number) => {
-                if !self.exposing().unpublish(link, number) && !self.publishing().unpublish(link, number) {
-                    self.fail(id);
+                if !self.publishing().unpublish(link, number) {
+                    self.clients().fail(id);
                 }
             }
             ControlFrame::Void { first_ticket, count } => {
@@ -248,128 +346,8 @@ impl Server {
                 self.matching.drain_link(link, &mut self.agenda);
                 self.exposing().link_drains(link);
             }
-            _ => self.fail(id),
+            _ => self.clients().fail(id),
         }
-    }
-
-    /// A client's frame is none that it may send now.
-    fn fail(&mut self, id: ConnId) {
-        self.agenda.reset(id, CloseReason::ProtocolError);
-        if let Some(link) = self.controls.closing(id) {
-            self.forget_link(link, CloseReason::ProtocolError);
-        }
-    }
-
-    fn hello(&mut self, id: ConnId, names: (KeyId, Secret), hello: &Hello) {
-        // No link begins where users come no more, so none takes the place of one on which Drain was sent.
-        if self.draining.is_some() {
-            return self.close_control(id, CloseReason::Shutdown);
-        }
-        let Some(control) = self.controls.get(id) else { return };
-        let (key, peer) = (control.key.clone(), control.peer);
-        let version = match controls::version(hello, self.plain) {
-            Ok(version) => version,
-            Err(refusal) => return self.refuse(id, key, peer, hello.versions, refusal),
-        };
-        let identity = Identity { key, instance: hello.instance };
-        if let Some(older) = self.matching.sending.links.older_self(&identity) {
-            self.end_link(older, CloseReason::Replaced);
-        }
-        let links = &self.matching.sending.links;
-        if let Some(refusal) = links.no_room(&identity.key, self.keys.len(), &self.agenda.limits) {
-            return self.refuse(id, identity.key, peer, hello.versions, refusal);
-        }
-        self.open_link(id, identity, names, version, hello);
-    }
-
-    fn refuse(&mut self, id: ConnId, key: Name, peer: SocketAddr, versions: Versions, refusal: Refusal) {
-        self.agenda.fact(Fact::ClientRefused { key, peer, versions, refusal });
-        self.agenda.push(Output::Send { id, frame: ControlFrame::Refused(refusal) });
-        self.close_control(id, CloseReason::Drained);
-    }
-
-    fn close_control(&mut self, id: ConnId, reason: CloseReason) {
-        self.controls.closing(id);
-        let manner = if reason == CloseReason::Drained { Manner::Whole } else { Manner::Reset };
-        self.agenda.close(id, reason, manner);
-    }
-
-    fn open_link(
-        &mut self,
-        id: ConnId,
-        identity: Identity,
-        (wire_id, pool_key): (KeyId, Secret),
-        version: u16,
-        hello: &Hello,
-    ) {
-        let Some(control) = self.controls.get(id) else { return };
-        let (now, peer, pool) = (self.agenda.now, control.peer, self.agenda.limits.pool);
-        let welcome = Welcome {
-            version,
-            capabilities: Capabilities::new(self.plain),
-            heartbeat: self.agenda.limits.heartbeat,
-            instance: self.instance,
-            link: wire_id,
-            pool_key: pool_key.clone(),
-            message_port: self.listeners.message_port(),
-        };
-        // The smaller heartbeat holds for both ends.
-        let heartbeat =
-            self.agenda.limits.heartbeat.min(hello.heartbeat).max(self.agenda.limits.heartbeat_min);
-        let key = identity.key.clone();
-        let mut link = Link::new(id, identity, peer, (wire_id, pool_key), heartbeat, (pool, now));
-        link.round_trip.measured(now.saturating_duration_since(control.answered));
-        let Some(link) = self.matching.sending.links.add(link) else {
-            return self.close_control(id, CloseReason::Full);
-        };
-        self.controls.linked(id, link);
-        self.agenda.fact(Fact::ClientCame { link: id, key, peer });
-        self.agenda.push(Output::Admit(id));
-        self.agenda.push(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
-        self.matching.add_link(link, &mut self.agenda);
-        self.matching.sending.links.schedule(link, &mut self.agenda);
-    }
-
-    /// A client would serve something.
-    fn publish(&mut self, link: LinkId, publish: &Publish) {
-        match self.exposed.refusal(link, publish, &self.asked, &self.agenda.limits) {
-            Some(reason) => self.publishing().deny(link, publish, reason),
-            None if publish.want == Want::Service => self.publishing().publish(link, publish),
-            None => self.exposing().publish(link, publish),
-        }
-    }
-
-    fn link_due(&mut self, link: LinkId) {
-        let now = self.agenda.now;
-        let expired = self.matching.sending.links.expire(link, self.draining.is_none(), &mut self.agenda);
-        let Some(it) = self.matching.sending.links.get_mut(link) else { return };
-        if it.is_gone(&mut self.agenda) {
-            return self.end_link(link, CloseReason::HeartbeatLost);
-        }
-        if !expired && it.ping_at <= now {
-            it.ping_at = now + it.heartbeat / 3;
-            self.matching.sending.ping_link(link, &mut self.agenda);
-        }
-        self.matching.sending.want_refill(link);
-        self.matching.sending.links.schedule(link, &mut self.agenda);
-    }
-
-    /// Resets a link's control connection, and forgets the link.
-    fn end_link(&mut self, link: LinkId, reason: CloseReason) {
-        let Some(control) = self.matching.sending.links.get(link).map(|link| link.control) else { return };
-        self.close_control(control, reason);
-        self.forget_link(link, reason);
-    }
-
-    /// Forgets a link, whose control connection is closing or gone.
-    fn forget_link(&mut self, link: LinkId, reason: CloseReason) {
-        let Some(it) = self.matching.sending.links.get(link) else { return };
-        let (control, peer) = (it.control, it.peer);
-        self.agenda.fact(Fact::ClientGone { link: control, key: it.key().clone(), peer, reason });
-        self.agenda.at(control, None);
-        self.asked.remove_link(link);
-        self.matching.remove_link(link, &mut self.agenda);
-        self.exposing().link_gone(link);
     }
 
     // Ends.
@@ -383,7 +361,7 @@ impl Server {
             self.agenda.fact(Fact::NotAdmitted { peer: stranger.peer, reason });
         } else if let Some(control) = self.controls.remove(id) {
             match control.stage {
-                Stage::Linked(link) => self.forget_link(link, reason),
+                Stage::Linked(link) => self.clients().forget(link, reason),
                 Stage::Proved(..) => {
                     self.agenda.fact(Fact::NotAdmitted { peer: control.peer, reason });
                 }
@@ -400,7 +378,9 @@ impl Server {
     /// The process was asked to end: it takes who came before that, and closes its listeners.
     fn drain(&mut self) {
         self.draining = Some(self.agenda.now + self.agenda.limits.drain);
+        self.next = None;
         self.exposed.stop();
+        self.give_reload_up(ReloadFault::Draining);
         for id in self.listeners.stop() {
             self.agenda.push(Output::StopListening(id));
         }
@@ -429,7 +409,8 @@ impl Server {
         } else if self.matching.is_user(id) {
             self.matching.user_due(id, &mut self.agenda);
         } else if let Some(link) = self.controls.link(id) {
-            self.link_due(link);
+            let awaited = self.draining.is_none();
+            self.clients().due(link, awaited);
         }
     }
 }
@@ -449,7 +430,15 @@ impl Machine for Server {
             Input::Measured { id, it } => {
                 self.matching.sending.links.known(self.controls.link(id), it, &mut self.agenda)
             }
-            Input::Woken => self.matching.sending.links.woken(&mut self.agenda),
+            Input::Woken { wall } => {
+                self.clocks = Clocks { now, wall };
+                self.clients().woken();
+            }
+            Input::Configure(configuration) => {
+                let Configuration::Server { config, source, wall } = *configuration;
+                self.clocks = Clocks { now, wall };
+                self.configure(Request { config, source });
+            }
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
             Input::Returned { id, refused, spoken } => {
                 self.matching.waiting(&mut self.agenda).returned(id, refused, spoken);
@@ -459,6 +448,9 @@ impl Machine for Server {
             Input::GiveUp => self.draining = Some(now),
             // A server dials nothing.
             Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
+        }
+        while let Some(service) = self.matching.services.next_turned() {
+            self.publishing().open_if_served(service);
         }
         self.matching.go_on_draining(&mut self.agenda);
     }
@@ -471,7 +463,7 @@ impl Machine for Server {
         self.listeners.try_again(&mut self.agenda);
         self.exposing().due();
         while let Some(link) = self.exposed.next_given_up() {
-            self.end_link(link, CloseReason::NoPong);
+            self.clients().end(link, CloseReason::NoPong);
         }
         self.exposing().look_again();
         if self.draining.take_if(|at| *at <= now).is_some() {
@@ -490,10 +482,11 @@ impl Machine for Server {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if self.matching.has_work() || self.exposed.has_work() {
-            return Some(self.agenda.now);
+        let Server { matching, agenda, listeners, exposed, .. } = self;
+        if matching.has_work() || exposed.has_work() {
+            return Some(agenda.now);
         }
-        let due = [self.agenda.next_deadline(), self.draining, self.listeners.due(), self.exposed.next_due()];
+        let due = [agenda.next_deadline(), self.draining, listeners.due(), exposed.next_due()];
         due.into_iter().flatten().min()
     }
 }

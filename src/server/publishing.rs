@@ -4,15 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::exposed::{Exposed, Exposing};
 use super::listeners::Listeners;
 use super::matching::Matching;
 use super::services::Unpublishable;
+use super::users::User;
 use crate::base::id::{LinkId, ServiceId, kind};
+use crate::base::name::Name;
 use crate::base::table::Table;
-use crate::machine::{Agenda, Fact, Output};
-use crate::wire::control::{
-    ControlFrame, Denial, GrantedAddress, Ports, PublicationNumber, Publish, Transports, Want,
-};
+use crate::config::policy::UserRules;
+use crate::machine::{Agenda, CloseReason, Fact, Output};
+use crate::wire::control::{ControlFrame, Denial, GrantedAddress, Ports, PublicationNumber, Publish, Want};
 
 /// What each link asks for, by its numbers.
 #[derive(Default)]
@@ -61,26 +63,32 @@ impl Asked {
             self.denied.remove(&(link, number));
         }
     }
-
-    /// What was granted under this number is not any more.
-    pub fn withdrawn(&mut self, link: LinkId, number: PublicationNumber) {
-        if self.get(link, number).is_some() {
-            self.denied.insert((link, number));
-        }
-    }
 }
 
 /// One step with what clients ask for: it borrows what it works on.
 pub(super) struct Publishing<'s> {
     pub matching: &'s mut Matching,
-    pub listeners: &'s Listeners,
+    pub listeners: &'s mut Listeners,
     pub asked: &'s mut Asked,
+    pub exposed: &'s mut Exposed,
     pub agenda: &'s mut Agenda,
 }
 
 impl Publishing<'_> {
+    /// With ports that clients ask for.
+    pub fn exposing(&mut self) -> Exposing<'_> {
+        let Publishing { exposed, matching, listeners, agenda, .. } = self;
+        Exposing { exposed, matching, listeners, agenda }
+    }
+
     /// A client would serve something.
     pub fn publish(&mut self, link: LinkId, publish: &Publish) {
+        if let Some(reason) = self.exposed.refusal(link, publish, self.asked, &self.agenda.limits) {
+            return self.answer(link, publish, Err(reason));
+        }
+        if publish.want != Want::Service {
+            return self.exposing().publish(link, publish);
+        }
         let answer = self.grant(link, publish);
         match answer {
             Ok(_) => self.asked.add(link, publish, true),
@@ -91,11 +99,6 @@ impl Publishing<'_> {
             Err(_) => {}
         }
         self.answer(link, publish, answer);
-    }
-
-    /// A client may not have what it asks for, which is not remembered.
-    pub fn deny(&mut self, link: LinkId, publish: &Publish, reason: Denial) {
-        self.answer(link, publish, Err(reason));
     }
 
     /// Tells a client what became of what it asked for.
@@ -118,16 +121,13 @@ impl Publishing<'_> {
     }
 
     fn grant(&mut self, link: LinkId, publish: &Publish) -> Result<Vec<SocketAddr>, Denial> {
-        let limits = &self.agenda.limits;
-        if self.asked.get(link, publish.number).is_none()
-            && self.asked.count(link) >= limits.publications_per_client_max
-        {
-            return Err(Denial::Limit);
-        }
-        if publish.want != Want::Service || publish.transports == Transports::Udp {
+        let sending = &self.matching.sending;
+        let holder = sending.links.get(link).and_then(|link| sending.holders.get(link.identity.holder));
+        let policy = holder.and_then(|holder| holder.policy.as_ref()).ok_or(Denial::Policy)?;
+        if !policy.services.contain(&publish.name) {
             return Err(Denial::Policy);
         }
-        let dial_ms = publish.dial_time.min(limits.local_dial_max).as_millis() as u32;
+        let dial_ms = publish.dial_time.min(self.agenda.limits.local_dial_max).as_millis() as u32;
         let services = &mut self.matching.services;
         let service = services.id(&publish.name).ok_or(Denial::UnknownService)?;
         services.publish(link, publish.number, service, dial_ms).map_err(|error| match error {
@@ -139,14 +139,73 @@ impl Publishing<'_> {
 
     /// A client serves what it published under this number no more, and asks for it no more; false if it did not.
     pub fn unpublish(&mut self, link: LinkId, number: PublicationNumber) -> bool {
+        if self.exposing().unpublish(link, number) {
+            return true;
+        }
         self.matching.unpublish(link, number, self.agenda);
         self.asked.remove(link, number)
     }
 
-    /// A service is gone: what clients published of it is withdrawn.
+    /// A service is gone: its users are reset, those that wait too, and its publications are withdrawn. The links
+    /// stand.
     pub fn remove_service(&mut self, service: ServiceId) {
         for it in self.matching.remove_service(service, self.agenda) {
-            self.asked.withdrawn(it.link, it.number);
+            self.asked.denied.insert((it.link, it.number));
+            self.tell_withdrawn(it.link, it.number, Denial::UnknownService);
+        }
+    }
+
+    /// Withdraws what a link may not serve any more.
+    pub fn withdraw_not_allowed(&mut self, link: LinkId) {
+        let sending = &self.matching.sending;
+        let holder = sending.links.get(link).and_then(|link| sending.holders.get(link.identity.holder));
+        let Some(policy) = holder.and_then(|holder| holder.policy.as_ref()) else { return };
+        let asked = self.asked.links.get(link).into_iter().flatten();
+        let gone = asked.filter(|(_, it)| it.want == Want::Service && !policy.services.contain(&it.name));
+        for number in gone.map(|it| *it.0).collect::<Vec<_>>() {
+            if self.asked.denied.insert((link, number)) {
+                self.withdraw(link, number);
+                self.tell_withdrawn(link, number, Denial::Policy);
+            }
+        }
+    }
+
+    /// A link may not serve any more what it published under this number: its users there are reset.
+    fn withdraw(&mut self, link: LinkId, number: PublicationNumber) {
+        let Some((id, service)) = self.matching.services.numbered(link, number) else { return };
+        self.matching.unpublish(link, number, self.agenda);
+        for user in self.matching.admission.users(service) {
+            let Some(it) = self.matching.sending.users.get(user) else { continue };
+            if it.served_by == Some(id) && it.first.is_some() && !self.matching.services.is_waiting(user) {
+                self.agenda.reset(user, CloseReason::Policy);
+            }
+        }
+    }
+
+    fn tell_withdrawn(&mut self, link: LinkId, number: PublicationNumber, reason: Denial) {
+        if let Some(link) = self.matching.sending.links.get(link) {
+            let frame = ControlFrame::Withdrawn { number, reason };
+            self.agenda.push(Output::Send { id: link.control, frame });
+        }
+    }
+
+    /// New users of a service keep to other rules.
+    pub fn set_rules(&mut self, service: &Name, rules: UserRules) {
+        let Matching { services, admission, sending, .. } = &mut *self.matching;
+        if let Some(id) = services.id(service) {
+            admission.set_rules(id, rules, |user| sending.users.get(user).map(User::peer));
+        }
+    }
+
+    /// Lets the listeners of a service take users, or refuse them, as its rules say and its clients are there.
+    pub fn open_if_served(&mut self, service: ServiceId) {
+        let closes = self.matching.admission.rules(service).is_some_and(|rules| rules.close_when_unserved);
+        let open = !closes || self.matching.services.is_served(service);
+        for id in self.listeners.of_service(service).to_vec() {
+            match open {
+                true => self.listeners.resume(id, self.agenda),
+                false => self.listeners.suspend(id, self.agenda),
+            }
         }
     }
 

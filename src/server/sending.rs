@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::holders::Holders;
 use super::links::{Links, PING_INTERVAL};
 use super::offers::{Due, Offer, Offers};
 use super::pool::{Place, Pools, STARTED_MARGIN, State};
@@ -16,6 +17,7 @@ use crate::wire::control::ControlFrame;
 /// Who sends, to whom, and on what.
 #[derive(Default)]
 pub(super) struct Sending {
+    pub holders: Holders,
     pub links: Links,
     pub pools: Pools,
     pub users: Users,
@@ -31,6 +33,30 @@ impl Sending {
 
     pub fn may_serve(&self, link: LinkId) -> bool {
         self.links.may_serve(link)
+    }
+
+    /// Whether the key of a link may have no further user.
+    pub fn is_full(&self, link: LinkId) -> bool {
+        self.links.get(link).is_some_and(|link| self.holders.is_full(link.identity.holder))
+    }
+
+    /// Whether a link may be given a user that no key counts yet.
+    pub fn may_take(&self, link: LinkId) -> bool {
+        self.may_serve(link) && !self.is_full(link)
+    }
+
+    /// A user counts for the key of this link, and for no other.
+    pub fn charge(&mut self, id: ConnId, link: LinkId) -> Vec<LinkId> {
+        let holder = self.links.get(link).map(|link| link.identity.holder);
+        let Some(user) = self.users.get_mut(id) else { return Vec::new() };
+        if user.charged == holder {
+            return Vec::new();
+        }
+        if let Some(holder) = holder {
+            self.holders.charge(holder);
+        }
+        let before = std::mem::replace(&mut user.charged, holder);
+        before.map_or_else(Vec::new, |before| self.holders.release(before))
     }
 
     pub fn is_ready(&self, link: LinkId) -> bool {

@@ -37,6 +37,8 @@ struct Service {
     waiting: Queue,
     /// The publication that was last asked for one more connection.
     asked: Option<PublicationId>,
+    /// How many of its publications serve users that come.
+    serving: usize,
 }
 
 /// A link's offer to serve a service.
@@ -50,6 +52,8 @@ pub(super) struct Publication {
     pub dial_ms: u32,
     /// The first of the ports that it asked for, if it did.
     pub first_port: Option<u16>,
+    /// Whether it serves users that come: its client is not leaving.
+    serving: bool,
 }
 
 /// What a link publishes, and which users wait for it alone.
@@ -62,6 +66,8 @@ struct Offers {
     /// Those that their services do not list as ready.
     unready: VecDeque<PublicationId>,
     waiting: Queue,
+    /// The client is leaving.
+    drains: bool,
 }
 
 impl Offers {
@@ -87,6 +93,8 @@ pub(super) enum Readiness {
     Ready,
     /// It has accepted a session lately, and not started it.
     Failing,
+    /// Its key has as many users as it may have.
+    Full,
     Not,
 }
 
@@ -107,6 +115,8 @@ pub(super) struct Services {
     waiting: Table<kind::Connection, (Place, Turn)>,
     /// Services whose users wait, by how many do.
     by_waiting: BTreeSet<(usize, ServiceId)>,
+    /// Services that somebody serves now, or nobody serves any more.
+    turned: Vec<ServiceId>,
 }
 
 impl Services {
@@ -129,6 +139,7 @@ impl Services {
             unwanted: VecDeque::new(),
             waiting: Queue::default(),
             asked: None,
+            serving: 0,
         };
         self.services.insert(service).ok()
     }
@@ -185,8 +196,8 @@ impl Services {
         if offers.publications.contains_key(&id) || offers.numbers.contains_key(&number) {
             return Err(Unpublishable::AlreadyPublished);
         }
-        let first_port = service.first_port;
-        let publication = Publication { link, service: id, number, dial_ms, first_port };
+        let (serving, first_port) = (!offers.drains, service.first_port);
+        let publication = Publication { link, service: id, number, dial_ms, serving, first_port };
         let Ok(publication) = self.publications.insert(publication) else {
             return Err(Unpublishable::UnknownService);
         };
@@ -194,6 +205,9 @@ impl Services {
         offers.numbers.insert(number, publication);
         offers.unready.push_back(publication);
         service.publications.insert(publication);
+        if serving {
+            count_serving(service, id, 1, &mut self.turned);
+        }
         if !service.waiting.is_empty() {
             offers.wanted.push_back(publication);
         } else {
@@ -224,6 +238,30 @@ impl Services {
         users
     }
 
+    /// The client of a link is leaving: it serves no user that comes.
+    pub fn drain_link(&mut self, link: LinkId) {
+        let Some(offers) = self.offers.get_mut(link) else { return };
+        offers.drains = true;
+        for (&id, &publication) in &offers.publications {
+            if let Some(it) = self.publications.get_mut(publication)
+                && std::mem::replace(&mut it.serving, false)
+                && let Some(service) = self.services.get_mut(id)
+            {
+                count_serving(service, id, -1, &mut self.turned);
+            }
+        }
+    }
+
+    /// Whether somebody serves the users of a service that come.
+    pub fn is_served(&self, id: ServiceId) -> bool {
+        self.services.get(id).is_some_and(|service| service.serving > 0)
+    }
+
+    /// A service that somebody serves now, or nobody serves any more.
+    pub fn next_turned(&mut self) -> Option<ServiceId> {
+        self.turned.pop()
+    }
+
     /// The users who wait for a link alone; they no longer do.
     pub fn take_waiting(&mut self, link: LinkId) -> Vec<ConnId> {
         let mut users = Vec::new();
@@ -239,6 +277,9 @@ impl Services {
         let publication = self.publications.remove(id)?;
         if let Some(service) = self.services.get_mut(publication.service) {
             service.publications.remove(&id);
+            if publication.serving {
+                count_serving(service, publication.service, -1, &mut self.turned);
+            }
             let (live, publications) = (service.publications.len(), &self.publications);
             drop_stale(&mut service.ready, live, publications);
             drop_stale(&mut service.unwanted, live, publications);
@@ -248,6 +289,12 @@ impl Services {
 
     pub fn publication(&self, id: PublicationId) -> Option<&Publication> {
         self.publications.get(id)
+    }
+
+    /// What a link publishes under this number, and of which service.
+    pub fn numbered(&self, link: LinkId, number: u32) -> Option<(PublicationId, ServiceId)> {
+        let id = *self.offers.get(link)?.numbers.get(&number)?;
+        self.publications.get(id).map(|it| (id, it.service))
     }
 
     /// The publications of a service.
@@ -264,14 +311,14 @@ impl Services {
     // A user looks for a link.
 
     /// A publication of a service whose link is ready, each in turn; one whose link is failing only if no other is
-    /// near.
+    /// near, and none whose key is full.
     pub fn next_ready(
         &mut self,
         service: ServiceId,
         readiness: impl Fn(LinkId) -> Readiness,
     ) -> Option<PublicationId> {
         let service = self.services.get_mut(service)?;
-        let (mut failing, mut looked_at) = (None, 0);
+        let (mut failing, mut full, mut looked_at) = (None, None, 0);
         while let Some(id) = service.ready.pop_front() {
             let Some(publication) = self.publications.get(id) else { continue };
             match readiness(publication.link) {
@@ -286,6 +333,14 @@ impl Services {
                         break;
                     }
                     failing = failing.or(Some(id));
+                }
+                Readiness::Full => {
+                    service.ready.push_back(id);
+                    looked_at += 1;
+                    if full == Some(id) || looked_at == LOOKED_AT_MAX {
+                        break;
+                    }
+                    full = full.or(Some(id));
                 }
                 Readiness::Not => {
                     if let Some(offers) = self.offers.get_mut(publication.link) {
@@ -427,13 +482,16 @@ impl Services {
         !offers.waiting.is_empty() || !offers.wanted.is_empty()
     }
 
-    /// The user that a link serves next, which no longer waits: one of its own first, then one of each service in
-    /// turn.
-    pub fn next_user(&mut self, link: LinkId) -> Option<ConnId> {
+    /// The user that a link serves next, which no longer waits: one of its `own` first, and perhaps only, then one of
+    /// each service in turn.
+    pub fn next_user(&mut self, link: LinkId, own: bool) -> Option<ConnId> {
         let offers = self.offers.get_mut(link)?;
         if let Some(user) = offers.waiting.pop() {
             self.waiting.remove(user);
             return Some(user);
+        }
+        if own {
+            return None;
         }
         while let Some(id) = offers.wanted.pop_front() {
             let Some(publication) = self.publications.get(id) else { continue };
@@ -450,6 +508,15 @@ impl Services {
             }
         }
         None
+    }
+}
+
+/// One more publication of a service serves users that come, or one less.
+fn count_serving(service: &mut Service, id: ServiceId, by: isize, turned: &mut Vec<ServiceId>) {
+    let before = service.serving;
+    service.serving = before.saturating_add_signed(by);
+    if (before == 0) != (service.serving == 0) {
+        turned.push(id);
     }
 }
 
@@ -554,13 +621,17 @@ mod tests {
         [1, 2].into_iter().for_each(|slot| services.wait(user(slot), None, a, false));
         services.wait(user(3), None, b, false);
         services.wait_for_link(user(4), None, link(0), false);
-        assert_eq!(services.next_user(link(1)), Some(user(1)), "users of the other link are not its own");
-        let next: Vec<_> = std::iter::from_fn(|| services.next_user(link(0))).collect();
+        assert_eq!(
+            services.next_user(link(1), false),
+            Some(user(1)),
+            "users of the other link are not its own"
+        );
+        let next: Vec<_> = std::iter::from_fn(|| services.next_user(link(0), false)).collect();
         assert_eq!(next, [user(4), user(2), user(3)]);
         assert_eq!(services.waiting_count(), 0);
         // A service without waiting users is listed again when one comes.
         services.wait(user(5), None, a, false);
-        assert_eq!(services.next_user(link(0)), Some(user(5)));
+        assert_eq!(services.next_user(link(0), false), Some(user(5)));
     }
 
     #[test]
@@ -570,7 +641,10 @@ mod tests {
         (1..99).for_each(|slot| {
             assert!(services.stop_waiting(user(slot)) && !services.stop_waiting(user(slot)))
         });
-        assert_eq!((services.next_user(link(0)), services.next_user(link(0))), (Some(user(99)), None));
+        assert_eq!(
+            (services.next_user(link(0), false), services.next_user(link(0), false)),
+            (Some(user(99)), None)
+        );
     }
 
     #[test]
@@ -614,7 +688,7 @@ mod tests {
         services.wait(user(2), None, a, false);
         assert_eq!(services.remove_link(link(0)), [user(1)]);
         assert!(services.next_ready(a, ready).is_none() && services.next_ready(b, ready).is_none());
-        assert_eq!(services.next_user(link(1)), Some(user(2)));
+        assert_eq!(services.next_user(link(1), false), Some(user(2)));
     }
 
     #[test]

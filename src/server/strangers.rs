@@ -1,11 +1,10 @@
 //! Connections at the control and message ports that are not admitted yet: what each claims to be, and which first
 //! flights have been seen before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use crate::base::id::{ConnId, LinkId, kind};
-use crate::base::name::Name;
+use crate::base::id::{ConnId, HolderId, LinkId, kind};
 use crate::base::table::Table;
 
 /// First flights of a key that are remembered.
@@ -17,7 +16,7 @@ pub(super) enum Claim {
     /// Its hello has not been read.
     None,
     /// A client with this key.
-    Key(Name),
+    Key(HolderId),
     /// A message connection of this link.
     Link(LinkId),
     /// The same, with a good ticket: it is to be answered.
@@ -32,35 +31,36 @@ pub(super) struct Stranger {
 
 /// All strangers.
 #[derive(Default)]
-pub(super) struct Strangers {
-    table: Table<kind::Connection, Stranger>,
-    /// The last first flights of each key's control connections, oldest first.
-    flights: HashMap<Name, VecDeque<u64>>,
-}
+pub(super) struct Strangers(Table<kind::Connection, Stranger>);
 
 impl Strangers {
     pub fn came(&mut self, id: ConnId, peer: SocketAddr) {
-        self.table.insert(id, Stranger { peer, claim: Claim::None });
+        self.0.insert(id, Stranger { peer, claim: Claim::None });
     }
 
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Stranger> {
-        self.table.get_mut(id)
+        self.0.get_mut(id)
     }
 
     pub fn remove(&mut self, id: ConnId) -> Option<Stranger> {
-        self.table.remove(id)
+        self.0.remove(id)
     }
+}
 
-    /// Notes a verified first flight of a key; false if it was seen before: it is a recording.
-    pub fn is_new(&mut self, key: &Name, flight: u64) -> bool {
-        let seen = self.flights.entry(key.clone()).or_default();
-        if seen.contains(&flight) {
+/// The last first flights of a key's control connections, oldest first.
+#[derive(Default)]
+pub(super) struct Flights(VecDeque<u64>);
+
+impl Flights {
+    /// Notes a verified first flight; false if it was seen before: it is a recording.
+    pub fn is_new(&mut self, flight: u64) -> bool {
+        if self.0.contains(&flight) {
             return false;
         }
-        if seen.len() == FLIGHTS_MAX {
-            seen.pop_front();
+        if self.0.len() == FLIGHTS_MAX {
+            self.0.pop_front();
         }
-        seen.push_back(flight);
+        self.0.push_back(flight);
         true
     }
 }
@@ -71,12 +71,10 @@ mod tests {
 
     #[test]
     fn a_flight_is_new_once_and_the_last_ones_are_remembered() {
-        let (mut strangers, office): (_, Name) = (Strangers::default(), "office".parse().expect("a name"));
+        let mut flights = Flights::default();
         for flight in 0..FLIGHTS_MAX as u64 {
-            assert!(strangers.is_new(&office, flight) && !strangers.is_new(&office, flight));
+            assert!(flights.is_new(flight) && !flights.is_new(flight));
         }
-        assert!(strangers.is_new(&"home".parse().expect("a name"), 0), "each key has its own");
-        assert!(!strangers.is_new(&office, 0));
-        assert!(strangers.is_new(&office, 1_000) && strangers.is_new(&office, 0), "the oldest is forgotten");
+        assert!(flights.is_new(1_000) && flights.is_new(0), "the oldest is forgotten");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::refused::Refused;
 use crate::base::address::{Origin, PackedAddress};
-use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
+use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::table::Table;
 use crate::machine::{Agenda, Output};
 use crate::wire::control::PublicationNumber;
@@ -24,6 +24,8 @@ pub(super) struct User {
     pub first: Option<(LinkId, Sid)>,
     /// The publication by which it was served last. It may have been withdrawn since.
     pub served_by: Option<PublicationId>,
+    /// The key that it counts for: a client that holds it serves it, or was offered it.
+    pub charged: Option<HolderId>,
     /// It may go to no other link than `first`: bytes of it were sent.
     pub tied: bool,
     /// Boxed, because few users are refused and live on.
@@ -33,7 +35,18 @@ pub(super) struct User {
 impl User {
     pub fn new(service: ServiceId, peer: SocketAddr, asked: SocketAddr, since: Instant, number: u64) -> User {
         let (peer, asked) = (peer.into(), asked.into());
-        User { service, peer, asked, since, number, first: None, served_by: None, tied: false, refused: None }
+        User {
+            service,
+            peer,
+            asked,
+            since,
+            number,
+            first: None,
+            served_by: None,
+            charged: None,
+            tied: false,
+            refused: None,
+        }
     }
 
     /// Where it comes from.

@@ -113,6 +113,12 @@ pub enum Refusal {
         /// Whether they are this key's; else all.
         of_key: bool,
     },
+    /// The policy allows this key nothing.
+    Policy,
+    /// The policy does not allow this key to connect from there.
+    From,
+    /// The key is good no longer.
+    Expired,
     /// A reason that this version does not know.
     Other(u8),
 }
@@ -138,6 +144,9 @@ impl fmt::Display for Refusal {
                 f,
                 "{count} clients with this key are connected, which is as many as one key may have at the server"
             ),
+            Refusal::Policy => f.write_str("the server's policy allows this key nothing"),
+            Refusal::From => f.write_str("the server's policy does not allow this key to connect from here"),
+            Refusal::Expired => f.write_str("key expired"),
             Refusal::Other(code) => {
                 write!(
                     f,
@@ -239,6 +248,9 @@ impl ControlFrame {
                         out.extend([3, u8::from(of_key)]);
                         out.extend(count.to_be_bytes());
                     }
+                    Refusal::Policy => out.push(4),
+                    Refusal::From => out.push(5),
+                    Refusal::Expired => out.push(6),
                     Refusal::Other(code) => out.push(code),
                 }
             }
@@ -331,6 +343,9 @@ impl ControlFrame {
                 1 => Refusal::Versions(versions(fields)?),
                 2 => Refusal::Plain(flag(fields)?),
                 3 => Refusal::Links { of_key: flag(fields)?, count: fields.u32()? },
+                4 => Refusal::Policy,
+                5 => Refusal::From,
+                6 => Refusal::Expired,
                 code => Refusal::Other(code),
             }),
             4 => ControlFrame::Open { first_ticket: fields.u64()?, count: fields.u32()? },
@@ -503,6 +518,8 @@ mod tests {
             any::<bool>().prop_map(|plain| ControlFrame::Refused(Refusal::Plain(plain))),
             any::<(u32, bool)>()
                 .prop_map(|(count, of_key)| ControlFrame::Refused(Refusal::Links { count, of_key })),
+            prop_oneof![Just(Refusal::Policy), Just(Refusal::From), Just(Refusal::Expired)]
+                .prop_map(ControlFrame::Refused),
             any::<(u64, u32)>().prop_map(|(first_ticket, count)| ControlFrame::Open { first_ticket, count }),
             any::<(u64, u32)>().prop_map(|(first_ticket, count)| ControlFrame::Void { first_ticket, count }),
             publishes(),

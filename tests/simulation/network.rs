@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::id::{ConnId, ListenerId, NameId};
@@ -36,6 +36,10 @@ impl Network for VirtualNetwork {
 
     fn now(&mut self) -> Instant {
         self.base + self.net.borrow().now
+    }
+
+    fn wall(&mut self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.net.borrow().now
     }
 
     fn asleep(&mut self) -> Duration {

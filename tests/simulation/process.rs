@@ -6,10 +6,11 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 use skyorg::base::address::{HostPort, Listen};
+use skyorg::base::clocks::Clocks;
 use skyorg::base::name::Name;
 use skyorg::client::Client;
 use skyorg::config::{ClientConfig, Key, Policies, Publication, ServerConfig, Service};
@@ -121,7 +122,8 @@ impl Process {
                 let limits = Arc::new(settings.limits.clone());
                 let instance: [u8; 16] = std::array::from_fn(|_| rng.u8(..));
                 let config = server_config(settings);
-                let machine = Server::new(config, limits.clone(), instance, rng.fork(), base + now);
+                let clocks = Clocks { now: base + now, wall: SystemTime::UNIX_EPOCH + now };
+                let machine = Server::new(config, limits.clone(), instance, rng.fork(), clocks);
                 let network = network(SocketAddr::new(SERVER_IP, 0), BTreeMap::new());
                 let mut reactor = Reactor::new(machine, network, limits, rng);
                 reactor.begin();

@@ -9,7 +9,7 @@ mod sessions;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::story::{Outputs, Story, millis, name, secs};
 use skyorg::base::address::HostPort;

@@ -13,10 +13,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::story::{Outputs, Story, millis, name, secs};
 use skyorg::base::address::Listen;
+use skyorg::base::clocks::Clocks;
 use skyorg::base::id::{ConnId, ListenerId};
 use skyorg::config::limits::Limits;
 use skyorg::config::{Key, Policies, ServerConfig, Service};
@@ -117,7 +118,14 @@ fn key(text: &str, byte: u8) -> Key {
 }
 
 fn new_server_with(limits: Limits, policies: Policies, keys: Vec<Key>) -> Story<Server> {
-    let config = ServerConfig {
+    let now = Instant::now();
+    let clocks = Clocks { now, wall: SystemTime::UNIX_EPOCH };
+    let (config, limits) = (config(limits.clone(), policies, keys), Arc::new(limits));
+    Story::new(Server::new(config, limits, [2; 16], fastrand::Rng::with_seed(1), clocks), now)
+}
+
+fn config(limits: Limits, policies: Policies, keys: Vec<Key>) -> ServerConfig {
+    ServerConfig {
         services: vec![
             Service::new(name("web"), Listen::Any(WEB)),
             Service::new(name("ssh"), Listen::Any(SSH)),
@@ -127,10 +135,8 @@ fn new_server_with(limits: Limits, policies: Policies, keys: Vec<Key>) -> Story<
         control: Listen::Any(CONTROL),
         keys,
         plain: false,
-        limits: limits.clone(),
-    };
-    let now = Instant::now();
-    Story::new(Server::new(config, Arc::new(limits), [2; 16], fastrand::Rng::with_seed(1), now), now)
+        limits,
+    }
 }
 
 fn begin() -> Stage {

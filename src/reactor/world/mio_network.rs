@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
@@ -41,7 +41,7 @@ const LISTENERS: usize = SLOTS_MAX as usize;
 
 /// Binds and listens (socket(7), ipv6(7)).
 fn listen(at: Listen, options: &mut Options) -> io::Result<(TcpListener, SocketAddr)> {
-    let mut bind = |address: SocketAddr| {
+    let mut bound = |address: SocketAddr| {
         let socket = new_socket(address)?;
         options.try_to("SO_REUSEADDR", || socket.set_reuse_address(true));
         if address.is_ipv6() {
@@ -51,6 +51,17 @@ fn listen(at: Listen, options: &mut Options) -> io::Result<(TcpListener, SocketA
         }
         options.set(&SockRef::from(&socket), address, Way::Accepted)?;
         socket.bind(&address.into())?;
+        Ok::<_, io::Error>(socket)
+    };
+    let mut bind = |mut address: SocketAddr| {
+        let mut socket = bound(address)?;
+        if address.port() == 0
+            && let Some(found) = socket.local_addr()?.as_socket()
+        {
+            // A listener that is suspended gives a port up that was not asked for by its number.
+            address.set_port(found.port());
+            socket = bound(address)?;
+        }
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
         let address = listener.local_addr()?;
@@ -139,6 +150,10 @@ impl Network for MioNetwork {
 
     fn now(&mut self) -> Instant {
         Instant::now()
+    }
+
+    fn wall(&mut self) -> SystemTime {
+        SystemTime::now()
     }
 
     fn asleep(&mut self) -> Duration {
@@ -358,6 +373,28 @@ mod tests {
         let (_listener, address) = listen(Listen::Any(0), &mut Options::default()).expect("a port");
         let again = listen(Listen::Any(address.port()), &mut Options::default()).map(|bound| bound.1);
         assert_eq!(again.map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+    }
+
+    #[test]
+    fn a_suspended_listener_refuses_and_its_port_may_be_divided_until_it_listens_again() {
+        let mut network = MioNetwork::new().expect("epoll works");
+        let id = |slot| ListenerId::new(slot, 1).expect("it can be named");
+        let (mut all, address) = network.listen(id(0), Listen::Any(0)).expect("a port");
+        let loopback = SocketAddr::from(([127, 0, 0, 1], address.port()));
+        assert!(network.listen(id(1), Listen::At(loopback)).is_err(), "a part of it is taken");
+        let kind = |connected: io::Result<StdStream>| connected.map(drop).map_err(|error| error.kind());
+        for _ in 0..2 {
+            network.suspend(&mut all).expect("Linux can");
+            assert_eq!(kind(StdStream::connect(loopback)), Err(io::ErrorKind::ConnectionRefused));
+            drop(network.listen(id(1), Listen::At(loopback)).expect("nobody listens there"));
+            network.resume(&mut all).expect("the port is still ours");
+            let user = StdStream::connect(loopback).expect("it listens again");
+            let mut events = Vec::new();
+            network.poll(&mut events, Some(Duration::ZERO)).expect("epoll works");
+            assert!(matches!(events[..], [Event::Acceptable(0)]), "{events:?}");
+            let accepted = network.accept(&mut all).expect("the connection is there");
+            assert_eq!(accepted.peer, user.local_addr().expect("it has one"));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::tcp_info::TcpInfo;
 use crate::base::address::{HostPort, Listen};
@@ -98,6 +98,8 @@ pub trait Network {
     type Listener;
     /// The time.
     fn now(&mut self) -> Instant;
+    /// What the clock on the wall says.
+    fn wall(&mut self) -> SystemTime;
     /// How long the system has been suspended so far. It may say less than that, and never says more.
     fn asleep(&mut self) -> Duration;
     /// Waits for events, at most `timeout` (`None`: for ever), and appends them to `events`.

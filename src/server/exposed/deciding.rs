@@ -136,9 +136,9 @@ impl Deciding<'_> {
     /// then on a key that would have more than a quarter gets no more, if there are others.
     fn has_room(&self, key: &Name, more: usize) -> bool {
         let Deciding { exposed, links, limits } = self;
-        let most = limits.ports_at_most(links.count(), exposed.keys);
+        let most = limits.ports_at_most(links.count(), exposed.keys.len());
         let own = exposed.listeners.get(key).copied().unwrap_or(0) + more;
         let all = links.ports + more;
-        all <= most && (all <= most / 4 * 3 || own <= most / 4 || exposed.keys <= 1)
+        all <= most && (all <= most / 4 * 3 || own <= most / 4 || exposed.keys.len() <= 1)
     }
 }

@@ -4,17 +4,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::Exposed;
 use super::asks::{Ask, Stage};
 use super::deciding::{Deciding, Decision, Until};
 use super::grants::{Owner, State};
 use super::permitted::{Place, behind};
-use super::{Exposed, rules};
-use crate::base::address::Listen;
 use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
-use crate::config::Policies;
-use crate::machine::{Agenda, Fact, Fault, Output};
+use crate::config::ServerConfig;
+use crate::machine::{Agenda, CloseReason, Fact, Fault, Output};
 use crate::server::links::PING_INTERVAL;
 use crate::server::listeners::{Listeners, Use};
 use crate::server::matching::Matching;
@@ -72,9 +71,11 @@ impl Exposing<'_> {
         self.remove_asks(link, Left::Drained);
     }
 
-    /// A link is gone.
-    pub fn link_gone(&mut self, link: LinkId) {
-        self.remove_asks(link, Left::Lost);
+    /// A link is gone. Its ports are kept, unless its key may do nothing any more.
+    pub fn link_gone(&mut self, link: LinkId, reason: CloseReason) {
+        let is_over =
+            matches!(reason, CloseReason::KeyRevoked | CloseReason::KeyExpired | CloseReason::Policy);
+        self.remove_asks(link, if is_over { Left::Unpublished } else { Left::Lost });
         let Exposing { exposed, matching, agenda, .. } = self;
         exposed.leaving.retain(|&service| {
             let is_served = matching.services.publications_of(service).next().is_some();
@@ -145,11 +146,9 @@ impl Exposing<'_> {
         }
     }
 
-    /// What is permitted, and what the server has itself, may be different from now on.
-    pub fn configure(&mut self, policies: &Policies, keys: usize, ours: impl Iterator<Item = Listen>) {
-        self.exposed.rules = rules(policies, self.agenda.limits.local_ports);
-        self.exposed.keys = keys;
-        self.exposed.grants.set_ours(ours);
+    /// Another configuration holds: what it does not permit is withdrawn, what it permits is granted.
+    pub fn configure(&mut self, config: &ServerConfig) {
+        self.exposed.configure(config);
         for service in self.exposed.grants.ids() {
             let Some(grant) = self.exposed.grants.get(service) else { continue };
             let permitted = self.exposed.permitted(&grant.owner.key);
@@ -403,7 +402,10 @@ impl Exposing<'_> {
         if let Some(grant) = self.exposed.grants.remove(service) {
             self.exposed.asks.look_again(grant.behind);
         }
-        self.matching.remove_service(service, self.agenda);
+        for it in self.matching.remove_service(service, self.agenda) {
+            let frame = ControlFrame::Withdrawn { number: it.number, reason: Denial::Policy };
+            self.say(it.link, frame);
+        }
     }
 
     /// A grant without members makes room for another one of its key. Sessions of a client that leaves go on.

@@ -1,6 +1,6 @@
 //! Users who wait, or were refused: where they go next, and how many of them in one turn.
 
-use super::Matching;
+use super::{Asked, Matching};
 use crate::base::id::{ConnId, LinkId, ServiceId};
 use crate::machine::{Agenda, CloseReason};
 use crate::server::offers::{Left, Offer};
@@ -39,6 +39,9 @@ impl Waiting<'_> {
         self.all.sending.end_offer(id, message, self.agenda);
         let Some(user) = self.all.sending.users.get_mut(id) else { return };
         (user.first, user.tied) = (None, false);
+        let charged = user.charged.take();
+        self.all.release(charged);
+        let Some(user) = self.all.sending.users.get_mut(id) else { return };
         let Some(served_by) = user.served_by else { return };
         user.refused.get_or_insert_with(|| Box::new(Refused::by(served_by)));
         if let Some(link) = self.all.services.publication(served_by).map(|it| it.link)
@@ -67,10 +70,15 @@ impl Waiting<'_> {
             _ => match self.all.next_ready(service, self.agenda.now) {
                 Some(publication) => self.all.begin(id, publication, self.agenda),
                 None => {
+                    let charged = self.all.sending.users.get_mut(id).and_then(|user| user.charged.take());
+                    self.all.release(charged);
                     // It has waited longest.
                     self.all.services.wait(id, self.all.sending.users.origin(id), service, true);
-                    let asked = self.all.ask_for_one(service);
-                    self.all.sending.wait_at_most(id, asked, self.agenda);
+                    let asked = match self.all.next_to_ask(service) {
+                        Asked::Link(link) => Some(link),
+                        Asked::None { .. } => None,
+                    };
+                    self.all.wait_asked(id, asked, self.agenda);
                 }
             },
         }
@@ -81,7 +89,7 @@ impl Waiting<'_> {
         let Some(user) = self.all.sending.users.get_mut(id) else { return };
         let (Some(mut refused), service) = (user.refused.take(), user.service) else { return };
         let sending = &self.all.sending;
-        let (may_serve, is_ready) = (|link| sending.may_serve(link), |link| sending.is_ready(link));
+        let (may_serve, is_ready) = (|link| sending.may_take(link), |link| sending.is_ready(link));
         let next = self.all.services.next_after(service, &mut refused, may_serve, is_ready);
         match next.and_then(|next| self.all.services.publication(next)).map(|it| it.link) {
             Some(link) => {
@@ -102,6 +110,7 @@ impl Waiting<'_> {
             }
             Some(_) if self.all.sending.may_serve(link) => {
                 let origin = self.all.sending.users.origin(id);
+                self.all.charge(id, link);
                 self.all.services.wait_for_link(id, origin, link, first);
                 self.all.sending.want_one(link);
                 self.all.sending.wait_at_most(id, Some(link), self.agenda);
@@ -118,7 +127,8 @@ impl Waiting<'_> {
                 return self.all.turn.list(link, &mut self.all.sending.links);
             }
             begun += 1;
-            let Some(user) = self.all.services.next_user(link) else { break };
+            let own = self.all.sending.is_full(link);
+            let Some(user) = self.all.services.next_user(link, own) else { break };
             let service = self.all.sending.users.get(user).map(|user| user.service);
             match service.and_then(|service| self.all.services.publication_of(link, service)) {
                 Some(publication) => self.all.begin(user, publication, self.agenda),

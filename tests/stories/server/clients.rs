@@ -43,7 +43,7 @@ fn after_a_suspension_clients_are_pinged_at_once_and_soon_given_up() {
         stage.hear(client.control, ControlFrame::Pong);
     }
     stage.wait(secs(1));
-    let outputs = stage.tell(Input::Woken);
+    let outputs = stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH });
     for client in [&silent, &answers] {
         assert_eq!(outputs.said(client.control), [ControlFrame::Ping]);
     }

@@ -4,6 +4,7 @@ use std::io;
 
 use skyorg::base::ports::Ports;
 use skyorg::config::policy::{Policy, PortRules};
+use skyorg::machine::Configuration;
 use skyorg::wire::control::PublicationNumber;
 
 use super::*;
@@ -73,6 +74,15 @@ impl Stage {
             outputs.0.extend(more.0);
         }
         outputs
+    }
+
+    /// Another configuration holds from now on.
+    fn reload(&mut self, policies: Policies, keys: Vec<Key>) -> Outputs {
+        let config = Arc::new(config(limits(), policies, keys));
+        let configuration =
+            Configuration::Server { config, source: "server.toml".into(), wall: SystemTime::UNIX_EPOCH };
+        let outputs = self.tell(Input::Configure(Box::new(configuration)));
+        self.bind(outputs, &[])
     }
 
     fn ask(&mut self, client: &Client, frame: ControlFrame) -> Outputs {
@@ -242,8 +252,8 @@ fn only_permitted_ports_are_granted_and_never_the_server_s_own() {
 
 #[test]
 fn each_key_has_the_ports_of_its_own_policy() {
-    let policy = Policy { ports: rules(&["8080"]), ..Policy::default() };
-    let policies = Policies::Each([(name("office"), policy)].into());
+    let each = [(name("office"), policy(&["8080"])), (name("guest"), policy(&[]))];
+    let policies = Policies::Each(each.into());
     let mut stage = begin_with_policies(policies, limits());
     let (client, other) = (stage.joins(office(), 1), stage.joins(guest(), 2));
     assert_eq!(stage.ask(&other, expose(1, "web", "8080", false)).told(&other), [denied(1, Denial::Policy)]);
@@ -528,4 +538,48 @@ fn a_server_that_drains_grants_nothing_any_more() {
     assert_eq!((outputs.listens(), outputs.told(&other)), (vec![], vec![]));
     let outputs = stage.ask(&other, expose(2, "other", "8080", false));
     assert_eq!((outputs.listens(), outputs.told(&other)), (vec![], vec![]));
+}
+
+#[test]
+fn a_policy_that_no_longer_allows_ports_frees_them_at_once_and_one_that_does_grants_them() {
+    let keys = || vec![key("office", 7), key("guest", 8)];
+    let of = |texts: &[&str]| {
+        Policies::Each([(name("office"), policy(texts)), (name("guest"), policy(&["8080"]))].into())
+    };
+    let mut stage = listen(new_server_with(limits(), of(&["8080-8089"]), keys()));
+    let (mut client, other) = (stage.joins(office(), 1), stage.joins(guest(), 2));
+    stage.ask(&client, expose(1, "web", "8080", false));
+    stage.ask(&client, expose(2, "stays", "8089", false));
+    assert_eq!(
+        stage.ask(&other, expose(7, "mine", "8080", false)).told(&other),
+        [denied(7, Denial::PortTaken)]
+    );
+    let (message, _) = stage.bring(&mut client);
+    let (user, _) = stage.user_at(8080);
+    stage.accepted_and_started(message);
+    let outputs = stage.reload(of(&["8089"]), keys());
+    assert_eq!(outputs.told(&client), [ControlFrame::Withdrawn { number: 1, reason: Denial::Policy }]);
+    assert_eq!(outputs.closes(), [(user, CloseReason::Removed, Manner::Reset)]);
+    assert_eq!((outputs.stopped().len(), outputs.told(&other)), (1, vec![granted(7, "8080")]));
+    // What was withdrawn comes back by itself.
+    stage.hear(other.control, ControlFrame::Unpublish(7));
+    let outputs = stage.reload(of(&["8080-8089"]), keys());
+    assert_eq!(outputs.told(&client), [granted(1, "8080")]);
+}
+
+fn policy(texts: &[&str]) -> Policy {
+    Policy { ports: rules(texts), ..Policy::default() }
+}
+
+#[test]
+fn a_key_that_is_revoked_loses_its_ports_at_once_those_of_an_absent_client_too() {
+    let mut stage = begin_with_ports(&["8080-8089"]);
+    let (gone, client, other) = (stage.joins(office(), 1), stage.joins(office(), 2), stage.joins(guest(), 3));
+    stage.ask(&gone, expose(1, "web", "8080", false));
+    stage.killed(&gone);
+    stage.ask(&client, expose(1, "mine", "8081", false));
+    stage.ask(&other, expose(1, "x", "8080-8081", false));
+    let outputs = stage.reload(Policies::Alike(rules(&["8080-8089"])), vec![key("guest", 8)]);
+    assert_eq!(outputs.closes(), [(client.control, CloseReason::KeyRevoked, Manner::Reset)]);
+    assert_eq!((outputs.stopped().len(), outputs.told(&other)), (2, vec![granted(1, "8080-8081")]));
 }

@@ -1,0 +1,220 @@
+//! What changes from one configuration of a server to another. A service or key is its name: a rename is a removal and
+//! an addition.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+
+use super::ServerConfig;
+use crate::base::name::Name;
+
+/// What has come, has gone, and has stayed and is not the same, each by its name and in the order of its file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// What has come.
+    pub added: Vec<Name>,
+    /// What has gone.
+    pub removed: Vec<Name>,
+    /// What has stayed, with other contents.
+    pub changed: Vec<Name>,
+}
+
+impl Changes {
+    fn between<T>(
+        before: &[T],
+        after: &[T],
+        name: fn(&T) -> &Name,
+        same: impl Fn(&T, &T) -> bool,
+    ) -> Changes {
+        let (old, new) = (by(before, name), by(after, name));
+        let mut changes = Changes::default();
+        for (it, name) in after.iter().map(|it| (it, name(it))) {
+            match old.get(name) {
+                None => changes.added.push(name.clone()),
+                Some(before) if !same(before, it) => changes.changed.push(name.clone()),
+                Some(_) => {}
+            }
+        }
+        let gone = before.iter().map(name).filter(|name| !new.contains_key(name));
+        changes.removed.extend(gone.cloned());
+        changes
+    }
+
+    /// How many changes there are.
+    pub fn counts(&self) -> [usize; 3] {
+        [&self.added, &self.removed, &self.changed].map(Vec::len)
+    }
+}
+
+fn by<T, K: Eq + Hash + ?Sized>(all: &[T], name: fn(&T) -> &K) -> HashMap<&K, &T> {
+    all.iter().map(|it| (name(it), it)).collect()
+}
+
+/// What changes from one configuration of a server to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Services; those that stay are changed if their rules or places are others.
+    pub services: Changes,
+    /// Keys; those that stay are changed if their secrets are others.
+    pub keys: Changes,
+    /// Keys that stay, with another policy.
+    pub policies: Vec<Name>,
+    /// Options that have other values.
+    pub options: Vec<&'static str>,
+}
+
+/// Options that have other values, and cannot change while the server runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeedsRestart(pub Vec<&'static str>);
+
+impl fmt::Display for NeedsRestart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: needs a restart", self.0.join(", "))
+    }
+}
+
+impl Difference {
+    /// What changes from one configuration to the next; refused if a running server cannot change so.
+    pub fn between(before: &ServerConfig, after: &ServerConfig) -> Result<Difference, NeedsRestart> {
+        let changed = |options: &[(&'static str, bool)]| {
+            options.iter().filter(|it| it.1).map(|it| it.0).collect::<Vec<_>>()
+        };
+        let fixed = changed(&[
+            ("message", before.message != after.message),
+            ("control", before.control != after.control),
+            ("plain", before.plain != after.plain),
+        ]);
+        if !fixed.is_empty() {
+            return Err(NeedsRestart(fixed));
+        }
+        let services =
+            Changes::between(&before.services, &after.services, |service| &service.name, PartialEq::eq);
+        let keys = Changes::between(&before.keys, &after.keys, |key| &key.name, PartialEq::eq);
+        let known = by(&before.keys, |key| &key.name);
+        let staying = after.keys.iter().map(|key| &key.name).filter(|name| known.contains_key(name));
+        let policies = staying.filter(|name| before.policies.of(name) != after.policies.of(name)).cloned();
+        let (old, new) = (&before.limits, &after.limits);
+        Ok(Difference {
+            services,
+            keys,
+            policies: policies.collect(),
+            options: changed(&[
+                ("pool", old.pool != new.pool),
+                ("heartbeat", old.heartbeat != new.heartbeat),
+                ("max-users", old.users_max != new.users_max),
+                ("drain", old.drain != new.drain),
+            ]),
+        })
+    }
+}
+
+/// `2 services added, 1 removed, 1 key changed, pool changed`.
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        let policies = [0, 0, self.policies.len()];
+        for (counts, one, many) in [
+            (self.services.counts(), "service", "services"),
+            (self.keys.counts(), "key", "keys"),
+            (policies, "policy", "policies"),
+        ] {
+            let said = counts.into_iter().zip(["added", "removed", "changed"]).filter(|it| it.0 > 0);
+            parts.extend(said.enumerate().map(|(place, (count, what))| match (place, count) {
+                (0, 1) => format!("1 {one} {what}"),
+                (0, _) => format!("{count} {many} {what}"),
+                _ => format!("{count} {what}"),
+            }));
+        }
+        parts.extend(self.options.iter().map(|option| format!("{option} changed")));
+        match parts.is_empty() {
+            true => f.write_str("nothing changed"),
+            false => f.write_str(&parts.join(", ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::address::Listen;
+    use crate::config::limits::Limits;
+    use crate::config::policy::{Policy, PortRules, Services};
+    use crate::config::{Key, Policies, Service};
+    use crate::wire::handshake::Secret;
+
+    fn name(text: &str) -> Name {
+        text.parse().expect("a name")
+    }
+
+    fn key(text: &str, secret: u8) -> Key {
+        Key { name: name(text), secret: Secret::new([secret; 32]) }
+    }
+
+    fn config() -> ServerConfig {
+        ServerConfig {
+            services: [("web", 1), ("ssh", 2), ("db", 3)]
+                .map(|(text, port)| Service::new(name(text), Listen::Any(port)))
+                .into(),
+            policies: Policies::default(),
+            message: Listen::Any(4),
+            control: Listen::Any(5),
+            keys: vec![key("office", 1), key("home", 2)],
+            plain: false,
+            limits: Limits::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_the_same_is_no_change_in_whatever_order_it_stands() {
+        let (before, mut after) = (config(), config());
+        after.services.reverse();
+        after.keys.reverse();
+        let same = Difference::between(&before, &after).expect("nothing needs a restart");
+        assert_eq!((same.to_string(), same), ("nothing changed".to_owned(), Difference::default()));
+    }
+
+    #[test]
+    fn services_and_keys_are_compared_by_name_and_counted() {
+        let (before, mut after) = (config(), config());
+        after.services.remove(2);
+        after.services[1].name = name("shell");
+        after.services[0].rules.users = Some(9);
+        after.services.push(Service::new(name("mail"), Listen::Any(7)));
+        after.keys = vec![key("office", 9), key("lab", 3)];
+        after.limits.pool += 1;
+        let it = Difference::between(&before, &after).expect("nothing needs a restart");
+        assert_eq!(it.services.added, ["shell", "mail"].map(name));
+        assert_eq!(
+            (it.services.removed.clone(), it.services.changed.clone()),
+            (["ssh", "db"].map(name).into(), vec![name("web")])
+        );
+        assert_eq!(
+            (it.keys.added.clone(), it.keys.removed.clone(), it.keys.changed.clone()),
+            (vec![name("lab")], vec![name("home")], vec![name("office")])
+        );
+        assert_eq!(
+            it.to_string(),
+            "2 services added, 2 removed, 1 changed, 1 key added, 1 removed, 1 changed, pool changed"
+        );
+    }
+
+    #[test]
+    fn policies_are_compared_by_what_they_mean_for_each_key() {
+        let (before, mut after) = (config(), config());
+        let all = Policy { services: Services::All, ..Policy::default() };
+        after.policies = Policies::Each([(name("office"), all)].into());
+        let it = Difference::between(&before, &after).expect("nothing needs a restart");
+        assert_eq!((&it.policies[..], it.to_string()), (&[name("home")][..], "1 policy changed".to_owned()));
+        after.policies = Policies::Alike(PortRules::All);
+        let it = Difference::between(&before, &after).expect("nothing needs a restart");
+        assert_eq!(it.policies, ["office", "home"].map(name));
+    }
+
+    #[test]
+    fn what_cannot_change_is_named() {
+        let (before, mut after) = (config(), config());
+        (after.message, after.plain) = (Listen::Any(9), true);
+        let refused = Difference::between(&before, &after);
+        assert_eq!(refused, Err(NeedsRestart(vec!["message", "plain"])));
+    }
+}

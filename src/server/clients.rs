@@ -1,0 +1,204 @@
+//! Clients, from the Hello of their control connection to the end of their link.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::controls::{self, Controls};
+use super::links::{Identity, Link};
+use super::publishing::Publishing;
+use crate::base::clocks::Clocks;
+use crate::base::id::{ConnId, HolderId, LinkId};
+use crate::base::name::Name;
+use crate::machine::{CloseReason, Fact, Manner, Output};
+use crate::wire::control::{Capabilities, ControlFrame, Hello, Refusal, Versions, Welcome};
+use crate::wire::handshake::{KeyId, Secret};
+
+/// One step with clients: it borrows what it works on.
+pub(super) struct Clients<'s> {
+    pub controls: &'s mut Controls,
+    pub publishing: Publishing<'s>,
+    pub clocks: Clocks,
+}
+
+impl Clients<'_> {
+    fn now(&self) -> Instant {
+        self.publishing.agenda.now
+    }
+
+    /// A client introduces itself.
+    pub fn hello(
+        &mut self,
+        id: ConnId,
+        names: (KeyId, Secret),
+        hello: &Hello,
+        (instance, plain): ([u8; 16], bool),
+    ) {
+        let Some(control) = self.controls.get(id) else { return };
+        let (key, holder, peer) = (control.key.clone(), control.holder, control.peer);
+        let version = match controls::version(hello, plain) {
+            Ok(version) => version,
+            Err(refusal) => return self.refuse(id, key, peer, hello.versions, refusal),
+        };
+        // The key may have gone since it was proved.
+        let Some(it) = self.publishing.matching.sending.holders.get(holder) else {
+            return self.close(id, CloseReason::KeyRevoked);
+        };
+        if let Some(refusal) = it.refusal(peer, self.clocks, self.now()) {
+            return self.refuse(id, key, peer, hello.versions, refusal);
+        }
+        let identity = Identity { key, holder, instance: hello.instance };
+        if let Some(older) = self.publishing.matching.sending.links.older_self(&identity) {
+            self.end(older, CloseReason::Replaced);
+        }
+        let sending = &self.publishing.matching.sending;
+        let limits = &self.publishing.agenda.limits;
+        let taken = (sending.links.count(), sending.links.ports);
+        if let Some(refusal) = sending.holders.no_room(holder, taken, limits) {
+            return self.refuse(id, identity.key, peer, hello.versions, refusal);
+        }
+        let message_port = self.publishing.listeners.message_port();
+        let (link, pool_key) = names.clone();
+        let (capabilities, heartbeat) = (Capabilities::new(plain), limits.heartbeat);
+        let welcome = Welcome { version, capabilities, heartbeat, instance, link, pool_key, message_port };
+        self.open(id, identity, names, hello, welcome);
+    }
+
+    fn refuse(&mut self, id: ConnId, key: Name, peer: SocketAddr, versions: Versions, refusal: Refusal) {
+        let agenda = &mut *self.publishing.agenda;
+        agenda.fact(Fact::ClientRefused { key, peer, versions, refusal });
+        agenda.push(Output::Send { id, frame: ControlFrame::Refused(refusal) });
+        self.close(id, CloseReason::Drained);
+    }
+
+    fn open(
+        &mut self,
+        id: ConnId,
+        identity: Identity,
+        names: (KeyId, Secret),
+        hello: &Hello,
+        welcome: Welcome,
+    ) {
+        let Some(control) = self.controls.get(id) else { return };
+        let Publishing { matching, agenda, .. } = &mut self.publishing;
+        let (now, peer, pool) = (agenda.now, control.peer, agenda.limits.pool);
+        // The smaller heartbeat holds for both ends.
+        let heartbeat = agenda.limits.heartbeat.min(hello.heartbeat).max(agenda.limits.heartbeat_min);
+        let (key, holder) = (identity.key.clone(), identity.holder);
+        let mut link = Link::new(id, identity, peer, names, heartbeat, (pool, now));
+        link.round_trip.measured(now.saturating_duration_since(control.answered));
+        link.expires = matching.sending.holders.get(holder).and_then(|it| it.expires(self.clocks));
+        let Some(link) = matching.sending.links.add(link) else {
+            return self.close(id, CloseReason::Full);
+        };
+        if let Some(holder) = matching.sending.holders.get_mut(holder) {
+            holder.links.insert(link);
+        }
+        self.controls.linked(id, link);
+        agenda.fact(Fact::ClientCame { link: id, key, peer });
+        agenda.push(Output::Admit(id));
+        agenda.push(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
+        matching.add_link(link, agenda);
+        matching.sending.links.schedule(link, agenda);
+    }
+
+    /// A link wants attention. `awaited` says whether its message connections are.
+    pub fn due(&mut self, link: LinkId, awaited: bool) {
+        let Publishing { matching, agenda, .. } = &mut self.publishing;
+        let now = agenda.now;
+        let expired = matching.sending.links.expire(link, awaited, agenda);
+        let Some(it) = matching.sending.links.get_mut(link) else { return };
+        if it.expires.is_some_and(|at| at <= now) {
+            return self.end(link, CloseReason::KeyExpired);
+        }
+        if it.is_gone(agenda) {
+            return self.end(link, CloseReason::HeartbeatLost);
+        }
+        if !expired && it.ping_at <= now {
+            it.ping_at = now + it.heartbeat / 3;
+            matching.sending.ping_link(link, agenda);
+        }
+        matching.sending.want_refill(link);
+        matching.sending.links.schedule(link, agenda);
+    }
+
+    /// The system was suspended, and the clocks have gone apart.
+    pub fn woken(&mut self) {
+        let Publishing { matching, agenda, .. } = &mut self.publishing;
+        let sending = &mut matching.sending;
+        for id in sending.links.ids() {
+            if let Some(link) = sending.links.get_mut(id) {
+                let holder = sending.holders.get(link.identity.holder);
+                link.expires = holder.and_then(|holder| holder.expires(self.clocks));
+            }
+        }
+        sending.links.woken(agenda);
+    }
+
+    // Policies.
+
+    /// A key is good no more: its links end.
+    pub fn revoke(&mut self, key: &Name) {
+        for link in self.publishing.matching.sending.holders.remove(key) {
+            self.end(link, CloseReason::KeyRevoked);
+        }
+    }
+
+    /// A key has another policy: what that does not allow ends.
+    pub fn judge(&mut self, id: HolderId) {
+        let Some(holder) = self.publishing.matching.sending.holders.get(id) else { return };
+        let expires = holder.expires(self.clocks);
+        for link in holder.links.clone() {
+            let (now, sending) = (self.now(), &mut self.publishing.matching.sending);
+            let (Some(it), Some(holder)) = (sending.links.get_mut(link), sending.holders.get(id)) else {
+                continue;
+            };
+            it.expires = expires;
+            match holder.refusal(it.peer, self.clocks, now) {
+                Some(Refusal::Expired) => self.end(link, CloseReason::KeyExpired),
+                Some(_) => self.end(link, CloseReason::Policy),
+                None => {
+                    self.publishing.withdraw_not_allowed(link);
+                    let Publishing { matching, agenda, .. } = &mut self.publishing;
+                    matching.sending.links.schedule(link, agenda);
+                }
+            }
+        }
+    }
+
+    // Ends.
+
+    /// A client's frame is none that it may send now.
+    pub fn fail(&mut self, id: ConnId) {
+        self.publishing.agenda.reset(id, CloseReason::ProtocolError);
+        if let Some(link) = self.controls.closing(id) {
+            self.forget(link, CloseReason::ProtocolError);
+        }
+    }
+
+    /// Closes a control connection.
+    pub fn close(&mut self, id: ConnId, reason: CloseReason) {
+        self.controls.closing(id);
+        let manner = if reason == CloseReason::Drained { Manner::Whole } else { Manner::Reset };
+        self.publishing.agenda.close(id, reason, manner);
+    }
+
+    /// Resets a link's control connection, and forgets the link.
+    pub fn end(&mut self, link: LinkId, reason: CloseReason) {
+        let links = &self.publishing.matching.sending.links;
+        let Some(control) = links.get(link).map(|link| link.control) else { return };
+        self.close(control, reason);
+        self.forget(link, reason);
+    }
+
+    /// Forgets a link, whose control connection is closing or gone.
+    pub fn forget(&mut self, link: LinkId, reason: CloseReason) {
+        let Publishing { matching, asked, agenda, .. } = &mut self.publishing;
+        let Some(it) = matching.sending.links.get(link) else { return };
+        let (control, peer) = (it.control, it.peer);
+        agenda.fact(Fact::ClientGone { link: control, key: it.key().clone(), peer, reason });
+        agenda.at(control, None);
+        asked.remove_link(link);
+        matching.remove_link(link, agenda);
+        self.publishing.exposing().link_gone(link, reason);
+    }
+}

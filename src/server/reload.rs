@@ -1,0 +1,283 @@
+//! From one configuration to the next, while the server runs: all of it or nothing.
+//!
+//! 1. Listeners that are new are opened, and give nobody away: who connects waits in their queues.
+//! 2. Where one of them overlaps one that is to go (`*:443` becomes `127.0.0.1:443`), that one is suspended for it,
+//!    once all others are there.
+//! 3. If one cannot be had, the new ones are closed and the suspended ones listen again: nothing has changed.
+//! 4. Else everything changes in one step. A place that one service had and another gets changes hands as it is.
+//!
+//! What clients serve on ports that they asked for stays, as far as policies allow it. Where one of them is in the way of
+//! a new listener, that one cannot be had.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use super::clients::Clients;
+use super::listeners::{Listeners, Use};
+use super::services::Services;
+use crate::base::address::Listen;
+use crate::base::id::{ListenerId, ServiceId};
+use crate::base::name::Name;
+use crate::config::ServerConfig;
+use crate::config::difference::{Difference, NeedsRestart};
+use crate::machine::{Agenda, Fact, Output, ReloadFault};
+
+/// A configuration that is to hold, and where it comes from.
+pub(super) struct Request {
+    pub config: Arc<ServerConfig>,
+    pub source: Arc<str>,
+}
+
+/// A configuration whose listeners are being opened.
+pub(super) struct Reload {
+    request: Request,
+    difference: Difference,
+    /// Which service each listener is for, where that is another one than before.
+    uses: Vec<(Name, ListenerId)>,
+    /// Listeners that are for nobody then.
+    closing: Vec<ListenerId>,
+    /// Those that are new.
+    opened: Vec<ListenerId>,
+    /// Those of them that were asked for, and have not answered.
+    awaited: HashSet<ListenerId>,
+    /// Those of them that are asked for at the end, and what they overlap.
+    late: Vec<(ListenerId, Listen)>,
+    overlapped: BTreeSet<ListenerId>,
+    /// What was suspended for them, and whom it served.
+    suspended: Vec<(ListenerId, Use)>,
+}
+
+/// How far a reload has come.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// Some listeners have not answered.
+    Waits,
+    /// All are there.
+    Ready,
+    /// One cannot be had.
+    Failed(ReloadFault),
+}
+
+impl Reload {
+    /// Asks for the listeners of the configuration that comes after this one.
+    pub fn begin(
+        before: &ServerConfig,
+        request: Request,
+        services: &Services,
+        listeners: &mut Listeners,
+        agenda: &mut Agenda,
+    ) -> Result<Reload, NeedsRestart> {
+        let difference = Difference::between(before, &request.config)?;
+        let mut reload = Reload {
+            request,
+            difference,
+            uses: Vec::new(),
+            closing: Vec::new(),
+            opened: Vec::new(),
+            awaited: HashSet::new(),
+            late: Vec::new(),
+            overlapped: BTreeSet::new(),
+            suspended: Vec::new(),
+        };
+        let new = reload.place(services, listeners);
+        reload.open(new, listeners, agenda);
+        Ok(reload)
+    }
+
+    /// Finds out which listeners stay, change hands and go; returns the places where there is none.
+    fn place(&mut self, services: &Services, listeners: &Listeners) -> Vec<(Name, Listen)> {
+        let Difference { services: changes, .. } = &self.difference;
+        let its = |name: &Name| services.id(name).map_or(&[][..], |id| listeners.of_service(id));
+        let at = |id: ListenerId| listeners.get(id).map(|listener| listener.at);
+        let mut free: Vec<ListenerId> = changes.removed.iter().flat_map(its).copied().collect();
+        let touched: HashSet<&Name> = changes.added.iter().chain(&changes.changed).collect();
+        let mut wanted = Vec::new();
+        for service in self.request.config.services.iter().filter(|it| touched.contains(&it.name)) {
+            let mut own = its(&service.name).to_vec();
+            for &place in &service.listen {
+                match own.iter().position(|&id| at(id) == Some(place)) {
+                    Some(found) => drop(own.swap_remove(found)),
+                    None => wanted.push((service.name.clone(), place)),
+                }
+            }
+            free.extend(own);
+        }
+        let mut free_at: HashMap<Listen, Vec<ListenerId>> = HashMap::new();
+        // Port 0 is another one each time.
+        for (id, at) in free.iter().filter_map(|&id| Some((id, at(id)?))).filter(|it| it.1.port() != 0) {
+            free_at.entry(at).or_default().push(id);
+        }
+        let mut taken = HashSet::new();
+        let uses = &mut self.uses;
+        wanted.retain(|(name, place)| match free_at.get_mut(place).and_then(Vec::pop) {
+            Some(id) => {
+                taken.insert(id);
+                uses.push((name.clone(), id));
+                false
+            }
+            None => true,
+        });
+        self.closing = free.into_iter().filter(|id| !taken.contains(id)).collect();
+        wanted
+    }
+
+    fn open(&mut self, new: Vec<(Name, Listen)>, listeners: &mut Listeners, agenda: &mut Agenda) {
+        let mut closing: HashMap<u16, Vec<(ListenerId, Listen)>> = HashMap::new();
+        for &id in &self.closing {
+            if let Some(at) = listeners.get(id).map(|listener| listener.at) {
+                closing.entry(at.port()).or_default().push((id, at));
+            }
+        }
+        for (name, at) in new {
+            let Some(id) = listeners.add(Use::Nobody, at) else { continue };
+            self.opened.push(id);
+            self.uses.push((name, id));
+            let near = closing.get(&at.port()).into_iter().flatten();
+            let overlapped: Vec<ListenerId> = near.filter(|it| it.1.overlaps(at)).map(|it| it.0).collect();
+            if overlapped.is_empty() {
+                self.ask(id, at, agenda);
+            } else {
+                self.overlapped.extend(overlapped);
+                self.late.push((id, at));
+            }
+        }
+    }
+
+    fn ask(&mut self, id: ListenerId, at: Listen, agenda: &mut Agenda) {
+        self.awaited.insert(id);
+        agenda.push(Output::Listen { id, at, door: Use::Nobody.door() });
+    }
+
+    /// Whether it waits for this listener.
+    pub fn awaits(&self, id: ListenerId) -> bool {
+        self.awaited.contains(&id)
+    }
+
+    /// A listener that it waits for has answered.
+    pub fn heard(
+        &mut self,
+        id: ListenerId,
+        outcome: Result<(), &io::Error>,
+        listeners: &Listeners,
+    ) -> Progress {
+        self.awaited.remove(&id);
+        let (Err(error), Some(listener)) = (outcome, listeners.get(id)) else { return Progress::Waits };
+        let service = self.uses.iter().find(|it| it.1 == id).map(|it| it.0.clone());
+        let (at, fault) = (listener.at, error.into());
+        Progress::Failed(ReloadFault::Listen { service, at, fault })
+    }
+
+    /// Goes on, if nothing is waited for.
+    pub fn go_on(&mut self, listeners: &mut Listeners, agenda: &mut Agenda) -> Progress {
+        if self.awaited.is_empty() && !self.late.is_empty() {
+            for id in std::mem::take(&mut self.overlapped) {
+                let Some(serves) = listeners.get(id).map(|listener| listener.serves) else { continue };
+                listeners.suspend(id, agenda);
+                listeners.set_use(id, Use::Nobody, agenda);
+                self.suspended.push((id, serves));
+            }
+            for (id, at) in std::mem::take(&mut self.late) {
+                self.ask(id, at, agenda);
+            }
+        }
+        if self.awaited.is_empty() { Progress::Ready } else { Progress::Waits }
+    }
+
+    /// Nothing is to change: all is as it was. Returns what people are told, and the services whose listeners were
+    /// suspended meanwhile.
+    pub fn give_up(
+        self,
+        fault: ReloadFault,
+        listeners: &mut Listeners,
+        agenda: &mut Agenda,
+    ) -> Vec<ServiceId> {
+        for id in self.opened {
+            listeners.close(id, agenda);
+        }
+        let mut services = Vec::new();
+        for (id, serves) in self.suspended {
+            listeners.set_use(id, serves, agenda);
+            if let Use::Users(service) = serves {
+                services.push(service);
+            }
+        }
+        agenda.fact(Fact::ReloadRefused { source: self.request.source, fault });
+        services
+    }
+
+    /// Everything changes, now.
+    pub fn swap(self, clients: &mut Clients) -> Arc<ServerConfig> {
+        let Reload { request: Request { config, source }, difference, uses, closing, .. } = self;
+        clients.publishing.agenda.limits = Arc::new(config.limits.clone());
+        for key in difference.keys.removed.iter().chain(&difference.keys.changed) {
+            clients.revoke(key);
+        }
+        for name in &difference.services.removed {
+            if let Some(id) = clients.publishing.matching.services.id(name) {
+                clients.publishing.remove_service(id);
+            }
+        }
+        let fresh: HashSet<&Name> = difference.keys.added.iter().chain(&difference.keys.changed).collect();
+        for key in config.keys.iter().filter(|key| fresh.contains(&key.name)) {
+            clients.publishing.matching.sending.holders.add(key.clone(), config.policies.of(&key.name));
+        }
+        for name in &difference.policies {
+            let holders = &mut clients.publishing.matching.sending.holders;
+            let Some(id) = holders.of_name(name) else { continue };
+            if let Some(holder) = holders.get_mut(id) {
+                holder.policy = config.policies.of(name);
+            }
+            clients.judge(id);
+        }
+        change_services(&config, &difference, uses, closing, clients);
+        clients.publishing.exposing().configure(&config);
+        clients.publishing.grant_denied();
+        let (matching, agenda) = (&mut *clients.publishing.matching, &mut *clients.publishing.agenda);
+        matching.sending.limit_users(agenda);
+        if difference.options.contains(&"pool") {
+            matching.sending.links.ids().into_iter().for_each(|link| matching.sending.want_refill(link));
+        }
+        agenda.fact(Fact::Reloaded { source, difference: Box::new(difference) });
+        config
+    }
+}
+
+fn change_services(
+    config: &ServerConfig,
+    difference: &Difference,
+    uses: Vec<(Name, ListenerId)>,
+    closing: Vec<ListenerId>,
+    clients: &mut Clients,
+) {
+    let publishing = &mut clients.publishing;
+    let [added, changed]: [HashSet<&Name>; 2] =
+        [&difference.services.added, &difference.services.changed].map(|names| names.iter().collect());
+    for service in &config.services {
+        if added.contains(&service.name) {
+            publishing.matching.add_service(&service.name, service.rules.clone());
+        } else if changed.contains(&service.name) {
+            publishing.set_rules(&service.name, service.rules.clone());
+        }
+    }
+    let mut moved = BTreeSet::new();
+    for (name, listener) in uses {
+        if let Some(id) = publishing.matching.services.id(&name) {
+            publishing.listeners.set_use(listener, Use::Users(id), publishing.agenda);
+            moved.insert(id);
+        }
+    }
+    for id in closing {
+        if let Some(Use::Users(service)) = publishing.listeners.get(id).map(|listener| listener.serves) {
+            moved.insert(service);
+        }
+        publishing.listeners.close(id, publishing.agenda);
+    }
+    let Difference { services, .. } = difference;
+    for name in services.added.iter().chain(&services.changed) {
+        if let Some(id) = publishing.matching.services.id(name) {
+            publishing.open_if_served(id);
+        }
+    }
+    moved.into_iter().for_each(|id| publishing.moved(id));
+}
