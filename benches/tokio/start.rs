@@ -32,7 +32,7 @@ impl Server {
         for listener in hub.machine().listeners().iter() {
             let address = match &listener.state {
                 ListenerState::Listening(address) => address,
-                ListenerState::Asked | ListenerState::InUse => continue,
+                ListenerState::Asked | ListenerState::InUse | ListenerState::Suspended(_) => continue,
                 ListenerState::Failed(error) => return Err(io::Error::new(error.kind(), error.to_string())),
             };
             addresses.push(*address);

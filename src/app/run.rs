@@ -21,6 +21,7 @@ use crate::config::{ClientConfig, ServerConfig};
 use crate::machine::{Advised, Fault, Machine};
 use crate::reactor::Reactor;
 use crate::reactor::world::mio_network::MioNetwork;
+use crate::reactor::world::ports::local_ports;
 use crate::server::{ListenerState, ListenerUse, Server as ServerMachine};
 
 /// Where a server listens.
@@ -134,6 +135,7 @@ impl Server {
     pub fn bind(mut config: ServerConfig) -> Result<Server, StartError> {
         let listeners = config.services.len() + 2;
         let shortage = bound_by_descriptors(&mut config.limits, listeners);
+        config.limits.local_ports = local_ports();
         let limits = Arc::new(config.limits.clone());
         let (network, instance) = (network()?, random_instance()?);
         let clocks = Clocks { now: Instant::now(), wall: SystemTime::now() };

@@ -32,6 +32,8 @@ pub mod kind {
     pub enum Service {}
     /// A publication: one client's offer to serve one service.
     pub enum Publication {}
+    /// What a client asks for with a publication of ports.
+    pub enum Ask {}
     /// Whoever holds a key.
     pub enum Holder {}
     /// A listener.
@@ -48,6 +50,8 @@ pub type LinkId = Id<kind::Link>;
 pub type ServiceId = Id<kind::Service>;
 /// Names a publication.
 pub type PublicationId = Id<kind::Publication>;
+/// Names what a client asks for with a publication of ports.
+pub type AskId = Id<kind::Ask>;
 /// Names whoever holds a key.
 pub type HolderId = Id<kind::Holder>;
 /// Names a listener.

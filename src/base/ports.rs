@@ -29,6 +29,11 @@ impl Ports {
         (self.first..=self.last).contains(&port)
     }
 
+    /// Whether some port is one of both.
+    pub fn overlaps(self, other: Ports) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
     /// All of them, upwards.
     pub fn iter(self) -> impl Iterator<Item = u16> {
         self.first..=self.last
@@ -120,6 +125,9 @@ mod tests {
         let ports = Ports { first: 20, last: 29 };
         assert_eq!((ports.count(), ports.contains(29), ports.contains(30)), (10, true, false));
         assert_eq!(ports.iter().last(), Some(29));
+        let overlap = |text: &str| ports.overlaps(text.parse().expect("ports"));
+        assert!(overlap("1-20") && overlap("29") && overlap("22-23") && overlap("1-99"));
+        assert!(!overlap("1-19") && !overlap("30-99"));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::base::ports::Ports;
+
 /// The limits and their defaults. Sizes are in bytes.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -23,6 +25,12 @@ pub struct Limits {
     pub publications_per_client_max: usize,
     /// Services that one server may declare; a file with more is refused.
     pub services_max: usize,
+    /// How long ports are kept for a client that is away.
+    pub ports_kept: Duration,
+    /// A port that another program has is tried again after this time, and after twice as long each further time.
+    pub port_retry: Duration,
+    /// How long a client may take to answer a ping when another one would have its ports, beside four round trips.
+    pub contest: Duration,
     /// Message connections that each link may have whatever others have.
     pub messages_sure: usize,
     /// Message connections that one client may have, idle, busy or on their way.
@@ -135,8 +143,11 @@ pub struct Limits {
     pub listen_retry: Duration,
     /// File descriptors kept back from users and strangers.
     pub descriptor_reserve: usize,
-    /// File descriptors for users, links and message connections, at the server.
+    /// File descriptors for users, links, message connections and ports that clients ask for, at the server.
     pub room: usize,
+    /// The ports that the system takes for its own connections, if it says so. Where any port will do, it is none of
+    /// them.
+    pub local_ports: Option<Ports>,
 }
 
 impl Default for Limits {
@@ -150,6 +161,9 @@ impl Default for Limits {
             pool: 10,
             publications_per_client_max: 1_024,
             services_max: 4_096,
+            ports_kept: Duration::from_secs(24 * 3600),
+            port_retry: Duration::from_secs(5),
+            contest: Duration::from_secs(1),
             messages_sure: 2,
             messages_per_client_max: 65_536,
             messages_at_once: 128,
@@ -200,6 +214,7 @@ impl Default for Limits {
             listen_retry: Duration::from_millis(100),
             descriptor_reserve: 16,
             room: usize::MAX,
+            local_ports: None,
         }
     }
 }
@@ -214,7 +229,7 @@ impl Limits {
         let room = room - 2 * self.pipes_max;
         self.room = room.saturating_sub(self.strangers_max);
         self.pool = self.pool.min((room / 4).max(1));
-        self.users_max = self.users_at_most(1);
+        self.users_max = self.users_at_most(1, 0);
         self.messages_per_client_max = self.messages_per_client_max.min((room / 2).max(1));
     }
 
@@ -232,25 +247,32 @@ impl Limits {
         self.pool.max(self.messages_sure)
     }
 
-    /// Links that may stand at once: they take at most half of the room from users.
-    pub fn links_at_most(&self) -> usize {
-        self.links_max.min(self.room / 2 / self.promised_to_link()).max(1)
+    /// Links that may stand at once beside so many ports that clients asked for: together they take at most half of
+    /// the room from users.
+    pub fn links_at_most(&self, ports: usize) -> usize {
+        let room = (self.room / 2).saturating_sub(ports);
+        self.links_max.min(room / self.promised_to_link()).max(1)
     }
 
     /// Links that one of so many keys may have: all but one for each other key.
-    pub fn links_of_key_at_most(&self, keys: usize) -> usize {
-        self.links_at_most().saturating_sub(keys.saturating_sub(1)).max(1)
+    pub fn links_of_key_at_most(&self, keys: usize, ports: usize) -> usize {
+        self.links_at_most(ports).saturating_sub(keys.saturating_sub(1)).max(1)
     }
 
-    /// Users that may be served at once beside so many links.
-    pub fn users_at_most(&self, links: usize) -> usize {
-        let room = self.room.saturating_sub(links.saturating_mul(self.promised_to_link()));
-        self.users_max.min(room / 2).max(1)
+    /// Ports that clients may have asked for beside so many links, if each of so many keys is to have room for one.
+    pub fn ports_at_most(&self, links: usize, keys: usize) -> usize {
+        (self.room / 2).saturating_sub(links.max(keys).max(1).saturating_mul(self.promised_to_link()))
+    }
+
+    /// Users that may be served at once beside so many links, and so many ports that clients asked for.
+    pub fn users_at_most(&self, links: usize, ports: usize) -> usize {
+        let taken = links.saturating_mul(self.promised_to_link()).saturating_add(ports);
+        self.users_max.min(self.room.saturating_sub(taken) / 2).max(1)
     }
 
     /// Message connections of so many links together: one for each user, and the pools.
-    pub fn messages_at_most(&self, links: usize) -> usize {
-        self.users_at_most(links).saturating_add(links.saturating_mul(self.pool_promised()))
+    pub fn messages_at_most(&self, links: usize, ports: usize) -> usize {
+        self.users_at_most(links, ports).saturating_add(links.saturating_mul(self.pool_promised()))
     }
 
     /// Places for users who wait that each of so many services is sure of.
@@ -268,10 +290,12 @@ mod tests {
         for room in 24..5_000 {
             let mut limits = Limits::default();
             limits.share_descriptors(room);
-            for links in 0..=limits.links_at_most() {
-                let others = links + limits.strangers_max + 2 * limits.pipes_max;
-                let all = limits.users_at_most(links) + limits.messages_at_most(links) + others;
-                assert!(all <= room, "server, {room}, {links} links: {limits:?}");
+            for links in 0..=limits.links_at_most(0) {
+                for ports in [0, limits.ports_at_most(links, 1) / 2, limits.ports_at_most(links, 1)] {
+                    let others = links + ports + limits.strangers_max + 2 * limits.pipes_max;
+                    let all = limits.users_at_most(links, ports) + limits.messages_at_most(links, ports);
+                    assert!(all + others <= room, "{room}, {links} links, {ports} ports: {limits:?}");
+                }
             }
             assert!(2 * limits.messages_per_client_max + 2 * limits.pipes_max <= room, "client, {room}");
         }
@@ -281,13 +305,22 @@ mod tests {
     fn links_leave_half_of_the_room_to_users() {
         let mut limits = Limits::default();
         limits.share_descriptors(1_000);
-        let (alone, most) = (limits.users_at_most(1), limits.links_at_most());
-        assert!(limits.users_at_most(most) >= alone / 2 && most >= 30, "{most} links, {alone} users");
+        let (alone, most) = (limits.users_at_most(1, 0), limits.links_at_most(0));
+        assert!(limits.users_at_most(most, 0) >= alone / 2 && most >= 30, "{most} links, {alone} users");
+    }
+
+    #[test]
+    fn ports_leave_half_of_the_room_to_users_and_a_link_to_each_key() {
+        let mut limits = Limits::default();
+        limits.share_descriptors(1_000);
+        let (alone, most) = (limits.users_at_most(1, 0), limits.ports_at_most(1, 5));
+        assert!(limits.users_at_most(1, most) >= alone / 2 && most >= 300, "{most} ports, {alone} users");
+        assert!(limits.links_at_most(most) >= 5, "{} links", limits.links_at_most(most));
     }
 
     #[test]
     fn each_key_has_room_for_a_link_of_its_own() {
         let limits = Limits { links_max: 10, ..Limits::default() };
-        assert_eq!([1, 2, 10, 99].map(|keys| limits.links_of_key_at_most(keys)), [10, 9, 1, 1]);
+        assert_eq!([1, 2, 10, 99].map(|keys| limits.links_of_key_at_most(keys, 0)), [10, 9, 1, 1]);
     }
 }

@@ -17,6 +17,7 @@ use super::words::has_no_port;
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::ConnId;
 use crate::base::name::Name;
+use crate::base::ports::Ports;
 use crate::config::difference::Difference;
 use crate::wire::control::{Denial, Refusal, Versions};
 
@@ -70,6 +71,26 @@ pub enum Fact {
         key: Name,
         /// The service.
         service: Name,
+    },
+    /// A client serves ports that it asked for now.
+    Exposed {
+        /// Its control connection.
+        link: ConnId,
+        /// The key that it holds.
+        key: Name,
+        /// What it exposes.
+        publication: Name,
+        /// Where its users connect.
+        ports: Ports,
+    },
+    /// The system does not give a port that a client may have.
+    PortNotOpened {
+        /// The key that the client holds.
+        key: Name,
+        /// Where.
+        at: Listen,
+        /// What the system said.
+        fault: Fault,
     },
     /// A client may not serve what it asked for.
     PublicationDenied {
@@ -350,6 +371,7 @@ impl Fact {
             | Fact::ClientGone { .. }
             | Fact::ClientLeaves { .. }
             | Fact::Published { .. }
+            | Fact::Exposed { .. }
             | Fact::UserLeft { .. }
             | Fact::Draining { .. }
             | Fact::Reloaded { .. }
@@ -386,6 +408,8 @@ impl Fact {
             Fact::ClientGone { key, .. } => some("client gone", key, LINKS_AT_ONCE),
             Fact::ClientLeaves { key, .. } => some("client leaves", key, LINKS_AT_ONCE),
             Fact::Published { key, .. } => some("published", key, PUBLICATIONS_AT_ONCE),
+            Fact::Exposed { key, .. } => some("exposed", key, PUBLICATIONS_AT_ONCE),
+            Fact::PortNotOpened { key, .. } => once("port not opened", Some(key)),
             Fact::ClientRefused { key, .. } => once("client refused", Some(key)),
             Fact::PublicationDenied { service, .. } => once("publication denied", Some(service)),
             Fact::TicketsExpired { key, .. } => once("tickets expired", Some(key)),

@@ -41,6 +41,12 @@ impl fmt::Display for Fact {
                 }
             }
             Fact::Published { link, key, service } => write!(f, "{link} client {key} publishes {service}"),
+            Fact::Exposed { link, key, publication, ports } => {
+                write!(f, "{link} client {key} exposes {publication}: its users connect to port {ports}")
+            }
+            Fact::PortNotOpened { key, at, fault } => {
+                write!(f, "cannot listen on {at} for client {key}: {}", Advised(*fault))
+            }
             Fact::PublicationDenied { key, service, reason } => {
                 write!(f, "client {key} may not publish {service}: {reason}")?;
                 match reason {

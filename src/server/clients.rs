@@ -52,7 +52,8 @@ impl Clients<'_> {
         }
         let sending = &self.publishing.matching.sending;
         let limits = &self.publishing.agenda.limits;
-        if let Some(refusal) = sending.holders.no_room(holder, sending.links.count(), limits) {
+        let taken = (sending.links.count(), sending.links.ports);
+        if let Some(refusal) = sending.holders.no_room(holder, taken, limits) {
             return self.refuse(id, identity.key, peer, hello.versions, refusal);
         }
         let message_port = self.publishing.listeners.message_port();
@@ -198,5 +199,6 @@ impl Clients<'_> {
         agenda.at(control, None);
         asked.remove_link(link);
         matching.remove_link(link, agenda);
+        self.publishing.exposing().link_gone(link, reason);
     }
 }

@@ -98,14 +98,15 @@ impl Holders {
         self.names.get(name).copied()
     }
 
-    /// Why there is no room for one more link of this key, beside so many links of all keys, if there is none.
-    pub fn no_room(&self, id: HolderId, links: usize, limits: &Limits) -> Option<Refusal> {
+    /// Why there is no room for one more link of this key, beside so many links of all keys and so many ports that
+    /// they asked for, if there is none.
+    pub fn no_room(&self, id: HolderId, (links, ports): (usize, usize), limits: &Limits) -> Option<Refusal> {
         let holder = self.get(id)?;
         let own = holder.links.len();
         let most = holder.policy.as_ref().and_then(|policy| policy.links).unwrap_or(usize::MAX);
-        if links >= limits.links_at_most() {
+        if links >= limits.links_at_most(ports) {
             Some(Refusal::Links { count: links as u32, of_key: false })
-        } else if own >= limits.links_of_key_at_most(self.slots.len()).min(most) {
+        } else if own >= limits.links_of_key_at_most(self.slots.len(), ports).min(most) {
             Some(Refusal::Links { count: own as u32, of_key: true })
         } else {
             None

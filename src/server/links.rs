@@ -312,6 +312,8 @@ pub(super) struct Links {
     wire_ids: HashMap<KeyId, LinkId>,
     identities: HashMap<Identity, LinkId>,
     outstanding: usize,
+    /// Listeners of ports that their clients asked for: they take room as links do.
+    pub ports: usize,
 }
 
 impl Links {

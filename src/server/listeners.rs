@@ -169,6 +169,25 @@ impl Listeners {
         }
     }
 
+    /// Closes the listeners of a service and forgets them. Returns those of which it is not known yet what becomes of
+    /// them, and how many there were.
+    pub(super) fn close_service(
+        &mut self,
+        service: ServiceId,
+        agenda: &mut Agenda,
+    ) -> (Vec<ListenerId>, usize) {
+        let ids = self.of_service.remove(&service).unwrap_or_default();
+        let count = ids.len();
+        let unknown = ids.into_iter().filter(|&id| {
+            let is_known = self.slots.remove(id).is_some_and(|listener| !listener.is_open());
+            if is_known {
+                agenda.push(Output::StopListening(id));
+            }
+            !is_known
+        });
+        (unknown.collect(), count)
+    }
+
     /// The listeners of a service.
     pub(super) fn of_service(&self, service: ServiceId) -> &[ListenerId] {
         self.of_service.get(&service).map_or(&[], |its| its)

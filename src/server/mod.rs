@@ -9,6 +9,7 @@
 //! | [`tickets`] | what each may bring |
 //! | [`admission`] | which users services take, and whom they have |
 //! | [`publishing`] | what clients ask to serve |
+//! | [`exposed`] | ports that clients ask for |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
@@ -21,6 +22,7 @@ mod admission;
 mod clients;
 mod controls;
 mod drain;
+mod exposed;
 mod failing;
 mod holders;
 mod links;
@@ -58,6 +60,7 @@ use crate::wire::control::ControlFrame;
 use crate::wire::handshake::{ClearHello, Purpose};
 use clients::Clients;
 use controls::{Controls, Stage};
+use exposed::{Exposed, Exposing};
 pub use listeners::{Listener, Listeners, State as ListenerState, Use as ListenerUse};
 use matching::Matching;
 use publishing::{Asked, Publishing};
@@ -80,6 +83,7 @@ pub struct Server {
     controls: Controls,
     matching: Matching,
     asked: Asked,
+    exposed: Exposed,
     agenda: Agenda,
     /// Until when running sessions may go on, once the process was asked to end.
     draining: Option<Instant>,
@@ -96,6 +100,7 @@ impl Server {
     ) -> Server {
         let now = clocks.now;
         let one_port = config.shares_a_port();
+        let exposed = Exposed::new(&config, limits.local_ports);
         let mut server = Server {
             config: Arc::new(config),
             clocks,
@@ -107,6 +112,7 @@ impl Server {
             controls: Controls::default(),
             matching: Matching::default(),
             asked: Asked::default(),
+            exposed,
             agenda: Agenda::new(limits, jitter, now),
             draining: None,
         };
@@ -148,13 +154,18 @@ impl Server {
     }
 
     fn publishing(&mut self) -> Publishing<'_> {
-        let Server { matching, listeners, asked, agenda, .. } = self;
-        Publishing { matching, listeners, asked, agenda }
+        let Server { matching, listeners, asked, exposed, agenda, .. } = self;
+        Publishing { matching, listeners, asked, exposed, agenda }
+    }
+
+    fn exposing(&mut self) -> Exposing<'_> {
+        let Server { exposed, matching, listeners, agenda, .. } = self;
+        Exposing { exposed, matching, listeners, agenda }
     }
 
     fn clients(&mut self) -> Clients<'_> {
-        let Server { controls, matching, listeners, asked, agenda, clocks, .. } = self;
-        let publishing = Publishing { matching, listeners, asked, agenda };
+        let Server { controls, matching, listeners, asked, exposed, agenda, clocks, .. } = self;
+        let publishing = Publishing { matching, listeners, asked, exposed, agenda };
         Clients { controls, publishing, clocks: *clocks }
     }
 
@@ -211,6 +222,9 @@ impl Server {
 
     /// What a listener came to.
     fn listening(&mut self, id: ListenerId, outcome: io::Result<SocketAddr>) {
+        if self.exposing().listening(id, &outcome) {
+            return;
+        }
         let reload = self.reload.as_mut().filter(|reload| reload.awaits(id));
         let progress = reload.map(|it| it.heard(id, outcome.as_ref().map(|_| ()), &self.listeners));
         self.listeners.note(id, outcome, &mut self.agenda);
@@ -315,7 +329,10 @@ impl Server {
             ControlFrame::Ping if it.pinged(now) => {
                 self.agenda.push(Output::Send { id, frame: ControlFrame::Pong });
             }
-            ControlFrame::Pong => self.matching.sending.link_answered(link, &mut self.agenda),
+            ControlFrame::Pong => {
+                self.matching.sending.link_answered(link, &mut self.agenda);
+                self.exposing().link_answered(link);
+            }
             ControlFrame::Publish(publish) => self.publishing().publish(link, &publish),
             ControlFrame::Unpublish(number) => {
                 if !self.publishing().unpublish(link, number) {
@@ -329,6 +346,7 @@ impl Server {
             ControlFrame::Drain => {
                 self.agenda.fact(Fact::ClientLeaves { link: id, key: it.key().clone() });
                 self.matching.drain_link(link, &mut self.agenda);
+                self.exposing().link_drains(link);
             }
             _ => self.clients().fail(id),
         }
@@ -363,6 +381,7 @@ impl Server {
     fn drain(&mut self) {
         self.draining = Some(self.agenda.now + self.agenda.limits.drain);
         self.next = None;
+        self.exposed.stop();
         self.give_reload_up(ReloadFault::Draining);
         for id in self.listeners.stop() {
             self.agenda.push(Output::StopListening(id));
@@ -444,6 +463,11 @@ impl Machine for Server {
             self.due(id);
         }
         self.listeners.try_again(&mut self.agenda);
+        self.exposing().due();
+        while let Some(link) = self.exposed.next_given_up() {
+            self.clients().end(link, CloseReason::NoPong);
+        }
+        self.exposing().look_again();
         if self.draining.take_if(|at| *at <= now).is_some() {
             let sessions = self.matching.give_up(&mut self.agenda);
             if sessions > 0 {
@@ -460,9 +484,11 @@ impl Machine for Server {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if self.matching.has_work() {
-            return Some(self.agenda.now);
+        let Server { matching, agenda, listeners, exposed, .. } = self;
+        if matching.has_work() || exposed.has_work() {
+            return Some(agenda.now);
         }
-        [self.agenda.next_deadline(), self.draining, self.listeners.due()].into_iter().flatten().min()
+        let due = [agenda.next_deadline(), self.draining, listeners.due(), exposed.next_due()];
+        due.into_iter().flatten().min()
     }
 }

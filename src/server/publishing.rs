@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::exposed::{Exposed, Exposing};
 use super::listeners::Listeners;
 use super::matching::Matching;
 use super::services::Unpublishable;
@@ -13,9 +14,7 @@ use crate::base::name::Name;
 use crate::base::table::Table;
 use crate::config::policy::UserRules;
 use crate::machine::{Agenda, CloseReason, Fact, Output};
-use crate::wire::control::{
-    ControlFrame, Denial, GrantedAddress, Ports, PublicationNumber, Publish, Transports, Want,
-};
+use crate::wire::control::{ControlFrame, Denial, GrantedAddress, Ports, PublicationNumber, Publish, Want};
 
 /// What each link asks for, by its numbers.
 #[derive(Default)]
@@ -38,8 +37,14 @@ impl Asked {
         }
     }
 
-    fn count(&self, link: LinkId) -> usize {
+    /// How many asks a link has.
+    pub fn count(&self, link: LinkId) -> usize {
         self.links.get(link).map_or(0, BTreeMap::len)
+    }
+
+    /// Whether a link asks for something under this number.
+    pub fn has_number(&self, link: LinkId, number: PublicationNumber) -> bool {
+        self.get(link, number).is_some()
     }
 
     fn get(&self, link: LinkId, number: PublicationNumber) -> Option<&Publish> {
@@ -65,12 +70,25 @@ pub(super) struct Publishing<'s> {
     pub matching: &'s mut Matching,
     pub listeners: &'s mut Listeners,
     pub asked: &'s mut Asked,
+    pub exposed: &'s mut Exposed,
     pub agenda: &'s mut Agenda,
 }
 
 impl Publishing<'_> {
+    /// With ports that clients ask for.
+    pub fn exposing(&mut self) -> Exposing<'_> {
+        let Publishing { exposed, matching, listeners, agenda, .. } = self;
+        Exposing { exposed, matching, listeners, agenda }
+    }
+
     /// A client would serve something.
     pub fn publish(&mut self, link: LinkId, publish: &Publish) {
+        if let Some(reason) = self.exposed.refusal(link, publish, self.asked, &self.agenda.limits) {
+            return self.answer(link, publish, Err(reason));
+        }
+        if publish.want != Want::Service {
+            return self.exposing().publish(link, publish);
+        }
         let answer = self.grant(link, publish);
         match answer {
             Ok(_) => self.asked.add(link, publish, true),
@@ -103,22 +121,13 @@ impl Publishing<'_> {
     }
 
     fn grant(&mut self, link: LinkId, publish: &Publish) -> Result<Vec<SocketAddr>, Denial> {
-        let limits = &self.agenda.limits;
-        if self.asked.get(link, publish.number).is_none()
-            && self.asked.count(link) >= limits.publications_per_client_max
-        {
-            return Err(Denial::Limit);
-        }
-        if publish.want != Want::Service || publish.transports == Transports::Udp {
-            return Err(Denial::Policy);
-        }
         let sending = &self.matching.sending;
         let holder = sending.links.get(link).and_then(|link| sending.holders.get(link.identity.holder));
         let policy = holder.and_then(|holder| holder.policy.as_ref()).ok_or(Denial::Policy)?;
         if !policy.services.contain(&publish.name) {
             return Err(Denial::Policy);
         }
-        let dial_ms = publish.dial_time.min(limits.local_dial_max).as_millis() as u32;
+        let dial_ms = publish.dial_time.min(self.agenda.limits.local_dial_max).as_millis() as u32;
         let services = &mut self.matching.services;
         let service = services.id(&publish.name).ok_or(Denial::UnknownService)?;
         services.publish(link, publish.number, service, dial_ms).map_err(|error| match error {
@@ -130,6 +139,9 @@ impl Publishing<'_> {
 
     /// A client serves what it published under this number no more, and asks for it no more; false if it did not.
     pub fn unpublish(&mut self, link: LinkId, number: PublicationNumber) -> bool {
+        if self.exposing().unpublish(link, number) {
+            return true;
+        }
         self.matching.unpublish(link, number, self.agenda);
         self.asked.remove(link, number)
     }
@@ -137,11 +149,7 @@ impl Publishing<'_> {
     /// A service is gone: its users are reset, those that wait too, and its publications are withdrawn. The links
     /// stand.
     pub fn remove_service(&mut self, service: ServiceId) {
-        for user in self.matching.admission.remove(service) {
-            self.matching.services.stop_waiting(user);
-            self.agenda.reset(user, CloseReason::Removed);
-        }
-        for it in self.matching.services.remove(service) {
+        for it in self.matching.remove_service(service, self.agenda) {
             self.asked.denied.insert((it.link, it.number));
             self.tell_withdrawn(it.link, it.number, Denial::UnknownService);
         }

@@ -95,7 +95,7 @@ pub(super) fn ask(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted:
 fn missing(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted: bool, agenda: &Agenda) -> usize {
     let limits = &agenda.limits;
     let held = pools.total() + links.outstanding();
-    let most = limits.messages_at_most(links.count());
+    let most = limits.messages_at_most(links.count(), links.ports);
     let peak = pools.recent_peak(link, agenda.now, limits.retire);
     let (total, idle) = (pools.total_of(link), pools.idle(link) + pools.pinged(link));
     // What other links are sure of is lent to nobody.

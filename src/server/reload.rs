@@ -6,7 +6,8 @@
 //! 3. If one cannot be had, the new ones are closed and the suspended ones listen again: nothing has changed.
 //! 4. Else everything changes in one step. A place that one service had and another gets changes hands as it is.
 //!
-//! What clients serve on ports that they asked for is none of its business.
+//! What clients serve on ports that they asked for stays, as far as policies allow it. Where one of them is in the way of
+//! a new listener, that one cannot be had.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
@@ -230,6 +231,7 @@ impl Reload {
             clients.judge(id);
         }
         change_services(&config, &difference, uses, closing, clients);
+        clients.publishing.exposing().configure(&config);
         clients.publishing.grant_denied();
         let (matching, agenda) = (&mut *clients.publishing.matching, &mut *clients.publishing.agenda);
         matching.sending.limit_users(agenda);

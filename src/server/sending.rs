@@ -27,9 +27,9 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    /// Each link takes room from users.
+    /// Each link, and each port that a client asked for, takes room from users.
     pub fn limit_users(&mut self, agenda: &mut Agenda) {
-        self.users.limit(agenda.limits.users_at_most(self.links.count()), agenda);
+        self.users.limit(agenda.limits.users_at_most(self.links.count(), self.links.ports), agenda);
     }
 
     pub fn may_serve(&self, link: LinkId) -> bool {
@@ -81,10 +81,10 @@ impl Sending {
         (publication, of): (PublicationId, &Publication),
         agenda: &mut Agenda,
     ) {
-        let &Publication { link: link_id, number, dial_ms, .. } = of;
+        let &Publication { link: link_id, number, dial_ms, first_port, .. } = of;
         let (Some(link), Some(user)) = (self.links.get_mut(link_id), self.users.get_mut(id)) else { return };
         user.served_by = Some(publication);
-        let start = user.start(link_id, link.next_sid(), number);
+        let start = user.start(link_id, link.next_sid(), number, first_port);
         Burst::note(&mut link.burst, agenda.now);
         let looked_at = self.offers.add(id, message, (link_id, link), dial_ms, (agenda.now, &agenda.limits));
         self.pools.set(message, State::Offered(id), Place::Back);

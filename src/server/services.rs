@@ -28,6 +28,8 @@ pub(super) const LOOKED_AT_MAX: usize = 8;
 /// A service: where its users connect, and who serves them.
 struct Service {
     name: Name,
+    /// The first of the ports that a client asked for; `None` if the server declares the service.
+    first_port: Option<u16>,
     /// By age, so that each has a next one.
     publications: BTreeSet<PublicationId>,
     /// Those that may be ready, each in turn.
@@ -83,10 +85,18 @@ pub(super) struct Services {
 impl Services {
     // Services and publications.
 
-    /// Adds a service; `None` if there are as many as can be named.
+    /// Adds a service that the server declares; `None` if there are as many as can be named.
     pub fn add(&mut self, name: &Name) -> Option<ServiceId> {
+        let id = self.add_exposed(name)?;
+        self.names.insert(name.clone(), id);
+        Some(id)
+    }
+
+    /// Adds a service for ports that a client asks for: no other client can name it.
+    pub fn add_exposed(&mut self, name: &Name) -> Option<ServiceId> {
         let service = Service {
             name: name.clone(),
+            first_port: None,
             publications: BTreeSet::new(),
             ready: VecDeque::new(),
             unwanted: VecDeque::new(),
@@ -94,16 +104,23 @@ impl Services {
             asked: None,
             serving: 0,
         };
-        let id = self.services.insert(service).ok()?;
-        self.names.insert(name.clone(), id);
-        Some(id)
+        self.services.insert(service).ok()
+    }
+
+    /// Sessions of a service say how far behind this port their users came.
+    pub fn set_first_port(&mut self, id: ServiceId, port: u16) {
+        if let Some(service) = self.services.get_mut(id) {
+            service.first_port = Some(port);
+        }
     }
 
     /// Forgets a service; returns what links published of it. No user may wait for it.
     pub fn remove(&mut self, id: ServiceId) -> Vec<Publication> {
         let Some(service) = self.services.remove(id) else { return Vec::new() };
         debug_assert!(service.waiting.is_empty(), "its users have left");
-        self.names.remove(&service.name);
+        if self.names.get(&service.name) == Some(&id) {
+            self.names.remove(&service.name);
+        }
         let mut withdrawn = Vec::new();
         for publication in service.publications {
             let Some(it) = self.publications.remove(publication) else { continue };
@@ -142,8 +159,8 @@ impl Services {
         if offers.publications.contains_key(&id) || offers.numbers.contains_key(&number) {
             return Err(Unpublishable::AlreadyPublished);
         }
-        let serving = !offers.drains;
-        let publication = Publication { link, service: id, number, dial_ms, serving };
+        let (serving, first_port) = (!offers.drains, service.first_port);
+        let publication = Publication { link, service: id, number, dial_ms, serving, first_port };
         let Ok(publication) = self.publications.insert(publication) else {
             return Err(Unpublishable::UnknownService);
         };

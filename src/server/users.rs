@@ -54,8 +54,15 @@ impl User {
         self.peer.into()
     }
 
-    /// What a client is told as its session begins on this link, with the next number of that link.
-    pub fn start(&mut self, link: LinkId, sid: Sid, publication: PublicationNumber) -> Start {
+    /// What a client is told as its session begins on this link, with the next number of that link. If the client
+    /// asked for ports, `first_port` is the first of them.
+    pub fn start(
+        &mut self,
+        link: LinkId,
+        sid: Sid,
+        publication: PublicationNumber,
+        first_port: Option<u16>,
+    ) -> Start {
         let first_sid = match self.first {
             Some((first, sid)) if first == link => sid,
             _ => 0,
@@ -63,8 +70,9 @@ impl User {
         if first_sid == 0 {
             self.first = Some((link, sid));
         }
-        let (user, asked, number) = (self.peer.into(), self.asked.into(), self.number);
-        Start { sid, first_sid, publication, port_offset: 0, user, asked, number }
+        let (user, asked, number): (_, SocketAddr, _) = (self.peer.into(), self.asked.into(), self.number);
+        let port_offset = first_port.map_or(0, |first| asked.port().wrapping_sub(first));
+        Start { sid, first_sid, publication, port_offset, user, asked, number }
     }
 }
 

@@ -6,6 +6,7 @@ mod limits;
 mod offers;
 mod policies;
 mod pool;
+mod ports;
 mod publications;
 mod reload;
 mod strangers;
@@ -111,6 +112,10 @@ fn publish(number: u32, service: &str) -> ControlFrame {
     })
 }
 
+fn key(text: &str, byte: u8) -> Key {
+    Key { name: name(text), secret: Secret::new([byte; 32]) }
+}
+
 fn config(limits: Limits) -> ServerConfig {
     ServerConfig {
         services: vec![
@@ -120,7 +125,7 @@ fn config(limits: Limits) -> ServerConfig {
         policies: Policies::default(),
         message: Listen::Any(MESSAGE),
         control: Listen::Any(CONTROL),
-        keys: vec![Key { name: name("office"), secret: Secret::new([7; 32]) }],
+        keys: vec![key("office", 7)],
         plain: false,
         limits,
     }
@@ -205,8 +210,12 @@ impl Stage {
 
     /// A connection at the control port has proved the key.
     fn control(&mut self) -> (ConnId, Outputs) {
+        self.control_of(office())
+    }
+
+    fn control_of(&mut self, key: KeyId) -> (ConnId, Outputs) {
         self.links += 1;
-        let (id, _) = self.stranger(Purpose::Control, office());
+        let (id, _) = self.stranger(Purpose::Control, key);
         (id, self.prove(id, Proof::control(&[self.links; LINK_RANDOM_BYTES], self.links.into())))
     }
 
@@ -227,7 +236,11 @@ impl Stage {
 
     /// A client says this and is welcome.
     fn greet(&mut self, hello: Hello) -> (Client, Outputs) {
-        let (control, _) = self.control();
+        self.greet_with(office(), hello)
+    }
+
+    fn greet_with(&mut self, key: KeyId, hello: Hello) -> (Client, Outputs) {
+        let (control, _) = self.control_of(key);
         let outputs = self.hear(control, ControlFrame::Hello(hello));
         let mut client = Client { control, link: [self.links; 16], tickets: VecDeque::new() };
         client.note(&outputs);

@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use super::network::{Accepted, BACKLOG, Event, Network, Socket};
 use super::options::{self, Options, Way, needed};
-use super::ports::Ports;
+use super::ports::Windows;
 use super::resolver::Resolver;
 use super::suspend;
 use super::tcp_info::{TcpInfo, tcp_info};
@@ -95,7 +95,7 @@ pub struct MioNetwork {
     events: Events,
     resolver: Resolver,
     signals: Signals,
-    ports: Ports,
+    windows: Windows,
     options: Options,
     /// Wakes the loop when the system wakes.
     _alarm: Option<OwnedFd>,
@@ -122,7 +122,7 @@ impl MioNetwork {
             events: Events::with_capacity(EVENTS_MAX),
             resolver,
             signals,
-            ports: Ports::new(),
+            windows: Windows::new(),
             options: Options::default(),
             _alarm: alarm,
         })
@@ -226,7 +226,7 @@ impl Network for MioNetwork {
         // Within this host the system takes a port again that waits (`tcp_tw_reuse` of ip-sysctl is 2).
         let outcome = match address.ip().to_canonical().is_loopback() {
             true => connect(),
-            false => self.ports.connect(&socket, &mut self.options, connect),
+            false => self.windows.connect(&socket, &mut self.options, connect),
         };
         match outcome {
             // The connection is being made (connect(2)).

@@ -3,7 +3,7 @@
 pub mod mio_network;
 pub mod network;
 pub mod options;
-mod ports;
+pub mod ports;
 pub mod resolver;
 mod suspend;
 pub mod tcp_info;

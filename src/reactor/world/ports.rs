@@ -15,6 +15,7 @@ use std::io;
 use socket2::Socket;
 
 use super::options::Options;
+use crate::base::ports::Ports;
 
 /// Ports in a window.
 const WINDOW: u16 = 64;
@@ -23,24 +24,22 @@ const WINDOWS: usize = 8;
 /// Where Linux says which local ports it gives (ip(7)).
 const RANGE_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// The system's range of local ports.
-#[derive(Clone, Copy)]
-struct Range {
-    first: u16,
-    last: u16,
+/// The ports that the system takes for connections that are dialled, if it says so.
+pub fn local_ports() -> Option<Ports> {
+    parse(&fs::read_to_string(RANGE_FILE).unwrap_or_default())
 }
 
 /// Draws windows for dialled connections.
-pub(super) struct Ports {
-    range: Option<Range>,
+pub(super) struct Windows {
+    range: Option<Ports>,
     random: fastrand::Rng,
 }
 
-impl Ports {
-    /// Reads the system's range, once.
-    pub fn new() -> Ports {
-        let text = fs::read_to_string(RANGE_FILE).unwrap_or_default();
-        Ports { range: parse(&text), random: fastrand::Rng::new() }
+impl Windows {
+    /// Reads the system's range, once. One that is no larger than a window is left to the system.
+    pub fn new() -> Windows {
+        let range = local_ports().filter(|range| range.count() > usize::from(WINDOW));
+        Windows { range, random: fastrand::Rng::new() }
     }
 
     /// Connects a socket, with a local port from a window; `connect` may be called several times.
@@ -56,7 +55,7 @@ impl Ports {
             let first = self.random.u16(range.first..=range.last - (WINDOW - 1));
             let mut is_set = false;
             options.try_to("IP_LOCAL_PORT_RANGE", || {
-                set_range(socket, Range { first, last: first + (WINDOW - 1) })?;
+                set_range(socket, Ports { first, last: first + (WINDOW - 1) })?;
                 is_set = true;
                 Ok(())
             });
@@ -74,16 +73,16 @@ impl Ports {
     }
 }
 
-/// Reads two port numbers; `None` if there are no more ports between them than a window has.
-fn parse(text: &str) -> Option<Range> {
+/// Reads two port numbers.
+fn parse(text: &str) -> Option<Ports> {
     let mut numbers = text.split_whitespace().map(str::parse);
     let (Some(Ok(first)), Some(Ok(last))) = (numbers.next(), numbers.next()) else { return None };
-    (first > 0 && last > first && last - first > WINDOW).then_some(Range { first, last })
+    (first > 0 && last >= first).then_some(Ports { first, last })
 }
 
 /// Sets the range from which connect(2) takes the local port.
 #[cfg(target_os = "linux")]
-fn set_range(socket: &Socket, range: Range) -> io::Result<()> {
+fn set_range(socket: &Socket, range: Ports) -> io::Result<()> {
     use std::os::fd::AsRawFd;
 
     /// From linux/in.h; of level IPPROTO_IP for IPv6 sockets, too.
@@ -104,7 +103,7 @@ fn set_range(socket: &Socket, range: Range) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn set_range(_: &Socket, _: Range) -> io::Result<()> {
+fn set_range(_: &Socket, _: Ports) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -114,9 +113,9 @@ mod tests {
     use socket2::{Domain, Type};
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-    fn dial(ports: &mut Ports, to: SocketAddr) -> io::Result<SocketAddr> {
+    fn dial(windows: &mut Windows, to: SocketAddr) -> io::Result<SocketAddr> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-        ports.connect(&socket, &mut Options::default(), || socket.connect(&to.into()))?;
+        windows.connect(&socket, &mut Options::default(), || socket.connect(&to.into()))?;
         Ok(socket.local_addr()?.as_socket().expect("an IP address"))
     }
 
@@ -124,23 +123,23 @@ mod tests {
     fn a_connection_gets_a_port_of_the_system_s_range() {
         for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
             let Ok(listener) = TcpListener::bind(SocketAddr::new(ip, 0)) else { continue };
-            let mut ports = Ports::new();
-            let whole = ports.range;
-            let port = dial(&mut ports, listener.local_addr().expect("bound")).expect("it listens").port();
+            let mut windows = Windows::new();
+            let whole = windows.range;
+            let port = dial(&mut windows, listener.local_addr().expect("bound")).expect("it listens").port();
             if let Some(range) = whole {
-                assert!((range.first..=range.last).contains(&port), "{port}");
+                assert!(range.contains(port), "{port}");
             }
         }
     }
 
     #[test]
     fn a_window_without_a_free_port_gives_way_to_another() {
-        let mut ports = Ports { range: Some(Range { first: 40_000, last: 50_000 }), ..Ports::new() };
+        let mut windows = Windows { range: Some(Ports { first: 40_000, last: 50_000 }), ..Windows::new() };
         let mut calls = 0;
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let mut outcomes = |failures| {
             calls = 0;
-            let outcome = ports.connect(&socket, &mut Options::default(), || {
+            let outcome = windows.connect(&socket, &mut Options::default(), || {
                 calls += 1;
                 if calls > failures { Ok(()) } else { Err(io::ErrorKind::AddrNotAvailable.into()) }
             });
@@ -154,9 +153,9 @@ mod tests {
     }
 
     #[test]
-    fn a_range_that_is_no_larger_than_a_window_is_left_to_the_system() {
-        assert!(parse("32768\t60999\n").is_some());
-        for text in ["", "x y", "1024", "50000 50064", "60999 32768", "0 60999"] {
+    fn the_range_is_two_ports() {
+        assert_eq!(parse("32768\t60999\n"), Some(Ports { first: 32_768, last: 60_999 }));
+        for text in ["", "x y", "1024", "60999 32768", "0 60999", "1 65536"] {
             assert!(parse(text).is_none(), "{text}");
         }
     }

@@ -18,6 +18,8 @@ pub(in crate::server) struct Publication {
     pub number: u32,
     /// How long the client tries to connect to its local server.
     pub dial_ms: u32,
+    /// The first of the ports that it asked for, if it did.
+    pub first_port: Option<u16>,
     /// Whether it serves users that come: its client is not leaving.
     pub(super) serving: bool,
 }

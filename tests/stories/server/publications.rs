@@ -46,9 +46,11 @@ fn a_publication_beyond_the_limit_is_denied() {
 fn a_publication_that_asks_for_ports_or_datagrams_is_denied() {
     let mut stage = begin();
     let client = stage.client(1);
-    for (want, transports) in [(Want::AnyPort, Transports::Tcp), (Want::Service, Transports::Udp)] {
+    for (number, want, transports) in
+        [(2, Want::AnyPort, Transports::Tcp), (3, Want::Service, Transports::Udp)]
+    {
         let asked = Publish {
-            number: 2,
+            number,
             name: name("ssh"),
             want,
             transports,
@@ -58,7 +60,7 @@ fn a_publication_that_asks_for_ports_or_datagrams_is_denied() {
         };
         let outputs = stage.hear(client.control, ControlFrame::Publish(asked));
         let reason = Denial::Policy;
-        assert_eq!(outputs.said(client.control), [ControlFrame::Denied { number: 2, reason }]);
+        assert_eq!(outputs.said(client.control), [ControlFrame::Denied { number, reason }]);
     }
 }
 

@@ -1,0 +1,151 @@
+//! Ports that clients ask for.
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | [`permitted`] | which ports a key may ask for, and where the search for *any* begins |
+//! | [`grants`] | who has which ports |
+//! | [`asks`] | what clients ask for, and what became of it |
+//! | [`deciding`] | what an ask gets |
+//! | [`exposing`] | what is done about it, step by step |
+//!
+//! Rules:
+//! - ports belong to a key and the name of a publication, whichever client comes with them;
+//! - a range is had whole or not at all, and is one service, which nobody else can name;
+//! - a client that is lost keeps its ports open for a day, one that leaves keeps them closed for its key;
+//! - what was denied is granted, without being asked for again, once nothing is in the way any more.
+
+mod asks;
+mod deciding;
+mod exposing;
+mod grants;
+mod permitted;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use crate::base::id::{LinkId, ListenerId, ServiceId};
+use crate::base::name::Name;
+use crate::base::ports::Ports;
+use crate::config::limits::Limits;
+use crate::config::policy::PortRules;
+use crate::config::{Policies, ServerConfig};
+use crate::server::publishing::Asked;
+use crate::wire::control::{Denial, Publish, Transports, Want};
+use asks::Asks;
+pub(super) use exposing::Exposing;
+use grants::Grants;
+use permitted::Permitted;
+
+/// What is permitted to whom.
+enum Rules {
+    Alike(Permitted),
+    Each(HashMap<Name, Permitted>),
+}
+
+/// Ports that clients ask for; see the module.
+pub(super) struct Exposed {
+    rules: Rules,
+    /// Keys that there are: each is to have room for a link.
+    keys: HashSet<Name>,
+    /// Ports that the system takes for its own connections.
+    local: Option<Ports>,
+    grants: Grants,
+    asks: Asks,
+    /// Listeners of each key, also those that are about to be closed.
+    listeners: HashMap<Name, usize>,
+    /// Those that were closed before it was known what became of them.
+    closing: HashMap<ListenerId, Name>,
+    /// Links that did not answer in time when another client asked for their ports.
+    given_up: Vec<LinkId>,
+    /// Services without ports on which sessions of clients that leave go on.
+    leaving: Vec<ServiceId>,
+    /// Nothing is granted any more.
+    stopped: bool,
+}
+
+impl Exposed {
+    /// Nothing is granted yet. The system takes the ports of its own connections from `local`.
+    pub fn new(config: &ServerConfig, local: Option<Ports>) -> Exposed {
+        let mut exposed = Exposed {
+            rules: Rules::Each(HashMap::new()),
+            keys: HashSet::new(),
+            local,
+            grants: Grants::default(),
+            asks: Asks::default(),
+            listeners: HashMap::new(),
+            closing: HashMap::new(),
+            given_up: Vec::new(),
+            leaving: Vec::new(),
+            stopped: false,
+        };
+        exposed.configure(config);
+        exposed
+    }
+
+    /// Another configuration says what is permitted, and what the server has itself.
+    fn configure(&mut self, config: &ServerConfig) {
+        let permitted = |ports: &PortRules| Permitted::new(ports, self.local);
+        self.rules = match &config.policies {
+            Policies::Alike(ports) => Rules::Alike(permitted(ports)),
+            Policies::Each(each) => {
+                Rules::Each(each.iter().map(|(key, it)| (key.clone(), permitted(&it.ports))).collect())
+            }
+        };
+        self.keys = config.keys.iter().map(|key| key.name.clone()).collect();
+        let places = config.services.iter().flat_map(|service| &service.listen);
+        self.grants.set_ours(places.copied().chain([config.message, config.control]));
+    }
+
+    /// What a key may ask for.
+    fn permitted(&self, key: &Name) -> Option<&Permitted> {
+        match &self.rules {
+            _ if !self.keys.contains(key) => None,
+            Rules::Alike(permitted) => Some(permitted),
+            Rules::Each(each) => each.get(key),
+        }
+    }
+
+    /// Why a client may not ask for something, whatever it is; only what links `asked` for besides counts.
+    pub fn refusal(&self, link: LinkId, publish: &Publish, asked: &Asked, limits: &Limits) -> Option<Denial> {
+        let is_of_ports = publish.want != Want::Service;
+        let is_asked = asked.has_number(link, publish.number);
+        if self.asks.of(link, publish.number).is_some() || is_of_ports && is_asked {
+            return Some(Denial::AlreadyPublished);
+        }
+        let count = asked.count(link) + self.asks.count(link);
+        if !is_asked && count >= limits.publications_per_client_max {
+            return Some(Denial::Limit);
+        }
+        (publish.transports == Transports::Udp).then_some(Denial::Policy)
+    }
+
+    /// A link that is to be ended, because it did not answer in time when another client asked for its ports.
+    pub fn next_given_up(&mut self) -> Option<LinkId> {
+        self.given_up.pop()
+    }
+
+    /// The server ends: nothing is granted any more.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// When something is to be done.
+    pub fn next_due(&self) -> Option<Instant> {
+        let due = self.asks.next_due().into_iter().chain(self.grants.next_due()).min();
+        due.filter(|_| !self.stopped)
+    }
+
+    /// Whether something is to be done in the next turn.
+    pub fn has_work(&self) -> bool {
+        self.asks.wait_for_a_look() && !self.stopped
+    }
+
+    /// A key has so many listeners more, or fewer.
+    fn count_listeners(&mut self, key: &Name, more: isize) {
+        let count = self.listeners.entry(key.clone()).or_default();
+        *count = count.saturating_add_signed(more);
+        if *count == 0 {
+            self.listeners.remove(key);
+        }
+    }
+}

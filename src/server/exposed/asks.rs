@@ -1,0 +1,226 @@
+//! What clients ask for: ports, each with what became of it. What was denied is remembered as long as its link stands.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::base::deadlines::Deadlines;
+use crate::base::id::{AskId, LinkId, ServiceId, kind};
+use crate::base::slots::Slots;
+use crate::base::table::Table;
+use crate::wire::control::{Denial, PublicationNumber, Publish};
+
+/// How often the pause doubles after which a port is tried again that the system does not give.
+const RETRY_DOUBLINGS_MAX: u32 = 7;
+
+/// What became of an ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It does not get what it wants, or nothing is decided yet.
+    Denied,
+    /// The client of this link has it. It is pinged, and has until then to answer.
+    Contesting { holder: LinkId, since: Instant, until: Instant },
+    /// It is a member of this grant, and is told when that one is open.
+    Member(ServiceId),
+    /// It serves this grant.
+    Granted(ServiceId),
+}
+
+/// A client asks for ports.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub link: LinkId,
+    pub publish: Publish,
+    pub stage: Stage,
+    /// Why it does not get what it wants, as its client was told.
+    pub told: Option<Denial>,
+    /// How often in a row the system did not give its ports.
+    failures: u32,
+}
+
+impl Ask {
+    /// The grant that it is a member of.
+    pub fn grant(&self) -> Option<ServiceId> {
+        match self.stage {
+            Stage::Member(id) | Stage::Granted(id) => Some(id),
+            Stage::Denied | Stage::Contesting { .. } => None,
+        }
+    }
+}
+
+/// What a link asks for.
+#[derive(Default)]
+struct OfLink {
+    numbers: HashMap<PublicationNumber, AskId>,
+    /// Asks of others that contest what this link has. Some may do so no more.
+    contests: BTreeSet<AskId>,
+}
+
+/// All asks.
+#[derive(Default)]
+pub(super) struct Asks {
+    slots: Slots<kind::Ask, Ask>,
+    links: Table<kind::Link, OfLink>,
+    /// When contests are looked at, and those whose ports the system does not give.
+    looked_at: Deadlines<kind::Ask>,
+    /// Asks to be looked at again, each as often as something changed for it.
+    again: VecDeque<AskId>,
+    /// Asks that wait for any port, or for room. Some may want nothing any more.
+    hungry: BTreeSet<AskId>,
+}
+
+impl Asks {
+    /// Adds an ask; `None` if there are as many as can be named.
+    pub fn add(&mut self, link: LinkId, publish: Publish) -> Option<AskId> {
+        let number = publish.number;
+        let ask = Ask { link, publish, stage: Stage::Denied, told: None, failures: 0 };
+        let id = self.slots.insert(ask).ok()?;
+        self.with_link(link, |of| of.numbers.insert(number, id));
+        Some(id)
+    }
+
+    fn with_link<T>(&mut self, link: LinkId, change: impl FnOnce(&mut OfLink) -> T) {
+        if !self.links.contains(link) {
+            self.links.insert(link, OfLink::default());
+        }
+        self.links.get_mut(link).map(change);
+    }
+
+    pub fn get(&self, id: AskId) -> Option<&Ask> {
+        self.slots.get(id)
+    }
+
+    /// The ask that has this number on a link.
+    pub fn of(&self, link: LinkId, number: PublicationNumber) -> Option<AskId> {
+        self.links.get(link)?.numbers.get(&number).copied()
+    }
+
+    /// How many asks a link has.
+    pub fn count(&self, link: LinkId) -> usize {
+        self.links.get(link).map_or(0, |of| of.numbers.len())
+    }
+
+    /// The asks of a link, the oldest first.
+    pub fn of_link(&self, link: LinkId) -> Vec<AskId> {
+        let numbers = self.links.get(link).map(|of| of.numbers.values().copied());
+        let mut ids: Vec<AskId> = numbers.into_iter().flatten().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Moves an ask from one stage to another.
+    pub fn set(&mut self, id: AskId, stage: Stage) {
+        let Some(ask) = self.slots.get_mut(id) else { return };
+        ask.stage = stage;
+        match stage {
+            Stage::Contesting { holder, .. } => return self.with_link(holder, |of| of.contests.insert(id)),
+            Stage::Granted(_) => (ask.told, ask.failures) = (None, 0),
+            Stage::Denied | Stage::Member(_) => {}
+        }
+        self.looked_at.set(id, None);
+    }
+
+    /// An ask does not get what it wants. Returns whether its client is to be told.
+    pub fn deny(&mut self, id: AskId, reason: Denial) -> bool {
+        self.set(id, Stage::Denied);
+        let told = self.slots.get_mut(id).map(|ask| ask.told.replace(reason));
+        told.is_some_and(|told| told != Some(reason))
+    }
+
+    pub fn remove(&mut self, id: AskId) -> Option<Ask> {
+        self.looked_at.set(id, None);
+        let ask = self.slots.remove(id)?;
+        if let Some(of) = self.links.get_mut(ask.link) {
+            of.numbers.remove(&ask.publish.number);
+        }
+        Some(ask)
+    }
+
+    /// Forgets a link and its asks. Those who contested what it had are looked at again.
+    pub fn remove_link(&mut self, link: LinkId) {
+        let Some(of) = self.links.remove(link) else { return };
+        self.again.extend(of.contests);
+        for id in of.numbers.into_values() {
+            self.remove(id);
+        }
+    }
+
+    // Contests.
+
+    /// Asks of others that contest what this link has, and since when.
+    pub fn contests(&mut self, holder: LinkId) -> Vec<(AskId, Instant)> {
+        let Some(of) = self.links.get_mut(holder).filter(|of| !of.contests.is_empty()) else {
+            return Vec::new();
+        };
+        let contests = std::mem::take(&mut of.contests).into_iter();
+        let contests: Vec<_> = contests
+            .filter_map(|id| match self.slots.get(id)?.stage {
+                Stage::Contesting { holder: of, since, .. } if of == holder => Some((id, since)),
+                _ => None,
+            })
+            .collect();
+        of.contests.extend(contests.iter().map(|contest| contest.0));
+        contests
+    }
+
+    /// An ask is looked at then.
+    pub fn look_at(&mut self, id: AskId, at: Instant) {
+        self.looked_at.set(id, Some(at));
+    }
+
+    /// The system does not give the ports of an ask: it is looked at after this pause, and later each further time.
+    pub fn try_later(&mut self, id: AskId, pause: Duration, now: Instant) {
+        let Some(ask) = self.slots.get_mut(id) else { return };
+        let pause = pause * 2u32.pow(ask.failures);
+        ask.failures = (ask.failures + 1).min(RETRY_DOUBLINGS_MAX);
+        self.looked_at.set(id, Some(now + pause));
+    }
+
+    pub fn next_due(&self) -> Option<Instant> {
+        self.looked_at.next()
+    }
+
+    /// An ask that is to be looked at.
+    pub fn pop_due(&mut self, now: Instant) -> Option<AskId> {
+        self.looked_at.pop_due(now)
+    }
+
+    // Those that are looked at again.
+
+    /// An ask is looked at when a port or room becomes free.
+    pub fn is_hungry(&mut self, id: AskId) {
+        self.hungry.insert(id);
+    }
+
+    /// A port or room is free.
+    pub fn feed(&mut self) {
+        self.again.extend(std::mem::take(&mut self.hungry));
+    }
+
+    /// These are looked at again.
+    pub fn look_again(&mut self, ids: BTreeSet<AskId>) {
+        self.again.extend(ids);
+    }
+
+    /// All that serve nothing are looked at again.
+    pub fn look_at_all_again(&mut self) {
+        self.hungry.clear();
+        self.again.clear();
+        let unserved = self.slots.iter().filter(|(_, ask)| ask.grant().is_none());
+        self.again.extend(unserved.map(|(id, _)| id));
+    }
+
+    /// The next one that is looked at again, if it still wants something.
+    pub fn next_again(&mut self) -> Option<AskId> {
+        while let Some(id) = self.again.pop_front() {
+            if self.slots.get(id).is_some_and(|ask| ask.grant().is_none()) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Whether some are to be looked at again.
+    pub fn wait_for_a_look(&self) -> bool {
+        !self.again.is_empty()
+    }
+}
