@@ -1,5 +1,6 @@
 //! Sets of addresses, as `203.0.113.0/24` and `2001:db8::/32` name them (RFC 4632, RFC 4291).
 
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -65,8 +66,8 @@ pub struct Networks(Arc<[Network]>);
 
 impl Networks {
     /// All addresses of these networks.
-    pub fn of(mut networks: Vec<Network>) -> Networks {
-        networks.sort_unstable();
+    pub fn of(networks: Vec<Network>) -> Networks {
+        let networks = BinaryHeap::from(networks).into_sorted_vec();
         let mut apart: Vec<Network> = Vec::with_capacity(networks.len());
         for network in networks {
             match apart.last_mut() {

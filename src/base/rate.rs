@@ -40,14 +40,27 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Rate, BadRate> {
         let (number, unit) = text.trim().split_once(' ').ok_or(BadRate)?;
         let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit.trim_start()).ok_or(BadRate)?;
-        if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-            return Err(BadRate);
-        }
-        let number: f64 = number.parse().map_err(|_| BadRate)?;
-        let bits = (number * *unit as f64).round();
-        let fits = (LEAST_BITS as f64..=MOST_BITS as f64).contains(&bits);
-        if fits { Ok(Rate { bits: bits as u64 }) } else { Err(BadRate) }
+        let bits = scaled(number, *unit).ok_or(BadRate)?;
+        if (LEAST_BITS..=MOST_BITS).contains(&bits) { Ok(Rate { bits }) } else { Err(BadRate) }
     }
+}
+
+/// A decimal number of so many each, such as `1.5`; what is less than a whole one of the smallest is cut off.
+pub fn scaled(number: &str, each: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let are_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !are_digits(whole) || !are_digits(fraction) {
+        return None;
+    }
+    let mut rest = each;
+    let mut sum = whole.parse::<u64>().ok()?.checked_mul(each)?;
+    for digit in fraction.bytes() {
+        // Digits below the smallest unit count for nothing.
+        let part = u64::from(digit - b'0').checked_mul(rest)?;
+        sum = sum.checked_add(part / 10)?;
+        rest /= 10;
+    }
+    Some(sum)
 }
 
 impl fmt::Display for Rate {
@@ -57,7 +70,13 @@ impl fmt::Display for Rate {
             .rev()
             .find(|(_, unit)| self.bits.is_multiple_of(*unit) || self.bits >= *unit)
             .unwrap_or(&UNITS[0]);
-        write!(f, "{} {name}", self.bits as f64 / *unit as f64)
+        write!(f, "{}", self.bits / unit)?;
+        let rest = self.bits % unit;
+        if rest > 0 {
+            let digits = format!("{:0width$}", rest, width = unit.ilog10() as usize);
+            write!(f, ".{}", digits.trim_end_matches('0'))?;
+        }
+        write!(f, " {name}")
     }
 }
 

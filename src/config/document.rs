@@ -30,7 +30,7 @@ pub enum Value {
     /// An integer; `None` if it does not fit into 64 bits.
     Integer(Option<i64>),
     /// A number with a fraction or an exponent.
-    Float(f64),
+    Float(String),
     /// `true` or `false`.
     Boolean(bool),
     /// A date, a time, or both, as it is written.
@@ -93,6 +93,7 @@ impl Document {
     pub const ROOT: TableId = TableId(0);
 
     /// Reads a text. What it breaks is told; the document is then not to be used.
+    #[cold]
     pub fn read(text: &str, faults: &mut Collector) -> Document {
         let document = Document { tables: Vec::new(), places: HashMap::new() };
         let source = Source::new(text);
@@ -295,6 +296,7 @@ impl<'t> Builder<'t> {
         self.key = Some((table, last.clone()));
     }
 
+    #[inline(never)]
     fn value(&mut self, item: Item) {
         if let Some(Open { what: Inside::List(list), .. }) = self.open.last_mut() {
             return list.push(item);
@@ -384,7 +386,7 @@ impl EventReceiver for Builder<'_> {
             ScalarKind::String => Value::Text(text.into_owned()),
             ScalarKind::Boolean(value) => Value::Boolean(value),
             ScalarKind::DateTime => Value::Date(text.into_owned()),
-            ScalarKind::Float => Value::Float(text.parse().unwrap_or(f64::NAN)),
+            ScalarKind::Float => Value::Float(text.into_owned()),
             ScalarKind::Integer(radix) => Value::Integer(i64::from_str_radix(&text, radix.value()).ok()),
         };
         self.value(Item { span: span.start()..span.end(), value });
@@ -408,6 +410,7 @@ impl EventReceiver for Builder<'_> {
 }
 
 /// A fault of syntax in our words.
+#[cold]
 fn explained(text: &str, error: &ParseError) -> String {
     let expected: Vec<String> = error.expected().unwrap_or_default().iter().map(wanted).collect();
     let wanted = match expected.as_slice() {

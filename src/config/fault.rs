@@ -1,7 +1,6 @@
 //! Faults of a configuration: where each stands, what was wanted and what was found. All are told at once, in the order
 //! of the file, and a secret is never part of one.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -166,26 +165,35 @@ impl<'t> Lines<'t> {
 pub struct Collector<'t> {
     file: Arc<str>,
     lines: Lines<'t>,
-    kept: BTreeMap<(usize, usize), String>,
+    /// Sorted by their places.
+    kept: Vec<(usize, String)>,
     count: usize,
 }
 
 impl<'t> Collector<'t> {
     /// Nothing yet. `file` is named in each.
     pub fn new(file: &Arc<str>, text: &'t str) -> Collector<'t> {
-        Collector { file: file.clone(), lines: Lines::of(text), kept: BTreeMap::new(), count: 0 }
+        Collector { file: file.clone(), lines: Lines::of(text), kept: Vec::new(), count: 0 }
     }
 
     /// Adds one at a byte of the text.
     pub fn tell(&mut self, at: usize, what: impl FnOnce() -> String) {
-        let key = (at, self.count);
         self.count += 1;
-        if self.kept.len() < FAULTS_MAX {
-            self.kept.insert(key, what());
-        } else if self.kept.last_key_value().is_some_and(|(&last, _)| key < last) {
-            self.kept.pop_last();
-            self.kept.insert(key, what());
+        if self.has_room(at) {
+            self.keep(at, what());
         }
+    }
+
+    fn has_room(&self, at: usize) -> bool {
+        self.kept.len() < FAULTS_MAX || self.kept.last().is_some_and(|&(last, _)| at < last)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn keep(&mut self, at: usize, what: String) {
+        let behind = self.kept.partition_point(|&(earlier, _)| earlier <= at);
+        self.kept.insert(behind, (at, what));
+        self.kept.truncate(FAULTS_MAX);
     }
 
     /// Whether none was told.
@@ -200,7 +208,7 @@ impl<'t> Collector<'t> {
 
     /// What was collected, in the order of the text.
     pub fn finish(self) -> Faults {
-        let told = self.kept.into_iter().map(|((at, _), what)| {
+        let told = self.kept.into_iter().map(|(at, what)| {
             let place = self.lines.place(at);
             Fault { file: self.file.clone(), place, what }
         });
@@ -212,11 +220,19 @@ impl<'t> Collector<'t> {
 /// A text from a file in quotation marks: short, on one line, and without what looks like a secret.
 pub fn quoted(text: &str) -> String {
     let text = without_secrets(text);
-    let mut quotation: String = text.chars().take(QUOTED_MAX).flat_map(char::escape_debug).collect();
+    let mut quotation = String::from("'");
+    for letter in text.chars().take(QUOTED_MAX) {
+        if letter.is_control() {
+            quotation.extend(letter.escape_default());
+        } else {
+            quotation.push(letter);
+        }
+    }
     if text.chars().nth(QUOTED_MAX).is_some() {
         quotation.push_str(HIDDEN);
     }
-    format!("'{}'", quotation.replace("\\'", "'").replace("\\\"", "\""))
+    quotation.push('\'');
+    quotation
 }
 
 /// The text with [`HIDDEN`] for each word that looks like a secret, or like a part of one.

@@ -34,7 +34,9 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub const VARIABLE: &str = "SKYORG_KEY";
 
 /// Name of the key that a server makes for itself.
-const MADE_NAME: &str = "default";
+pub fn made_name() -> Name {
+    "default".parse().expect("a good name") // invariant: the constant is one
+}
 
 /// Where key lines were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -469,8 +471,7 @@ fn put_in_place(draft: &Path, path: &Path, ways: &[Way]) -> io::Result<()> {
 /// made it. The file is put in its place only after it was written: a server started at the same moment reads the same
 /// keys.
 fn make_file(path: &Path, ways: &[Way]) -> Result<bool, KeyError> {
-    let name = MADE_NAME.parse().map_err(|_| KeyError::NotAFile)?;
-    let text = line(&generate(name)?);
+    let text = line(&generate(made_name())?);
     let failed = |error| KeyError::Make(path.to_owned(), error);
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;

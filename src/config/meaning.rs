@@ -22,6 +22,7 @@ fn list(parts: impl IntoIterator<Item = String>) -> String {
 }
 
 /// A server's configuration.
+#[cold]
 pub fn server(read: &Read<ServerConfig>) -> String {
     let ServerConfig { services, policies, message, control, keys, plain, limits } = &read.config;
     let mut text = "a server's file\n".to_owned();
@@ -79,6 +80,7 @@ pub fn server(read: &Read<ServerConfig>) -> String {
     without_secrets(&text)
 }
 
+#[cold]
 fn of_service(service: &Service) -> String {
     let Service { name, listen, rules } = service;
     let UserRules { from, users, users_per_address, idle, probe, close_when_unserved } = rules;
@@ -116,6 +118,7 @@ fn asked(ports: &PortRules) -> Option<String> {
     }
 }
 
+#[cold]
 fn of_policy(policy: &Policy) -> String {
     let Policy { services, ports, from, users, links, rate, expires } = policy;
     let services = match services {
@@ -146,6 +149,7 @@ fn of_policy(policy: &Policy) -> String {
 }
 
 /// A client's configuration.
+#[cold]
 pub fn client(read: &Read<ClientConfig>) -> String {
     let ClientConfig { server, message, publications, key: _, plain, limits } = &read.config;
     let mut text = format!("a client's file\n  it connects to {server} with {}\n", read.keys_from);
@@ -163,6 +167,7 @@ pub fn client(read: &Read<ClientConfig>) -> String {
     without_secrets(&text)
 }
 
+#[cold]
 fn of_publication(publication: &Publication) -> String {
     let Publication { name, want, local, dial_time, probe, share } = publication;
     let mut text = match want {

@@ -21,12 +21,15 @@ pub struct Wanted {
     pub whom: String,
 }
 
-/// Who has a port.
-#[derive(Default)]
-struct Taken<'w> {
-    first: Option<&'w Wanted>,
-    all: Option<&'w Wanted>,
-    one: HashMap<(IpAddr, u32), &'w Wanted>,
+/// What may be taken of a port.
+#[derive(PartialEq, Eq, Hash)]
+enum Spot {
+    /// Any address of it.
+    Some,
+    /// All interfaces.
+    All,
+    /// One address, with the number of its interface.
+    One(IpAddr, u32),
 }
 
 impl Places {
@@ -37,15 +40,17 @@ impl Places {
 
     /// Adds those for message and control connections, which may be one place: a client says what it comes for.
     pub fn add_clients(&mut self, message: (Listen, Option<usize>), control: (Listen, Option<usize>)) {
-        self.add(message.0, message.1, "message connections".to_owned());
-        if control.0 != message.0 {
-            self.add(control.0, control.1, "control connections".to_owned());
+        let all = [(message, "message"), (control, "control")];
+        // The one that a file says first is first; a default is before both.
+        let count = if message.0 == control.0 { 1 } else { 2 };
+        let order = if message.1 <= control.1 { [0, 1] } else { [1, 0] };
+        for ((at, said), whom) in order.into_iter().take(count).map(|number: usize| all[number]) {
+            self.add(at, said, format!("{whom} connections"));
         }
     }
 
     /// Tells of each place that overlaps with an earlier one, in the order of the text.
-    pub fn tell_overlaps(mut self, faults: &mut Collector) {
-        self.0.sort_by_key(|wanted| wanted.said);
+    pub fn tell_overlaps(self, faults: &mut Collector) {
         for (first, second) in self.overlaps() {
             let at = match first.said {
                 Some(place) => format!("at {}", faults.place(place)),
@@ -61,24 +66,22 @@ impl Places {
     /// Each place that overlaps with an earlier one, and that one before it: where the port and any address are equal.
     /// All interfaces equal each address.
     pub fn overlaps(&self) -> Vec<(&Wanted, &Wanted)> {
-        let mut ports: HashMap<u16, Taken> = HashMap::new();
+        let mut taken: HashMap<(u16, Spot), &Wanted> = HashMap::new();
         let mut found = Vec::new();
         // Port 0 is a new port each time.
         for wanted in self.0.iter().filter(|wanted| wanted.at.port() != 0) {
-            let taken = ports.entry(wanted.at.port()).or_default();
-            let address = match wanted.at {
-                Listen::At(at) if !at.ip().is_unspecified() => Some((at.ip().to_canonical(), scope(at))),
-                _ => None,
+            let port = wanted.at.port();
+            let spot = || match wanted.at {
+                Listen::At(at) if !at.ip().is_unspecified() => Spot::One(at.ip().to_canonical(), scope(at)),
+                _ => Spot::All,
             };
-            let earlier = match address {
-                None => taken.first,
-                Some(address) => taken.all.or(taken.one.get(&address).copied()),
+            let earlier = match spot() {
+                Spot::One(..) => taken.get(&(port, Spot::All)).or_else(|| taken.get(&(port, spot()))),
+                _ => taken.get(&(port, Spot::Some)),
             };
-            found.extend(earlier.map(|earlier| (earlier, wanted)));
-            taken.first.get_or_insert(wanted);
-            match address {
-                None => _ = taken.all.get_or_insert(wanted),
-                Some(address) => _ = taken.one.entry(address).or_insert(wanted),
+            found.extend(earlier.map(|&earlier| (earlier, wanted)));
+            for spot in [Spot::Some, spot()] {
+                taken.entry((port, spot)).or_insert(wanted);
             }
         }
         found

@@ -3,7 +3,7 @@
 //!
 //! Nothing changes by reading, except that a server that starts makes its first key file.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -18,6 +18,7 @@ use super::keys::{self, BadLine, KeyError, Lines, Origin};
 use super::options::{OPTIONS, Section};
 use super::values::unknown;
 use super::{ClientConfig, Key, ServerConfig};
+use crate::base::name::Name;
 
 /// Where a server's or a client's configuration comes from.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ pub struct Read<Config> {
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     file: Option<Arc<str>>,
-    keys: BTreeMap<&'static str, Place>,
+    keys: Vec<(&'static str, Place)>,
 }
 
 impl Places {
@@ -79,7 +80,8 @@ impl Places {
 
     /// A fault of an option of the top: at its key, or at the beginning where it is silent.
     pub fn fault(&self, option: &str, what: String) -> Fault {
-        let place = self.keys.get(option).copied().unwrap_or(Place::BEGIN);
+        let place =
+            self.keys.iter().find(|(name, _)| *name == option).map_or(Place::BEGIN, |&(_, place)| place);
         let file = self.file.clone().unwrap_or_else(|| format!("--{option}").into());
         Fault { file, place, what }
     }
@@ -213,6 +215,7 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>, Faults> {
 }
 
 /// Reads a file and the key file that it names.
+#[cold]
 pub fn read_file(path: &Path, occasion: Occasion) -> Result<Either, Faults> {
     let name = named(path);
     let bytes = read_bytes(path)?;
@@ -226,6 +229,7 @@ pub fn read_file(path: &Path, occasion: Occasion) -> Result<Either, Faults> {
     }
 }
 
+#[cold]
 fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> Result<Either, Faults> {
     let Parsed { what: What::Server(said), mut faults, mut warnings, .. } = parsed else {
         return Err(Faults::default());
@@ -246,30 +250,36 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
     };
     let is_missing = |path: &Path| path.try_exists().is_ok_and(|there| !there);
     let makes = written.is_none() && path.as_ref().is_ok_and(|path| is_missing(path));
-    let is_known = match (occasion, makes) {
-        (Occasion::Check, true) => false,
-        (Occasion::Start, true) if faults.is_empty() => match keys::server_keys(None) {
-            Ok(keys) => {
-                made = keys.made;
-                found.keys = keys.keys.into_iter().map(|key| (key, (1, 1))).collect();
-                true
+    let is_known = if makes && occasion != Occasion::Reload {
+        // The file that the server would make has one key.
+        policies_without_key(&said, [&keys::made_name()].into_iter(), &shown, &mut faults);
+        if occasion == Occasion::Start && faults.is_empty() {
+            match keys::server_keys(None) {
+                Ok(keys) => {
+                    made = keys.made;
+                    found.keys = keys.keys.into_iter().map(|key| (key, (1, 1))).collect();
+                }
+                Err(error) => told(error, at, &shown, &mut faults),
             }
-            Err(error) => told(error, at, &shown, &mut faults),
-        },
-        (Occasion::Start, true) => false,
-        _ => match path.and_then(|path| keys::read_bytes(&path)) {
+        }
+        false
+    } else {
+        match path.and_then(|path| keys::read_bytes(&path)) {
             Ok((text, warning)) => {
                 found = Lines::of(&text);
                 warnings_of(warning, at, &mut warnings);
                 others.take(&found, &shown);
                 others.0.is_empty()
             }
-            Err(error) => told(error, at, &shown, &mut faults),
-        },
+            Err(error) => {
+                told(error, at, &shown, &mut faults);
+                false
+            }
+        }
     };
     let mut others_warn = Faults::default();
     if is_known {
-        policies_without_key(&said, &found.keys, &shown, &mut faults);
+        policies_without_key(&said, found.keys.iter().map(|(key, _)| &key.name), &shown, &mut faults);
         if let super::Policies::Each(policies) = &said.policies {
             for (key, place) in found.keys.iter().filter(|(key, _)| !policies.contains_key(&key.name)) {
                 let what = format!("the key {0} has no [key.{0}], so it may do nothing", key.name);
@@ -289,6 +299,7 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
     Ok(Either::Server(Read { config, running, warnings: told.into_warnings(), made, keys_from, places }))
 }
 
+#[cold]
 fn client(folder: &Path, parsed: Parsed, places: Places) -> Result<Either, Faults> {
     let Parsed { what: What::Client(said), mut faults, mut warnings, .. } = parsed else {
         return Err(Faults::default());
@@ -318,7 +329,7 @@ fn client(folder: &Path, parsed: Parsed, places: Places) -> Result<Either, Fault
                         others.take(&Lines::of(&text), &shown);
                     }
                 }
-                error => _ = told(error, at, &shown, &mut faults),
+                error => told(error, at, &shown, &mut faults),
             }
         }
     }
@@ -354,8 +365,9 @@ fn place_of((line, column): keys::LinePlace) -> Place {
     Place { line, column }
 }
 
-/// Tells at the place that names the key file why there is no key; that is never good.
-fn told(error: KeyError, at: usize, shown: &Arc<str>, faults: &mut Collector) -> bool {
+/// Tells at the place that names the key file why there is no key.
+#[cold]
+fn told(error: KeyError, at: usize, shown: &Arc<str>, faults: &mut Collector) {
     faults.tell(at, || match error {
         KeyError::MissingKeys(_) | KeyError::Missing(_) if !shown.is_empty() => {
             format!("wanted a key file, found none at {shown}: a file that is named must exist; 'skyorg keygen' prints a key")
@@ -370,7 +382,6 @@ fn told(error: KeyError, at: usize, shown: &Arc<str>, faults: &mut Collector) ->
         KeyError::Line { number, problem, .. } => format!("wanted a key, found in {shown}, line {number}: {problem}"),
         error => format!("wanted a key, found none: {error}"),
     });
-    false
 }
 
 /// The faults of a key file. Nothing of a line is shown, because any word of it may be a secret.
@@ -403,16 +414,15 @@ impl KeyFaults {
 }
 
 /// A policy is for a key that there is.
-fn policies_without_key(
+fn policies_without_key<'k>(
     said: &ServerSaid,
-    keys: &[(Key, keys::LinePlace)],
+    keys: impl Iterator<Item = &'k Name>,
     file: &str,
     faults: &mut Collector,
 ) {
-    let names: std::collections::HashSet<&str> = keys.iter().map(|(key, _)| key.name.as_str()).collect();
-    for (name, at) in said.policies_at.iter().filter(|(name, _)| !names.contains(name.as_str())) {
-        faults.tell(*at, || {
-            unknown(&format!("the name of a key in {file}"), name.as_str(), names.iter().copied())
-        });
+    let names: HashMap<Name, usize> = keys.map(|name| (name.clone(), 0)).collect();
+    for (name, at) in said.policies_at.iter().filter(|(name, _)| !names.contains_key(name)) {
+        let known = names.keys().map(Name::as_str);
+        faults.tell(*at, || unknown(&format!("the name of a key in {file}"), name.as_str(), known));
     }
 }

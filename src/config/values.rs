@@ -14,7 +14,7 @@ use crate::base::address::{BadAddress, HostPort, Listen, Zoned};
 use crate::base::name::Name;
 use crate::base::network::{Network, Networks};
 use crate::base::ports::{Ports, PortsAt};
-use crate::base::rate::Rate;
+use crate::base::rate::{Rate, scaled};
 
 /// A value that is good, and the place of each of its parts where these may be at fault together with others.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +46,7 @@ pub enum Setting {
 }
 
 /// Reads a value of a kind; what is wrong is told.
+#[cold]
 pub fn read(kind: Kind, item: &Item, faults: &mut Collector) -> Option<Setting> {
     match kind {
         Kind::Place => one(item, "one place to listen", faults)
@@ -77,8 +78,8 @@ pub fn read(kind: Kind, item: &Item, faults: &mut Collector) -> Option<Setting> 
             _ => wrong(item, "the name of a file", faults),
         },
         Kind::Level => match &item.value {
-            Value::Text(level) if LEVELS.contains(&level.to_lowercase().as_str()) => {
-                Some(Setting::Text(level.to_lowercase()))
+            Value::Text(level) if LEVELS.contains(&level.to_ascii_lowercase().as_str()) => {
+                Some(Setting::Text(level.to_ascii_lowercase()))
             }
             _ => wrong(item, "'off', 'error', 'warn', 'info', 'debug' or 'trace'", faults),
         },
@@ -95,12 +96,13 @@ pub fn read(kind: Kind, item: &Item, faults: &mut Collector) -> Option<Setting> 
 }
 
 /// What stands at a place, in words.
+#[cold]
 pub fn found(item: &Item) -> String {
     match &item.value {
         Value::Text(text) => format!("the text {}", quoted(text)),
         Value::Integer(Some(number)) => number.to_string(),
         Value::Integer(None) => "a number of more than 64 bits".to_owned(),
-        Value::Float(number) => number.to_string(),
+        Value::Float(number) => number.clone(),
         Value::Boolean(value) => value.to_string(),
         Value::Date(text) => quoted(text),
         Value::List(list) if list.is_empty() => "an empty list".to_owned(),
@@ -159,6 +161,7 @@ pub fn listen(text: &str) -> Result<Listen, BadAddress> {
     found.map(Listen::At).ok_or(BadAddress::Zone)
 }
 
+#[cold]
 fn bad_address(error: BadAddress, form: &str, item: &Item, text: &str, faults: &mut Collector) {
     faults.tell(item.span.start, || {
         let (error, text) = (error.to_string(), quoted(text));
@@ -169,6 +172,7 @@ fn bad_address(error: BadAddress, form: &str, item: &Item, text: &str, faults: &
     });
 }
 
+#[cold]
 fn place(item: &Item, faults: &mut Collector) -> Option<(Listen, usize)> {
     let text = number_or_text(item, "a port or an address to listen at", faults)?;
     let read = listen(&text);
@@ -177,6 +181,7 @@ fn place(item: &Item, faults: &mut Collector) -> Option<(Listen, usize)> {
         .map(|at| (at, item.span.start))
 }
 
+#[cold]
 fn places(item: &Item, faults: &mut Collector) -> Option<Setting> {
     if parts(item).is_empty() {
         return wrong(item, "at least one port or address to listen at", faults);
@@ -185,6 +190,7 @@ fn places(item: &Item, faults: &mut Collector) -> Option<Setting> {
     read.into_iter().collect::<Option<Vec<_>>>().map(Setting::Places)
 }
 
+#[cold]
 fn address(item: &Item, host: Option<&str>, port: Option<u16>, faults: &mut Collector) -> Option<Setting> {
     let item = one(item, "one address", faults)?;
     let text = number_or_text(item, "an address to dial", faults)?;
@@ -193,6 +199,7 @@ fn address(item: &Item, host: Option<&str>, port: Option<u16>, faults: &mut Coll
     read.map_err(|error| bad_address(error, form, item, &text, faults)).ok().map(Setting::Address)
 }
 
+#[cold]
 fn networks(item: &Item, faults: &mut Collector) -> Option<Setting> {
     let mut read = Vec::new();
     for part in parts(item) {
@@ -205,6 +212,7 @@ fn networks(item: &Item, faults: &mut Collector) -> Option<Setting> {
     read.into_iter().collect::<Option<Vec<_>>>().map(|networks| Setting::Networks(Networks::of(networks)))
 }
 
+#[cold]
 fn ports(item: &Item, faults: &mut Collector) -> Option<Setting> {
     if let [Item { value: Value::Text(text), .. }] = parts(item)
         && text == "*"
@@ -224,6 +232,7 @@ fn ports(item: &Item, faults: &mut Collector) -> Option<Setting> {
     Some(Setting::Ports(PortRules::These(read)))
 }
 
+#[cold]
 fn services(item: &Item, faults: &mut Collector) -> Option<Setting> {
     if let [Item { value: Value::Text(text), .. }] = parts(item)
         && text == "*"
@@ -241,7 +250,8 @@ fn services(item: &Item, faults: &mut Collector) -> Option<Setting> {
         });
     }
     let read = read.into_iter().collect::<Option<Vec<_>>>()?;
-    let names: BTreeSet<Name> = read.iter().map(|(name, _)| name.clone()).collect();
+    let mut names = BTreeSet::new();
+    read.iter().for_each(|(name, _)| _ = names.insert(name.clone()));
     Some(Setting::Services(Services::Named(names), read))
 }
 
@@ -264,6 +274,7 @@ pub fn name(text: &str, at: usize, faults: &mut Collector) -> Option<Name> {
     }
 }
 
+#[cold]
 fn count(item: &Item, least: u32, most: u32, faults: &mut Collector) -> Option<Setting> {
     let number = match item.value {
         Value::Integer(number) => number.and_then(|number| u32::try_from(number).ok()),
@@ -275,10 +286,13 @@ fn count(item: &Item, least: u32, most: u32, faults: &mut Collector) -> Option<S
     }
 }
 
+#[cold]
 fn time(item: &Item, (least, most): (Duration, Duration), faults: &mut Collector) -> Option<Setting> {
     let time = match &item.value {
-        Value::Integer(Some(seconds)) => u64::try_from(*seconds).ok().map(Duration::from_secs),
-        Value::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok(),
+        Value::Integer(Some(seconds)) => {
+            u32::try_from(*seconds).ok().map(|it| Duration::from_secs(it.into()))
+        }
+        Value::Float(seconds) => scaled(seconds, 1_000).map(Duration::from_millis),
         Value::Text(text) => time_of(text),
         _ => None,
     };
@@ -299,13 +313,10 @@ fn time(item: &Item, (least, most): (Duration, Duration), faults: &mut Collector
 fn time_of(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_once(' ')?;
     let (_, ms) = UNITS.iter().find(|(name, _)| *name == unit)?;
-    if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return None;
-    }
-    let number: f64 = number.parse().ok()?;
-    Duration::try_from_secs_f64(number * *ms as f64 / 1_000.0).ok()
+    scaled(number, *ms).map(Duration::from_millis)
 }
 
+#[cold]
 fn moment_of(item: &Item, faults: &mut Collector) -> Option<Setting> {
     let moment = match &item.value {
         Value::Text(text) | Value::Date(text) => super::moment::read(text),
@@ -322,6 +333,7 @@ fn moment_of(item: &Item, faults: &mut Collector) -> Option<Setting> {
 }
 
 /// Tells of a name that stands for nothing, with the nearest that does.
+#[cold]
 pub fn unknown<'w>(what: &str, word: &str, known: impl IntoIterator<Item = &'w str>) -> String {
     match nearest(word, known) {
         Some(near) => format!("wanted {what} (the nearest is '{near}'), found {}", quoted(word)),

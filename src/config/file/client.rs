@@ -35,6 +35,7 @@ pub struct ClientSaid {
 }
 
 impl ClientSaid {
+    #[cold]
     pub(super) fn read(
         document: &Document,
         top: &Settings,
@@ -76,16 +77,14 @@ impl ClientSaid {
     }
 }
 
+#[cold]
 fn publications(document: &Document, most: usize, faults: &mut Collector) -> Vec<Publication> {
     let mut all: Vec<Publication> = Vec::new();
     let mut names: HashMap<Name, usize> = HashMap::new();
-    let mut tables: Vec<_> = [Section::Publish, Section::Expose]
-        .into_iter()
-        .flat_map(|section| {
-            of(document, section, faults).into_iter().map(move |(entry, table)| (section, entry, table))
-        })
-        .collect();
-    tables.sort_by_key(|(_, entry, _)| entry.at);
+    let tables = [Section::Publish, Section::Expose].into_iter().flat_map(|section| {
+        of(document, section, faults).into_iter().map(move |(entry, table)| (section, entry, table))
+    });
+    let tables: Vec<_> = tables.collect();
     for (section, entry, table) in tables {
         let name = name(&entry.key, entry.at, faults);
         let settings = inside(document, table, (Side::Client, section), faults);
@@ -105,9 +104,10 @@ fn publications(document: &Document, most: usize, faults: &mut Collector) -> Vec
             faults.tell(at, || past_the_last_port(local.port, ports.count()));
         }
         let Some(name) = name else { continue };
-        if let Some(&first) = names.get(&name) {
+        if let Some(&other) = names.get(&name) {
+            let (first, second) = (other.min(entry.at), other.max(entry.at));
             let first = faults.place(first);
-            faults.tell(entry.at, || {
+            faults.tell(second, || {
                 format!(
                     "wanted a name of its own, found {} again; the first is at {first}",
                     quoted(&entry.key)

@@ -1,6 +1,6 @@
 //! What a server is told, but for its keys.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use super::settings::Settings;
@@ -41,6 +41,7 @@ pub struct ServerSaid {
 }
 
 impl ServerSaid {
+    #[cold]
     pub(super) fn read(
         document: &Document,
         top: &Settings,
@@ -59,7 +60,7 @@ impl ServerSaid {
         places.add_clients(message, control);
         let services = services(document, limits.services_max, &mut places, faults);
         places.tell_overlaps(faults);
-        let declared: HashSet<&str> = services.iter().map(|(name, _)| name.as_str()).collect();
+        let declared: HashMap<Name, usize> = services.iter().map(|(name, _)| (name.clone(), 0)).collect();
         let policies = policies(document, &declared, now, faults, warnings);
         let ports = match top.get("ports") {
             Some(Setting::Ports(ports)) => Some(ports.clone()),
@@ -122,6 +123,7 @@ fn for_clients(top: &Settings, name: &str, default: u16) -> (Listen, Option<usiz
 }
 
 /// The services by their names; one at fault is none.
+#[cold]
 fn services(
     document: &Document,
     most: usize,
@@ -188,9 +190,10 @@ struct Found {
 }
 
 /// The policies, if there are tables of them.
+#[cold]
 fn policies(
     document: &Document,
-    declared: &HashSet<&str>,
+    declared: &HashMap<Name, usize>,
     now: SystemTime,
     faults: &mut Collector,
     warnings: &mut Collector,
@@ -208,9 +211,9 @@ fn policies(
         };
         if let Some(Setting::Services(services, named)) = settings.get("services") {
             policy.services = services.clone();
-            for (service, at) in named.iter().filter(|(service, _)| !declared.contains(service.as_str())) {
+            for (service, at) in named.iter().filter(|(service, _)| !declared.contains_key(service)) {
                 warnings.tell(*at, || {
-                    let declared = declared.iter().copied();
+                    let declared = declared.keys().map(Name::as_str);
                     unknown("a service that is declared", service.as_str(), declared)
                 });
             }

@@ -1,6 +1,5 @@
 //! The values of one table by the names of their keys.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::base::address::HostPort;
@@ -11,10 +10,11 @@ use crate::config::values::{Setting, read};
 
 /// What was said in a table. A value that is wrong was said, and is none.
 #[derive(Debug, Default)]
-pub struct Settings(BTreeMap<&'static str, Said>);
+pub struct Settings(Vec<Said>);
 
 #[derive(Debug)]
 struct Said {
+    name: &'static str,
     /// Where the key stands.
     key: usize,
     /// Where the value stands.
@@ -26,27 +26,31 @@ impl Settings {
     /// Reads the value of an option.
     pub fn add(&mut self, option: &Described, entry: &Entry, faults: &mut Collector) {
         let setting = read(option.kind, &entry.item, faults);
-        self.0.insert(option.name, Said { key: entry.at, at: entry.item.span.start, setting });
+        self.0.push(Said { name: option.name, key: entry.at, at: entry.item.span.start, setting });
+    }
+
+    fn said(&self, name: &str) -> Option<&Said> {
+        self.0.iter().find(|said| said.name == name)
     }
 
     /// Whether something was said, right or wrong.
     pub fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.said(name).is_some()
     }
 
     /// Where a key stands.
     pub fn key_at(&self, name: &str) -> Option<usize> {
-        self.0.get(name).map(|said| said.key)
+        self.said(name).map(|said| said.key)
     }
 
     /// Where a value stands.
     pub fn at(&self, name: &str) -> Option<usize> {
-        self.0.get(name).map(|said| said.at)
+        self.said(name).map(|said| said.at)
     }
 
     /// A value.
     pub fn get(&self, name: &str) -> Option<&Setting> {
-        self.0.get(name)?.setting.as_ref()
+        self.said(name)?.setting.as_ref()
     }
 
     /// A number.
