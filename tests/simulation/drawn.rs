@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use skyorg::config::Policies;
 use skyorg::config::limits::Limits;
 
 use super::actors::{self, Siege, servers, users};
@@ -22,6 +23,7 @@ pub struct Settings {
     pub limits: Limits,
     /// Local servers are known by name.
     pub named: bool,
+    pub policies: Policies,
 }
 
 /// A world before it begins.
@@ -60,8 +62,12 @@ impl Drawn {
             Tale::Distant => distant(limits, &mut rng),
             _ => limits,
         };
-        let settings =
-            Settings { plain: rng.u8(..4) == 0 || tale == Tale::Unspliced, limits, named: rng.u8(..4) == 0 };
+        let settings = Settings {
+            plain: rng.u8(..4) == 0 || tale == Tale::Unspliced,
+            limits,
+            named: rng.u8(..4) == 0,
+            policies: Policies::default(),
+        };
         let settings =
             Settings { named: settings.named || matches!(tale, Tale::SlowName | Tale::Nameless), ..settings };
         let long = rng.u8(..4) == 0;

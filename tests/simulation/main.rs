@@ -10,6 +10,7 @@
 //! - `SKYORG_SEED=17 cargo test --test simulation` through that one, with its story on stderr.
 
 mod actors;
+mod askers;
 mod drawn;
 mod faults;
 mod line;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use skyorg::config::limits::Limits;
 
+use askers::Market;
 use tale::Tale;
 use world::World;
 
@@ -100,6 +102,19 @@ parts! {
     worlds_5 5;
     worlds_6 6;
     worlds_7 7;
+}
+
+#[test]
+fn no_port_belongs_to_two_and_everybody_who_asks_is_answered() {
+    let seeds = variable("SKYORG_SEED").map_or(0..SEEDS, |seed| seed..seed + 1);
+    let mut granted = 0;
+    for seed in seeds {
+        let _seed = Seed(seed);
+        let mut market = Market::new(seed);
+        market.live();
+        granted += market.granted;
+    }
+    assert!(granted > 100 * usize::from(variable("SKYORG_SEED").is_none()), "{granted} grants");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::clocks::Clocks;
 use skyorg::base::name::Name;
 use skyorg::client::Client;
-use skyorg::config::{ClientConfig, Key, Policies, Publication, ServerConfig, Service};
+use skyorg::config::{ClientConfig, Key, Publication, ServerConfig, Service};
 use skyorg::machine::{Fact, Machine};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::Event;
@@ -269,7 +269,7 @@ fn server_config(settings: &Settings) -> ServerConfig {
     let vacant = Service::new(name("vacant"), at(VACANT_PORT));
     ServerConfig {
         services: SERVICES.iter().enumerate().map(service).chain([vacant]).collect(),
-        policies: Policies::default(),
+        policies: settings.policies.clone(),
         message: at(MESSAGE_PORT),
         control: at(CONTROL_PORT),
         keys: vec![key(0), key(1), key(HOSTILE_KEY)],

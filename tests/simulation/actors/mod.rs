@@ -8,7 +8,7 @@ pub mod clients;
 pub mod crowd;
 pub mod servers;
 pub mod users;
-mod wire;
+pub mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
