@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::services::Readiness;
 use super::tickets::{Redeemed, Tickets};
-use crate::base::id::{ConnId, LinkId, kind};
+use crate::base::id::{ConnId, LinkId, RateId, kind};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
@@ -61,6 +61,8 @@ pub(super) struct Link {
     /// Names it in the hello of message connections.
     pub wire_id: KeyId,
     pub pool_key: Secret,
+    /// What its sessions share with those of other links of its key.
+    pub rate: Option<RateId>,
     pub life: Life,
     /// Silence after which it is given up.
     pub heartbeat: Duration,
@@ -118,6 +120,7 @@ impl Link {
             peer,
             wire_id,
             pool_key,
+            rate: None,
             life: Life::Standing,
             heartbeat,
             heard: now,

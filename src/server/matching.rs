@@ -63,7 +63,10 @@ impl Matching {
             agenda.reset(id, CloseReason::LinkLost);
         }
         let users = self.services.remove_link(link);
-        self.sending.links.remove(link);
+        let gone = self.sending.links.remove(link);
+        if let Some(rate) = gone.and_then(|link| link.rate) {
+            self.sending.rates.link_gone(rate);
+        }
         self.sending.limit_users(agenda);
         self.move_on(users, agenda);
         for (id, state) in messages {
@@ -177,7 +180,8 @@ impl Matching {
     fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
         let Some(of) = self.services.publication(publication) else { return };
         if let Some(message) = self.sending.pools.next_idle(of.link) {
-            self.sending.begin_on(message, id, (publication, of), agenda);
+            let idle = self.services.idle(of.service);
+            self.sending.begin_on(message, id, (publication, of), idle, agenda);
         }
     }
 

@@ -5,6 +5,7 @@
 //! | [`listeners`] | where the server listens |
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
 //! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
+//! | [`rates`] | what the sessions of each key share of its rate |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
@@ -20,6 +21,7 @@ mod matching;
 mod offers;
 mod pool;
 mod queue;
+mod rates;
 mod refill;
 mod refused;
 mod sending;
@@ -38,7 +40,7 @@ use std::time::Instant;
 use crate::base::id::{ConnId, LinkId, ListenerId};
 use crate::base::name::Name;
 use crate::config::limits::Limits;
-use crate::config::{Key, ServerConfig};
+use crate::config::{Key, Policies, ServerConfig};
 use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
 use crate::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, Versions,
@@ -89,9 +91,15 @@ impl Server {
             draining: None,
         };
         server.matching.sending.limit_users(&mut server.agenda);
+        if let Policies::Each(policies) = &config.policies {
+            for (key, policy) in policies {
+                server.matching.sending.rates.set(key, policy.rate, &mut server.agenda);
+            }
+        }
         let mut wanted = Vec::new();
         for service in &config.services {
             let Some(id) = server.matching.services.add(&service.name) else { continue };
+            server.matching.services.set_idle(id, service.rules.idle);
             wanted.extend(service.listen.iter().map(|&at| (ListenerUse::Users(id), at)));
         }
         if one_port {
@@ -296,8 +304,13 @@ impl Server {
             self.agenda.limits.heartbeat.min(hello.heartbeat).max(self.agenda.limits.heartbeat_min);
         let key = identity.key.clone();
         let mut link = Link::new(id, identity, peer, (wire_id, pool_key), heartbeat, (pool, now));
+        let rate = self.matching.sending.rates.link_came(&key);
+        link.rate = rate;
         link.round_trip.measured(now.saturating_duration_since(control.answered));
         let Some(link) = self.matching.sending.links.add(link) else {
+            if let Some(rate) = rate {
+                self.matching.sending.rates.link_gone(rate);
+            }
             return self.close_control(id, CloseReason::Full);
         };
         self.controls.linked(id, link);

@@ -5,18 +5,20 @@ use std::time::{Duration, Instant};
 use super::links::{Links, PING_INTERVAL};
 use super::offers::{Due, Offer, Offers};
 use super::pool::{Place, Pools, STARTED_MARGIN, State};
+use super::rates::Rates;
 use super::refill::Refills;
 use super::services::Publication;
 use super::users::Users;
 use crate::base::id::{ConnId, LinkId, PublicationId};
 use crate::config::limits::Limits;
-use crate::machine::{Agenda, CloseReason, Output};
+use crate::machine::{Agenda, CloseReason, Output, Terms};
 use crate::wire::control::ControlFrame;
 
 /// Who sends, to whom, and on what.
 #[derive(Default)]
 pub(super) struct Sending {
     pub links: Links,
+    pub rates: Rates,
     pub pools: Pools,
     pub users: Users,
     pub offers: Offers,
@@ -37,25 +39,27 @@ impl Sending {
         self.may_serve(link) && self.pools.idle(link) > 0
     }
 
-    /// Sends `Start` on this connection.
+    /// Sends `Start` on this connection; the session may be idle for so long, if there is a limit.
     pub fn begin_on(
         &mut self,
         message: ConnId,
         id: ConnId,
         (publication, of): (PublicationId, &Publication),
+        idle: Option<Duration>,
         agenda: &mut Agenda,
     ) {
         let &Publication { link: link_id, number, dial_ms, .. } = of;
         let (Some(link), Some(user)) = (self.links.get_mut(link_id), self.users.get_mut(id)) else { return };
         user.served_by = Some(publication);
         let start = user.start(link_id, link.next_sid(), number);
+        let terms = Terms { rate: link.rate, idle };
         let looked_at = self.offers.add(id, message, (link_id, link), dial_ms, (agenda.now, &agenda.limits));
         self.pools.set(message, State::Offered(id), Place::Back);
         self.pools.recent_peak(link_id, agenda.now, agenda.limits.retire);
         agenda.at(message, None);
         agenda.at(id, Some(looked_at));
         self.want_refill(link_id);
-        agenda.push(Output::Start { message, user: id, start });
+        agenda.push(Output::Start { message, user: id, start, terms });
     }
 
     /// A user's session is offered no more: its copies are aborted, but for the one on this message connection.

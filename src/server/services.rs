@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::queue::{Queue, Turn};
 use super::refused::Refused;
@@ -28,6 +29,8 @@ const STALE_MAX: usize = 8;
 struct Service {
     name: Name,
     address: Option<SocketAddr>,
+    /// How long a session of a user that comes may go on without a byte.
+    idle: Option<Duration>,
     /// By age, so that each has a next one.
     publications: BTreeSet<PublicationId>,
     /// Those that may be ready, each in turn.
@@ -105,6 +108,7 @@ impl Services {
         let service = Service {
             name: name.clone(),
             address: None,
+            idle: None,
             publications: BTreeSet::new(),
             ready: VecDeque::new(),
             unwanted: VecDeque::new(),
@@ -121,6 +125,17 @@ impl Services {
         if let Some(service) = self.services.get_mut(id) {
             service.address = Some(address);
         }
+    }
+
+    /// Sessions that begin from now on may go on for this time without a byte.
+    pub fn set_idle(&mut self, id: ServiceId, idle: Option<Duration>) {
+        if let Some(service) = self.services.get_mut(id) {
+            service.idle = idle;
+        }
+    }
+
+    pub fn idle(&self, id: ServiceId) -> Option<Duration> {
+        self.services.get(id)?.idle
     }
 
     /// The service of this name.

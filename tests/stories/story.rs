@@ -139,7 +139,7 @@ impl Outputs {
     /// Sessions that began: the message connection, the user, and what the client is told.
     pub fn starts(&self) -> Vec<(ConnId, ConnId, Start)> {
         self.pick(|output| match output {
-            Output::Start { message, user, start } => Some((*message, *user, *start)),
+            Output::Start { message, user, start, .. } => Some((*message, *user, *start)),
             _ => None,
         })
     }

@@ -11,14 +11,16 @@ mod splice;
 mod up;
 
 use std::io;
+use std::time::Instant;
 
 use super::buffers::{Buffers, Scratch, stash};
-use super::connections::{Connections, Kind, Life, Local, Message, Reading, Side, Writing};
+use super::connections::{Connection, Connections, Kind, Life, Local, Message, Reading, Side, Writing};
+use super::rates::{Direction, Rates};
 use super::world::network::Socket;
 use crate::base::id::ConnId;
 use crate::base::ring::RING_BYTES;
 use crate::config::limits::Limits;
-use crate::machine::{CloseReason, Fault, Input, SessionEvent};
+use crate::machine::{CloseReason, Fault, Input, SessionEvent, Terms};
 use crate::session::Session;
 use crate::wire::frame::{AbortReason, Frame, Start};
 use crate::wire::record::{HEADROOM, SMALL_RECORD_BYTES_MAX, payload_fitting};
@@ -32,6 +34,7 @@ const SMALL_FRAMES_ROOM: usize = 16 * SMALL_RECORD_BYTES_MAX;
 pub(super) struct Relay<'a, S: Socket> {
     pub all: &'a mut Connections<S>,
     pub buffers: &'a mut Buffers<S>,
+    pub rates: &'a mut Rates,
     pub limits: &'a Limits,
 }
 
@@ -40,12 +43,13 @@ impl<S: Socket> Relay<'_, S> {
 
     /// Begins a user's session on an idle message connection, and pairs them unless the user is paired with another
     /// copy of it.
-    pub fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
-        if self.all.local(user).is_none() {
+    pub fn start(&mut self, message: ConnId, user: ConnId, start: Start, terms: Terms) {
+        let Some(local) = self.all.local(user) else {
             // The user has just gone, and the machine is about to hear of it. The connection is still free.
             let event = SessionEvent::Idle { settled: true };
             return self.all.tell(Input::Session { id: message, event });
-        }
+        };
+        local.rate = terms.rate;
         let Some(it) = self.all.message_even_closing(message) else {
             // It never came to be a message connection.
             return self.give_back_user(user, false);
@@ -153,16 +157,34 @@ impl<S: Socket> Relay<'_, S> {
         self.end_local(id);
     }
 
-    /// Writes what the out ring holds; true if it is empty afterwards.
+    /// Serves a user whose turn has come to pass bytes at a rate that others share.
+    pub fn serve_called(&mut self, user: ConnId, direction: Direction) {
+        let Some(local) = self.all.local(user) else { return };
+        local.waits.set(direction, false);
+        self.serve_local(user);
+        if direction == Direction::Down
+            && let Some(peer) = self.all.peer(user)
+        {
+            self.serve_message(peer);
+        }
+    }
+
+    /// Writes what the out ring holds and its rate allows; true if it is empty afterwards.
     fn flush_local(&mut self, id: ConnId) -> bool {
+        let now = self.all.now;
         let Some(connection) = self.all.find(id) else { return false };
-        match connection.flush(self.buffers) {
-            Ok(()) => connection.is_flushed(),
-            Err(error) => {
+        while !connection.is_flushed() {
+            let flush = |it: &mut Connection<S>, most| it.flush(self.buffers, most);
+            if let Err(error) = write_rated(connection, self.rates, now, flush) {
                 self.fail_local_writing(id, error.into());
-                false
+                return false;
+            }
+            let waits = matches!(&connection.kind, Kind::Local(local) if local.waits.waits(Direction::Down));
+            if waits || !connection.ready.writable {
+                return connection.is_flushed();
             }
         }
+        true
     }
 
     /// Shuts down or resets a local side whose last bytes are flushed; else gives them their time.
@@ -299,7 +321,10 @@ impl<S: Socket> Relay<'_, S> {
         match self.all.open(local) {
             // Reaping will abort the session.
             None => false,
-            Some(connection) => matches!(connection.kind, Kind::Local(_)) && connection.is_flushed(),
+            Some(connection) => match &connection.kind {
+                Kind::Local(local) => !local.waits.waits(Direction::Down) && connection.is_flushed(),
+                _ => false,
+            },
         }
     }
 
@@ -459,6 +484,23 @@ impl<S: Socket> Relay<'_, S> {
             _ => {}
         }
     }
+}
+
+/// Writes to a connection by `write`, which is told how many bytes may go now and says how many have gone. If it is a
+/// user's that shares a rate, these are counted.
+fn write_rated<S: Socket>(
+    to: &mut Connection<S>,
+    rates: &mut Rates,
+    now: Instant,
+    mut write: impl FnMut(&mut Connection<S>, usize) -> io::Result<usize>,
+) -> io::Result<()> {
+    let (id, Kind::Local(local)) = (to.id, &mut to.kind) else { return write(to, usize::MAX).map(drop) };
+    let allowed = rates.allow(id, local, Direction::Down, now);
+    let written = write(to, allowed)?;
+    if let Kind::Local(local) = &mut to.kind {
+        rates.spend(id, local, Direction::Down, written);
+    }
+    Ok(())
 }
 
 /// Whether an error ends a connection that stood: Linux says ECONNRESET, or EPIPE if a FIN came before the RST,
