@@ -6,6 +6,9 @@ use super::rate::Rate;
 
 /// What was not used stays for this time, so that a short flow is not held up.
 pub const BURST: Duration = Duration::from_millis(100);
+/// What gathers while somebody waits for it stays for this time: a loop that is late costs nobody a part of the rate.
+/// Over ten seconds it is less than one part in twenty.
+pub const OWED: Duration = Duration::from_millis(400);
 /// Parts of a byte in which a level is counted: at any rate, each nanosecond brings whole ones.
 const PARTS: u128 = 1_000_000_000;
 
@@ -22,36 +25,41 @@ impl Bucket {
     /// A full one.
     pub fn full(rate: Rate, now: Instant) -> Bucket {
         let mut bucket = Bucket { bytes_per_second: rate.bytes_per_second(), level: 0, at: now };
-        bucket.level = bucket.burst_parts();
+        bucket.level = bucket.parts_in(BURST);
         bucket
     }
 
-    fn burst_parts(&self) -> u128 {
-        u128::from(self.bytes_per_second) * BURST.as_nanos()
+    fn parts_in(&self, time: Duration) -> u128 {
+        u128::from(self.bytes_per_second) * time.as_nanos()
     }
 
-    /// Bytes that the rate brings in a time, which is no longer than a burst.
+    /// Bytes that the rate brings in a time of seconds at most.
     pub fn bytes_in(&self, time: Duration) -> u64 {
-        (u128::from(self.bytes_per_second) * time.min(BURST).as_nanos() / PARTS) as u64
+        (self.parts_in(time) / PARTS) as u64
     }
 
     /// From now on it fills at another rate. What it holds stays, as far as it is no more than a burst.
     pub fn set_rate(&mut self, rate: Rate, now: Instant) {
-        self.fill(now);
+        self.fill(now, BURST);
         self.bytes_per_second = rate.bytes_per_second();
-        self.level = self.level.min(self.burst_parts());
+        self.level = self.level.min(self.parts_in(BURST));
     }
 
-    fn fill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.at).min(BURST);
+    fn fill(&mut self, now: Instant, kept: Duration) {
+        let passed = now.saturating_duration_since(self.at).min(kept);
         self.at = self.at.max(now);
-        let brought = u128::from(self.bytes_per_second) * passed.as_nanos();
-        self.level = (self.level + brought).min(self.burst_parts());
+        self.level = (self.level + self.parts_in(passed)).min(self.parts_in(kept));
     }
 
     /// Whole bytes that may pass now.
     pub fn level(&mut self, now: Instant) -> u64 {
-        self.fill(now);
+        self.fill(now, BURST);
+        (self.level / PARTS) as u64
+    }
+
+    /// Whole bytes that may pass now, where somebody has waited for them since they were last asked for.
+    pub fn level_owed(&mut self, now: Instant) -> u64 {
+        self.fill(now, OWED);
         (self.level / PARTS) as u64
     }
 
@@ -86,6 +94,16 @@ mod tests {
             assert_eq!(bucket.level(now + BURST / 2), burst / 2, "{text}");
             assert_eq!(bucket.level(now + 100 * BURST), burst, "{text}");
         }
+    }
+
+    #[test]
+    fn what_somebody_waits_for_stays_for_longer() {
+        let now = Instant::now();
+        let mut bucket = Bucket::full(rate("8 Mbit/s"), now);
+        bucket.take(100_000);
+        assert_eq!(bucket.level_owed(now + 2 * BURST), 200_000);
+        assert_eq!(bucket.level_owed(now + 10 * BURST), 400_000);
+        assert_eq!(bucket.level(now + 10 * BURST), 100_000, "nobody waits any more");
     }
 
     #[test]

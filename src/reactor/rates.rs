@@ -165,9 +165,11 @@ impl Rates {
         if waits.waits(direction) {
             return 0;
         }
-        let level = shared.bucket.level(now);
-        if shared.waiting.is_empty() && level >= shared.slice() {
-            return level;
+        if shared.waiting.is_empty() {
+            let level = shared.bucket.level(now);
+            if level >= shared.slice() {
+                return level;
+            }
         }
         waits.set(direction, true);
         shared.waiting.push_back(user);
@@ -202,7 +204,7 @@ impl Rates {
             None => {
                 let rate = way.deadlines.pop_due(now)?;
                 let shared = way.shared.get_mut(rate)?;
-                let (level, count) = (shared.bucket.level(now), shared.waiting.len().max(1) as u64);
+                let (level, count) = (shared.bucket.level_owed(now), shared.waiting.len().max(1) as u64);
                 let slice = shared.slice();
                 let part = *shared.part.get_or_insert_with(|| slice.max(level / count));
                 (shared.waiting.pop_front()?, Some(rate), part.min(level))
@@ -217,7 +219,7 @@ impl Rates {
         let Some(Called { rate: Some(rate), direction, .. }) = self.called.take() else { return };
         let way = self.way(direction);
         let Some(shared) = way.shared.get_mut(rate) else { return };
-        let level = shared.bucket.level(now);
+        let level = shared.bucket.level_owed(now);
         // What one left goes to the next.
         let goes_on = !shared.waiting.is_empty() && shared.part.is_some_and(|part| level >= part);
         if !goes_on {
@@ -267,6 +269,8 @@ mod tests {
         /// What each has to pass before it has nothing more for now.
         has: Vec<u64>,
         now: Instant,
+        /// How late the clock is each time, as that of a loop is.
+        late: Duration,
     }
 
     fn rate(text: &str) -> Rate {
@@ -286,7 +290,7 @@ mod tests {
             let (mut rates, now) = (Rates::default(), Instant::now());
             rates.set(id(), Some(rate(text)), now);
             let (waits, passed, has) = (vec![Waits::default(); count], vec![0; count], vec![u64::MAX; count]);
-            Sessions { rates, waits, passed, has, now }
+            Sessions { rates, waits, passed, has, now, late: Duration::from_micros(700) }
         }
 
         /// A session passes what it may and has, in reads of 64 KiB.
@@ -304,12 +308,12 @@ mod tests {
             }
         }
 
-        /// Time passes; the clock is late each time, as that of a loop is. Returns how often somebody was called.
+        /// Time passes. Returns how often somebody was called.
         fn live(&mut self, time: Duration, direction: Direction) -> usize {
             let (until, mut calls) = (self.now + time, 0);
             (0..self.waits.len()).for_each(|at| self.serve(at, direction));
             while let Some(due) = self.rates.due().filter(|&due| due < until) {
-                self.now = self.now.max(due + Duration::from_micros(700));
+                self.now = self.now.max(due + self.late);
                 for _ in 0..TURN_CALLS {
                     let Some(called) = self.rates.call(direction, self.now) else { break };
                     calls += 1;
@@ -395,6 +399,15 @@ mod tests {
         assert_eq!(sessions.rates.due(), Some(sessions.now + GATHER));
         sessions.serve(0, Direction::Down);
         assert_eq!(sessions.total(), 200_000);
+    }
+
+    #[test]
+    fn a_loop_that_is_late_costs_no_part_of_the_rate() {
+        let mut sessions = Sessions::new(3, "8 Mbit/s");
+        sessions.late = Duration::from_millis(290);
+        sessions.live(TEN_SECONDS, Direction::Up);
+        let share = sessions.total() as f64 / 10e6;
+        assert!((0.95..=1.05).contains(&share), "{share}");
     }
 
     #[test]
