@@ -52,11 +52,7 @@ impl FromStr for Rate {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, unit) = UNITS
-            .iter()
-            .rev()
-            .find(|(_, unit)| self.bits % unit == 0 || self.bits >= *unit)
-            .unwrap_or(&UNITS[0]);
+        let (name, unit) = UNITS.iter().rev().find(|(_, unit)| self.bits >= *unit).unwrap_or(&UNITS[0]);
         write!(f, "{} {name}", self.bits as f64 / *unit as f64)
     }
 }

@@ -51,6 +51,7 @@ impl Matching {
     pub fn add_link(&mut self, link: LinkId, agenda: &mut Agenda) {
         self.services.add_link(link);
         self.sending.pools.add_link(link);
+        self.sending.share_rate(link);
         self.sending.want_refill(link);
         self.sending.limit_users(agenda);
     }

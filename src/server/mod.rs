@@ -4,8 +4,7 @@
 //! |---|---|
 //! | [`listeners`] | where the server listens |
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
-//! | [`links`], [`tickets`] | clients that are connected, and what each may bring |
-//! | [`rates`] | what the sessions of each key share of its rate |
+//! | [`links`], [`tickets`], [`rates`] | clients that are connected, what each may bring, and what keys' sessions share |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
@@ -40,7 +39,7 @@ use std::time::Instant;
 use crate::base::id::{ConnId, LinkId, ListenerId};
 use crate::base::name::Name;
 use crate::config::limits::Limits;
-use crate::config::{Key, Policies, ServerConfig};
+use crate::config::{Key, ServerConfig};
 use crate::machine::{Agenda, CloseReason, Door, Fact, Input, Machine, Manner, Output, Proof, Traffic};
 use crate::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, Versions,
@@ -90,16 +89,10 @@ impl Server {
             agenda: Agenda::new(limits, jitter, now),
             draining: None,
         };
-        server.matching.sending.limit_users(&mut server.agenda);
-        if let Policies::Each(policies) = &config.policies {
-            for (key, policy) in policies {
-                server.matching.sending.rates.set(key, policy.rate, &mut server.agenda);
-            }
-        }
+        server.matching.sending.begin(&config.policies, &mut server.agenda);
         let mut wanted = Vec::new();
         for service in &config.services {
-            let Some(id) = server.matching.services.add(&service.name) else { continue };
-            server.matching.services.set_idle(id, service.rules.idle);
+            let Some(id) = server.matching.services.add(service) else { continue };
             wanted.extend(service.listen.iter().map(|&at| (ListenerUse::Users(id), at)));
         }
         if one_port {
@@ -304,13 +297,8 @@ impl Server {
             self.agenda.limits.heartbeat.min(hello.heartbeat).max(self.agenda.limits.heartbeat_min);
         let key = identity.key.clone();
         let mut link = Link::new(id, identity, peer, (wire_id, pool_key), heartbeat, (pool, now));
-        let rate = self.matching.sending.rates.link_came(&key);
-        link.rate = rate;
         link.round_trip.measured(now.saturating_duration_since(control.answered));
         let Some(link) = self.matching.sending.links.add(link) else {
-            if let Some(rate) = rate {
-                self.matching.sending.rates.link_gone(rate);
-            }
             return self.close_control(id, CloseReason::Full);
         };
         self.controls.linked(id, link);

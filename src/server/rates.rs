@@ -15,8 +15,8 @@ struct Shared {
     links: usize,
 }
 
-/// What each key's sessions share. A key without a rate has an id, too, while it has links: so a rate that it gets holds
-/// for sessions that run.
+/// What each key's sessions share. A key without a rate has an id, too, while it has links: a rate that it gets then
+/// holds for sessions that run.
 #[derive(Default)]
 pub(super) struct Rates {
     shared: Slots<kind::Rate, Shared>,

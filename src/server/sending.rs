@@ -10,6 +10,7 @@ use super::refill::Refills;
 use super::services::Publication;
 use super::users::Users;
 use crate::base::id::{ConnId, LinkId, PublicationId};
+use crate::config::Policies;
 use crate::config::limits::Limits;
 use crate::machine::{Agenda, CloseReason, Output, Terms};
 use crate::wire::control::ControlFrame;
@@ -26,6 +27,21 @@ pub(super) struct Sending {
 }
 
 impl Sending {
+    /// No link has come yet.
+    pub fn begin(&mut self, policies: &Policies, agenda: &mut Agenda) {
+        self.limit_users(agenda);
+        if let Policies::Each(policies) = policies {
+            policies.iter().for_each(|(key, policy)| self.rates.set(key, policy.rate, agenda));
+        }
+    }
+
+    /// The sessions of a link share the rate of its key.
+    pub fn share_rate(&mut self, link: LinkId) {
+        if let Some(link) = self.links.get_mut(link) {
+            link.rate = self.rates.link_came(link.key());
+        }
+    }
+
     /// Each link takes room from users.
     pub fn limit_users(&mut self, agenda: &mut Agenda) {
         self.users.limit(agenda.limits.users_at_most(self.links.count()), agenda);

@@ -18,6 +18,7 @@ use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::slots::Slots;
 use crate::base::table::Table;
+use crate::config;
 use crate::config::limits::Limits;
 
 /// Publications that are looked at for one with an idle connection, before one without is taken.
@@ -104,11 +105,11 @@ impl Services {
     // Services and publications.
 
     /// Adds a service; `None` if there are as many as can be named.
-    pub fn add(&mut self, name: &Name) -> Option<ServiceId> {
+    pub fn add(&mut self, of: &config::Service) -> Option<ServiceId> {
         let service = Service {
-            name: name.clone(),
+            name: of.name.clone(),
             address: None,
-            idle: None,
+            idle: of.rules.idle,
             publications: BTreeSet::new(),
             ready: VecDeque::new(),
             unwanted: VecDeque::new(),
@@ -116,7 +117,7 @@ impl Services {
             asked: None,
         };
         let id = self.services.insert(service).ok()?;
-        self.names.insert(name.clone(), id);
+        self.names.insert(of.name.clone(), id);
         Some(id)
     }
 
@@ -124,13 +125,6 @@ impl Services {
     pub fn set_address(&mut self, id: ServiceId, address: SocketAddr) {
         if let Some(service) = self.services.get_mut(id) {
             service.address = Some(address);
-        }
-    }
-
-    /// Sessions that begin from now on may go on for this time without a byte.
-    pub fn set_idle(&mut self, id: ServiceId, idle: Option<Duration>) {
-        if let Some(service) = self.services.get_mut(id) {
-            service.idle = idle;
         }
     }
 
@@ -460,6 +454,7 @@ fn drop_stale(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::address::Listen;
     use std::iter;
 
     const DIAL: u32 = 5_000;
@@ -479,7 +474,10 @@ mod tests {
     /// Two services, `a` and `b`, and as many links that publish both.
     fn two_services(links: u32) -> (Services, [ServiceId; 2]) {
         let mut services = Services::default();
-        let ids = ["a", "b"].map(|text| services.add(&name(text)).expect("there is room"));
+        let ids = ["a", "b"].map(|text| {
+            let service = config::Service::new(name(text), Listen::Any(0));
+            services.add(&service).expect("there is room")
+        });
         for slot in 0..links {
             services.add_link(link(slot));
             for (number, text) in [(1, "a"), (2, "b")] {

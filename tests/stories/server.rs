@@ -5,6 +5,7 @@ mod end;
 mod offers;
 mod pool;
 mod publications;
+mod rates;
 mod strangers;
 mod users;
 
@@ -107,8 +108,8 @@ fn publish(number: u32, service: &str) -> ControlFrame {
     })
 }
 
-fn new_server(limits: Limits) -> Story<Server> {
-    let config = ServerConfig {
+fn config(limits: &Limits) -> ServerConfig {
+    ServerConfig {
         services: vec![
             Service::new(name("web"), Listen::Any(WEB)),
             Service::new(name("ssh"), Listen::Any(SSH)),
@@ -119,9 +120,12 @@ fn new_server(limits: Limits) -> Story<Server> {
         keys: vec![Key { name: name("office"), secret: Secret::new([7; 32]) }],
         plain: false,
         limits: limits.clone(),
-    };
-    let now = Instant::now();
-    Story::new(Server::new(config, Arc::new(limits), [2; 16], fastrand::Rng::with_seed(1), now), now)
+    }
+}
+
+fn new_server(config: ServerConfig) -> Story<Server> {
+    let (now, limits) = (Instant::now(), Arc::new(config.limits.clone()));
+    Story::new(Server::new(config, limits, [2; 16], fastrand::Rng::with_seed(1), now), now)
 }
 
 fn begin() -> Stage {
@@ -129,15 +133,21 @@ fn begin() -> Stage {
 }
 
 fn begin_with(limits: Limits) -> Stage {
-    let mut story = new_server(limits);
+    begin_configured(config(&limits)).0
+}
+
+/// A server whose listeners listen, and what else it asked for as it began.
+fn begin_configured(config: ServerConfig) -> (Stage, Outputs) {
+    let mut story = new_server(config);
     let mut listeners = Vec::new();
-    for output in story.wait(Duration::ZERO).0 {
+    let outputs = story.wait(Duration::ZERO);
+    for output in &outputs.0 {
         if let Output::Listen { id, at: listen, door } = output {
-            listeners.push((id, listen.port(), door));
-            story.tell(Input::Listening { id, address: at(listen.port()) });
+            listeners.push((*id, listen.port(), *door));
+            story.tell(Input::Listening { id: *id, address: at(listen.port()) });
         }
     }
-    Stage { story, listeners, links: 0 }
+    (Stage { story, listeners, links: 0 }, outputs)
 }
 
 impl Stage {
@@ -150,8 +160,13 @@ impl Stage {
 
     /// A connection at the control port has proved the key.
     fn control(&mut self) -> (ConnId, Outputs) {
+        self.control_of(office())
+    }
+
+    /// A connection at the control port has proved this key.
+    fn control_of(&mut self, key: KeyId) -> (ConnId, Outputs) {
         self.links += 1;
-        let (id, _) = self.stranger(Purpose::Control, office());
+        let (id, _) = self.stranger(Purpose::Control, key);
         (id, self.prove(id, Proof::control(&[self.links; LINK_RANDOM_BYTES], self.links.into())))
     }
 
@@ -172,7 +187,12 @@ impl Stage {
 
     /// A client says this and is welcome.
     fn greet(&mut self, hello: Hello) -> (Client, Outputs) {
-        let (control, _) = self.control();
+        self.greet_of(office(), hello)
+    }
+
+    /// A client with this key says this and is welcome.
+    fn greet_of(&mut self, key: KeyId, hello: Hello) -> (Client, Outputs) {
+        let (control, _) = self.control_of(key);
         let outputs = self.hear(control, ControlFrame::Hello(hello));
         let mut client = Client { control, link: [self.links; 16], tickets: VecDeque::new() };
         client.note(&outputs);

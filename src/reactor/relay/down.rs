@@ -2,8 +2,9 @@
 
 use std::io::{self, IoSlice};
 
+use super::Relay;
+use super::rated::write_rated;
 use super::splice::{SPARSE_BYTES, SPLICE_BYTES_MAX, Spliced, unspliced};
-use super::{Relay, write_rated};
 use crate::base::id::ConnId;
 use crate::machine::{CloseReason, Input, SessionEvent};
 use crate::reactor::buffers::{PIECES_MAX, stash};
@@ -42,7 +43,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             if !self.relay.reads_message(id) {
                 return;
             }
-            let allowed = self.allowed();
+            let allowed = self.relay.allowed_down(id);
             if allowed == 0 {
                 return;
             }
@@ -92,23 +93,6 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                 self.follow(met);
                 self.relay.part_if_over(id);
             }
-        }
-    }
-
-    /// How many bytes its local side may be given now, if that shares a rate.
-    fn allowed(&mut self) -> usize {
-        let now = self.relay.all.now;
-        let Some((message, Some(local))) = self.relay.all.with_peer(self.id) else { return usize::MAX };
-        match (&message.kind, &mut local.kind) {
-            // Else nothing that comes is for the local side.
-            (Kind::Message(it), Kind::Local(half))
-                if it.session.delivers()
-                    && !it.session.is_unaccepted()
-                    && (message.ready.readable || it.input.is_some()) =>
-            {
-                self.relay.rates.allow(local.id, half, Direction::Down, now)
-            }
-            _ => usize::MAX,
         }
     }
 

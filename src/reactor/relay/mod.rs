@@ -7,14 +7,14 @@
 
 mod down;
 pub(super) mod patience;
+mod rated;
 mod splice;
 mod up;
 
 use std::io;
-use std::time::Instant;
 
 use super::buffers::{Buffers, Scratch, stash};
-use super::connections::{Connection, Connections, Kind, Life, Local, Message, Reading, Side, Writing};
+use super::connections::{Connections, Kind, Life, Local, Message, Reading, Side, Writing};
 use super::rates::{Direction, Rates};
 use super::world::network::Socket;
 use crate::base::id::ConnId;
@@ -155,36 +155,6 @@ impl<S: Socket> Relay<'_, S> {
             local.patience.renew();
         }
         self.end_local(id);
-    }
-
-    /// Serves a user whose turn has come to pass bytes at a rate that others share.
-    pub fn serve_called(&mut self, user: ConnId, direction: Direction) {
-        let Some(local) = self.all.local(user) else { return };
-        local.waits.set(direction, false);
-        self.serve_local(user);
-        if direction == Direction::Down
-            && let Some(peer) = self.all.peer(user)
-        {
-            self.serve_message(peer);
-        }
-    }
-
-    /// Writes what the out ring holds and its rate allows; true if it is empty afterwards.
-    fn flush_local(&mut self, id: ConnId) -> bool {
-        let now = self.all.now;
-        let Some(connection) = self.all.find(id) else { return false };
-        while !connection.is_flushed() {
-            let flush = |it: &mut Connection<S>, most| it.flush(self.buffers, most);
-            if let Err(error) = write_rated(connection, self.rates, now, flush) {
-                self.fail_local_writing(id, error.into());
-                return false;
-            }
-            let waits = matches!(&connection.kind, Kind::Local(local) if local.waits.waits(Direction::Down));
-            if waits || !connection.ready.writable {
-                return connection.is_flushed();
-            }
-        }
-        true
     }
 
     /// Shuts down or resets a local side whose last bytes are flushed; else gives them their time.
@@ -484,23 +454,6 @@ impl<S: Socket> Relay<'_, S> {
             _ => {}
         }
     }
-}
-
-/// Writes to a connection by `write`, which is told how many bytes may go now and says how many have gone. If it is a
-/// user's that shares a rate, these are counted.
-fn write_rated<S: Socket>(
-    to: &mut Connection<S>,
-    rates: &mut Rates,
-    now: Instant,
-    mut write: impl FnMut(&mut Connection<S>, usize) -> io::Result<usize>,
-) -> io::Result<()> {
-    let (id, Kind::Local(local)) = (to.id, &mut to.kind) else { return write(to, usize::MAX).map(drop) };
-    let allowed = rates.allow(id, local, Direction::Down, now);
-    let written = write(to, allowed)?;
-    if let Kind::Local(local) = &mut to.kind {
-        rates.spend(id, local, Direction::Down, written);
-    }
-    Ok(())
 }
 
 /// Whether an error ends a connection that stood: Linux says ECONNRESET, or EPIPE if a FIN came before the RST,

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_listener_is_asked_for_per_service_and_for_messages_and_controls() {
-    let outputs = new_server(limits()).wait(Duration::ZERO);
+    let outputs = new_server(config(&limits())).wait(Duration::ZERO);
     assert_eq!(outputs.users_limit(), Some(limits().users_max));
     let listen = outputs.0.iter().filter(|output| !matches!(output, Output::LimitUsers(_)));
     let listen = listen.map(|output| match output {
