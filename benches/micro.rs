@@ -20,7 +20,7 @@ use skyorg::base::buffer::Buffer;
 use skyorg::base::id::{ConnId, ListenerId, NameId, ServiceId};
 use skyorg::base::ring::{RING_BYTES, Rings};
 use skyorg::config::limits::Limits;
-use skyorg::machine::{Door, Input, Machine, Output};
+use skyorg::machine::{Door, Input, Machine, Output, Terms};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::{Accepted, Event, Network, Socket};
 use skyorg::reactor::world::tcp_info::TcpInfo;
@@ -265,7 +265,7 @@ impl Machine for Matchmaker {
                 return;
             }
             (Input::Accepted { id: user, door: Door::Users(_), .. }, Some(message)) => {
-                Output::Start { message, user, start: start(1) }
+                Output::Start { message, user, start: start(1), terms: Terms::default() }
             }
             _ => return,
         };

@@ -1,5 +1,5 @@
-//! The limit of idle sessions, which the command line does not offer yet: a session without a byte for that long is
-//! ended by RST at both its ends and told of as idle, and one that talks is not, in either direction.
+//! A service's limit of idle sessions: one without a byte for that long is ended by RST at both its ends and told of as
+//! idle, and one that talks is not, in either direction.
 
 mod in_process;
 
@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use in_process::Ends;
 use log::{LevelFilter, Log, Metadata, Record};
+use skyorg::config::Policies;
 use skyorg::config::limits::Limits;
+use skyorg::config::policy::UserRules;
 
 const IDLE: Duration = Duration::from_millis(800);
 /// Pause between two bytes of a session that talks.
@@ -88,8 +90,9 @@ fn a_session_without_a_byte_ends_and_one_that_talks_does_not() {
     log::set_logger(&LINES).expect("the only test here");
     log::set_max_level(LevelFilter::Info);
     let (sender, ends) = std::sync::mpsc::channel();
-    let limits = Limits { idle: Some(IDLE), ..Limits::default() };
-    let request = Ends::new(start_local_server(sender), false, &limits).run();
+    let rules = UserRules { idle: Some(IDLE), ..UserRules::default() };
+    let (local, limits) = (start_local_server(sender), Limits::default());
+    let request = Ends::with(local, false, &limits, rules, Policies::default()).run();
 
     let mut talker = come(request, USER);
     let mut listener = come(request, LOCAL_SERVER);

@@ -207,6 +207,8 @@ impl Surroundings for Tasks {
             // It does not count strangers.
             Output::Admit(_) => {}
             Output::LimitUsers(_) => {}
+            // It passes bytes as they come.
+            Output::Rate { .. } => {}
             // It asks no kernel.
             Output::Measure(id) => {
                 let it = Measured { again: Duration::ZERO, acknowledged: Duration::MAX };
@@ -215,7 +217,7 @@ impl Surroundings for Tasks {
             Output::Resolve { name, host } => self.resolve(name, host),
             Output::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
             Output::Send { id, frame } => drop(self.command(id, Command::Send(Box::new(frame)))),
-            Output::Start { message, user, start } => self.start(message, user, start),
+            Output::Start { message, user, start, .. } => self.start(message, user, start),
             // It is given no other configuration.
             Output::SetDoor { .. } | Output::Suspend(_) | Output::Resume(_) => {}
             // A user is with the relay of its only copy.

@@ -40,6 +40,8 @@ pub mod kind {
     pub enum Listener {}
     /// A host name that is resolved.
     pub enum Name {}
+    /// What the sessions of one key share of its rate.
+    pub enum Rate {}
 }
 
 /// Names a connection.
@@ -58,6 +60,8 @@ pub type HolderId = Id<kind::Holder>;
 pub type ListenerId = Id<kind::Listener>;
 /// Names a host name.
 pub type NameId = Id<kind::Name>;
+/// Names what the sessions of one key share of its rate.
+pub type RateId = Id<kind::Rate>;
 
 impl<K> Id<K> {
     /// The id of the thing in `slot` that has this serial. A serial counts from 1 and wraps after 2^40.

@@ -1,6 +1,7 @@
 //! What every layer stands on: ids and tables of things that come and go, deadlines, bytes, and parsed values.
 
 pub mod address;
+pub mod bucket;
 pub mod buffer;
 pub mod clocks;
 pub mod deadlines;

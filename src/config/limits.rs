@@ -117,9 +117,6 @@ pub struct Limits {
     /// How long a user or local server may acknowledge nothing while bytes are on their way to it. The kernel's probes
     /// of one that does not read count, and are two minutes apart at most.
     pub unacknowledged: Duration,
-    /// How long a session may go on without a byte in either direction before the server ends it, if there is a limit.
-    /// It ends up to a quarter of this time later.
-    pub idle: Option<Duration>,
     /// How long running sessions get after the operator asked the process to end.
     pub drain: Duration,
     /// Mean time between attempts to find another link while one drains; jittered by a quarter.
@@ -201,7 +198,6 @@ impl Default for Limits {
             linger: Duration::from_secs(5),
             finish: Duration::from_secs(900),
             unacknowledged: Duration::from_secs(180),
-            idle: None,
             drain: Duration::from_secs(5),
             drain_retry: Duration::from_millis(500),
             drain_seek: Duration::from_secs(60),

@@ -76,7 +76,7 @@ pub struct UserRules {
     pub users: Option<usize>,
     /// How many at once from one address; a /64 of IPv6 counts as one.
     pub users_per_address: Option<usize>,
-    /// How long a session may go on without a byte in either direction.
+    /// How long a session may go on without a byte in either direction. It ends up to a quarter of this time later.
     pub idle: Option<Duration>,
     /// Whether the server proves the service by probes, where no user does.
     pub probe: bool,

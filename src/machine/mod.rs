@@ -28,7 +28,7 @@ pub use fact::Fact;
 pub use fault::{Advised, Fault, Needed, OptionFailed};
 pub use input::{Configuration, Input, LINK_RANDOM_BYTES, Lookup, Proof, SessionEvent, Traffic};
 pub use name_fault::NameFault;
-pub use output::{Dial, Dialled, Door, Greeting, Output};
+pub use output::{Dial, Dialled, Door, Greeting, Output, Terms};
 pub use reload_fault::ReloadFault;
 pub use silence::{Measured, Silence, Verdict};
 pub use throttle::Throttle;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use super::close::{CloseReason, Manner};
 use super::fact::Fact;
 use crate::base::address::{HostPort, Listen};
-use crate::base::id::{ConnId, LinkId, ListenerId, NameId, ServiceId};
+use crate::base::id::{ConnId, LinkId, ListenerId, NameId, RateId, ServiceId};
+use crate::base::rate::Rate;
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::{AbortReason, Sid, Start};
 use crate::wire::handshake::{ClearHello, Secret};
@@ -58,6 +59,15 @@ pub struct Greeting {
     pub plain: bool,
     /// How long its peer may be silent.
     pub heartbeat: Duration,
+}
+
+/// What holds for a user's session beside its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Whose rate it shares.
+    pub rate: Option<RateId>,
+    /// How long it may go on without a byte in either direction. What its first copy began with holds to its end.
+    pub idle: Option<Duration>,
 }
 
 /// What a machine asks of the reactor. An output that names a connection already marked for closing does nothing.
@@ -136,6 +146,16 @@ pub enum Output {
         user: ConnId,
         /// What to tell the client.
         start: Start,
+        /// What holds for it.
+        terms: Terms,
+    },
+    /// All sessions that share this rate may pass so many bytes of users each way, or as many as they will; those that
+    /// run, too. It comes to be by this, and without a rate it is forgotten.
+    Rate {
+        /// Names it.
+        id: RateId,
+        /// How many.
+        rate: Option<Rate>,
     },
     /// Pair a user with the copy of its session that the client has accepted, and with no other.
     Take {

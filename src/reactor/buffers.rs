@@ -83,8 +83,8 @@ impl<S: Socket> Buffers<S> {
         {
             message.pulse.said();
         }
-        match connection.flush(self) {
-            Ok(()) => connection.is_flushed(),
+        match connection.flush(self, usize::MAX) {
+            Ok(_) => connection.is_flushed(),
             Err(error) => {
                 self.fail(all, id, error.into());
                 false
@@ -142,13 +142,15 @@ impl<S: Socket> Connection<S> {
         self.out.is_none() && self.piped.is_none()
     }
 
-    /// Writes what is left, until the socket takes no more.
-    pub fn flush(&mut self, buffers: &mut Buffers<S>) -> io::Result<()> {
+    /// Writes what is left, until the socket takes no more, or `most` bytes of the out ring are written; returns how
+    /// many of these were.
+    pub fn flush(&mut self, buffers: &mut Buffers<S>, most: usize) -> io::Result<usize> {
         self.flush_pipe(&mut buffers.pipes)?;
-        while self.out.is_some() && self.piped.is_none() && self.ready.writable {
-            self.write(&mut buffers.rings, &[])?;
+        let mut written = 0;
+        while self.out.is_some() && self.piped.is_none() && self.ready.writable && written < most {
+            written += self.write(&mut buffers.rings, &[], most - written)?;
         }
-        Ok(())
+        Ok(written)
     }
 
     fn flush_pipe(&mut self, pipes: &mut Pipes<S::Pipe>) -> io::Result<()> {
@@ -192,18 +194,22 @@ impl<S: Socket> Connection<S> {
         matches!(&self.kind, Kind::Local(local) if local.writing == Writing::Open)
     }
 
-    /// Writes the out ring and then `pieces` in one call; what the socket does not take goes into the ring, whose
-    /// room the caller has seen to.
-    pub fn write(&mut self, rings: &mut Rings, pieces: &[IoSlice]) -> io::Result<()> {
+    /// Writes `most` bytes of the out ring and then `pieces` in one call; what does not go, or the socket does not
+    /// take, goes into the ring, whose room the caller has seen to. Returns how many bytes were written.
+    pub fn write(&mut self, rings: &mut Rings, pieces: &[IoSlice], most: usize) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); PIECES_MAX + 2];
         let held = self.out.as_ref().map_or(0, Ring::len);
-        let ring = self.out.as_ref().map_or([&[][..]; 2], Ring::slices).map(IoSlice::new);
-        let mut count = 0;
-        for piece in ring.iter().chain(pieces).filter(|piece| !piece.is_empty()) {
-            slices[count] = *piece;
-            count += 1;
+        let ring = self.out.as_ref().map_or([&[][..]; 2], Ring::slices);
+        let (mut count, mut left) = (0, most);
+        for piece in ring.into_iter().chain(pieces.iter().map(|piece| &**piece)) {
+            let piece = &piece[..piece.len().min(left)];
+            if !piece.is_empty() {
+                slices[count] = IoSlice::new(piece);
+                count += 1;
+                left -= piece.len();
+            }
         }
-        let mut written = match self.ready.writable && self.piped.is_none() {
+        let gone = match self.ready.writable && self.piped.is_none() && count > 0 {
             true => match write_now(&mut self.socket, &slices[..count]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.ready.writable = false;
@@ -214,8 +220,9 @@ impl<S: Socket> Connection<S> {
             false => 0,
         };
         if let Kind::Local(local) = &mut self.kind {
-            local.note_sent(written);
+            local.note_sent(gone);
         }
+        let mut written = gone;
         if let Some(ring) = &mut self.out {
             ring.consume(written.min(held));
             written = written.saturating_sub(held);
@@ -226,7 +233,7 @@ impl<S: Socket> Connection<S> {
             stash(&mut self.out, rings, &piece[taken..]);
         }
         rings.tidy(&mut self.out);
-        Ok(())
+        Ok(gone)
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`strangers`], [`greeting`] | the handshake, at the server and at the client |
 //! | [`control`], [`relay`], [`leaving`] | what is done with a control connection, a session, an end |
 //! | [`fence`] | when a control ping is answered |
+//! | [`rates`] | how many bytes the sessions of a key may pass |
 //! | [`idle`], [`pulse`], [`rounds`] | sessions on which no byte moves; who is not there any more |
 //! | [`buffers`], [`crowd`] | rings, pipes and scratch, leased while bytes wait; when memory is given back |
 //! | [`world`] | the system: sockets, clock, names, signals, allocator |
@@ -29,6 +30,7 @@ mod idle;
 mod leaving;
 mod listeners;
 mod pulse;
+mod rates;
 mod relay;
 mod rounds;
 mod runnable;
@@ -44,6 +46,7 @@ use crate::base::table::SLOTS_KEPT;
 use crate::config::limits::Limits;
 use crate::machine::{Fact, Input, Machine, drive, drive_timeout};
 use crowd::Crowd;
+use rates::{Direction, TURN_CALLS};
 use sockets::Sockets;
 use world::network::{Event, Network, Socket};
 use world::trim;
@@ -101,6 +104,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         self.note_events();
         self.accept();
         self.serve_runnable();
+        self.serve_rated();
         self.sockets.answer_pings();
         self.fire_deadlines();
         self.run_errands();
@@ -175,9 +179,14 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             sockets.listeners.next_try(now),
             self.crowd.due(sockets.all.count()),
             sockets.idle.due(),
+            sockets.rates.due(),
             sockets.pulses.due(sockets.all.begun),
         ];
-        let timeout = if sockets.all.has_work() || !sockets.errands.is_empty() || sockets.fence.is_waiting() {
+        let has_work = sockets.all.has_work()
+            || sockets.rates.has_work()
+            || !sockets.errands.is_empty()
+            || sockets.fence.is_waiting();
+        let timeout = if has_work {
             Some(Duration::ZERO)
         } else {
             until.into_iter().flatten().min().map(|at| at.saturating_duration_since(sockets.network.now()))
@@ -242,6 +251,18 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             // waits. So no stranger of a burst waits for the handshakes of the others.
             if was_stranger && self.sockets.all.message(id).is_some() {
                 self.sockets.serve(id);
+                self.settle();
+            }
+        }
+    }
+
+    /// Serves some of those who waited for their turn to pass bytes at a rate.
+    fn serve_rated(&mut self) {
+        for direction in [Direction::Up, Direction::Down] {
+            for _ in 0..TURN_CALLS {
+                if !self.sockets.serve_rated(direction) {
+                    break;
+                }
                 self.settle();
             }
         }

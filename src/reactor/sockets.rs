@@ -16,6 +16,7 @@ use super::greeting::Greeter;
 use super::idle::Idle;
 use super::listeners::{Listeners, Tried};
 use super::pulse::Pulses;
+use super::rates::{Direction, Rates};
 use super::relay::Relay;
 use super::strangers::{Manners, Strangers};
 use super::world::network::{Accepted, BACKLOG, Network, Socket};
@@ -35,6 +36,7 @@ pub(super) struct Sockets<N: Network> {
     pub listeners: Listeners<N::Listener>,
     strangers: Strangers,
     pub buffers: Buffers<N::Socket>,
+    pub rates: Rates,
     pub errands: Errands,
     pub fence: Fence,
     dial_cost: DialCost,
@@ -83,7 +85,15 @@ impl<N: Network> Surroundings for Sockets<N> {
             Output::Send { id, frame: ControlFrame::Pong } => self.fence.pinged(id),
             Output::Send { id, frame } => control::send(&mut self.all, &mut self.buffers, id, frame),
             Output::Measure(id) => self.measure(id),
-            Output::Start { message, user, start } => self.relay().start(message, user, start),
+            Output::Start { message, user, start, terms } => {
+                if let Some(limit) = terms.idle
+                    && self.all.local(user).is_some()
+                {
+                    self.idle.begin(user, limit, self.all.now);
+                }
+                self.relay().start(message, user, start, terms);
+            }
+            Output::Rate { id, rate } => self.rates.set(id, rate, self.all.now),
             Output::Take { message, user } => self.relay().take(message, user),
             Output::AbortCopy(message) => self.relay().abort_copy(message),
             Output::Accept(id) => self.relay().with_session(id, |session| session.accept()),
@@ -109,10 +119,11 @@ impl<N: Network> Sockets<N> {
             listeners: Listeners::new(limits.users_max, limits.wait),
             strangers: Strangers::new(&limits, jitter),
             buffers: Buffers::new(&limits),
+            rates: Rates::default(),
             errands: Errands::default(),
             fence: Fence::default(),
             dial_cost: DialCost::default(),
-            idle: Idle::new(limits.idle, now),
+            idle: Idle::default(),
             pulses: Pulses::new(now),
             facts: VecDeque::new(),
             exit: false,
@@ -121,7 +132,7 @@ impl<N: Network> Sockets<N> {
     }
 
     fn relay(&mut self) -> Relay<'_, N::Socket> {
-        Relay { all: &mut self.all, buffers: &mut self.buffers, limits: &self.limits }
+        Relay { all: &mut self.all, buffers: &mut self.buffers, rates: &mut self.rates, limits: &self.limits }
     }
 
     fn close(&mut self, id: ConnId, reason: CloseReason, manner: Manner) {
@@ -272,7 +283,12 @@ impl<N: Network> Sockets<N> {
 
     /// Looks at some of those who may not be there any more.
     pub fn feel_pulses(&mut self) {
-        let mut relay = Relay { all: &mut self.all, buffers: &mut self.buffers, limits: &self.limits };
+        let mut relay = Relay {
+            all: &mut self.all,
+            buffers: &mut self.buffers,
+            rates: &mut self.rates,
+            limits: &self.limits,
+        };
         self.pulses.feel(&mut relay);
     }
 
@@ -282,6 +298,15 @@ impl<N: Network> Sockets<N> {
         while let Some(id) = self.fence.next() {
             control::send(&mut self.all, &mut self.buffers, id, ControlFrame::Pong);
         }
+    }
+
+    /// Serves the next user that waited for its turn to pass bytes in this direction; false if there is none.
+    pub fn serve_rated(&mut self, direction: Direction) -> bool {
+        let now = self.all.now;
+        let Some(user) = self.rates.call(direction, now) else { return false };
+        self.relay().serve_called(user, direction);
+        self.rates.end_call(now);
+        true
     }
 
     // Errands.
@@ -369,6 +394,7 @@ impl<N: Network> Sockets<N> {
         }
         if let Kind::Local(Local { side: Side::User, .. }) = connection.kind {
             self.listeners.user_left();
+            self.idle.forget(id);
         }
         let traffic = connection.traffic();
         if resets {

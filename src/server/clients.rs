@@ -138,7 +138,7 @@ impl Clients<'_> {
 
     /// A key is good no more: its links end.
     pub fn revoke(&mut self, key: &Name) {
-        for link in self.publishing.matching.sending.holders.remove(key) {
+        for link in self.publishing.matching.sending.remove_key(key, self.publishing.agenda) {
             self.end(link, CloseReason::KeyRevoked);
         }
     }

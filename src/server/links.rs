@@ -8,7 +8,7 @@ use super::failing::Failing;
 use super::refill::Burst;
 use super::services::Readiness;
 use super::tickets::{Redeemed, Tickets};
-use crate::base::id::{ConnId, HolderId, LinkId, kind};
+use crate::base::id::{ConnId, HolderId, LinkId, RateId, kind};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
@@ -62,6 +62,8 @@ pub(super) struct Link {
     /// Names it in the hello of message connections.
     pub wire_id: KeyId,
     pub pool_key: Secret,
+    /// What its sessions share with those of other links of its key.
+    pub rate: Option<RateId>,
     pub life: Life,
     /// Silence after which it is given up, if its round trip is not long.
     pub heartbeat: Duration,
@@ -125,6 +127,7 @@ impl Link {
             peer,
             wire_id,
             pool_key,
+            rate: None,
             life: Life::Standing,
             heartbeat,
             heard: now,

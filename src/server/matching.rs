@@ -56,6 +56,7 @@ impl Matching {
     pub fn add_link(&mut self, link: LinkId, agenda: &mut Agenda) {
         self.services.add_link(link);
         self.sending.pools.add_link(link);
+        self.sending.share_rate(link);
         self.sending.want_refill(link);
         self.sending.limit_users(agenda);
     }
@@ -68,10 +69,13 @@ impl Matching {
             agenda.reset(id, CloseReason::LinkLost);
         }
         let users = self.services.remove_link(link);
-        if let Some(it) = self.sending.links.remove(link)
-            && let Some(holder) = self.sending.holders.get_mut(it.identity.holder)
-        {
-            holder.links.remove(&link);
+        if let Some(it) = self.sending.links.remove(link) {
+            if let Some(rate) = it.rate {
+                self.sending.rates.link_gone(rate);
+            }
+            if let Some(holder) = self.sending.holders.get_mut(it.identity.holder) {
+                holder.links.remove(&link);
+            }
         }
         self.sending.limit_users(agenda);
         self.move_on(users, agenda);
@@ -270,7 +274,8 @@ impl Matching {
         self.charge(id, link);
         let Some(of) = self.services.publication(publication) else { return };
         if let Some(message) = self.sending.pools.next_idle(of.link) {
-            self.sending.begin_on(message, id, (publication, of), agenda);
+            let idle = self.admission.rules(of.service).and_then(|rules| rules.idle);
+            self.sending.begin_on(message, id, (publication, of), idle, agenda);
         }
     }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`listeners`] | where the server listens |
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
-//! | [`holders`] | keys, and what each has and may do |
+//! | [`holders`], [`rates`] | keys, what each has and may do, and what its sessions share |
 //! | [`clients`], [`links`], [`failing`] | clients that are connected, and which come last |
 //! | [`tickets`] | what each may bring |
 //! | [`admission`] | which users services take, and whom they have |
@@ -32,6 +32,7 @@ mod offers;
 mod pool;
 mod publishing;
 mod queue;
+mod rates;
 mod refill;
 mod refused;
 mod reload;
@@ -119,7 +120,8 @@ impl Server {
         server.matching.sending.limit_users(&mut server.agenda);
         let (mut wanted, config) = (Vec::new(), server.config.clone());
         for key in &config.keys {
-            server.matching.sending.holders.add(key.clone(), config.policies.of(&key.name));
+            let policy = config.policies.of(&key.name);
+            server.matching.sending.add_key(key, policy, &mut server.agenda);
         }
         for service in &config.services {
             let Some(id) = server.matching.add_service(&service.name, service.rules.clone()) else {

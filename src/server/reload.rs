@@ -220,14 +220,14 @@ impl Reload {
         }
         let fresh: HashSet<&Name> = difference.keys.added.iter().chain(&difference.keys.changed).collect();
         for key in config.keys.iter().filter(|key| fresh.contains(&key.name)) {
-            clients.publishing.matching.sending.holders.add(key.clone(), config.policies.of(&key.name));
+            let publishing = &mut clients.publishing;
+            publishing.matching.sending.add_key(key, config.policies.of(&key.name), publishing.agenda);
         }
         for name in &difference.policies {
-            let holders = &mut clients.publishing.matching.sending.holders;
-            let Some(id) = holders.of_name(name) else { continue };
-            if let Some(holder) = holders.get_mut(id) {
-                holder.policy = config.policies.of(name);
-            }
+            let (sending, agenda) =
+                (&mut clients.publishing.matching.sending, &mut *clients.publishing.agenda);
+            let Some(id) = sending.holders.of_name(name) else { continue };
+            sending.set_policy(id, config.policies.of(name), agenda);
             clients.judge(id);
         }
         change_services(&config, &difference, uses, closing, clients);

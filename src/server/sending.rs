@@ -1,18 +1,24 @@
 //! Sending users' sessions to clients, and what comes of it until a client has accepted them.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::holders::Holders;
 use super::links::{Links, PING_INTERVAL};
 use super::offers::{Due, Offer, Offers};
 use super::pool::{Place, Pools, STARTED_MARGIN, State};
+use super::rates::Rates;
 use super::refill::{Burst, Refills};
 use super::refused::Standing;
 use super::services::{Publication, Readiness};
 use super::users::Users;
-use crate::base::id::{ConnId, LinkId, PublicationId};
+use crate::base::id::{ConnId, HolderId, LinkId, PublicationId};
+use crate::base::name::Name;
+use crate::base::rate::Rate;
+use crate::config::Key;
 use crate::config::limits::Limits;
-use crate::machine::{Agenda, CloseReason, Output};
+use crate::config::policy::Policy;
+use crate::machine::{Agenda, CloseReason, Output, Terms};
 use crate::wire::control::ControlFrame;
 
 /// Who sends, to whom, and on what.
@@ -20,6 +26,7 @@ use crate::wire::control::ControlFrame;
 pub(super) struct Sending {
     pub holders: Holders,
     pub links: Links,
+    pub rates: Rates,
     pub pools: Pools,
     pub users: Users,
     pub offers: Offers,
@@ -27,6 +34,32 @@ pub(super) struct Sending {
 }
 
 impl Sending {
+    /// There is a key, and its holder may do this; `None`: nothing.
+    pub fn add_key(&mut self, key: &Key, policy: Option<Policy>, agenda: &mut Agenda) {
+        self.rates.set(&key.name, rate_of(policy.as_ref()), agenda);
+        self.holders.add(key.clone(), policy);
+    }
+
+    /// The holder of a key may do this from now on; `None`: nothing.
+    pub fn set_policy(&mut self, id: HolderId, policy: Option<Policy>, agenda: &mut Agenda) {
+        let Some(holder) = self.holders.get_mut(id) else { return };
+        self.rates.set(&holder.key.name, rate_of(policy.as_ref()), agenda);
+        holder.policy = policy;
+    }
+
+    /// There is no such key any more; returns its links.
+    pub fn remove_key(&mut self, key: &Name, agenda: &mut Agenda) -> BTreeSet<LinkId> {
+        self.rates.set(key, None, agenda);
+        self.holders.remove(key)
+    }
+
+    /// The sessions of a link share the rate of its key.
+    pub fn share_rate(&mut self, link: LinkId) {
+        if let Some(link) = self.links.get_mut(link) {
+            link.rate = self.rates.link_came(link.key());
+        }
+    }
+
     /// Each link, and each port that a client asked for, takes room from users.
     pub fn limit_users(&mut self, agenda: &mut Agenda) {
         self.users.limit(agenda.limits.users_at_most(self.links.count(), self.links.ports), agenda);
@@ -73,18 +106,20 @@ impl Sending {
         }
     }
 
-    /// Sends `Start` on this connection.
+    /// Sends `Start` on this connection; the session may be idle for so long, if there is a limit.
     pub fn begin_on(
         &mut self,
         message: ConnId,
         id: ConnId,
         (publication, of): (PublicationId, &Publication),
+        idle: Option<Duration>,
         agenda: &mut Agenda,
     ) {
         let &Publication { link: link_id, number, dial_ms, first_port, .. } = of;
         let (Some(link), Some(user)) = (self.links.get_mut(link_id), self.users.get_mut(id)) else { return };
         user.served_by = Some(publication);
         let start = user.start(link_id, link.next_sid(), number, first_port);
+        let terms = Terms { rate: link.rate, idle };
         Burst::note(&mut link.burst, agenda.now);
         let looked_at = self.offers.add(id, message, (link_id, link), dial_ms, (agenda.now, &agenda.limits));
         self.pools.set(message, State::Offered(id), Place::Back);
@@ -92,7 +127,7 @@ impl Sending {
         agenda.at(message, None);
         agenda.at(id, Some(looked_at));
         self.want_refill(link_id);
-        agenda.push(Output::Start { message, user: id, start });
+        agenda.push(Output::Start { message, user: id, start, terms });
     }
 
     /// A user's session is offered no more: its copies are aborted, but for the one on this message connection.
@@ -223,4 +258,8 @@ impl Sending {
         }
         self.want_refill(link);
     }
+}
+
+fn rate_of(policy: Option<&Policy>) -> Option<Rate> {
+    policy.and_then(|policy| policy.rate)
 }

@@ -10,6 +10,7 @@ use skyorg::app::run::{Client, Server};
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::name::Name;
 use skyorg::config::limits::Limits;
+use skyorg::config::policy::UserRules;
 use skyorg::config::{ClientConfig, Key, Policies, Publication, ServerConfig, Service};
 use skyorg::wire::handshake::Secret;
 
@@ -24,14 +25,25 @@ pub struct Ends {
 impl Ends {
     /// Both, before this local server.
     pub fn new(local: SocketAddr, plain: bool, limits: &Limits) -> Ends {
+        Ends::with(local, plain, limits, UserRules::default(), Policies::default())
+    }
+
+    /// Both, with rules for the users of the service, and policies for the key `default`.
+    pub fn with(
+        local: SocketAddr,
+        plain: bool,
+        limits: &Limits,
+        rules: UserRules,
+        policies: Policies,
+    ) -> Ends {
         let name: Name = "default".parse().expect("a name");
         let key = Key { name: name.clone(), secret: Secret::new([7; 32]) };
         let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
         let host_port =
             |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
         let server = Server::bind(ServerConfig {
-            services: vec![Service::new(name.clone(), free_port)],
-            policies: Policies::default(),
+            services: vec![Service { rules, ..Service::new(name.clone(), free_port) }],
+            policies,
             message: free_port,
             control: free_port,
             keys: vec![key.clone()],

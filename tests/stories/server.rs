@@ -8,6 +8,7 @@ mod policies;
 mod pool;
 mod ports;
 mod publications;
+mod rates;
 mod reload;
 mod strangers;
 mod users;
@@ -150,10 +151,15 @@ fn begin_with(limits: Limits) -> Stage {
 }
 
 fn begin_as(config: ServerConfig) -> Stage {
+    begin_telling(config).0
+}
+
+/// A server whose listeners listen, and what else it asked for as it began.
+fn begin_telling(config: ServerConfig) -> (Stage, Outputs) {
     let mut stage = Stage { story: server_of(config), listeners: Vec::new(), links: 0 };
     let outputs = stage.wait(Duration::ZERO);
-    stage.listen(outputs, |_| true);
-    stage
+    let outputs = stage.listen(outputs, |_| true);
+    (stage, outputs)
 }
 
 impl Stage {

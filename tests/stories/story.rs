@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use skyorg::base::id::ConnId;
+use skyorg::base::id::{ConnId, RateId};
 use skyorg::base::name::Name;
+use skyorg::base::rate::Rate;
 use skyorg::machine::{
-    CloseReason, Fact, Input, Machine, Manner, Measured, Output, SessionEvent, Surroundings, Traffic, drive,
-    drive_timeout,
+    CloseReason, Fact, Input, Machine, Manner, Measured, Output, SessionEvent, Surroundings, Terms, Traffic,
+    drive, drive_timeout,
 };
 use skyorg::wire::control::ControlFrame;
 use skyorg::wire::frame::{AbortReason, Start};
@@ -139,7 +140,23 @@ impl Outputs {
     /// Sessions that began: the message connection, the user, and what the client is told.
     pub fn starts(&self) -> Vec<(ConnId, ConnId, Start)> {
         self.pick(|output| match output {
-            Output::Start { message, user, start } => Some((*message, *user, *start)),
+            Output::Start { message, user, start, .. } => Some((*message, *user, *start)),
+            _ => None,
+        })
+    }
+
+    /// What holds for the sessions that began.
+    pub fn terms(&self) -> Vec<Terms> {
+        self.pick(|output| match output {
+            Output::Start { terms, .. } => Some(*terms),
+            _ => None,
+        })
+    }
+
+    /// Rates that were set, changed or taken away.
+    pub fn rates(&self) -> Vec<(RateId, Option<Rate>)> {
+        self.pick(|output| match output {
+            Output::Rate { id, rate } => Some((*id, *rate)),
             _ => None,
         })
     }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::base::id::ConnId;
+use crate::base::id::{ConnId, RateId};
 use crate::base::ring::Ring;
 use crate::machine::{CloseReason, Fault, Traffic};
 use crate::reactor::buffers::Piped;
 use crate::reactor::control::Control;
 use crate::reactor::greeting::Greeter;
 use crate::reactor::pulse::{Debt, Pulse};
+use crate::reactor::rates::Waits;
 use crate::reactor::relay::patience::Patience;
 use crate::reactor::strangers::Stranger;
 use crate::reactor::world::network::Socket;
@@ -179,12 +180,6 @@ pub(in crate::reactor) enum Side {
     Proxy,
 }
 
-/// How many bytes had moved when a local side was last looked at, and since when no more have; both as far as they fit.
-struct Moved {
-    count: u32,
-    at_ms: u32,
-}
-
 /// The local side of a session.
 pub(in crate::reactor) struct Local {
     pub side: Side,
@@ -195,8 +190,9 @@ pub(in crate::reactor) struct Local {
     /// Server: what was read before `Started`, kept in case it must be sent again.
     pub retained: Option<Ring>,
     pub traffic: Traffic,
-    /// When bytes were last seen to have moved.
-    moved: Moved,
+    /// Server: whose rate it shares.
+    pub rate: Option<RateId>,
+    pub waits: Waits,
     /// Its reads fill: worth splicing.
     pub is_bulk: bool,
     pub debt: Debt,
@@ -211,7 +207,8 @@ impl Local {
             writing: Writing::Open,
             retained: None,
             traffic: Traffic::default(),
-            moved: Moved { count: u32::MAX, at_ms: 0 },
+            rate: None,
+            waits: Waits::default(),
             is_bulk: false,
             debt: Debt::default(),
         }
@@ -225,15 +222,6 @@ impl Local {
     pub fn note_sent(&mut self, count: usize) {
         self.traffic.sent += count as u64;
         self.debt.begin();
-    }
-
-    /// Looks whether bytes have moved since it was last looked at; returns for how long none have.
-    pub fn quiet_ms(&mut self, now_ms: u32) -> u32 {
-        let count = (self.traffic.received + self.traffic.sent) as u32;
-        if count != self.moved.count {
-            self.moved = Moved { count, at_ms: now_ms };
-        }
-        now_ms.wrapping_sub(self.moved.at_ms)
     }
 
     /// Whether its bytes are still wanted.
@@ -297,17 +285,6 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_local_side_is_quiet_since_bytes_were_last_seen_to_have_moved() {
-        let mut local = Local::new(Side::User);
-        assert_eq!(local.quiet_ms(1_000), 0, "it is looked at for the first time");
-        assert_eq!(local.quiet_ms(1_500), 500);
-        local.traffic.sent += 1;
-        assert_eq!(local.quiet_ms(2_000), 0);
-        local.traffic.received += 1;
-        assert_eq!((local.quiet_ms(u32::MAX), local.quiet_ms(9)), (0, 10), "the clock wraps around");
-    }
 
     /// A process holds two of these per session.
     #[test]

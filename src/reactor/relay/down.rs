@@ -3,15 +3,17 @@
 use std::io::{self, IoSlice};
 
 use super::Relay;
+use super::rated::write_rated;
 use super::splice::{SPARSE_BYTES, SPLICE_BYTES_MAX, Spliced, unspliced};
 use crate::base::id::ConnId;
 use crate::machine::{CloseReason, Input, SessionEvent};
 use crate::reactor::buffers::{PIECES_MAX, stash};
 use crate::reactor::connections::{Kind, Writing};
+use crate::reactor::rates::Direction;
 use crate::reactor::world::network::Socket;
 use crate::session::Step;
 use crate::wire::frame::Frame;
-use crate::wire::record::HEADROOM;
+use crate::wire::record::{HEADROOM, RECORD_BYTES_MAX};
 
 /// What a frame asks of the relay, and what is answered.
 type Asked = (Step, Option<Frame<'static>>);
@@ -41,7 +43,11 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             if !self.relay.reads_message(id) {
                 return;
             }
-            match self.splice() {
+            let allowed = self.relay.allowed_down(id);
+            if allowed == 0 {
+                return;
+            }
+            match self.splice(allowed) {
                 Spliced::Moved => continue,
                 Spliced::Stopped => return,
                 Spliced::Unavailable => {}
@@ -52,7 +58,10 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             let mut filled = message.input.as_mut().map_or(0, |ring| ring.drain_into(raw));
             self.relay.buffers.rings.tidy(&mut message.input);
             if need_more || filled == 0 {
-                let end = if message.expects_head { raw.len().min(filled + HEADROOM) } else { raw.len() };
+                // What may not pass now would wait in a ring. Only a whole record can be opened.
+                let least = if message.channel.is_plain() { HEADROOM } else { RECORD_BYTES_MAX };
+                let most = if message.expects_head { HEADROOM } else { allowed.max(least) };
+                let end = raw.len().min(filled.saturating_add(most));
                 let read = match connection.ready.readable {
                     true => connection.socket.read(&mut raw[filled..end]),
                     false => Err(io::ErrorKind::WouldBlock.into()),
@@ -100,7 +109,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
     /// payload to the local side and puts the unopened rest into the input ring. Returns the bytes consumed and
     /// what that frame asks for; `None` if the connection is closed.
     fn open_records(&mut self, filled: usize) -> Option<(usize, Option<Asked>)> {
-        let id = self.id;
+        let (id, now) = (self.id, self.relay.all.now);
         let raw = &self.relay.buffers.scratch.raw[..filled];
         let mut clear = &mut self.relay.buffers.scratch.clear[..];
         let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
@@ -135,7 +144,10 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             && let Some(local) = local
             && local.takes_bytes()
         {
-            let written = local.write(&mut self.relay.buffers.rings, &pieces[..count]);
+            let rings = &mut self.relay.buffers.rings;
+            let written = write_rated(local, self.relay.rates, now, |local, most| {
+                local.write(rings, &pieces[..count], most)
+            });
             let (local, left) = (local.id, local.out.is_some());
             match written {
                 Ok(()) if left => self.relay.all.queue(local),
@@ -206,8 +218,8 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
         self.relay.all.tell(Input::Session { id, event });
     }
 
-    /// Message connection → local side: payload of a `Data` record whose head has been read.
-    fn splice(&mut self) -> Spliced {
+    /// Message connection → local side: payload of a `Data` record whose head has been read, no more than these bytes.
+    fn splice(&mut self, allowed: usize) -> Spliced {
         let id = self.id;
         let Some((message, Some(local))) = self.relay.all.with_peer(id) else {
             return Spliced::Unavailable;
@@ -215,14 +227,14 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
         let Kind::Message(half) = &mut message.kind else { return Spliced::Unavailable };
         let takes = matches!(&local.kind, Kind::Local(to) if to.writing == Writing::Open);
         let left = half.channel.plain_left();
-        let wanted = left >= SPARSE_BYTES && half.input.is_none() && half.session.delivers();
+        let wanted = left.min(allowed) >= SPARSE_BYTES && half.input.is_none() && half.session.delivers();
         if !wanted || !takes || !message.ready.readable || !local.is_flushed() {
             return Spliced::Unavailable;
         }
         let Some(mut piped) = self.relay.buffers.pipes.lease(&message.socket) else {
             return Spliced::Unavailable;
         };
-        let held = match message.socket.splice_in(&mut piped.pipe, left.min(SPLICE_BYTES_MAX)) {
+        let held = match message.socket.splice_in(&mut piped.pipe, left.min(allowed).min(SPLICE_BYTES_MAX)) {
             Ok(count) if count > 0 => count,
             result => {
                 self.relay.buffers.pipes.give_back(piped);
@@ -234,6 +246,9 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
         half.channel.take_plain(held);
         half.expects_head = left == held;
         self.budget = self.budget.saturating_sub(held);
+        if let Kind::Local(to) = &local.kind {
+            self.relay.rates.spend(local.id, to, Direction::Down, held);
+        }
         (piped.held, piped.header_left) = (held, 0);
         local.piped = Some(piped);
         let local = local.id;

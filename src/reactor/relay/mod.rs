@@ -7,6 +7,7 @@
 
 mod down;
 pub(super) mod patience;
+mod rated;
 mod splice;
 mod up;
 
@@ -14,11 +15,12 @@ use std::io;
 
 use super::buffers::{Buffers, Scratch, stash};
 use super::connections::{Connections, Kind, Life, Local, Message, Reading, Side, Writing};
+use super::rates::{Direction, Rates};
 use super::world::network::Socket;
 use crate::base::id::ConnId;
 use crate::base::ring::RING_BYTES;
 use crate::config::limits::Limits;
-use crate::machine::{CloseReason, Fault, Input, SessionEvent};
+use crate::machine::{CloseReason, Fault, Input, SessionEvent, Terms};
 use crate::session::Session;
 use crate::wire::frame::{AbortReason, Frame, Start};
 use crate::wire::record::{HEADROOM, SMALL_RECORD_BYTES_MAX, payload_fitting};
@@ -32,6 +34,7 @@ const SMALL_FRAMES_ROOM: usize = 16 * SMALL_RECORD_BYTES_MAX;
 pub(super) struct Relay<'a, S: Socket> {
     pub all: &'a mut Connections<S>,
     pub buffers: &'a mut Buffers<S>,
+    pub rates: &'a mut Rates,
     pub limits: &'a Limits,
 }
 
@@ -40,12 +43,13 @@ impl<S: Socket> Relay<'_, S> {
 
     /// Begins a user's session on an idle message connection, and pairs them unless the user is paired with another
     /// copy of it.
-    pub fn start(&mut self, message: ConnId, user: ConnId, start: Start) {
-        if self.all.local(user).is_none() {
+    pub fn start(&mut self, message: ConnId, user: ConnId, start: Start, terms: Terms) {
+        let Some(local) = self.all.local(user) else {
             // The user has just gone, and the machine is about to hear of it. The connection is still free.
             let event = SessionEvent::Idle { settled: true };
             return self.all.tell(Input::Session { id: message, event });
-        }
+        };
+        local.rate = terms.rate;
         let Some(it) = self.all.message_even_closing(message) else {
             // It never came to be a message connection.
             return self.give_back_user(user, false);
@@ -151,18 +155,6 @@ impl<S: Socket> Relay<'_, S> {
             local.patience.renew();
         }
         self.end_local(id);
-    }
-
-    /// Writes what the out ring holds; true if it is empty afterwards.
-    fn flush_local(&mut self, id: ConnId) -> bool {
-        let Some(connection) = self.all.find(id) else { return false };
-        match connection.flush(self.buffers) {
-            Ok(()) => connection.is_flushed(),
-            Err(error) => {
-                self.fail_local_writing(id, error.into());
-                false
-            }
-        }
     }
 
     /// Shuts down or resets a local side whose last bytes are flushed.
@@ -295,7 +287,10 @@ impl<S: Socket> Relay<'_, S> {
         match self.all.open(local) {
             // Reaping will abort the session.
             None => false,
-            Some(connection) => matches!(connection.kind, Kind::Local(_)) && connection.is_flushed(),
+            Some(connection) => match &connection.kind {
+                Kind::Local(local) => !local.waits.waits(Direction::Down) && connection.is_flushed(),
+                _ => false,
+            },
         }
     }
 

@@ -9,6 +9,7 @@ use crate::base::ring::{RING_BYTES, Ring};
 use crate::machine::CloseReason;
 use crate::reactor::buffers::stash;
 use crate::reactor::connections::Kind;
+use crate::reactor::rates::Direction;
 use crate::reactor::world::network::Socket;
 use crate::session::Stage;
 use crate::wire::record::{HEADROOM, payload_fitting};
@@ -34,7 +35,7 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
 
     /// Moves bytes until a side has no more or takes no more, or the turn is over.
     pub fn pump(mut self) {
-        let id = self.id;
+        let (id, now) = (self.id, self.relay.all.now);
         loop {
             let Some((local, message)) = self.relay.all.couple(id) else { return };
             let (Kind::Local(half), Kind::Message(other)) = (&mut local.kind, &mut message.kind) else {
@@ -47,8 +48,12 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
             if self.budget == 0 {
                 return self.relay.all.queue_again(id);
             }
-            if half.is_bulk && splices(other) && message.is_flushed() {
-                match self.splice() {
+            let allowed = self.relay.rates.allow(id, half, Direction::Up, now);
+            if allowed == 0 {
+                return;
+            }
+            if half.is_bulk && allowed >= SPARSE_BYTES && splices(other) && message.is_flushed() {
+                match self.splice(allowed) {
                     Spliced::Moved => continue,
                     Spliced::Stopped => return,
                     Spliced::Unavailable => {}
@@ -68,6 +73,7 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
             if limit == 0 {
                 return;
             }
+            limit = limit.min(allowed);
             let raw = &mut self.relay.buffers.scratch.raw[..HEADROOM + limit];
             let count = match local.socket.read(&mut raw[HEADROOM..]) {
                 Ok(0) => return self.relay.local_ended(id),
@@ -83,6 +89,7 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
                 // Everything before it was passed on; `reap` sends the `Abort`.
                 Err(error) => return self.relay.all.reset(id, CloseReason::Io(error.into())),
             };
+            self.relay.rates.spend(id, half, Direction::Up, count);
             self.budget = self.budget.saturating_sub(count);
             half.traffic.received += count as u64;
             other.carried_bytes = other.carried_bytes.saturating_add(count as u32);
@@ -100,7 +107,10 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
                     stash(&mut message.out, &mut self.relay.buffers.rings, sealed);
                     Ok(())
                 }
-                Ok(sealed) => message.write(&mut self.relay.buffers.rings, &[IoSlice::new(sealed)]),
+                Ok(sealed) => {
+                    let pieces = [IoSlice::new(sealed)];
+                    message.write(&mut self.relay.buffers.rings, &pieces, usize::MAX).map(drop)
+                }
                 Err(_) => Err(io::ErrorKind::InvalidData.into()),
             };
             let (message, left) = (message.id, message.out.is_some());
@@ -113,8 +123,8 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
         }
     }
 
-    /// Local side → message connection, as one `Data` record.
-    fn splice(&mut self) -> Spliced {
+    /// Local side → message connection, as one `Data` record of no more than these bytes.
+    fn splice(&mut self, allowed: usize) -> Spliced {
         let id = self.id;
         let Some(connection) = self.relay.all.open(id) else { return Spliced::Stopped };
         let Some(mut piped) = self.relay.buffers.pipes.lease(&connection.socket) else {
@@ -128,13 +138,14 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
             self.relay.buffers.pipes.give_back(piped);
             return Spliced::Stopped;
         };
-        let held = match local.socket.splice_in(&mut piped.pipe, SPLICE_BYTES_MAX) {
+        let held = match local.socket.splice_in(&mut piped.pipe, SPLICE_BYTES_MAX.min(allowed)) {
             Ok(count) if count > 0 => count,
             result => {
                 self.relay.buffers.pipes.give_back(piped);
                 return unspliced(self.relay.all, id, result);
             }
         };
+        self.relay.rates.spend(id, half, Direction::Up, held);
         self.budget = self.budget.saturating_sub(held);
         half.traffic.received += held as u64;
         other.carried_bytes = other.carried_bytes.saturating_add(held as u32);
