@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`listeners`] | where the server listens |
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
-//! | [`links`], [`tickets`], [`rates`] | clients that are connected, what each may bring, and what keys' sessions share |
+//! | [`links`], [`tickets`], [`rates`] | clients that are connected, what each may bring, what keys share |
 //! | [`services`] | services, publications, users who wait |
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
