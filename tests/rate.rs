@@ -7,9 +7,9 @@ mod in_process;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use skyorg::base::rate::Rate;
 use skyorg::config::Policies;
 use skyorg::config::limits::Limits;
 use skyorg::config::policy::{Policy, Services, UserRules};
+use socket2::SockRef;
 
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,6 +28,9 @@ const ATTEMPTS: usize = 6;
 /// What a user says first: in which direction the bytes of its session go.
 const UP: u8 = b'u';
 const DOWN: u8 = b'd';
+
+/// One is measured at a time: what hundreds of sessions hold back makes the kernel short of memory for all.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Bytes that have arrived at the far end of a direction.
 #[derive(Default)]
@@ -51,6 +55,7 @@ fn hear(mut stream: TcpStream, count: &AtomicU64) {
 
 /// Writes as much as it can, until the end.
 fn talk(mut stream: TcpStream) {
+    SockRef::from(&stream).set_send_buffer_size(64 * 1024).expect("a size");
     let bytes = vec![7; 64 * 1024];
     while stream.write_all(&bytes).is_ok() {}
 }
@@ -89,6 +94,7 @@ fn come(request: SocketAddr, first: u8) -> TcpStream {
 
 /// This many sessions in each direction at once pass this rate together.
 fn holds(text: &str, sessions: usize, plain: bool) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let rate: Rate = text.parse().expect("a rate");
     let policy = Policy { services: Services::All, rate: Some(rate), ..Policy::default() };
     let policies = Policies::Each(BTreeMap::from([("default".parse().expect("a name"), policy)]));
@@ -96,8 +102,10 @@ fn holds(text: &str, sessions: usize, plain: bool) {
     let local = start_local_server(arrived.clone());
     let request = Ends::with(local, plain, &Limits::default(), UserRules::default(), policies).run();
     drop(come(request, UP));
+    let mut users = Vec::new();
     for direction in [UP, DOWN].into_iter().cycle().take(2 * sessions) {
         let user = come(request, direction);
+        users.push(user.try_clone().expect("cloned"));
         let arrived = arrived.clone();
         thread::spawn(move || if direction == UP { talk(user) } else { hear(user, &arrived.down) });
     }
@@ -111,6 +119,7 @@ fn holds(text: &str, sessions: usize, plain: bool) {
         println!("{text}, {sessions} sessions, plain: {plain}: {shares:.4?} of the rate");
         assert!(shares.iter().all(|&share| share <= 1.05), "{text}: {shares:?} of the rate");
         if shares.iter().all(|&share| share >= 0.95) {
+            users.iter().for_each(|user| user.shutdown(Shutdown::Both).expect("it stands"));
             return;
         }
     }
@@ -124,7 +133,8 @@ fn one_sealed_session_has_the_whole_rate() {
 
 #[test]
 fn one_plain_session_has_the_whole_rate() {
-    holds("80 Mbit/s", 1, true);
+    // So much comes at once that it is spliced.
+    holds("32 Mbit/s", 1, true);
 }
 
 #[test]
