@@ -54,6 +54,7 @@ enum Asked {
     Command(Command, Vec<Given>),
 }
 
+#[cold]
 fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Asked, Failure> {
     let usage = |command, problem| Failure::Usage { command, problem };
     let mut words = Vec::new();
@@ -105,6 +106,7 @@ fn named_command(words: &[&str]) -> &'static str {
     }
 }
 
+#[cold]
 fn run(asked: Asked) -> Result<(), Failure> {
     forbid_core_dumps();
     match asked {
@@ -139,6 +141,7 @@ fn print_line(line: &str) -> Result<(), Failure> {
     }
 }
 
+#[cold]
 fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
     let log = Log::of(arguments.log_level, arguments.log_file.clone(), given);
     let source = match arguments.config.clone() {
@@ -175,6 +178,7 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
     server.run().map_err(|error| Failure::Io("the server cannot go on", error))
 }
 
+#[cold]
 fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     let log = Log::of(arguments.log_level, arguments.log_file.clone(), given);
     let source = match arguments.config.clone() {
@@ -222,6 +226,7 @@ pub(crate) fn default_service() -> Name {
 }
 
 /// Sends the log to a file, or to standard error.
+#[cold]
 fn start_log(level: LevelFilter, file: Option<&Path>) -> Result<(), Failure> {
     let place = match file {
         None => Place::StandardError,

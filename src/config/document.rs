@@ -129,6 +129,7 @@ impl Document {
     }
 
     /// What has a key.
+    #[cold]
     pub fn entry(&self, table: TableId, key: &str) -> Option<&Entry> {
         let place = self.places.get(&(table, key.to_owned()))?;
         self.tables.get(table.0)?.entries.get(*place)
@@ -140,6 +141,7 @@ impl Document {
     }
 
     /// Puts an entry into a table; gives the place of the key back if it is there already.
+    #[cold]
     fn insert(&mut self, table: TableId, entry: Entry) -> Result<(), usize> {
         if let Some(first) = self.entry(table, &entry.key) {
             return Err(first.at);
@@ -151,6 +153,7 @@ impl Document {
     }
 
     /// The table of this key in another one, which is made if there is none; or the place of what else is there.
+    #[cold]
     fn descend(&mut self, table: TableId, key: &Key, made: Made) -> Result<TableId, usize> {
         match self.entry(table, &key.text) {
             Some(Entry { item: Item { value: Value::Table(inner), .. }, at, .. }) => {
@@ -222,6 +225,7 @@ impl<'t> Builder<'t> {
         Raw::new_unchecked(text, encoding, span)
     }
 
+    #[cold]
     fn begin_head(&mut self, span: Span, is_list: bool) {
         self.path.clear();
         self.open.clear();
@@ -229,6 +233,7 @@ impl<'t> Builder<'t> {
         self.head = Some(Head { at: span.start(), is_list });
     }
 
+    #[cold]
     fn end_head(&mut self, span: Span) {
         let Some(Head { at, is_list }) = self.head.take() else { return };
         self.into = None;
@@ -283,6 +288,7 @@ impl<'t> Builder<'t> {
         }
     }
 
+    #[cold]
     fn end_key(&mut self) {
         let path = std::mem::take(&mut self.path);
         self.key = None;
@@ -308,6 +314,7 @@ impl<'t> Builder<'t> {
         }
     }
 
+    #[cold]
     fn begin(&mut self, span: Span, what: Inside, error: &mut dyn ErrorSink) -> bool {
         let fits = self.open.len() < DEPTH_MAX;
         if fits {
@@ -319,6 +326,7 @@ impl<'t> Builder<'t> {
         fits
     }
 
+    #[cold]
     fn end(&mut self, span: Span) {
         let Some(Open { at, key, what }) = self.open.pop() else { return };
         self.key = key;
@@ -332,39 +340,48 @@ impl<'t> Builder<'t> {
 }
 
 impl EventReceiver for Builder<'_> {
+    #[cold]
     fn std_table_open(&mut self, span: Span, _: &mut dyn ErrorSink) {
         self.begin_head(span, false);
     }
 
+    #[cold]
     fn std_table_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
         self.end_head(span);
     }
 
+    #[cold]
     fn array_table_open(&mut self, span: Span, _: &mut dyn ErrorSink) {
         self.begin_head(span, true);
     }
 
+    #[cold]
     fn array_table_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
         self.end_head(span);
     }
 
+    #[cold]
     fn inline_table_open(&mut self, span: Span, error: &mut dyn ErrorSink) -> bool {
         let table = self.document.add(Made::Whole);
         self.begin(span, Inside::Table(table), error)
     }
 
+    #[cold]
     fn inline_table_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
         self.end(span);
     }
 
+    #[cold]
     fn array_open(&mut self, span: Span, error: &mut dyn ErrorSink) -> bool {
         self.begin(span, Inside::List(Vec::new()), error)
     }
 
+    #[cold]
     fn array_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
         self.end(span);
     }
 
+    #[cold]
     fn simple_key(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
         let mut text = std::borrow::Cow::Borrowed("");
         self.raw(span, encoding).decode_key(&mut text, error);
@@ -375,10 +392,12 @@ impl EventReceiver for Builder<'_> {
         }
     }
 
+    #[cold]
     fn key_val_sep(&mut self, _: Span, _: &mut dyn ErrorSink) {
         self.end_key();
     }
 
+    #[cold]
     fn scalar(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
         let mut text = std::borrow::Cow::Borrowed("");
         let kind = self.raw(span, encoding).decode_scalar(&mut text, error);
@@ -397,6 +416,7 @@ impl EventReceiver for Builder<'_> {
         self.key = None;
     }
 
+    #[cold]
     fn newline(&mut self, _: Span, _: &mut dyn ErrorSink) {
         if self.open.is_empty() {
             self.path.clear();
@@ -425,6 +445,7 @@ fn explained(text: &str, error: &ParseError) -> String {
     format!("wanted {wanted}, found {} ({})", found(text, span), error.description())
 }
 
+#[cold]
 fn wanted(expected: &Expected) -> String {
     match expected {
         Expected::Literal("\n") => "the end of the line".to_owned(),
@@ -436,6 +457,7 @@ fn wanted(expected: &Expected) -> String {
 }
 
 /// What stands at a place; a part of a word stands for all of it where the word looks like a secret.
+#[cold]
 fn found(text: &str, span: Range<usize>) -> String {
     let (Some(before), Some(behind)) = (text.get(..span.start), text.get(span.start..)) else {
         return quoted("");

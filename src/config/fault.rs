@@ -105,6 +105,7 @@ impl Faults {
     }
 
     /// The same as warnings.
+    #[cold]
     pub fn into_warnings(self) -> Vec<Warning> {
         let told = self.told.into_iter();
         let mut warnings: Vec<Warning> =
@@ -116,6 +117,7 @@ impl Faults {
     }
 
     /// The first one and how many there are beside it, on one line: for the log.
+    #[cold]
     pub fn in_one_line(&self) -> String {
         let others = self.told.len().saturating_sub(1) + self.more;
         match self.told.first() {
@@ -207,6 +209,7 @@ impl<'t> Collector<'t> {
     }
 
     /// What was collected, in the order of the text.
+    #[cold]
     pub fn finish(self) -> Faults {
         let told = self.kept.into_iter().map(|(at, what)| {
             let place = self.lines.place(at);
@@ -218,6 +221,7 @@ impl<'t> Collector<'t> {
 }
 
 /// A text from a file in quotation marks: short, on one line, and without what looks like a secret.
+#[cold]
 pub fn quoted(text: &str) -> String {
     let text = without_secrets(text);
     let mut quotation = String::from("'");
@@ -236,6 +240,7 @@ pub fn quoted(text: &str) -> String {
 }
 
 /// The text with [`HIDDEN`] for each word that looks like a secret, or like a part of one.
+#[cold]
 pub fn without_secrets(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -271,6 +276,7 @@ pub fn looks_secret(word: &str) -> bool {
 }
 
 /// The nearest of some words to one, by how many letters must be put in, taken out or replaced (Levenshtein).
+#[cold]
 pub fn nearest<'w>(word: &str, among: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
     // No word of ours is longer, and one machine word has a bit for each letter.
     let word: Vec<u8> = word.bytes().take(64).map(|byte| byte.to_ascii_lowercase()).collect();

@@ -98,6 +98,7 @@ impl<'b> Text<'b> {
 }
 
 /// One fault of a whole file.
+#[cold]
 pub fn alone(file: &Arc<str>, what: String) -> Faults {
     let mut faults = Faults::default();
     faults.push(Fault { file: file.clone(), place: Place::BEGIN, what });
@@ -105,6 +106,7 @@ pub fn alone(file: &Arc<str>, what: String) -> Faults {
 }
 
 /// Reads a file's text. `file` is named in faults. What has expired by `now` is warned of.
+#[cold]
 pub fn parse<'t>(file: &Arc<str>, text: &'t str, now: SystemTime) -> Result<Parsed<'t>, Faults> {
     let mut faults = Collector::new(file, text);
     let document = Document::read(text, &mut faults);
@@ -149,6 +151,7 @@ fn side_of(document: &Document) -> Side {
 }
 
 /// What stands in front of all tables. Tables that the side has are left to it.
+#[cold]
 fn top(document: &Document, side: Side, faults: &mut Collector) -> Settings {
     let mut settings = Settings::default();
     let mut is_told = false;
@@ -183,6 +186,7 @@ fn top(document: &Document, side: Side, faults: &mut Collector) -> Settings {
     settings
 }
 
+#[cold]
 fn both_kinds(side: Side, makes: Option<(&str, Place)>, other: Side, key: &str) -> String {
     let why = makes.map_or(String::new(), |(key, place)| format!(", because of '{key}' at {place}"));
     format!(
@@ -194,6 +198,7 @@ fn both_kinds(side: Side, makes: Option<(&str, Place)>, other: Side, key: &str) 
 }
 
 /// What is said of a key that a section does not have.
+#[cold]
 fn unknown_key(side: Side, section: Section, key: &str) -> String {
     let known = keys(side, section).map(|option| option.name);
     match section {
@@ -207,6 +212,7 @@ fn unknown_key(side: Side, section: Section, key: &str) -> String {
 }
 
 /// What stands in one table of a section.
+#[cold]
 fn inside(
     document: &Document,
     table: super::document::TableId,
@@ -225,6 +231,7 @@ fn inside(
 }
 
 /// What is told of a key that must be there.
+#[cold]
 fn missing(key: &str, section: Section, name: &str) -> String {
     format!("wanted '{key}' in it, found [{}.{name}] without", section.name())
 }

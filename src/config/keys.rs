@@ -190,6 +190,7 @@ pub struct ClientKey {
 
 /// Reads the server's keys, from the default file unless told otherwise. Only the default file is made if it is
 /// missing.
+#[cold]
 pub fn server_keys(path: Option<&Path>) -> Result<ServerKeys, KeyError> {
     match path {
         Some(path) => match read_file(named_path(path)?) {
@@ -202,6 +203,7 @@ pub fn server_keys(path: Option<&Path>) -> Result<ServerKeys, KeyError> {
     }
 }
 
+#[cold]
 fn read_or_make(path: PathBuf) -> Result<ServerKeys, KeyError> {
     let made = match read_file(&path) {
         Err(KeyError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => make_file(&path, &WAYS)?,
@@ -215,6 +217,7 @@ fn read_or_make(path: PathBuf) -> Result<ServerKeys, KeyError> {
 
 /// Finds the client's key: the file it was told, else the environment's line, which is wiped, else the default file.
 /// Of several it is the first, so that a client beside its server works with the server's file.
+#[cold]
 pub fn client_key(path: Option<&Path>, line: Option<OsString>) -> Result<ClientKey, KeyError> {
     // Wiped also where it is not used.
     let line = line.map(|line| Zeroizing::new(line.into_encoded_bytes()));
@@ -244,6 +247,7 @@ pub fn generate(name: Name) -> Result<Key, KeyError> {
 }
 
 /// The key as a line of a key file, with its end.
+#[cold]
 pub fn line(key: &Key) -> Zeroizing<String> {
     let mut secret = Zeroizing::new([0; SECRET_CHARACTERS]);
     let encoded = URL_SAFE_NO_PAD.encode_slice(key.secret.bytes(), &mut *secret);
@@ -263,6 +267,7 @@ pub fn default_place() -> Result<PathBuf, KeyError> {
 }
 
 /// The path of a file that was named.
+#[cold]
 fn named_path(path: &Path) -> Result<&Path, KeyError> {
     // If the key itself stands here, the error that no such file exists would show it.
     let last_word = path.to_str().and_then(|text| text.split_ascii_whitespace().next_back());
@@ -270,6 +275,7 @@ fn named_path(path: &Path) -> Result<&Path, KeyError> {
 }
 
 /// XDG Base Directory Specification: a relative path is ignored, `~/.config` stands in for a missing one.
+#[cold]
 fn default_path(config_home: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, KeyError> {
     let absolute = |text: Option<OsString>| text.map(PathBuf::from).filter(|path| path.is_absolute());
     let folder = absolute(config_home).or_else(|| absolute(home).map(|home| home.join(".config")));
@@ -289,12 +295,14 @@ impl Found {
     }
 }
 
+#[cold]
 fn read_file(path: &Path) -> Result<Found, KeyError> {
     let (text, warning) = read_bytes(path)?;
     Ok(Found { keys: parse(&text, &Origin::File(path.to_owned()))?, warning })
 }
 
 /// The bytes of a key file, and what should be known of it.
+#[cold]
 pub fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), KeyError> {
     let path = named_path(path)?;
     let failed = |error| KeyError::Read(path.to_owned(), error);
@@ -311,6 +319,7 @@ pub fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), K
 }
 
 /// Reads a file, and at most one byte more than [`FILE_BYTES_MAX`]. No copy is left where the text did not fit.
+#[cold]
 fn read_text(mut file: File, length: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let max = FILE_BYTES_MAX as usize + 1;
     let mut text = Zeroizing::new(vec![0; usize::try_from(length).unwrap_or(max).saturating_add(1).min(max)]);
@@ -347,6 +356,7 @@ pub struct Lines {
 
 impl Lines {
     /// Reads lines, all of them.
+    #[cold]
     pub fn of(text: &[u8]) -> Lines {
         let mut lines = Lines::default();
         let mut names = std::collections::HashMap::new();
@@ -379,6 +389,7 @@ impl Lines {
 }
 
 /// Reads lines; there is at least one key if it succeeds. `origin` is named in errors.
+#[cold]
 pub fn parse(text: &[u8], origin: &Origin) -> Result<Vec<Key>, KeyError> {
     let Lines { keys, faults } = Lines::of(text);
     if let Some(&(problem, (number, _), _)) = faults.first() {
@@ -392,6 +403,7 @@ pub fn parse(text: &[u8], origin: &Origin) -> Result<Vec<Key>, KeyError> {
 
 /// The key of a line and the columns of its two words; or what is wrong, and the column of that word.
 #[expect(clippy::type_complexity, reason = "it is taken apart at once")]
+#[cold]
 fn parse_line(line: &[u8]) -> Result<Option<(Key, [usize; 2])>, (BadLine, usize)> {
     let text = str::from_utf8(line).map_err(|error| {
         let before = line.get(..error.valid_up_to()).and_then(|valid| str::from_utf8(valid).ok());
@@ -470,6 +482,7 @@ fn put_in_place(draft: &Path, path: &Path, ways: &[Way]) -> io::Result<()> {
 /// Makes a key file with one new key, and the folders above it; tells whether this process was the one that
 /// made it. The file is put in its place only after it was written: a server started at the same moment reads the same
 /// keys.
+#[cold]
 fn make_file(path: &Path, ways: &[Way]) -> Result<bool, KeyError> {
     let text = line(&generate(made_name())?);
     let failed = |error| KeyError::Make(path.to_owned(), error);

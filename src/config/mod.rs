@@ -11,6 +11,7 @@ pub mod moment;
 pub mod options;
 pub mod places;
 pub mod policy;
+pub mod restart;
 pub mod source;
 pub mod values;
 

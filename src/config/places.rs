@@ -50,6 +50,7 @@ impl Places {
     }
 
     /// Tells of each place that overlaps with an earlier one, in the order of the text.
+    #[cold]
     pub fn tell_overlaps(self, faults: &mut Collector) {
         for (first, second) in self.overlaps() {
             let at = match first.said {
@@ -65,6 +66,7 @@ impl Places {
 
     /// Each place that overlaps with an earlier one, and that one before it: where the port and any address are equal.
     /// All interfaces equal each address.
+    #[cold]
     pub fn overlaps(&self) -> Vec<(&Wanted, &Wanted)> {
         let mut taken: HashMap<(u16, Spot), &Wanted> = HashMap::new();
         let mut found = Vec::new();
@@ -99,6 +101,7 @@ fn scope(at: SocketAddr) -> u32 {
 mod tests {
     use super::*;
 
+    #[cold]
     fn overlaps(places: &[&str]) -> Vec<(usize, usize)> {
         let mut all = Places::default();
         for (number, place) in places.iter().enumerate() {

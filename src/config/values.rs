@@ -113,6 +113,7 @@ pub fn found(item: &Item) -> String {
 }
 
 /// Tells that something else was wanted.
+#[cold]
 pub fn wrong<T>(item: &Item, wanted: &str, faults: &mut Collector) -> Option<T> {
     faults.tell(item.span.start, || format!("wanted {wanted}, found {}", found(item)));
     None
@@ -146,6 +147,7 @@ fn parsed<T, E: std::fmt::Display>(
 }
 
 /// Where addresses and ports stand, a number is as good as a text.
+#[cold]
 fn number_or_text(item: &Item, wanted: &str, faults: &mut Collector) -> Option<String> {
     match &item.value {
         Value::Text(text) => Some(text.clone()),
@@ -155,6 +157,7 @@ fn number_or_text(item: &Item, wanted: &str, faults: &mut Collector) -> Option<S
 }
 
 /// Reads a place to listen. The interface that an address names is looked up in the system; no name server is asked.
+#[cold]
 pub fn listen(text: &str) -> Result<Listen, BadAddress> {
     let Some(Zoned { host, port }) = Zoned::parse(text) else { return text.parse() };
     let found = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
@@ -256,6 +259,7 @@ fn services(item: &Item, faults: &mut Collector) -> Option<Setting> {
 }
 
 /// A name, and not a secret in the place of one.
+#[cold]
 pub fn name(text: &str, at: usize, faults: &mut Collector) -> Option<Name> {
     match text.parse() {
         Ok(_) if looks_secret(text) && is_secret(text) => {
@@ -310,6 +314,7 @@ fn time(item: &Item, (least, most): (Duration, Duration), faults: &mut Collector
 }
 
 /// `NUMBER UNIT`.
+#[cold]
 fn time_of(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_once(' ')?;
     let (_, ms) = UNITS.iter().find(|(name, _)| *name == unit)?;
@@ -342,6 +347,7 @@ pub fn unknown<'w>(what: &str, word: &str, known: impl IntoIterator<Item = &'w s
 }
 
 /// The tables in a table by their names; what is no table is told.
+#[cold]
 pub fn tables<'d>(
     document: &'d Document,
     item: &Item,

@@ -92,5 +92,6 @@ targets! {
     hellos
     records
     key_files
+    configuration_files
     addresses
 }

@@ -203,6 +203,45 @@ pub mod key_files {
     }
 }
 
+pub mod configuration_files {
+    use super::*;
+    use skyorg::config::file::{Text, parse};
+    use std::time::UNIX_EPOCH;
+
+    /// What is written in each sample, and must never be told.
+    const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I";
+
+    pub fn samples() -> Vec<Vec<u8>> {
+        let server = "keys = \"keys\"\r\nmessage = 4000\npool = 5\n[service.web]\nlisten = [443, \"[::1]:80\"]\nfrom = \"::/0\"\n\
+                      idle = \"5 min\"\n[key.office]\nservices = [\"web\", \"b\"]\nports = \"1-9\"\nrate = \"1.5 Mbit/s\"\n\
+                      expires = 2027-01-31\n";
+        let client = "server = 'a'\nplain = true\ndrain = 1.5\npublish.web = { local = 80, dial-time = '1 s' }\n\
+                      [expose.game]\nlocal = 'h:27000'\nports = \"27000-27100\"\nshare = false\n";
+        let secret = format!("[key.{SECRET}]\nsecret = \"{SECRET}\"\n[[{SECRET}]]\na = {SECRET}\n");
+        [server.to_owned(), client.to_owned(), secret].map(String::into_bytes).into()
+    }
+
+    pub fn run(bytes: &[u8], _: &mut Rng) {
+        let name = "f".into();
+        let told = match Text::of(&name, bytes) {
+            Err(faults) => faults,
+            Ok(text) => match parse(&name, text.as_str(), UNIX_EPOCH) {
+                Err(faults) => faults,
+                Ok(parsed) => {
+                    let mut told = parsed.faults.finish();
+                    told.extend(parsed.warnings.finish());
+                    told
+                }
+            },
+        };
+        let lines = bytes.split(|&byte| byte == b'\n').count();
+        for fault in told.told() {
+            assert!(fault.place.line <= lines && !fault.what.contains('\n'), "{fault}");
+        }
+        assert!(!told.to_string().contains(&SECRET[4..28]), "{told}");
+    }
+}
+
 pub mod addresses {
     use super::*;
 

@@ -162,7 +162,7 @@ pub(super) struct ClientArguments {
     pub(super) log_file: Option<PathBuf>,
 }
 
-/// Say whether configuration files would be taken, and what they mean; nothing is started.
+/// Say whether configuration files would be taken, and what they mean.
 #[derive(FromArgs, Debug)]
 #[argh(
     subcommand,
@@ -457,8 +457,53 @@ mod tests {
     }
 
     #[test]
+    fn the_help_is_that_of_the_table_of_options() {
+        for side in [options::Side::Server, options::Side::Client] {
+            let exit = Arguments::from_args(&["skyorg"], &[side.name(), "--help"]).expect_err("help");
+            let help = exit.output.split_whitespace().collect::<Vec<_>>().join(" ");
+            for option in options::flags(side) {
+                let described = format!("--{} {}", option.name, option.flag_help());
+                assert!(help.contains(&described), "{described}\n{}", exit.output);
+            }
+            // Two spaces and no more stand before an option; further ones continue the line before.
+            let is_option = |line: &&str| line.starts_with("  --");
+            let shown = exit.output.lines().filter(is_option).count();
+            assert_eq!(shown, options::flags(side).count(), "{}", exit.output);
+        }
+    }
+
+    #[test]
+    fn what_is_exposed_has_a_name_a_want_and_a_local_server() {
+        let shown = |text: &str| {
+            text.parse::<Expose>()
+                .map(|it| (it.name.to_string(), it.want, it.local.to_string()))
+                .map_err(|bad| bad.to_string())
+        };
+        let ports = |first, last| Want::Ports(Ports { first, last });
+        for (text, name, want, local) in [
+            ("3000", "3000", Want::AnyPort, "localhost:3000"),
+            ("[::1]:80", "---1--80", Want::AnyPort, "[::1]:80"),
+            ("8080=db.lan:3000", "8080", ports(8080, 8080), "db.lan:3000"),
+            ("27000-27100=localhost:27000", "27000-27100", ports(27000, 27100), "localhost:27000"),
+        ] {
+            assert_eq!(shown(text), Ok((name.to_owned(), want, local.to_owned())), "{text}");
+        }
+        for (text, part) in [
+            ("", "the port is missing"),
+            ("0=80", "a port or a range"),
+            ("9-8=80", "a port or a range"),
+            ("80=", "the port is missing"),
+            ("80=web", "the port is missing"),
+            ("1-100=65437", "wanted 100 local ports up to 65535"),
+        ] {
+            assert!(shown(text).expect_err(text).contains(part), "{text}");
+        }
+        assert!("1-100=65436".parse::<Expose>().is_ok());
+    }
+
+    #[test]
     fn help_names_every_option_and_fits_a_terminal() {
-        for command in ["server", "client", "keygen", "demo"] {
+        for command in ["server", "client", "check", "keygen", "demo"] {
             let exit = Arguments::from_args(&["skyorg"], &[command, "--help"]).expect_err("help");
             assert_eq!(exit.status, Ok(()));
             assert!(exit.output.starts_with(&format!("Usage: skyorg {command}")), "{}", exit.output);

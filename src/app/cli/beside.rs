@@ -21,6 +21,7 @@ pub(super) struct Given {
 
 impl Given {
     /// The flags among the words of a command, the command's own name first.
+    #[cold]
     pub(super) fn all(side: Side, words: &[String]) -> Vec<Given> {
         let mut all = Vec::new();
         let mut words = words.iter().enumerate();
@@ -43,6 +44,7 @@ impl Given {
     }
 
     /// The table and the lines of a file that say the same.
+    #[cold]
     fn in_file(&self) -> (Section, String, &'static str, String) {
         let value = |text: &str| match (self.option.kind, text.parse::<u32>()) {
             (Kind::Switch, _) => "true".to_owned(),
@@ -68,6 +70,7 @@ impl Given {
 }
 
 /// Refuses every flag that may not stand beside a file, and names both places.
+#[cold]
 pub(super) fn none(side: Side, given: &[Given], path: &Path) -> Result<(), Failure> {
     let may_stand = |given: &&Given| matches!(given.option.said, Said::FlagOnly | Said::FlagBesideFile);
     let wrong: Vec<&Given> = given.iter().filter(|given| !may_stand(given)).collect();
@@ -85,6 +88,7 @@ pub(super) fn none(side: Side, given: &[Given], path: &Path) -> Result<(), Failu
     Err(Failure::Beside(sentences.collect()))
 }
 
+#[cold]
 fn sentence(given: &Given, file: &str, parsed: Option<&Parsed>) -> String {
     let (section, name, key, value) = given.in_file();
     let place: Option<Place> = parsed.and_then(|parsed| parsed.place(section, &name, key));

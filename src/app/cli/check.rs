@@ -9,6 +9,7 @@ use crate::config::meaning;
 use crate::config::source::{Either, Occasion, read_file};
 
 /// Judges files, all of them.
+#[cold]
 pub(super) fn run(files: &[PathBuf]) -> Result<(), Failure> {
     if files.is_empty() {
         return Err(Failure::Usage { command: "skyorg check", problem: "no file was named".to_owned() });
@@ -37,6 +38,7 @@ pub(super) fn run(files: &[PathBuf]) -> Result<(), Failure> {
 }
 
 /// The faults of a file on standard error, a line for each.
+#[cold]
 pub(super) fn tell(faults: &Faults) {
     let _ = io::stderr().write_all(format!("{faults}\n").as_bytes());
 }

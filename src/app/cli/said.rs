@@ -15,6 +15,7 @@ use crate::config::source::Source;
 use crate::config::{Policies, Publication, REQUEST_PORT, Service};
 
 /// A server's command line.
+#[cold]
 pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, Failure> {
     let mut services: Vec<(Name, Listen)> = Vec::new();
     let others = arguments.service.into_iter().map(|service| (service.name, service.address));
@@ -75,6 +76,7 @@ fn all_askable(each: impl Iterator<Item = PortRules>) -> PortRules {
 }
 
 /// A client's command line.
+#[cold]
 pub(super) fn client(arguments: ClientArguments) -> Result<Source<ClientSaid>, Failure> {
     let server = arguments.server.ok_or(Failure::NoServer)?.0;
     let local = arguments.local.map(|address| Publication::of_service(default_service(), address.0));
@@ -111,6 +113,7 @@ pub(super) fn client(arguments: ClientArguments) -> Result<Source<ClientSaid>, F
     Ok(Source::Flags { said, keys: arguments.key })
 }
 
+#[cold]
 fn all_differ<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), Failure> {
     let mut seen = HashSet::new();
     for name in names {

@@ -1,0 +1,137 @@
+//! What cannot change while the process runs: a reload that would change it is refused whole.
+//!
+//! [`super::options::Change::Restart`] marks the same options in the table.
+
+use std::fmt::Display;
+
+use super::fault::{Fault, without_secrets};
+use super::source::Read;
+use super::{ClientConfig, ServerConfig};
+
+/// What a server would have to restart for.
+pub fn of_server(running: &ServerConfig, new: &Read<ServerConfig>) -> Vec<Fault> {
+    let config = &new.config;
+    let mut faults = Vec::new();
+    let mut compare =
+        |name, old: &dyn Display, found: &dyn Display| faults.extend(changed(new, name, old, found));
+    compare("message", &running.message, &config.message);
+    compare("control", &running.control, &config.control);
+    compare("plain", &running.plain, &config.plain);
+    faults
+}
+
+/// What a client would have to restart for.
+pub fn of_client(running: &ClientConfig, new: &Read<ClientConfig>) -> Vec<Fault> {
+    let config = &new.config;
+    let message =
+        |config: &ClientConfig| config.message.as_ref().map_or("none".to_owned(), ToString::to_string);
+    let mut faults = Vec::new();
+    let mut compare =
+        |name, old: &dyn Display, found: &dyn Display| faults.extend(changed(new, name, old, found));
+    compare("server", &running.server, &config.server);
+    compare("message", &message(running), &message(config));
+    compare("plain", &running.plain, &config.plain);
+    compare("key", &running.key.name, &config.key.name);
+    if running.key.name == config.key.name && running.key.secret != config.key.secret {
+        compare("key", &running.key.name, &"another secret of that name");
+    }
+    faults
+}
+
+fn changed<C>(new: &Read<C>, name: &str, old: &dyn Display, found: &dyn Display) -> Option<Fault> {
+    let (old, found) = (without_secrets(&old.to_string()), without_secrets(&found.to_string()));
+    let what = format!("wanted {name} as it is, {old}, found {found}: needs a restart");
+    (old != found).then(|| new.places.fault(name, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::address::Listen;
+    use crate::config::options::{Change, OPTIONS, Side};
+    use crate::config::source::{Either, Occasion, read_file};
+    use std::path::PathBuf;
+
+    struct Files(PathBuf);
+
+    impl Files {
+        fn new(name: &str) -> Files {
+            let folder = std::env::temp_dir().join(format!("skyorg-restart-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).expect("ours");
+            std::fs::write(folder.join("keys"), format!("office {}\n", "A".repeat(43))).expect("writes");
+            std::fs::write(folder.join("other"), format!("office {}E\n", "A".repeat(42))).expect("writes");
+            Files(folder)
+        }
+
+        fn read(&self, text: &str) -> Either {
+            let path = self.0.join("f.toml");
+            std::fs::write(&path, text).expect("writes");
+            read_file(&path, Occasion::Reload).expect("it is good")
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn told(faults: &[Fault]) -> Vec<String> {
+        faults
+            .iter()
+            .map(|fault| fault.to_string().split("f.toml:").last().unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a_server_must_restart_for_its_ports_and_for_plain() {
+        let files = Files::new("server");
+        let server = |text: &str| match files.read(text) {
+            Either::Server(read) => read,
+            Either::Client(read) => panic!("{read:?}"),
+        };
+        let old = server("keys = \"keys\"\n").config;
+        assert_eq!(of_server(&old, &server("keys = \"other\"\npool = 3\n[service.a]\nlisten = 1\n")), []);
+        let new = server("keys = \"keys\"\nplain = true\nmessage = 4000\n");
+        assert_eq!(
+            told(&of_server(&old, &new)),
+            [
+                "3:1: wanted message as it is, *:33334, found *:4000: needs a restart",
+                "2:1: wanted plain as it is, false, found true: needs a restart"
+            ]
+        );
+        let old = ServerConfig { control: Listen::Any(1), ..old };
+        let silent = told(&of_server(&old, &server("keys = \"keys\"\n")));
+        assert_eq!(silent, ["1:1: wanted control as it is, *:1, found *:33335: needs a restart"]);
+    }
+
+    #[test]
+    fn a_client_must_restart_for_its_server_and_its_key() {
+        let files = Files::new("client");
+        let client = |text: &str| match files.read(text) {
+            Either::Client(read) => read,
+            Either::Server(read) => panic!("{read:?}"),
+        };
+        let old = client("server = \"a\"\nkey = \"keys\"\n").config;
+        assert_eq!(of_client(&old, &client("server = \"a\"\nkey = \"keys\"\nheartbeat = 9\n")), []);
+        let new = client("server = \"b\"\nkey = \"other\"\nmessage = \"c:1\"\n");
+        assert_eq!(
+            told(&of_client(&old, &new)),
+            [
+                "1:1: wanted server as it is, a:33335, found b:33335: needs a restart",
+                "3:1: wanted message as it is, none, found c:1: needs a restart",
+                "2:1: wanted key as it is, office, found another secret of that name: needs a restart"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_table_marks_the_same_options() {
+        let marked = |side| {
+            let options = OPTIONS.iter().filter(move |it| it.side == side && it.change == Change::Restart);
+            options.map(|option| option.name).collect::<Vec<_>>()
+        };
+        assert_eq!(marked(Side::Server), ["message", "control", "plain"]);
+        assert_eq!(marked(Side::Client), ["server", "message", "key", "plain"]);
+    }
+}

@@ -1,0 +1,449 @@
+//! The configuration file, with the real binary: what `check` says, what starts, and what may stand beside a file.
+
+mod common;
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Folder, Process, SKYORG, converse, echo_server};
+
+const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I";
+
+/// Runs in a folder; the key file at the default place is one of that folder.
+fn run(folder: &Folder, arguments: &[&str]) -> Output {
+    let mut command = Command::new(SKYORG);
+    command.args(arguments).stdin(Stdio::null()).current_dir(&folder.0);
+    command.env_remove("SKYORG_KEY").env("XDG_CONFIG_HOME", folder.path("home"));
+    command.output().expect("the program runs")
+}
+
+fn texts(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+    (output.status.code().expect("it ends by itself"), text(&output.stdout), text(&output.stderr))
+}
+
+fn check(folder: &Folder, files: &[&str]) -> (i32, String, String) {
+    texts(&run(folder, &[&["check"], files].concat()))
+}
+
+/// A folder with the keys `office` and `home`.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    folder.secret("keys", &format!("office {SECRET}\nhome {}\n", "A".repeat(43)));
+    folder
+}
+
+/// Checks a broken file: each fault, in order, and nothing else. `server` and `client` tell the same.
+fn faults(text: &str, expected: &[&str]) {
+    let folder = folder();
+    folder.file("f.toml", text);
+    let (status, meaning, told) = check(&folder, &["f.toml"]);
+    assert_eq!((status, meaning.as_str()), (2, ""), "{text}\n{told}");
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{text}\n{told}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(
+            line.starts_with(expected) || line.contains(&format!("f.toml:{expected}")),
+            "{expected}\n{told}"
+        );
+    }
+    let side = if text.contains("server =") { "client" } else { "server" };
+    assert_eq!(texts(&run(&folder, &[side, "--config", "f.toml"])), (2, String::new(), told));
+}
+
+#[test]
+fn a_good_file_is_told_in_plain_words() {
+    let folder = folder();
+    folder.file(
+        "server.toml",
+        "keys = \"keys\"\nmessage = 4000\ncontrol = 4000\n[service.web]\nlisten = [\"443\", \"[::1]:8443\"]\n\
+         from = [\"10.0.0.0/8\"]\nusers = 20\nusers-per-address = 2\nidle = \"5 min\"\nclose-when-unserved = true\n\
+         [key.office]\nservices = \"web\"\nports = [8080, \"27000-27100\"]\nrate = \"1.5 Mbit/s\"\n\
+         expires = 2099-01-31\n[key.home]\nports = \"*\"\nlinks = 2\n",
+    );
+    folder.file(
+        "client.toml",
+        "server = \"gw.example\"\nkey = \"keys\"\nready-file = \"ready\"\n[publish.web]\nlocal = 80\n\
+         [expose.game]\nlocal = \"localhost:27000\"\nports = \"27000-27100\"\ndial-time = 0.5\nshare = true\n",
+    );
+    let (status, meaning, told) = check(&folder, &["server.toml", "client.toml"]);
+    assert_eq!((status, told.as_str()), (0, ""));
+    for part in [
+        "server.toml: a server's file",
+        "clients connect to *:4000",
+        "keys in keys: office and home",
+        "service web: users connect to *:443 and [::1]:8443; only from 10.0.0.0/8; at most 20 at once; at most 2 from one \
+         address; a session without a byte for 5 min ends; closed while no client serves it",
+        "key office may serve web, and ask for ports 8080 and 27000-27100; 1.5 Mbit/s each way; until \
+         2099-02-01T00:00:00Z",
+        "key home may ask for any port from 1024 up; at most 2 clients at once",
+        "client.toml: a client's file",
+        "connects to gw.example:33335 with key 'office' from keys, the first of 2",
+        "service web: its users reach localhost:80",
+        "game: users of ports 27000-27100 reach localhost:27000 to 27100; it has 500 ms to connect; shared",
+    ] {
+        assert!(meaning.contains(part), "{part}\n{meaning}");
+    }
+    assert!(!std::fs::exists(folder.path("ready")).expect("ours"), "nothing is written");
+}
+
+#[test]
+fn every_fault_is_told_with_its_place() {
+    faults(
+        "mesage = 1\nkeys = \"keys\"\npool = \"10\"\nplain = 1\ndrain = \"5s\"\nmetrics = 9\n\
+         [service.web]\nlisten = [\"443\", 70000, \"host:1\"]\nform = \"::1\"\nusers = 0\nidle = \"31 d\"\n\
+         [service.db]\n[service.'a b']\nlisten = 81\n[servcie.x]\n\
+         [key.office]\nrate = \"7 kbit/s\"\nexpires = \"2027-02-29\"\nports = [\"9-8\", \"80/tcp+udp\"]\n[key.ofice]\n",
+        &[
+            "1:1: wanted a key or table of a server's file (the nearest is 'message'), found 'mesage'",
+            "3:8: wanted a whole number from 1 to 1000, found the text '10'",
+            "4:9: wanted true or false, found 1",
+            "5:9: wanted a time from 0 s to 1 d, such as \"5 min\", or seconds as a number, found the text '5s'",
+            "6:1: wanted a key or table of a server's file (the nearest is",
+            "8:18: wanted PORT for all interfaces, or IP:PORT",
+            "8:25: wanted PORT for all interfaces, or IP:PORT",
+            "9:1: wanted a key of [service.NAME] (the nearest is 'from'), found 'form'",
+            "10:9: wanted a whole number from 1 to 1000000, found 0",
+            "11:8: wanted a time from 1 s to 30 d",
+            "12:10: wanted 'listen' in it, found [service.db] without",
+            "13:10: wanted a name of 1 to 64 letters",
+            "15:2: wanted a key or table of a server's file (the nearest is 'service'), found 'servcie'",
+            "17:8: wanted a rate of at least 8 kbit/s",
+            "18:11: wanted a day such as 2027-01-31",
+            "19:10: wanted a port or a range of ports",
+            "19:17: wanted a port or a range of ports",
+            "20:6: wanted the name of a key in keys (the nearest is 'office'), found 'ofice'",
+        ],
+    );
+    faults(
+        "key = \"keys\"\nkeys = \"keys\"\n[publish.web]\nlocal = \"http://x/\"\n[expose.web]\nlocal = 65535\nports = \"1-2\"\n\
+         [expose.b]\nports = 0\nprobe = \"no\"\n[service.x]\nlisten = 1\n",
+        &[
+            "1:1: wanted server = \"HOST\", found none",
+            "2:1: wanted a client's keys and tables alone, because of 'publish' at 3:2, found 'keys' of a server's file",
+            "4:9: wanted HOST:PORT, such as localhost:8080; leave out http:// and any path, found 'http://x/'",
+            "5:9: wanted a name of its own, found 'web' again; the first is at 3:10",
+            "6:9: wanted 2 local ports up to 65535, found 65535",
+            "8:9: wanted 'local' in it",
+            "9:9: wanted a port or a range of ports",
+            "10:9: wanted true or false, found the text 'no'",
+        ],
+    );
+}
+
+#[test]
+fn after_a_fault_of_syntax_only_such_are_told() {
+    faults(
+        "pool = 0\na = \nb = 1 2\n[x\n[y]\nk = \"open\n[y]\nk = 1\nk = 2\n",
+        &[
+            "2:5: wanted a value: a text in quotes",
+            "3:5: wanted ",
+            "4:3: wanted ']', found the end of the line (unclosed table)",
+            "6:10: wanted ",
+            "7:2: wanted each name once, found 'y' again; the first is at 5:2",
+            "8:1: wanted each name once, found 'k' again; the first is at 6:1",
+            "9:1: wanted each name once, found 'k' again; the first is at 6:1",
+        ],
+    );
+    faults("# ä\n\"ä\" = 1 \"ä\" = 2\n", &["2:9: wanted "]);
+}
+
+#[test]
+fn places_that_overlap_are_told_at_the_second() {
+    faults(
+        "keys = \"keys\"\nmessage = \"127.0.0.1:4000\"\n[service.a]\nlisten = [4000, \"127.0.0.1:5000\"]\n\
+         [service.b]\nlisten = \"*:5000\"\n[service.c]\nlisten = 33335\n",
+        &[
+            "4:11: wanted an address of its own, found *:4000, where 127.0.0.1:4000 of message connections is at 2:11",
+            "6:10: wanted an address of its own, found *:5000, where 127.0.0.1:5000 of service a is at 4:17",
+            "8:10: wanted an address of its own, found *:33335, where *:33335 of control connections is by default",
+        ],
+    );
+    faults(
+        "keys = \"keys\"\nports = 20000\n[service.a]\nlisten = 1\n[key.office]\nports = 1\n",
+        &[
+            "5:2: wanted no [key] table beside 'ports', which is for all keys; say 'ports' in each [key.NAME], found both; \
+           the first is at 2:1",
+        ],
+    );
+}
+
+#[test]
+fn a_key_file_is_judged_with_the_file_that_names_it() {
+    let folder = folder();
+    let server =
+        |keys: &str| format!("keys = \"{keys}\"\n[service.a]\nlisten = 1\n[key.office]\nservices = \"a\"\n");
+    for (name, text, expected) in [
+        ("missing", None, vec!["f.toml:1:8: wanted a key file, found none at missing"]),
+        (".", None, vec!["f.toml:1:8: wanted a key file that can be read, found at .: "]),
+        (
+            "empty",
+            Some("# nothing\n".to_owned()),
+            vec!["empty:1:1: wanted at least one line NAME SECRET, found none"],
+        ),
+        (
+            "bad",
+            Some(format!(
+                "office {SECRET}\n  a/b {SECRET}\nhome  {}\none\noffice {}\nx {SECRET}\n",
+                &SECRET[1..],
+                "A".repeat(43)
+            )),
+            vec![
+                "bad:2:3: wanted a name of 1 to 64",
+                "bad:3:7: wanted a secret of 43 characters",
+                "bad:4:1: wanted NAME SECRET",
+                "bad:5:1: wanted a name of its own, found that of line 1",
+                "bad:6:3: wanted a secret of its own, found that of line 1",
+            ],
+        ),
+    ] {
+        if let Some(text) = text {
+            folder.secret(name, &text);
+        }
+        folder.file("f.toml", server(name));
+        let (status, _, told) = check(&folder, &["f.toml"]);
+        assert_eq!((status, told.lines().count()), (2, expected.len()), "{told}");
+        for (line, expected) in told.lines().zip(expected) {
+            assert!(line.starts_with(expected), "{expected}\n{told}");
+        }
+    }
+}
+
+#[test]
+fn warnings_are_told_and_the_file_is_taken() {
+    let folder = folder();
+    let text = "keys = \"keys\"\n[service.web]\nlisten = 1\n[key.office]\nservices = [\"web\", \"wbe\"]\nexpires = \"2020-01-31\"\n";
+    folder.file("f.toml", text);
+    let (status, _, told) = check(&folder, &["f.toml"]);
+    assert_eq!(status, 0);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "f.toml:5:20: warning: wanted a service that is declared (the nearest is 'web'), found 'wbe'",
+            "f.toml:6:11: warning: the key 'office' may do nothing since 2020-02-01T00:00:00Z",
+            "keys:2:1: warning: the key home has no [key.home], so it may do nothing",
+        ]
+    );
+}
+
+#[test]
+fn a_secret_is_not_shown_wherever_it_stands() {
+    for text in [
+        format!("keys = \"{SECRET}\"\n"),
+        format!("keys = \"office {SECRET}\"\n"),
+        format!("{SECRET} = 1\n"),
+        format!("[key.{SECRET}]\n"),
+        format!("[service.{SECRET}]\nlisten = 1\n"),
+        format!("secret = \"{SECRET}\"\n"),
+        format!("office {SECRET}\n"),
+        format!("a = {SECRET}\n"),
+        format!("server = \"{SECRET} x\"\n[publish.a]\nlocal = \"{SECRET}\"\n"),
+        format!("a = \"{SECRET}\n"),
+        format!("pool = \"{SECRET}\"\nmessage = [\"{SECRET}\"]\nlog-level = \"{SECRET}\"\n"),
+    ] {
+        let folder = folder();
+        folder.file("f.toml", &text);
+        let (status, meaning, told) = check(&folder, &["f.toml"]);
+        assert_eq!((status, meaning.as_str()), (2, ""), "{text}{told}");
+        assert!(!told.contains(&SECRET[3..20]), "{text}{told}");
+    }
+    let folder = folder();
+    let (status, _, told) = check(&folder, &[SECRET]);
+    assert!(status == 2 && !told.contains(SECRET), "{told}");
+    folder.file("server.toml", "");
+    let (status, _, told) = texts(&run(&folder, &["server", "--config", "server.toml", "--keys", SECRET]));
+    assert!(status == 2 && !told.contains(SECRET), "{told}");
+}
+
+#[test]
+fn files_that_are_no_text_or_too_large_are_refused_at_once() {
+    let folder = folder();
+    let mut texts: Vec<(String, Vec<u8>, &str)> = vec![
+        ("latin".to_owned(), b"# ok\n# \xe4 \xff\n".to_vec(), ":2:3: wanted UTF-8 text, found the byte 0xe4"),
+        ("large".to_owned(), vec![b'#'; 10 << 20], ":1:1: wanted at most 1048576 bytes, found 10485760"),
+        ("nul".to_owned(), vec![0; 1 << 20], ":1:1: wanted "),
+    ];
+    for (number, piece) in [
+        "[", "{", "a={", "a=[", "[a.", "a.", "\"", "x\n", "a=1\n", "=\n", "[[a]]\n", "a,", "\\", "[[",
+        "a=[[]",
+    ]
+    .iter()
+    .enumerate()
+    {
+        texts.push((format!("deep{number}"), piece.repeat((1 << 20) / piece.len()).into_bytes(), ":"));
+    }
+    let many: String =
+        (0..20_000).map(|number| format!("[service.s{number}]\nlisten = {}\n", number % 70_000)).collect();
+    texts.push(("many".to_owned(), many.into_bytes(), ":"));
+    for (name, bytes, expected) in texts {
+        folder.file(&name, bytes);
+        let begin = Instant::now();
+        let (status, _, told) = check(&folder, &[&name]);
+        let took = begin.elapsed();
+        assert_eq!(status, 2, "{name}");
+        assert!(
+            told.starts_with(&format!("{name}{expected}")),
+            "{name}: {}",
+            told.lines().next().unwrap_or("")
+        );
+        assert!(told.lines().count() <= 101, "{name}");
+        // Ten times what the release build may take: this one is not optimised, and others run beside it.
+        assert!(took < Duration::from_secs(1), "{name} took {took:?}");
+    }
+    let (_, _, told) = check(&folder, &["many"]);
+    assert!(told.contains("wanted at most 4096 services"), "{told}");
+    let (_, _, told) = check(&folder, &["deep8"]);
+    assert!(
+        told.lines().last().is_some_and(|line| line.starts_with("and ") && line.ends_with(" more")),
+        "{told}"
+    );
+}
+
+#[test]
+fn line_ends_a_mark_at_the_beginning_and_relative_paths_are_taken() {
+    let folder = folder();
+    let text = "\u{feff}keys = \"keys\"\r\n[service.a]\r\nlisten = 1\r\n";
+    folder.file("f.toml", text);
+    let name = folder.path("f.toml");
+    let elsewhere = Folder::new();
+    assert_eq!(check(&elsewhere, &[&name]).0, 0);
+    folder.file("f.toml", text.replace("keys =", "kezs ="));
+    let (_, _, told) = check(&folder, &["f.toml"]);
+    assert!(told.starts_with("f.toml:1:1: wanted"), "{told}");
+    let (status, _, told) = check(&folder, &["nowhere.toml"]);
+    assert!(
+        status == 2 && told.starts_with("nowhere.toml:1:1: wanted a file that can be read, found: "),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_flag_beside_a_file_is_refused_with_both_places() {
+    let folder = folder();
+    folder.file("server.toml", "keys = \"keys\"\n\npool = 5\n[service.default]\nlisten = 1\n");
+    folder.file("client.toml", "server = \"x\"\nkey = \"keys\"\n[publish.web]\nlocal = 1\n");
+    for (arguments, expected) in [
+        (
+            &["server", "--config", "server.toml", "--pool", "7"][..],
+            "skyorg: --pool (argument 4) beside server.toml:3:1: say it in one place\n",
+        ),
+        (
+            &["server", "--max-users=5", "--config", "server.toml"],
+            "skyorg: --max-users (argument 2) beside server.toml: write max-users = 5 into server.toml\n",
+        ),
+        (
+            &[
+                "server",
+                "--config",
+                "server.toml",
+                "--request",
+                "80",
+                "--service",
+                "db=127.0.0.1:1",
+                "--plain",
+            ],
+            "skyorg: --request (argument 4) beside server.toml:5:1: say it in one place\n\
+             skyorg: --service (argument 6) beside server.toml: write [service.db] listen = \"127.0.0.1:1\" into server.toml\n\
+             skyorg: --plain (argument 8) beside server.toml: write plain = true into server.toml\n",
+        ),
+        (
+            &["client", "--config=client.toml", "--publish", "web=1", "--expose", "80=90", "--server", "y"],
+            "skyorg: --publish (argument 3) beside client.toml:4:1: say it in one place\n\
+             skyorg: --expose (argument 5) beside client.toml: write [expose.80] local = 90, ports = 80 into client.toml\n\
+             skyorg: --server (argument 7) beside client.toml:1:1: say it in one place\n",
+        ),
+    ] {
+        assert_eq!(texts(&run(&folder, arguments)), (2, String::new(), expected.to_owned()));
+    }
+    let (status, _, told) = texts(&run(&folder, &["server", "--config", "client.toml"]));
+    assert_eq!(
+        (status, told.as_str()),
+        (
+            2,
+            "client.toml:1:1: wanted a server's file, found a client's; only clients have 'server', [publish] and [expose]\n"
+        )
+    );
+}
+
+#[test]
+fn a_server_and_a_client_run_from_their_files() {
+    let folder = folder();
+    let local = echo_server();
+    folder.file(
+        "server.toml",
+        "keys = \"keys\"\nmessage = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\nlog-level = \"info\"\n\
+         [service.web]\nlisten = \"127.0.0.1:0\"\n",
+    );
+    let server = Process::skyorg(&["server", "--config", &folder.path("server.toml")], None);
+    let address = |line: String| line.rsplit(' ').next().expect("an address").to_owned();
+    let users = address(server.wait_for("service web: users connect to ")).parse().expect("an address");
+    let control = address(server.wait_for("control connections: "));
+    assert!(!server.lines().iter().any(|line| line.contains("service default")));
+    folder.file(
+        "client.toml",
+        format!(
+            "server = \"{control}\"\nkey = \"keys\"\nlog-file = \"log\"\n[publish.web]\nlocal = \"{local}\"\n"
+        ),
+    );
+    let client =
+        Process::skyorg(&["client", "--config", &folder.path("client.toml"), "--log-level", "debug"], None);
+    client.wait_until("the log stands beside the file", || {
+        std::fs::read_to_string(folder.path("log"))
+            .is_ok_and(|text| text.contains("service web: users of port"))
+    });
+    converse(&mut common::connect(users), b"by two files");
+}
+
+/// The blocks of README that are files, with the names that they give themselves.
+fn recipes() -> Vec<(String, String)> {
+    let readme = include_str!("../README.md");
+    let blocks =
+        readme.split("```toml\n# ").skip(1).map(|block| block.split("```").next().unwrap_or_default());
+    let name = |block: &str| block.split(".toml").next().unwrap_or_default().to_owned();
+    blocks.map(|block| (name(block), format!("# {block}"))).collect()
+}
+
+#[test]
+fn the_recipes_of_the_readme_mean_what_they_say() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.path("home/skyorg")).expect("ours");
+    let keys = ["office", "anna", "ben", "customer"].iter().enumerate();
+    let letter = |number: usize| ["A", "E", "I", "M"][number].to_owned();
+    let of = |name: &str| {
+        let keys = keys.clone().filter(|(_, key)| match name {
+            "preview" => ["anna", "ben"].contains(*key),
+            name => **key == name || !["office", "customer"].contains(&name) && **key == "office",
+        });
+        keys.map(|(number, key)| format!("{key} {}A\n", letter(number).repeat(42))).collect::<String>()
+    };
+    let parts = |name: &str| match name {
+        "server" => &[
+            "at most 500 users",
+            "service default: users connect to *:8080; at most 50 from one address",
+            "*:33334",
+        ][..],
+        "client" => &["connects to public.example:33335", "service db: its users reach db.lan:5432"],
+        "office" => {
+            &["service mail: users connect to *:993", "key office may serve mail; only from 203.0.113.0/24"]
+        }
+        "preview" => &["key anna may ask for ports 20000-20999; at most 50 users", "key ben may"],
+        "customer" => &[
+            "ask for ports 27000-27100; at most 200 users at once; at most 2 clients at once; 50 Mbit/s each way; until 2030-02-01",
+        ],
+        name => panic!("no test of the recipe {name}"),
+    };
+    let recipes = recipes();
+    assert_eq!(recipes.len(), 5);
+    for (name, text) in recipes {
+        folder.secret("keys", &of(&name));
+        folder.secret("home/skyorg/key", &of(&name));
+        let file = format!("{name}.toml");
+        folder.file(&file, text);
+        let (status, meaning, told) = check(&folder, &[&file]);
+        assert_eq!((status, told.as_str()), (0, ""), "{name}: {meaning}");
+        for part in parts(&name) {
+            assert!(meaning.contains(part), "{part}\n{meaning}");
+        }
+    }
+}
