@@ -1,5 +1,6 @@
 //! Validated configuration: what the command line and the key file have become.
 
+pub mod client_difference;
 pub mod keys;
 pub mod limits;
 pub mod policy;

@@ -74,6 +74,8 @@ pub enum CloseReason {
     Overflow,
     /// More idle connections than the pool needs.
     Retired,
+    /// What it belonged to was removed from the configuration.
+    Removed,
     /// The client is leaving, or was refused.
     Drained,
     /// The process ends.
@@ -110,6 +112,7 @@ impl fmt::Display for CloseReason {
             Self::Idle => write!(f, "{}", AbortReason::Idle),
             Self::Overflow => f.write_str("the peer does not read"),
             Self::Retired => f.write_str("no longer needed"),
+            Self::Removed => write!(f, "{}", AbortReason::Removed),
             Self::Drained => f.write_str("drained"),
             Self::Shutdown => f.write_str("shutting down"),
         }

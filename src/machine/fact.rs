@@ -15,7 +15,7 @@ use super::words::has_no_port;
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::ConnId;
 use crate::base::name::Name;
-use crate::wire::control::{Denial, Refusal, Versions};
+use crate::wire::control::{Denial, GrantedAddress, Refusal, Versions};
 
 /// Something that an operator may want to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,12 +153,22 @@ pub enum Fact {
         /// The key that was proved.
         key: Name,
     },
+    /// A service is asked for that was not before, or for something else than before.
+    Asked {
+        /// The service.
+        service: Name,
+    },
+    /// A service is published no longer, because the client does not want to.
+    Unpublished {
+        /// The service.
+        service: Name,
+    },
     /// A service is published.
     Granted {
         /// The service.
         service: Name,
-        /// Where its users connect.
-        port: u16,
+        /// Where its users connect; at least one place.
+        addresses: Vec<GrantedAddress>,
         /// Where its local server is.
         local: HostPort,
     },
@@ -168,7 +178,11 @@ pub enum Fact {
         service: Name,
         /// Why.
         reason: Denial,
+        /// Whether it was published before.
+        withdrawn: bool,
     },
+    /// Another configuration holds.
+    Configured,
     /// The server refuses this client.
     Refused {
         /// Why.
@@ -321,6 +335,7 @@ impl Fact {
             // Who only looks whether the port is open is a health check.
             Fact::NotAdmitted { reason: CloseReason::PeerClosed, .. } => Level::Debug,
             Fact::NextAttempt { .. } | Fact::Duplicate { .. } | Fact::OptionMissing { .. } => Level::Debug,
+            Fact::Asked { .. } | Fact::Unpublished { .. } | Fact::Configured => Level::Debug,
             Fact::ClientCame { .. }
             | Fact::ClientGone { .. }
             | Fact::ClientLeaves { .. }
@@ -359,6 +374,12 @@ impl Fact {
             Fact::ClientGone { key, .. } => some("client gone", key, LINKS_AT_ONCE),
             Fact::ClientLeaves { key, .. } => some("client leaves", key, LINKS_AT_ONCE),
             Fact::Published { key, .. } => some("published", key, PUBLICATIONS_AT_ONCE),
+            Fact::Granted { .. } => {
+                Some(Throttle { cause: "granted", key: None, at_once: PUBLICATIONS_AT_ONCE })
+            }
+            Fact::Denied { .. } => {
+                Some(Throttle { cause: "denied", key: None, at_once: PUBLICATIONS_AT_ONCE })
+            }
             Fact::ClientRefused { key, .. } => once("client refused", Some(key)),
             Fact::PublicationDenied { service, .. } => once("publication denied", Some(service)),
             Fact::TicketsExpired { key, .. } => once("tickets expired", Some(key)),

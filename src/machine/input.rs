@@ -10,6 +10,7 @@ use super::close::CloseReason;
 use super::output::{Dialled, Door};
 use super::silence::Measured;
 use crate::base::id::{ConnId, ListenerId, NameId};
+use crate::config::client_difference::ClientDifference;
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::Start;
 use crate::wire::handshake::{ClearHello, KeyId, Secret};
@@ -136,10 +137,19 @@ pub enum Input {
         /// What passed it, if it was a user's or a proxy connection.
         traffic: Traffic,
     },
+    /// Another configuration takes the place of the one before. Answered by the fact `Configured`.
+    Configure(Box<Configuration>),
     /// The operator asked the process to end.
     Drain,
     /// The operator asked again: the time that running sessions have is over now.
     GiveUp,
+}
+
+/// What another configuration changes.
+#[derive(Clone, Debug)]
+pub enum Configuration {
+    /// At the client.
+    Client(ClientDifference),
 }
 
 /// What comes with a proved secret.

@@ -25,7 +25,7 @@ pub use drive::{Surroundings, drive, drive_timeout};
 pub use ending::Ending;
 pub use fact::Fact;
 pub use fault::{Advised, Fault, Needed, OptionFailed};
-pub use input::{Input, LINK_RANDOM_BYTES, Lookup, Proof, SessionEvent, Traffic};
+pub use input::{Configuration, Input, LINK_RANDOM_BYTES, Lookup, Proof, SessionEvent, Traffic};
 pub use name_fault::NameFault;
 pub use output::{Dial, Dialled, Door, Greeting, Output};
 pub use silence::{Measured, Silence, Verdict};
