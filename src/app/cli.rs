@@ -16,6 +16,7 @@ use log::LevelFilter;
 
 use crate::app::demo;
 use crate::app::journal::{self, Place};
+use crate::app::reload::Reread;
 use crate::app::run::{Client, Server, StartError, forbid_core_dumps};
 use crate::base::address::{HostPort, Listen};
 use crate::base::name::Name;
@@ -156,10 +157,19 @@ fn serve(arguments: ServerArguments) -> Result<(), Failure> {
 }
 
 fn connect(arguments: ClientArguments) -> Result<(), Failure> {
+    let log = arguments.log_file.clone();
     start_log(arguments.log_level, arguments.log_file.as_deref())?;
-    let config = client_config(arguments, std::env::var_os(keys::VARIABLE))?;
-    let client = Client::new(config).map_err(Failure::Start)?;
-    client.run().map_err(|error| Failure::Io("the client cannot go on", error))
+    let read = move || client_config(arguments.clone(), std::env::var_os(keys::VARIABLE));
+    let config = read()?;
+    let mut client = Client::new(config).map_err(Failure::Start)?;
+    client.announce(None).map_err(|error| Failure::Io("cannot tell where users connect", error))?;
+    let reader = move || {
+        let refuse = |options: &[&str]| format!("keys: {}: needs a restart", options.join(", "));
+        let config = read().map_err(|failure| format!("keys: {failure}"))?;
+        Ok(Reread { config, log: log.clone(), refuse: Box::new(refuse) })
+    };
+    let outcome = client.run_and_reload("keys".to_owned(), Box::new(reader));
+    outcome.map_err(|error| Failure::Io("the client cannot go on", error))
 }
 
 /// The configuration, and the key file if one had to be made.

@@ -4,12 +4,15 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use log::info;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::announce::Announcer;
+use super::reload::{Reader, Reload, Reloadable};
 use super::report::Report;
 use super::{in_use, journal};
 use crate::base::address::{Listen, any_addresses};
@@ -125,7 +128,7 @@ pub struct Server {
     bound: Bound,
     shortage: Option<Shortage>,
     reactor: Reactor<ServerMachine, MioNetwork>,
-    report: Report,
+    companions: Companions<ClientConfig>,
 }
 
 impl Server {
@@ -138,17 +141,17 @@ impl Server {
         let (jitter, now) = (fastrand::Rng::new(), Instant::now());
         let machine = ServerMachine::new(config, limits.clone(), instance, jitter, now);
         let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
-        let mut report = Report::default();
+        let mut companions = Companions::default();
         reactor.begin();
         while !reactor.machine().listeners().are_settled() {
-            match turn(&mut reactor, &mut report) {
+            match turn(&mut reactor, &mut companions) {
                 Ok(true) => {}
                 Ok(false) => return Err(StartError::AskedToEnd),
                 Err(error) => return Err(StartError::System("events", error.into())),
             }
         }
         let bound = Bound::of(reactor.machine())?;
-        Ok(Server { bound, shortage, reactor, report })
+        Ok(Server { bound, shortage, reactor, companions })
     }
 
     /// What an operator is to be warned of: fewer users fit than may come.
@@ -168,13 +171,16 @@ impl Server {
         }
         info!("message connections: {}", self.bound.message);
         info!("control connections: {}", self.bound.control);
-        run(self.reactor, self.report)
+        run(self.reactor, self.companions)
     }
 }
 
 /// A client that is not yet running.
 pub struct Client {
     reactor: Reactor<ClientMachine, MioNetwork>,
+    config: ClientConfig,
+    wake: Box<dyn Fn() + Send + Sync>,
+    companions: Companions<ClientConfig>,
 }
 
 impl Client {
@@ -184,39 +190,88 @@ impl Client {
         let (network, instance) = (network()?, random_instance()?);
         let limits = Arc::new(config.limits.clone());
         let (jitter, now) = (fastrand::Rng::new(), Instant::now());
-        let machine = ClientMachine::new(config, limits.clone(), instance, jitter, now);
-        Ok(Client { reactor: Reactor::new(machine, network, limits, fastrand::Rng::new()) })
+        let machine = ClientMachine::new(config.clone(), limits.clone(), instance, jitter, now);
+        let wake = Box::new(network.waker());
+        let reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
+        Ok(Client { reactor, config, wake, companions: Companions::default() })
+    }
+
+    /// Has it tell on standard output, and in the ready file if there is one, where users connect.
+    pub fn announce(&mut self, ready_file: Option<PathBuf>) -> io::Result<()> {
+        self.companions.announcer = Some(Announcer::new(&self.config, ready_file)?);
+        Ok(())
+    }
+
+    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `what` is read again by this reader.
+    pub fn run_and_reload(mut self, what: String, reader: Reader<ClientConfig>) -> io::Result<()> {
+        self.companions.reload = Some(Reload::new(what, self.config, reader, self.wake));
+        run(self.reactor, self.companions)
     }
 
     /// Runs until it is drained, or until the loop itself fails.
     pub fn run(self) -> io::Result<()> {
-        run(self.reactor, Report::default())
+        run(self.reactor, self.companions)
+    }
+}
+
+/// Those who hear the facts, and what they ask of the loop.
+struct Companions<C> {
+    report: Report,
+    announcer: Option<Announcer>,
+    reload: Option<Reload<C>>,
+}
+
+impl<C> Default for Companions<C> {
+    fn default() -> Companions<C> {
+        Companions { report: Report::default(), announcer: None, reload: None }
     }
 }
 
 /// One turn of the loop, and what it has to tell; false once the machine is done.
-fn turn<M: Machine>(reactor: &mut Reactor<M, MioNetwork>, report: &mut Report) -> io::Result<bool> {
+fn turn<M: Machine, C: Reloadable>(
+    reactor: &mut Reactor<M, MioNetwork>,
+    companions: &mut Companions<C>,
+) -> io::Result<bool> {
+    let Companions { report, announcer, reload } = companions;
     let turned = reactor.turn();
+    match reload {
+        Some(reload) => {
+            if reactor.take_hang_up() {
+                reload.begin();
+            }
+            if let Some(input) = reload.poll() {
+                reactor.tell(input);
+            }
+        }
+        None if reactor.take_hang_up() => journal::open_again(),
+        None => {}
+    }
     let now = reactor.now();
     for fact in reactor.facts() {
         report.take(&fact, now);
+        announcer.iter_mut().for_each(|announcer| announcer.take(&fact));
+        reload.iter_mut().for_each(|reload| reload.take(&fact));
     }
     report.tell_left_out(now);
-    if reactor.take_hang_up() {
-        journal::open_again();
-    }
+    announcer.iter_mut().for_each(Announcer::settle);
     turned
 }
 
-fn run<M: Machine>(mut reactor: Reactor<M, MioNetwork>, mut report: Report) -> io::Result<()> {
+fn run<M: Machine, C: Reloadable>(
+    mut reactor: Reactor<M, MioNetwork>,
+    mut companions: Companions<C>,
+) -> io::Result<()> {
     let result = loop {
-        match turn(&mut reactor, &mut report) {
+        match turn(&mut reactor, &mut companions) {
             Ok(true) => {}
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
     reactor.abandon();
+    if let Some(announcer) = companions.announcer {
+        announcer.close();
+    }
     info!("ended");
     result
 }

@@ -1,0 +1,249 @@
+//! Another configuration while the process runs: read again at SIGHUP, compared, and handed to the machine.
+//!
+//! Reading may wait for a disk, so that a thread does it, and the loop goes on. Everything or nothing: on any fault the
+//! running configuration stays. A SIGHUP that comes meanwhile is answered by reading once more.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use log::{error, info};
+
+use super::journal::{self, Place};
+use crate::config::ClientConfig;
+use crate::config::client_difference::{ClientDifference, fixed};
+use crate::machine::{Configuration, Fact, Input};
+
+/// A parser of a file may go deep.
+const STACK_BYTES: usize = 1024 * 1024;
+
+/// A configuration that can take the place of another while its machine runs.
+pub trait Reloadable: Send + Sync + 'static {
+    /// What the machine must do to come from this one to the other, and that in words.
+    fn changes_to(&self, new: &Self) -> (Configuration, String);
+    /// Options, by their names, in which they differ though they hold for as long as the process runs.
+    fn fixed(&self, new: &Self) -> Vec<&'static str>;
+}
+
+impl Reloadable for ClientConfig {
+    fn changes_to(&self, new: &ClientConfig) -> (Configuration, String) {
+        let difference = ClientDifference::of(self, new);
+        let words = difference.to_string();
+        (Configuration::Client(difference), words)
+    }
+
+    fn fixed(&self, new: &ClientConfig) -> Vec<&'static str> {
+        fixed(self, new)
+    }
+}
+
+/// What was read.
+pub struct Reread<C> {
+    /// The configuration.
+    pub config: C,
+    /// The log file; none is standard error.
+    pub log: Option<PathBuf>,
+    /// Says that these options need a restart, and where the first of them stands.
+    pub refuse: Box<dyn FnOnce(&[&'static str]) -> String>,
+}
+
+/// Reads the configuration again; a refusal is one line that begins with the place of the first fault.
+pub type Reader<C> = Box<dyn FnMut() -> Result<Reread<C>, String> + Send>;
+
+/// What holds once the machine has it.
+struct Next<C> {
+    config: Arc<C>,
+    changes: Configuration,
+    words: String,
+    log: Place,
+}
+
+/// How far a reload has come.
+enum Stage<C> {
+    /// None runs.
+    Rest,
+    /// A thread reads.
+    Reading,
+    /// The machine has been told.
+    Told { config: Arc<C>, words: String, log: Place },
+}
+
+/// Reloads of one process.
+pub struct Reload<C> {
+    /// What is read: the file, or `keys`.
+    what: String,
+    running: Arc<C>,
+    /// One thread at a time has it.
+    reader: Arc<Mutex<Reader<C>>>,
+    stage: Stage<C>,
+    /// It was asked for while one ran.
+    again: bool,
+    outcome: Sender<Result<Next<C>, String>>,
+    outcomes: Receiver<Result<Next<C>, String>>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl<C: Reloadable> Reload<C> {
+    /// Reloads of `what`, by this reader. `wake` ends the loop's sleep.
+    pub fn new(
+        what: String,
+        running: C,
+        reader: Reader<C>,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Reload<C> {
+        let (outcome, outcomes) = channel();
+        let (running, reader) = (Arc::new(running), Arc::new(Mutex::new(reader)));
+        let wake = Arc::new(wake);
+        Reload { what, running, reader, stage: Stage::Rest, again: false, outcome, outcomes, wake }
+    }
+
+    /// It is asked for.
+    pub fn begin(&mut self) {
+        let Stage::Rest = self.stage else { return self.again = true };
+        let (running, reader) = (self.running.clone(), self.reader.clone());
+        let (outcome, wake) = (self.outcome.clone(), self.wake.clone());
+        let read = move || {
+            let reread = reader.lock().unwrap_or_else(PoisonError::into_inner)();
+            // If the loop is gone, the outcome is not needed.
+            let _ = outcome.send(reread.and_then(|reread| compare(&*running, reread)));
+            wake();
+        };
+        let thread = thread::Builder::new().name("reload".into()).stack_size(STACK_BYTES);
+        match thread.spawn(read) {
+            Ok(_) => self.stage = Stage::Reading,
+            Err(error) => self.tell_refused(&format!("{}: no thread: {error}", self.what)),
+        }
+    }
+
+    /// What the machine is to be told, if anything was read.
+    pub fn poll(&mut self) -> Option<Input> {
+        match self.outcomes.try_recv().ok()? {
+            Ok(Next { config, changes, words, log }) => {
+                self.stage = Stage::Told { config, words, log };
+                Some(Input::Configure(Box::new(changes)))
+            }
+            Err(why) => {
+                self.tell_refused(&why);
+                self.rest();
+                None
+            }
+        }
+    }
+
+    /// Takes a fact into account: the machine has answered.
+    pub fn take(&mut self, fact: &Fact) {
+        if let Fact::Configured = fact
+            && let Stage::Told { config, words, log } = std::mem::replace(&mut self.stage, Stage::Rest)
+        {
+            self.running = config;
+            journal::go_on_in(log);
+            info!("reloaded {}: {words}", self.what);
+            self.rest();
+        }
+    }
+
+    fn tell_refused(&self, why: &str) {
+        error!("refused {why}; the running configuration stays");
+    }
+
+    fn rest(&mut self) {
+        self.stage = Stage::Rest;
+        if std::mem::take(&mut self.again) {
+            self.begin();
+        }
+    }
+}
+
+/// Looks whether what was read may take the place of what runs.
+fn compare<C: Reloadable>(running: &C, reread: Reread<C>) -> Result<Next<C>, String> {
+    let Reread { config, log, refuse } = reread;
+    let fixed = running.fixed(&config);
+    if !fixed.is_empty() {
+        return Err(refuse(&fixed));
+    }
+    let log = match log {
+        None => Place::StandardError,
+        Some(path) => Place::file(&path)
+            .map_err(|error| format!("{}: the log file cannot be opened: {error}", path.display()))?,
+    };
+    let (changes, words) = running.changes_to(&config);
+    Ok(Next { config: Arc::new(config), changes, words, log })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// A configuration of one number, which may not become 13.
+    struct Number(u32);
+
+    impl Reloadable for Number {
+        fn changes_to(&self, new: &Number) -> (Configuration, String) {
+            (Configuration::Client(ClientDifference::default()), format!("{} to {}", self.0, new.0))
+        }
+
+        fn fixed(&self, new: &Number) -> Vec<&'static str> {
+            if new.0 == 13 { vec!["number"] } else { vec![] }
+        }
+    }
+
+    /// Reloads that read these numbers one after the other, and wakes.
+    fn reload(numbers: &'static [u32]) -> (Reload<Number>, Receiver<()>) {
+        let (woken, wakes) = channel();
+        let woken = Mutex::new(woken);
+        let wake = move || drop(woken.lock().map(|woken| woken.send(())));
+        let mut numbers = numbers.iter();
+        let reader = move || {
+            let number = numbers.next().ok_or("file:1:1: nothing")?;
+            let refuse = |options: &[&str]| format!("file:1:1: {}: needs a restart", options.join(", "));
+            Ok(Reread { config: Number(*number), log: None, refuse: Box::new(refuse) })
+        };
+        (Reload::new("file".into(), Number(0), Box::new(reader), wake), wakes)
+    }
+
+    fn woken(wakes: &Receiver<()>) {
+        wakes.recv_timeout(Duration::from_secs(60)).expect("it is read");
+    }
+
+    #[test]
+    fn what_was_read_goes_to_the_machine_and_holds_once_that_says_so() {
+        let (mut reload, wakes) = reload(&[1, 2]);
+        assert!(reload.poll().is_none());
+        for number in [1, 2] {
+            reload.begin();
+            woken(&wakes);
+            assert!(matches!(reload.poll(), Some(Input::Configure(_))));
+            assert_eq!(reload.running.0, number - 1);
+            reload.take(&Fact::Configured);
+            assert_eq!(reload.running.0, number);
+            assert!(matches!(reload.stage, Stage::Rest));
+        }
+    }
+
+    #[test]
+    fn what_is_refused_leaves_what_runs_and_may_be_read_again() {
+        let (mut reload, wakes) = reload(&[13]);
+        for _ in 0..2 {
+            reload.begin();
+            woken(&wakes);
+            assert!(reload.poll().is_none());
+            assert!(reload.running.0 == 0 && matches!(reload.stage, Stage::Rest));
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_meanwhile_is_read_once_more() {
+        let (mut reload, wakes) = reload(&[1, 2]);
+        (0..3).for_each(|_| reload.begin());
+        woken(&wakes);
+        assert!(reload.poll().is_some());
+        reload.begin();
+        reload.take(&Fact::Configured);
+        woken(&wakes);
+        assert!(reload.poll().is_some());
+        reload.take(&Fact::Configured);
+        assert!(reload.running.0 == 2 && matches!(reload.stage, Stage::Rest));
+    }
+}
