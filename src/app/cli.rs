@@ -168,7 +168,7 @@ fn connect(arguments: ClientArguments) -> Result<(), Failure> {
         let config = read().map_err(|failure| format!("keys: {failure}"))?;
         Ok(Reread { config, log: log.clone(), refuse: Box::new(refuse) })
     };
-    let outcome = client.run_and_reload("keys".to_owned(), Box::new(reader));
+    let outcome = client.run_and_reload("keys".into(), Box::new(reader));
     outcome.map_err(|error| Failure::Io("the client cannot go on", error))
 }
 

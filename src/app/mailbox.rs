@@ -1,5 +1,5 @@
-//! What the loop leaves for a thread that may be slow. Leaving never waits: what was left before and is not taken yet is
-//! changed, so that it is the newest that is taken.
+//! What the loop leaves for a thread that may be slow. Leaving never waits: what was left before and is not taken yet
+//! is changed, so that it is the newest that is taken.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

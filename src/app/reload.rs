@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use log::{error, info};
+use log::error;
 
 use super::journal::{self, Place};
 use crate::config::ClientConfig;
@@ -20,17 +20,16 @@ const STACK_BYTES: usize = 1024 * 1024;
 
 /// A configuration that can take the place of another while its machine runs.
 pub trait Reloadable: Send + Sync + 'static {
-    /// What the machine must do to come from this one to the other, and that in words.
-    fn changes_to(&self, new: &Self) -> (Configuration, String);
+    /// What the machine is told, so that the other one takes the place of this one; people are told the source.
+    fn changes_to(&self, new: &Arc<Self>, source: &Arc<str>) -> Configuration;
     /// Options, by their names, in which they differ though they hold for as long as the process runs.
     fn fixed(&self, new: &Self) -> Vec<&'static str>;
 }
 
 impl Reloadable for ClientConfig {
-    fn changes_to(&self, new: &ClientConfig) -> (Configuration, String) {
-        let difference = ClientDifference::of(self, new);
-        let words = difference.to_string();
-        (Configuration::Client(difference), words)
+    fn changes_to(&self, new: &Arc<ClientConfig>, source: &Arc<str>) -> Configuration {
+        let difference = Box::new(ClientDifference::of(self, new));
+        Configuration::Client { source: source.clone(), difference }
     }
 
     fn fixed(&self, new: &ClientConfig) -> Vec<&'static str> {
@@ -55,7 +54,6 @@ pub type Reader<C> = Box<dyn FnMut() -> Result<Reread<C>, String> + Send>;
 struct Next<C> {
     config: Arc<C>,
     changes: Configuration,
-    words: String,
     log: Place,
 }
 
@@ -66,13 +64,13 @@ enum Stage<C> {
     /// A thread reads.
     Reading,
     /// The machine has been told.
-    Told { config: Arc<C>, words: String, log: Place },
+    Told { config: Arc<C>, log: Place },
 }
 
 /// Reloads of one process.
 pub struct Reload<C> {
     /// What is read: the file, or `keys`.
-    what: String,
+    source: Arc<str>,
     running: Arc<C>,
     /// One thread at a time has it.
     reader: Arc<Mutex<Reader<C>>>,
@@ -85,9 +83,9 @@ pub struct Reload<C> {
 }
 
 impl<C: Reloadable> Reload<C> {
-    /// Reloads of `what`, by this reader. `wake` ends the loop's sleep.
+    /// Reloads of this source, by this reader. `wake` ends the loop's sleep.
     pub fn new(
-        what: String,
+        source: Arc<str>,
         running: C,
         reader: Reader<C>,
         wake: impl Fn() + Send + Sync + 'static,
@@ -95,32 +93,32 @@ impl<C: Reloadable> Reload<C> {
         let (outcome, outcomes) = channel();
         let (running, reader) = (Arc::new(running), Arc::new(Mutex::new(reader)));
         let wake = Arc::new(wake);
-        Reload { what, running, reader, stage: Stage::Rest, again: false, outcome, outcomes, wake }
+        Reload { source, running, reader, stage: Stage::Rest, again: false, outcome, outcomes, wake }
     }
 
     /// It is asked for.
     pub fn begin(&mut self) {
         let Stage::Rest = self.stage else { return self.again = true };
         let (running, reader) = (self.running.clone(), self.reader.clone());
-        let (outcome, wake) = (self.outcome.clone(), self.wake.clone());
+        let (outcome, wake, source) = (self.outcome.clone(), self.wake.clone(), self.source.clone());
         let read = move || {
             let reread = reader.lock().unwrap_or_else(PoisonError::into_inner)();
             // If the loop is gone, the outcome is not needed.
-            let _ = outcome.send(reread.and_then(|reread| compare(&*running, reread)));
+            let _ = outcome.send(reread.and_then(|reread| compare(&*running, reread, &source)));
             wake();
         };
         let thread = thread::Builder::new().name("reload".into()).stack_size(STACK_BYTES);
         match thread.spawn(read) {
             Ok(_) => self.stage = Stage::Reading,
-            Err(error) => self.tell_refused(&format!("{}: no thread: {error}", self.what)),
+            Err(error) => self.tell_refused(&format!("{}: no thread: {error}", self.source)),
         }
     }
 
     /// What the machine is to be told, if anything was read.
     pub fn poll(&mut self) -> Option<Input> {
         match self.outcomes.try_recv().ok()? {
-            Ok(Next { config, changes, words, log }) => {
-                self.stage = Stage::Told { config, words, log };
+            Ok(Next { config, changes, log }) => {
+                self.stage = Stage::Told { config, log };
                 Some(Input::Configure(Box::new(changes)))
             }
             Err(why) => {
@@ -133,12 +131,11 @@ impl<C: Reloadable> Reload<C> {
 
     /// Takes a fact into account: the machine has answered.
     pub fn take(&mut self, fact: &Fact) {
-        if let Fact::Configured = fact
-            && let Stage::Told { config, words, log } = std::mem::replace(&mut self.stage, Stage::Rest)
+        if let Fact::ClientReloaded { .. } = fact
+            && let Stage::Told { config, log } = std::mem::replace(&mut self.stage, Stage::Rest)
         {
             self.running = config;
             journal::go_on_in(log);
-            info!("reloaded {}: {words}", self.what);
             self.rest();
         }
     }
@@ -156,7 +153,7 @@ impl<C: Reloadable> Reload<C> {
 }
 
 /// Looks whether what was read may take the place of what runs.
-fn compare<C: Reloadable>(running: &C, reread: Reread<C>) -> Result<Next<C>, String> {
+fn compare<C: Reloadable>(running: &C, reread: Reread<C>, source: &Arc<str>) -> Result<Next<C>, String> {
     let Reread { config, log, refuse } = reread;
     let fixed = running.fixed(&config);
     if !fixed.is_empty() {
@@ -167,8 +164,9 @@ fn compare<C: Reloadable>(running: &C, reread: Reread<C>) -> Result<Next<C>, Str
         Some(path) => Place::file(&path)
             .map_err(|error| format!("{}: the log file cannot be opened: {error}", path.display()))?,
     };
-    let (changes, words) = running.changes_to(&config);
-    Ok(Next { config: Arc::new(config), changes, words, log })
+    let config = Arc::new(config);
+    let changes = running.changes_to(&config, source);
+    Ok(Next { config, changes, log })
 }
 
 #[cfg(test)]
@@ -180,8 +178,8 @@ mod tests {
     struct Number(u32);
 
     impl Reloadable for Number {
-        fn changes_to(&self, new: &Number) -> (Configuration, String) {
-            (Configuration::Client(ClientDifference::default()), format!("{} to {}", self.0, new.0))
+        fn changes_to(&self, _: &Arc<Number>, source: &Arc<str>) -> Configuration {
+            Configuration::Client { source: source.clone(), difference: Box::default() }
         }
 
         fn fixed(&self, new: &Number) -> Vec<&'static str> {
@@ -203,6 +201,10 @@ mod tests {
         (Reload::new("file".into(), Number(0), Box::new(reader), wake), wakes)
     }
 
+    fn holds() -> Fact {
+        Fact::ClientReloaded { source: "file".into(), difference: Box::default() }
+    }
+
     fn woken(wakes: &Receiver<()>) {
         wakes.recv_timeout(Duration::from_secs(60)).expect("it is read");
     }
@@ -216,7 +218,7 @@ mod tests {
             woken(&wakes);
             assert!(matches!(reload.poll(), Some(Input::Configure(_))));
             assert_eq!(reload.running.0, number - 1);
-            reload.take(&Fact::Configured);
+            reload.take(&holds());
             assert_eq!(reload.running.0, number);
             assert!(matches!(reload.stage, Stage::Rest));
         }
@@ -240,10 +242,10 @@ mod tests {
         woken(&wakes);
         assert!(reload.poll().is_some());
         reload.begin();
-        reload.take(&Fact::Configured);
+        reload.take(&holds());
         woken(&wakes);
         assert!(reload.poll().is_some());
-        reload.take(&Fact::Configured);
+        reload.take(&holds());
         assert!(reload.running.0 == 2 && matches!(reload.stage, Stage::Rest));
     }
 }

@@ -202,9 +202,9 @@ impl Client {
         Ok(())
     }
 
-    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `what` is read again by this reader.
-    pub fn run_and_reload(mut self, what: String, reader: Reader<ClientConfig>) -> io::Result<()> {
-        self.companions.reload = Some(Reload::new(what, self.config, reader, self.wake));
+    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader.
+    pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ClientConfig>) -> io::Result<()> {
+        self.companions.reload = Some(Reload::new(source, self.config, reader, self.wake));
         run(self.reactor, self.companions)
     }
 

@@ -188,14 +188,14 @@ impl Client {
     }
 
     /// Another configuration takes the place of the one before. Links that stand keep their heartbeat.
-    fn configure(&mut self, difference: &ClientDifference) {
+    fn configure(&mut self, source: Arc<str>, difference: Box<ClientDifference>) {
         let mut limits = Limits::clone(&self.agenda.limits);
         limits.heartbeat = difference.heartbeat.unwrap_or(limits.heartbeat);
         limits.drain = difference.drain.unwrap_or(limits.drain);
         self.agenda.limits = Arc::new(limits);
         let leaving = self.draining.is_some();
-        self.sessions.change(difference, leaving, &mut self.names, &mut self.agenda);
-        self.agenda.fact(Fact::Configured);
+        self.sessions.change(&difference, leaving, &mut self.names, &mut self.agenda);
+        self.agenda.fact(Fact::ClientReloaded { source, difference });
     }
 
     fn drain(&mut self) {
@@ -237,7 +237,7 @@ impl Machine for Client {
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
             Input::Configure(configuration) => match *configuration {
-                Configuration::Client(difference) => self.configure(&difference),
+                Configuration::Client { source, difference } => self.configure(source, difference),
             },
             Input::GiveUp => self.draining = Some(now),
             // A client listens nowhere.

@@ -26,6 +26,8 @@ pub(super) struct OfferId(NonZeroU32);
 
 /// A publication as it was made, or changed.
 pub(super) struct Offer {
+    /// Whose it is.
+    number: PublicationNumber,
     pub publication: Publication,
     /// Where its local server's addresses are kept.
     pub name: NameId,
@@ -93,6 +95,11 @@ impl Publications {
         self.standing.get(&number).map(|standing| standing.offer)
     }
 
+    /// Whose offer a session keeps.
+    pub fn number_of(&self, id: Option<OfferId>) -> Option<PublicationNumber> {
+        self.offer(id).map(|offer| offer.number)
+    }
+
     /// The offer that a session keeps.
     pub fn offer(&self, id: Option<OfferId>) -> Option<&Offer> {
         self.offers.get(&id?)
@@ -104,34 +111,39 @@ impl Publications {
     pub fn add(&mut self, publication: Publication, names: &mut Names) {
         self.last += 1;
         self.numbers.insert(publication.name.clone(), self.last);
-        let offer = self.make_offer(publication, names);
+        let offer = self.make_offer(self.last, publication, names);
         self.standing.insert(self.last, Standing { offer, answer: Answer::Nothing });
     }
 
-    fn make_offer(&mut self, publication: Publication, names: &mut Names) -> OfferId {
+    fn make_offer(
+        &mut self,
+        number: PublicationNumber,
+        publication: Publication,
+        names: &mut Names,
+    ) -> OfferId {
         let name = names.add(&publication.local).expect("there is room"); // invariant: names are few
         let id = OfferId(NonZeroU32::MIN.saturating_add(self.last_offer));
         self.last_offer += 1;
-        self.offers.insert(id, Offer { publication, name });
+        self.offers.insert(id, Offer { number, publication, name });
         id
     }
 
-    /// Makes the publications what they are to be, and says so to the server, on a link that is `leaving` only what it
-    /// gets no more; returns the offers that are no more.
+    /// Makes the publications what they are to be, and says so to the server; one that the client is leaving hears only
+    /// what it gets no more. Returns the numbers that are no more.
     pub fn change(
         &mut self,
         difference: &ClientDifference,
         leaving: bool,
         names: &mut Names,
         agenda: &mut Agenda,
-    ) -> BTreeSet<OfferId> {
+    ) -> BTreeSet<PublicationNumber> {
         let anew = difference.asked_anew.iter().map(|publication| &publication.name);
         let gone: Vec<&Name> = difference.removed.iter().chain(anew).collect();
         let removed = gone.into_iter().filter_map(|name| self.remove(name, agenda)).collect();
         for publication in &difference.changed {
-            let offer = self.make_offer(publication.clone(), names);
-            let number = self.numbers.get(&publication.name);
-            if let Some(standing) = number.and_then(|number| self.standing.get_mut(number)) {
+            let Some(&number) = self.numbers.get(&publication.name) else { continue };
+            let offer = self.make_offer(number, publication.clone(), names);
+            if let Some(standing) = self.standing.get_mut(&number) {
                 standing.offer = offer;
             }
         }
@@ -147,14 +159,14 @@ impl Publications {
     }
 
     /// Removes a publication: says so wherever it was published.
-    fn remove(&mut self, name: &Name, agenda: &mut Agenda) -> Option<OfferId> {
+    fn remove(&mut self, name: &Name, agenda: &mut Agenda) -> Option<PublicationNumber> {
         let number = self.numbers.remove(name)?;
-        let standing = self.standing.remove(&number)?;
+        self.standing.remove(&number)?;
         for (&id, _) in self.hearers.iter().filter(|(_, hearer)| hearer.last >= number) {
             agenda.push(Output::Send { id, frame: ControlFrame::Unpublish(number) });
         }
         agenda.fact(Fact::Unpublished { service: name.clone() });
-        Some(standing.offer)
+        Some(number)
     }
 
     /// Forgets offers that hold for no new session and are not in use.
@@ -212,7 +224,8 @@ impl Publications {
 
     // From the server.
 
-    /// Whether what a server says there of publications counts. What one says that drains does not: the next link tells.
+    /// Whether what a server says there of publications counts. What one says that drains does not: the next link
+    /// tells.
     fn counts(&self, control: ConnId) -> bool {
         self.hearers.get(&control).is_some_and(|hearer| !hearer.is_draining)
     }

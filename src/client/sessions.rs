@@ -368,7 +368,10 @@ impl Sessions {
     ) {
         let removed = self.publications.change(difference, leaving, names, agenda);
         let mut used = BTreeSet::new();
-        let is_removed = |user: &UserOf| user.offer.is_some_and(|offer| removed.contains(&offer));
+        let publications = &self.publications;
+        let is_removed = |user: &UserOf| {
+            publications.number_of(user.offer).is_some_and(|number| removed.contains(&number))
+        };
         let (mut proxies, mut messages) = (Vec::new(), BTreeMap::new());
         for (id, message) in self.messages.iter() {
             let State::Busy(session) = &message.state else { continue };
@@ -379,8 +382,11 @@ impl Sessions {
         }
         for (id, proxy) in self.proxies.iter() {
             used.extend(proxy.user.offer);
-            let is_sought = matches!(self.state(proxy.message), Some(State::Busy(Session { attempt: Some(attempt), .. }))
-                if attempt.has(id));
+            let attempt = match self.state(proxy.message) {
+                Some(State::Busy(session)) => session.attempt.as_ref(),
+                _ => None,
+            };
+            let is_sought = attempt.is_some_and(|attempt| attempt.has(id));
             if is_removed(&proxy.user) && !is_sought {
                 proxies.push(id);
                 messages.entry(proxy.message).and_modify(|reason| *reason = AbortReason::Removed);

@@ -2,6 +2,7 @@
 //! lines of facts, others may count them, and they cannot disagree.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::Level;
@@ -15,6 +16,7 @@ use super::words::has_no_port;
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::ConnId;
 use crate::base::name::Name;
+use crate::config::client_difference::ClientDifference;
 use crate::wire::control::{Denial, GrantedAddress, Refusal, Versions};
 
 /// Something that an operator may want to know.
@@ -182,7 +184,12 @@ pub enum Fact {
         withdrawn: bool,
     },
     /// Another configuration holds.
-    Configured,
+    ClientReloaded {
+        /// Where it comes from.
+        source: Arc<str>,
+        /// What has changed.
+        difference: Box<ClientDifference>,
+    },
     /// The server refuses this client.
     Refused {
         /// Why.
@@ -335,7 +342,7 @@ impl Fact {
             // Who only looks whether the port is open is a health check.
             Fact::NotAdmitted { reason: CloseReason::PeerClosed, .. } => Level::Debug,
             Fact::NextAttempt { .. } | Fact::Duplicate { .. } | Fact::OptionMissing { .. } => Level::Debug,
-            Fact::Asked { .. } | Fact::Unpublished { .. } | Fact::Configured => Level::Debug,
+            Fact::Asked { .. } | Fact::Unpublished { .. } => Level::Debug,
             Fact::ClientCame { .. }
             | Fact::ClientGone { .. }
             | Fact::ClientLeaves { .. }
@@ -345,6 +352,7 @@ impl Fact {
             | Fact::Connecting { .. }
             | Fact::Connected { .. }
             | Fact::Granted { .. }
+            | Fact::ClientReloaded { .. }
             | Fact::ServerDrains { .. }
             | Fact::LinkLost { .. }
             | Fact::MessageArrived { .. }

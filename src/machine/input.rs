@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -137,7 +138,7 @@ pub enum Input {
         /// What passed it, if it was a user's or a proxy connection.
         traffic: Traffic,
     },
-    /// Another configuration takes the place of the one before. Answered by the fact `Configured`.
+    /// Another configuration is to take the place of the one before.
     Configure(Box<Configuration>),
     /// The operator asked the process to end.
     Drain,
@@ -145,11 +146,16 @@ pub enum Input {
     GiveUp,
 }
 
-/// What another configuration changes.
+/// Another configuration.
 #[derive(Clone, Debug)]
 pub enum Configuration {
-    /// At the client.
-    Client(ClientDifference),
+    /// At the client. `Fact::ClientReloaded` tells that it holds.
+    Client {
+        /// Where it comes from, for people.
+        source: Arc<str>,
+        /// What changes.
+        difference: Box<ClientDifference>,
+    },
 }
 
 /// What comes with a proved secret.

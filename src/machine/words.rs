@@ -114,7 +114,7 @@ impl fmt::Display for Fact {
                     _ => Ok(()),
                 }
             }
-            Fact::Configured => f.write_str("another configuration holds"),
+            Fact::ClientReloaded { source, difference } => write!(f, "reloaded {source}: {difference}"),
             Fact::Refused { refusal } => write!(f, "{refusal}"),
             Fact::ServerUnreachable { server, reason } => write!(f, "{server}: {reason}; trying again"),
             Fact::ServerUnproved { server, key, reason } => write!(

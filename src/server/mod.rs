@@ -464,10 +464,7 @@ impl Machine for Server {
             Input::Drain => self.drain(),
             Input::GiveUp => self.draining = Some(now),
             // A server dials nothing.
-            Input::Dialling { .. }
-            | Input::Connected { .. }
-            | Input::Resolved { .. }
-            | Input::Configure(_) => {}
+            _ => {}
         }
         self.matching.go_on_draining(&mut self.agenda);
     }

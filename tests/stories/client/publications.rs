@@ -46,8 +46,11 @@ impl Stage {
     /// The client gets another configuration.
     fn configure(&mut self, old: &ClientConfig, new: &ClientConfig) -> Outputs {
         let difference = ClientDifference::of(old, new);
-        let outputs = self.tell(Input::Configure(Box::new(Configuration::Client(difference))));
-        assert_eq!(outputs.facts().last(), Some(&&Fact::Configured));
+        let (source, difference) = ("client.toml".into(), Box::new(difference));
+        let configuration = Configuration::Client { source, difference: difference.clone() };
+        let mut outputs = self.tell(Input::Configure(Box::new(configuration)));
+        let Some(Output::Fact(fact)) = outputs.0.pop() else { panic!("{outputs:?}") };
+        assert_eq!(fact.to_string(), format!("reloaded client.toml: {difference}"));
         outputs
     }
 
@@ -236,12 +239,11 @@ fn what_is_said_of_a_number_that_means_nothing_is_nothing() {
 
 #[test]
 fn the_same_configuration_again_changes_nothing() {
-    let (mut stage, control, message) = ready(config());
+    let (mut stage, _, message) = ready(config());
     stage.start(message, of(WEB, 1));
     stage.found(message);
     let outputs = stage.publish(&both());
-    assert_eq!(outputs.0.len(), 1, "{outputs:?}");
-    assert!(outputs.said(control).is_empty());
+    assert!(outputs.is_silent(), "{outputs:?}");
 }
 
 #[test]
@@ -252,7 +254,7 @@ fn an_added_publication_is_published_under_the_next_number_and_served() {
     stage.idle(message);
     let outputs = stage.publish(&[web, ssh, range()]);
     assert_eq!(outputs.published(control), (vec![(NEW, "game".into())], vec![]));
-    assert_eq!(outputs.facts(), [&Fact::Asked { service: name("game") }, &Fact::Configured]);
+    assert_eq!(outputs.facts(), [&Fact::Asked { service: name("game") }]);
     assert_eq!(stage.start(message, of(NEW, 2)).proxies(), [(message, address("127.0.0.1:7000"))]);
 }
 
@@ -268,13 +270,29 @@ fn a_removed_publication_loses_its_sessions_at_once_and_the_others_lose_nothing(
     assert_eq!(outputs.published(control), (vec![], vec![WEB]));
     assert_eq!(outputs.closes(), [(proxy, CloseReason::Removed, Manner::Reset)]);
     assert_eq!(outputs.aborts(), [(one, AbortReason::Removed)]);
-    assert_eq!(outputs.facts(), [&Fact::Unpublished { service: name("web") }, &Fact::Configured]);
+    assert_eq!(outputs.facts(), [&Fact::Unpublished { service: name("web") }]);
     let outputs = stage.gone(proxy, CloseReason::Removed);
     let [Fact::SessionEnded { service, local, reason: CloseReason::Removed, .. }] = outputs.facts()[..]
     else {
         panic!("{outputs:?}")
     };
     assert_eq!((service, local), (&name("web"), &web.local));
+}
+
+#[test]
+fn a_removed_publication_loses_sessions_that_began_before_it_changed_as_well() {
+    let [web, ssh] = both();
+    let (mut stage, control, one) = ready(config());
+    let two = stage.message(control, 2);
+    stage.start(one, of(WEB, 1));
+    let first = stage.found(one);
+    let moved = config_of(&[Publication { local: host("127.0.0.1:8080"), ..web }, ssh.clone()]);
+    stage.configure(&config(), &moved);
+    stage.start(two, of(WEB, 2));
+    let second = stage.found(two);
+    let outputs = stage.configure(&moved, &config_of(&[ssh]));
+    let removed = |proxy| (proxy, CloseReason::Removed, Manner::Reset);
+    assert_eq!(outputs.closes(), [removed(first), removed(second)]);
 }
 
 #[test]
@@ -349,7 +367,7 @@ fn a_changed_local_address_holds_for_new_sessions() {
     let proxy = stage.found(one);
     let moved = Publication { local: host("127.0.0.1:8080"), dial_time: secs(1), ..web.clone() };
     let outputs = stage.publish(&[moved, ssh]);
-    assert_eq!(outputs.0.len(), 1, "nobody is told and nothing closed: {outputs:?}");
+    assert!(outputs.is_silent(), "nobody is told and nothing closed: {outputs:?}");
     let outputs = stage.start(two, of(WEB, 2));
     assert_eq!(outputs.proxies(), [(two, address("127.0.0.1:8080"))]);
     let [.., Output::Dial { deadline, .. }] = outputs.0[..] else { panic!("{outputs:?}") };
