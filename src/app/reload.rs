@@ -37,14 +37,17 @@ impl Reloadable for ClientConfig {
     }
 }
 
+/// Says of options, by their names, that they need a restart, beginning with the place of the first.
+pub type Refusal = Box<dyn FnOnce(&[&'static str]) -> String>;
+
 /// What was read.
 pub struct Reread<C> {
     /// The configuration.
     pub config: C,
     /// The log file; none is standard error.
     pub log: Option<PathBuf>,
-    /// Says that these options need a restart, and where the first of them stands.
-    pub refuse: Box<dyn FnOnce(&[&'static str]) -> String>,
+    /// What is said if it differs in what cannot change.
+    pub refuse: Refusal,
 }
 
 /// Reads the configuration again; a refusal is one line that begins with the place of the first fault.

@@ -92,6 +92,8 @@ impl fmt::Display for ClientDifference {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::base::address::HostPort;
     use crate::config::limits::Limits;
@@ -142,11 +144,11 @@ mod tests {
         let ports = Publication { want: Want::Ports(Ports::one(80)), ..old.clone() };
         let shared = Publication { share: true, ..ports.clone() };
         for (from, to) in [(&old, &ports), (&ports, &shared)] {
-            let difference = ClientDifference::of(&config(&[from.clone()]), &config(&[to.clone()]));
-            assert_eq!((&difference.asked_anew[..], &difference.changed[..]), (&[to.clone()][..], &[][..]));
+            let difference = ClientDifference::of(&config(from_ref(from)), &config(from_ref(to)));
+            assert_eq!((&difference.asked_anew[..], &difference.changed[..]), (from_ref(to), &[][..]));
         }
         let patient = Publication { dial_time: Duration::from_secs(9), probe: false, ..old.clone() };
-        let difference = ClientDifference::of(&config(&[old]), &config(&[patient.clone()]));
+        let difference = ClientDifference::of(&config(&[old]), &config(from_ref(&patient)));
         assert_eq!((&difference.asked_anew[..], &difference.changed[..]), (&[][..], &[patient][..]));
     }
 

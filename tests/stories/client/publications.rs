@@ -1,5 +1,7 @@
 //! What is published: numbers, grants, and publications that come, change and go.
 
+use std::slice::from_ref;
+
 use super::*;
 
 const WEB: u32 = 1;
@@ -132,7 +134,7 @@ fn a_session_of_no_port_of_the_range_is_refused() {
 #[test]
 fn a_local_server_has_the_dial_time_of_its_publication() {
     let patient = Publication { dial_time: secs(17), ..both()[0].clone() };
-    let (mut stage, _, message) = ready(config_of(&[patient.clone()]));
+    let (mut stage, _, message) = ready(config_of(from_ref(&patient)));
     let outputs = stage.start(message, start(1, 0));
     let [Output::Accept(_), Output::Dial { deadline, .. }] = outputs.0[..] else { panic!("{outputs:?}") };
     assert_eq!(deadline, stage.now + secs(17));
@@ -311,7 +313,7 @@ fn sessions_of_a_removed_publication_that_seek_their_local_server_may_be_served_
         } else {
             vec![]
         };
-        let outputs = stage.configure(&old, &config_of(&[ssh.clone()]));
+        let outputs = stage.configure(&old, &config_of(from_ref(&ssh)));
         assert_eq!(outputs.aborts(), refused(message));
         let closed: Vec<ConnId> = outputs.closes().into_iter().map(|(id, ..)| id).collect();
         assert_eq!(closed, dials);
@@ -350,8 +352,8 @@ fn a_session_of_a_withdrawn_number_is_refused_and_given_to_no_other() {
     let [web, ssh] = both();
     let (mut stage, control, message) = ready(config());
     // It comes back, and so do its number's sessions that are still on their way.
-    stage.publish(&[ssh.clone()]);
-    let outputs = stage.configure(&config_of(&[ssh.clone()]), &config_of(&[ssh, web]));
+    stage.publish(from_ref(&ssh));
+    let outputs = stage.configure(&config_of(from_ref(&ssh)), &config_of(&[ssh, web]));
     assert_eq!(outputs.published(control), (vec![(NEW, "web".into())], vec![]));
     assert_eq!(stage.start(message, of(WEB, 1)).aborts(), refused(message));
     stage.idle(message);
