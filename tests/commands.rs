@@ -250,7 +250,7 @@ fn a_service_that_the_server_does_not_have_is_said_at_both_sides_and_the_rest_wo
     let local = echo_server();
     let db = format!("db={local}");
     let mut tunnel = Setup::new(Mode::Sealed).client(&["--publish", &db]).start(local);
-    let line = tunnel.client().wait_for("service db: denied: unknown service");
+    let line = tunnel.client().wait_for("db: denied: unknown service");
     assert!(line.contains("--service db=ADDR"), "{line}");
     tunnel.server.wait_for("may not publish db: unknown service");
     converse(&mut tunnel.user(), b"the default works");

@@ -14,14 +14,16 @@ use log::LevelFilter;
 
 use crate::app::demo;
 use crate::app::journal::{self, Place};
+use crate::app::reload::Reread;
 use crate::app::run::{Client, Server, StartError, forbid_core_dumps};
 use crate::base::address::Listen;
 use crate::base::name::Name;
-use crate::config::fault::Faults;
+use crate::config::fault::{Fault, Faults};
 use crate::config::file::{ClientSaid, Running, ServerSaid};
 use crate::config::keys::{self, KeyError};
 use crate::config::options::Side;
-use crate::config::source::{Occasion, Refused, Source};
+use crate::config::source::{Occasion, Read, Refused, Source};
+use crate::config::{ClientConfig, ServerConfig, restart};
 
 mod arguments;
 mod beside;
@@ -49,6 +51,8 @@ pub fn main() -> ExitCode {
 
 /// What was asked for: a text to print, or a command to run.
 #[derive(Debug)]
+// There is one, and it is made once.
+#[allow(clippy::large_enum_variant)]
 enum Asked {
     Text(String),
     Command(Command, Vec<Given>),
@@ -175,11 +179,19 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
     if let Some(shortage) = server.shortage() {
         log::warn!("{shortage}");
     }
-    server.run().map_err(|error| Failure::Io("the server cannot go on", error))
+    let name = source.name();
+    let reader = move |running: &ServerConfig| {
+        let read = source.read(Occasion::Reload).map_err(|refused| refused.in_one_line())?;
+        let faults = restart::of_server(running, &read);
+        log.reread(read, faults)
+    };
+    let outcome = server.run_and_reload(name, Box::new(reader));
+    outcome.map_err(|error| Failure::Io("the server cannot go on", error))
 }
 
 #[cold]
 fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
+    let ready_file = arguments.ready_file.clone();
     let log = Log::of(arguments.log_level, arguments.log_file.clone(), given);
     let source = match arguments.config.clone() {
         Some(path) => {
@@ -197,8 +209,17 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     }
     read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     log::info!("{}", read.keys_from);
-    let client = Client::new(read.config).map_err(Failure::Start)?;
-    client.run().map_err(|error| Failure::Io("the client cannot go on", error))
+    let mut client = Client::new(read.config).map_err(Failure::Start)?;
+    let ready_file = ready_file.or(read.running.ready_file);
+    client.announce(ready_file).map_err(|error| Failure::Io("cannot tell where users connect", error))?;
+    let name = source.name();
+    let reader = move |running: &ClientConfig| {
+        let read = source.read(Occasion::Reload).map_err(|refused| refused.in_one_line())?;
+        let faults = restart::of_client(running, &read);
+        log.reread(read, faults)
+    };
+    let outcome = client.run_and_reload(name, Box::new(reader));
+    outcome.map_err(|error| Failure::Io("the client cannot go on", error))
 }
 
 /// Where the log goes, and how much of it. The command line comes before a file.
@@ -214,9 +235,28 @@ impl Log {
     }
 
     fn start(&self, running: &Running) -> Result<(), Failure> {
+        let (level, file) = self.of_file(running);
+        start_log(level, file.as_deref())
+    }
+
+    fn of_file(&self, running: &Running) -> (LevelFilter, Option<PathBuf>) {
         let in_file = running.log_level.as_deref().and_then(|level| level.parse().ok());
         let level = in_file.filter(|_| !self.level_is_said).unwrap_or(self.level);
-        start_log(level, self.file.as_deref().or(running.log_file.as_deref()))
+        (level, self.file.clone().or_else(|| running.log_file.clone()))
+    }
+
+    /// What was read while the process runs, unless it would have to restart for it.
+    fn reread<Config>(&self, read: Read<Config>, restarts: Vec<Fault>) -> Result<Reread<Config>, String> {
+        if let Some(first) = restarts.first() {
+            // Of a command line only the keys are read again.
+            let flags = format!("keys: {}", first.what);
+            let mut faults = Faults::default();
+            restarts.into_iter().for_each(|fault| faults.push(fault));
+            return Err(if read.places.are_of_a_file() { faults.in_one_line() } else { flags });
+        }
+        read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        let (level, log) = self.of_file(&read.running);
+        Ok(Reread { config: read.config, log, level })
     }
 }
 

@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -46,7 +47,7 @@ static JOURNAL: OnceLock<Journal> = OnceLock::new();
 
 struct Journal {
     buffer: Arc<Buffer>,
-    is_file: bool,
+    is_file: AtomicBool,
 }
 
 /// Where the log goes.
@@ -70,15 +71,17 @@ pub fn start(level: LevelFilter, place: Place) -> io::Result<()> {
     // The libraries below have nothing to tell an operator.
     config.add_filter_allow_str("skyorg");
     let buffer = Arc::new(Buffer::default());
-    let journal = Journal { buffer: buffer.clone(), is_file: matches!(place, Place::File { .. }) };
+    let journal = Journal { buffer: buffer.clone(), is_file: place.is_file().into() };
     if JOURNAL.set(journal).is_err() {
         return Ok(());
     }
     let (lines, scribe) = (Lines { buffer: buffer.clone(), line: Vec::new() }, Scribe::new(place));
-    let write = move || write_for_ever(&buffer, scribe, Place::open_again);
+    let write = move || write_for_ever(&buffer, scribe, Place::open_again, |output, place| *output = place);
     thread::Builder::new().name("log".into()).stack_size(STACK_BYTES).spawn(write)?;
     // It fails only if a logger is set already, and that one serves as well.
-    let _ = WriteLogger::init(level, config.build(), lines);
+    let _ = WriteLogger::init(LevelFilter::Trace, config.build(), lines);
+    // The level may change while the process runs.
+    log::set_max_level(level);
     Ok(())
 }
 
@@ -89,12 +92,22 @@ pub fn open_again() {
     }
 }
 
+/// Has the log go on in another place, after the lines so far.
+pub fn go_on_in(place: Place) {
+    if let Some(journal) = JOURNAL.get() {
+        journal.is_file.store(place.is_file(), Ordering::Relaxed);
+        journal.buffer.ask_to_go_on_in(place);
+    }
+}
+
 /// Says on standard error why the program fails, and in the log file if there is one.
 pub fn tell_failure(failure: &impl fmt::Display) {
     let sentence = format!("skyorg: {failure}\n");
     match JOURNAL.get() {
         // It comes after the lines so far.
-        Some(Journal { buffer, is_file: false }) => buffer.push(sentence.as_bytes()),
+        Some(Journal { buffer, is_file }) if !is_file.load(Ordering::Relaxed) => {
+            buffer.push(sentence.as_bytes());
+        }
         Some(_) => {
             error!("{failure}");
             write_aside(sentence);
@@ -126,6 +139,10 @@ impl Place {
     /// A log file, which is made if it is missing.
     pub fn file(path: &Path) -> io::Result<Place> {
         Ok(Place::File { path: path.to_owned(), file: open(path)? })
+    }
+
+    fn is_file(&self) -> bool {
+        matches!(self, Place::File { .. })
     }
 
     /// Opens the file of its path, which may be another one by now.
@@ -204,6 +221,8 @@ struct Waiting {
     dropped: u64,
     /// The log file is to be opened again after these lines.
     open_again: bool,
+    /// The log goes on in this place after these lines.
+    next: Option<Place>,
     /// The writing thread sleeps.
     idle: bool,
     /// The process ends.
@@ -214,6 +233,7 @@ struct Waiting {
 struct Taken {
     dropped: u64,
     open_again: bool,
+    next: Option<Place>,
 }
 
 impl Buffer {
@@ -231,6 +251,12 @@ impl Buffer {
     fn ask_to_open_again(&self) {
         let mut waiting = self.lock();
         waiting.open_again = true;
+        self.wake(waiting);
+    }
+
+    fn ask_to_go_on_in(&self, place: Place) {
+        let mut waiting = self.lock();
+        waiting.next = Some(place);
         self.wake(waiting);
     }
 
@@ -257,7 +283,11 @@ impl Buffer {
         }
         waiting.idle = false;
         mem::swap(&mut waiting.lines, lines);
-        Taken { dropped: mem::take(&mut waiting.dropped), open_again: mem::take(&mut waiting.open_again) }
+        Taken {
+            dropped: mem::take(&mut waiting.dropped),
+            open_again: mem::take(&mut waiting.open_again),
+            next: waiting.next.take(),
+        }
     }
 
     /// Waits until everything is written, or until the time is over.
@@ -276,7 +306,7 @@ impl Buffer {
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.lines.is_empty() && self.dropped == 0 && !self.open_again
+        self.lines.is_empty() && self.dropped == 0 && !self.open_again && self.next.is_none()
     }
 
     /// Makes room for this many bytes more; false if that would be too many.
@@ -294,13 +324,21 @@ impl Waiting {
 }
 
 /// The writing thread.
-fn write_for_ever<W: Write>(buffer: &Buffer, mut scribe: Scribe<W>, open_again: impl Fn(&mut W)) {
+fn write_for_ever<W: Write>(
+    buffer: &Buffer,
+    mut scribe: Scribe<W>,
+    open_again: impl Fn(&mut W),
+    go_on_in: impl Fn(&mut W, Place),
+) {
     let mut lines = Vec::new();
     loop {
         let taken = buffer.take(&mut lines);
         scribe.take_down(&lines, taken.dropped);
         if taken.open_again {
             open_again(&mut scribe.output);
+        }
+        if let Some(place) = taken.next {
+            go_on_in(&mut scribe.output, place);
         }
     }
 }
@@ -446,7 +484,7 @@ mod tests {
         let gate = Gate { entered, open: may_go, taken: taken.clone() };
         let scribe = Scribe::new(gate);
         let writing = buffer.clone();
-        thread::spawn(move || write_for_ever(&writing, scribe, |_| {}));
+        thread::spawn(move || write_for_ever(&writing, scribe, |_| {}, |_, _| {}));
         let mut lines = Lines { buffer: buffer.clone(), line: Vec::new() };
         writeln!(lines, "first").expect("never fails");
         is_in.recv().expect("the thread writes");

@@ -1,8 +1,11 @@
 //! From a command line to a running loop.
 
+pub mod announce;
 pub mod cli;
 pub mod demo;
 mod in_use;
 mod journal;
+mod mailbox;
+pub mod reload;
 mod report;
 pub mod run;

@@ -4,12 +4,15 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use log::info;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::announce::Announcer;
+use super::reload::{Reader, Reload, Reloadable};
 use super::report::Report;
 use super::{in_use, journal};
 use crate::base::address::{Listen, any_addresses};
@@ -127,32 +130,33 @@ pub struct Server {
     bound: Bound,
     shortage: Option<Shortage>,
     reactor: Reactor<ServerMachine, MioNetwork>,
-    report: Report,
+    config: ServerConfig,
+    wake: Box<dyn Fn() + Send + Sync>,
+    companions: Companions<ServerConfig>,
 }
 
 impl Server {
     /// Binds all ports, and waits for some seconds for those that are in use.
     pub fn bind(mut config: ServerConfig) -> Result<Server, StartError> {
-        let listeners = config.services.len() + 2;
-        let shortage = bound_by_descriptors(&mut config.limits, listeners);
-        config.limits.local_ports = local_ports();
+        let shortage = fit_server(&mut config);
         let limits = Arc::new(config.limits.clone());
         let (network, instance) = (network()?, random_instance()?);
         let clocks = Clocks { now: Instant::now(), wall: SystemTime::now() };
         let jitter = fastrand::Rng::new();
-        let machine = ServerMachine::new(config, limits.clone(), instance, jitter, clocks);
+        let machine = ServerMachine::new(config.clone(), limits.clone(), instance, jitter, clocks);
+        let wake = Box::new(network.waker());
         let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
-        let mut report = Report::default();
+        let mut companions = Companions::default();
         reactor.begin();
         while !reactor.machine().listeners().are_settled() {
-            match turn(&mut reactor, &mut report) {
+            match turn(&mut reactor, &mut companions) {
                 Ok(true) => {}
                 Ok(false) => return Err(StartError::AskedToEnd),
                 Err(error) => return Err(StartError::System("events", error.into())),
             }
         }
         let bound = Bound::of(reactor.machine())?;
-        Ok(Server { bound, shortage, reactor, report })
+        Ok(Server { bound, shortage, reactor, config, wake, companions })
     }
 
     /// What an operator is to be warned of: fewer users fit than may come.
@@ -165,6 +169,13 @@ impl Server {
         &self.bound
     }
 
+    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader.
+    pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ServerConfig>) -> io::Result<()> {
+        let (config, wake) = (self.config.clone(), std::mem::replace(&mut self.wake, Box::new(|| ())));
+        self.companions.reload = Some(Reload::new(source, config, reader, wake));
+        self.run()
+    }
+
     /// Runs until it is drained, or until the loop itself fails.
     pub fn run(self) -> io::Result<()> {
         for (name, address) in &self.bound.services {
@@ -172,55 +183,107 @@ impl Server {
         }
         info!("message connections: {}", self.bound.message);
         info!("control connections: {}", self.bound.control);
-        run(self.reactor, self.report)
+        run(self.reactor, self.companions)
     }
 }
 
 /// A client that is not yet running.
 pub struct Client {
     reactor: Reactor<ClientMachine, MioNetwork>,
+    config: ClientConfig,
+    wake: Box<dyn Fn() + Send + Sync>,
+    companions: Companions<ClientConfig>,
 }
 
 impl Client {
     /// Prepares everything but the first attempt to connect.
     pub fn new(mut config: ClientConfig) -> Result<Client, StartError> {
-        bound_by_descriptors(&mut config.limits, 0);
+        fit_descriptors(&mut config.limits, 0);
         let (network, instance) = (network()?, random_instance()?);
         let limits = Arc::new(config.limits.clone());
         let (jitter, now) = (fastrand::Rng::new(), Instant::now());
-        let machine = ClientMachine::new(config, limits.clone(), instance, jitter, now);
-        Ok(Client { reactor: Reactor::new(machine, network, limits, fastrand::Rng::new()) })
+        let machine = ClientMachine::new(config.clone(), limits.clone(), instance, jitter, now);
+        let wake = Box::new(network.waker());
+        let reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
+        Ok(Client { reactor, config, wake, companions: Companions::default() })
+    }
+
+    /// Has it tell on standard output, and in the ready file if there is one, where users connect.
+    pub fn announce(&mut self, ready_file: Option<PathBuf>) -> io::Result<()> {
+        self.companions.announcer = Some(Announcer::new(&self.config, ready_file)?);
+        Ok(())
+    }
+
+    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader.
+    pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ClientConfig>) -> io::Result<()> {
+        self.companions.reload = Some(Reload::new(source, self.config, reader, self.wake));
+        run(self.reactor, self.companions)
     }
 
     /// Runs until it is drained, or until the loop itself fails.
     pub fn run(self) -> io::Result<()> {
-        run(self.reactor, Report::default())
+        run(self.reactor, self.companions)
+    }
+}
+
+/// Those who hear the facts, and what they ask of the loop.
+struct Companions<C> {
+    report: Report,
+    announcer: Option<Announcer>,
+    reload: Option<Reload<C>>,
+}
+
+impl<C> Default for Companions<C> {
+    fn default() -> Companions<C> {
+        Companions { report: Report::default(), announcer: None, reload: None }
     }
 }
 
 /// One turn of the loop, and what it has to tell; false once the machine is done.
-fn turn<M: Machine>(reactor: &mut Reactor<M, MioNetwork>, report: &mut Report) -> io::Result<bool> {
+fn turn<M: Machine, C: Reloadable>(
+    reactor: &mut Reactor<M, MioNetwork>,
+    companions: &mut Companions<C>,
+) -> io::Result<bool> {
+    let Companions { report, announcer, reload } = companions;
     let turned = reactor.turn();
+    match reload {
+        Some(reload) => {
+            if reactor.take_hang_up() {
+                reload.begin();
+            }
+            if let Some(input) = reload.poll() {
+                reactor.tell(input);
+            }
+        }
+        None if reactor.take_hang_up() => journal::open_again(),
+        None => {}
+    }
     let now = reactor.now();
     for fact in reactor.facts() {
         report.take(&fact, now);
+        announcer.iter_mut().for_each(|announcer| announcer.take(&fact));
+        reload.iter_mut().for_each(|reload| reload.take(&fact));
     }
     report.tell_left_out(now);
-    if reactor.take_hang_up() {
-        journal::open_again();
-    }
+    announcer.iter_mut().for_each(Announcer::settle);
     turned
 }
 
-fn run<M: Machine>(mut reactor: Reactor<M, MioNetwork>, mut report: Report) -> io::Result<()> {
+fn run<M: Machine, C: Reloadable>(
+    mut reactor: Reactor<M, MioNetwork>,
+    mut companions: Companions<C>,
+) -> io::Result<()> {
     let result = loop {
-        match turn(&mut reactor, &mut report) {
+        match turn(&mut reactor, &mut companions) {
             Ok(true) => {}
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
     reactor.abandon();
+    if let Some(announcer) = companions.announcer {
+        announcer.close();
+    }
     info!("ended");
     result
 }
@@ -251,9 +314,16 @@ impl fmt::Display for Shortage {
     }
 }
 
+/// Lowers what a server may have to what the system gives.
+pub(super) fn fit_server(config: &mut ServerConfig) -> Option<Shortage> {
+    config.limits.local_ports = local_ports();
+    let listeners: usize = config.services.iter().map(|service| service.listen.len()).sum();
+    fit_descriptors(&mut config.limits, listeners + 2)
+}
+
 /// Raises the soft limit of file descriptors to the hard one (getrlimit(2)), and divides what there is: control
 /// and message connections first, then users, and a reserve.
-fn bound_by_descriptors(limits: &mut Limits, listeners: usize) -> Option<Shortage> {
+pub(super) fn fit_descriptors(limits: &mut Limits, listeners: usize) -> Option<Shortage> {
     let found = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: found.maximum, maximum: found.maximum };
     let granted = if setrlimit(Resource::Nofile, raised).is_ok() { found.maximum } else { found.current };

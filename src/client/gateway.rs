@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use super::dials::Dials;
 use super::link::{Link, Links};
 use super::names::Names;
-use super::sessions::Sessions;
+use super::publications::Publications;
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, LinkId, NameId};
 use crate::base::round_trip::RoundTrip;
 use crate::config::Key;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Manner, Output};
-use crate::wire::control::{Capabilities, ControlFrame, Hello, Publish, Transports, VERSIONS, Welcome};
+use crate::wire::control::{Capabilities, ControlFrame, Hello, VERSIONS, Welcome};
 use crate::wire::handshake::{ClearHello, Purpose, Suite, key_id};
 
 /// Failures that a refusal counts for: nothing changes by itself, so the pauses are long at once.
@@ -210,7 +210,13 @@ impl Gateway {
     }
 
     /// The server has proved itself: says Hello, and what is to be published.
-    pub fn greeted(&mut self, id: ConnId, names: &mut Names, sessions: &Sessions, agenda: &mut Agenda) {
+    pub fn greeted(
+        &mut self,
+        id: ConnId,
+        names: &mut Names,
+        publications: &mut Publications,
+        agenda: &mut Agenda,
+    ) {
         let dialled = match self.stage {
             Stage::Dialling(begun) => Some(begun),
             Stage::Pause | Stage::Resolving | Stage::Asked(_) => None,
@@ -236,18 +242,7 @@ impl Gateway {
             instance: self.settings.instance,
         };
         agenda.push(Output::Send { id, frame: ControlFrame::Hello(hello) });
-        for (&number, published) in &sessions.published {
-            let publish = Publish {
-                number,
-                name: published.offer.name.clone(),
-                want: published.offer.want,
-                transports: Transports::Tcp,
-                dial_time: published.offer.dial_time,
-                share: published.offer.share,
-                probe: published.offer.probe,
-            };
-            agenda.push(Output::Send { id, frame: ControlFrame::Publish(publish) });
-        }
+        publications.say_all(id, agenda);
     }
 
     // From the server.

@@ -7,6 +7,7 @@
 //! | [`link`] | links that stand: the current one, and one that drains |
 //! | [`names`] | host names and their addresses |
 //! | [`dials`] | message connections on their way |
+//! | [`publications`] | what is published, and what the server says to that |
 //! | [`sessions`] | message connections, sessions, proxy connections |
 //! | [`attempt`] | seeking a session's local server |
 //! | [`seen`] | which sessions of a link have been seen |
@@ -18,25 +19,27 @@ mod dials;
 mod gateway;
 mod link;
 mod names;
+mod publications;
 mod seen;
 mod sessions;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, LinkId, NameId};
 use crate::config::ClientConfig;
+use crate::config::client_difference::ClientDifference;
 use crate::config::limits::Limits;
 use crate::machine::{
-    Agenda, CloseReason, Dialled, Fact, Input, Lookup, Machine, Output, SessionEvent, Traffic,
+    Agenda, CloseReason, Configuration, Dialled, Fact, Input, Lookup, Machine, Output, SessionEvent, Traffic,
 };
-use crate::wire::control::{ControlFrame, PublicationNumber};
+use crate::wire::control::ControlFrame;
 use gateway::{Gateway, Settings};
 use link::Links;
 use names::Names;
-use sessions::{Published, Sessions};
+use publications::Publications;
+use sessions::Sessions;
 
 /// The client's machine.
 pub struct Client {
@@ -68,12 +71,9 @@ impl Client {
             message_name: config.message.map(|host| add(&host)),
             server: config.server,
         };
-        let mut published = BTreeMap::new();
-        for (number, offer) in (1 as PublicationNumber..).zip(config.publications) {
-            let name = add(&offer.local);
-            published.insert(number, Published { offer, name });
-        }
-        let sessions = Sessions::new(published);
+        let mut publications = Publications::default();
+        config.publications.into_iter().for_each(|publication| publications.add(publication, &mut names));
+        let sessions = Sessions::new(publications);
         let mut agenda = Agenda::new(limits, jitter, now);
         agenda.fact(Fact::Connecting { server: settings.server.clone() });
         let (gateway, links) = (Gateway::new(settings, now), Links::default());
@@ -105,7 +105,8 @@ impl Client {
         } else if self.sessions.is_proxy(id) {
             self.sessions.proxy_connected(id, &mut self.names, &mut self.agenda);
         } else {
-            self.gateway.greeted(id, &mut self.names, &self.sessions, &mut self.agenda);
+            let publications = &mut self.sessions.publications;
+            self.gateway.greeted(id, &mut self.names, publications, &mut self.agenda);
         }
     }
 
@@ -134,11 +135,14 @@ impl Client {
             }
             ControlFrame::Ping => agenda.push(Output::Send { id, frame: ControlFrame::Pong }),
             ControlFrame::Pong | ControlFrame::Skipped => {}
-            ControlFrame::Granted { number, addresses } => sessions.granted(number, &addresses, agenda),
+            ControlFrame::Granted { number, addresses } => {
+                sessions.publications.granted(id, number, addresses, agenda);
+            }
             ControlFrame::Denied { number, reason } | ControlFrame::Withdrawn { number, reason } => {
-                sessions.denied(number, reason, agenda);
+                sessions.publications.denied(id, number, reason, agenda);
             }
             ControlFrame::Drain => {
+                sessions.publications.drains(id);
                 link.drain();
                 let stood = agenda.now.saturating_duration_since(link.welcomed);
                 let before = gateway.server_drains(link_id, stood, agenda);
@@ -166,6 +170,7 @@ impl Client {
     fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic) {
         let Client { gateway, links, names, sessions, agenda, .. } = self;
         agenda.at(id, None);
+        sessions.publications.closed(id);
         if sessions.is_message(id) {
             if let Some(link) = sessions.message_gone(id, reason, agenda)
                 && let Some(link) = links.get_mut(link)
@@ -180,6 +185,17 @@ impl Client {
             gateway.closed(id, reason, agenda);
         }
         self.exit_if_drained();
+    }
+
+    /// Another configuration takes the place of the one before. Links that stand keep their heartbeat.
+    fn configure(&mut self, source: Arc<str>, difference: Box<ClientDifference>) {
+        let mut limits = Limits::clone(&self.agenda.limits);
+        limits.heartbeat = difference.heartbeat.unwrap_or(limits.heartbeat);
+        limits.drain = difference.drain.unwrap_or(limits.drain);
+        self.agenda.limits = Arc::new(limits);
+        let leaving = self.draining.is_some();
+        self.sessions.change(&difference, leaving, &mut self.names, &mut self.agenda);
+        self.agenda.fact(Fact::ClientReloaded { source, difference });
     }
 
     fn drain(&mut self) {
@@ -220,13 +236,16 @@ impl Machine for Client {
             Input::Resolved { name, lookup } => self.resolved(name, lookup),
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
             Input::Drain => self.drain(),
+            Input::Configure(configuration) => match *configuration {
+                Configuration::Client { source, difference } => self.configure(source, difference),
+                Configuration::Server { .. } => {}
+            },
             Input::GiveUp => self.draining = Some(now),
             // A client listens nowhere.
             Input::Accepted { .. }
             | Input::Greeted { .. }
             | Input::Proved { .. }
             | Input::Answered { .. }
-            | Input::Configure(_)
             | Input::Listening { .. }
             | Input::ListenFailed { .. }
             | Input::Stopped { .. }

@@ -86,6 +86,11 @@ impl Names {
         self.0.insert(entry).ok()
     }
 
+    /// Forgets a name that nobody needs any more.
+    pub fn remove(&mut self, id: NameId) {
+        self.0.remove(id);
+    }
+
     /// The addresses that are known, in the order in which they are tried.
     pub fn found(&self, id: NameId) -> &[SocketAddr] {
         self.0.get(id).map_or(&[], |entry| &entry.found)

@@ -3,33 +3,19 @@
 //!
 //! A local server is dialled at most once per session that has not been seen before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::attempt::{Attempt, Attempts};
 use super::names::{Consulted, Names};
+use super::publications::{OfferId, Publications, at_offset};
 use super::seen::Seen;
 use crate::base::address::PackedAddress;
-use crate::base::id::{ConnId, LinkId, NameId, kind};
+use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
-use crate::config::Publication;
+use crate::config::client_difference::ClientDifference;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Traffic};
-use crate::wire::control::{Denial, GrantedAddress, PublicationNumber};
 use crate::wire::frame::{AbortReason, Sid, Start};
-
-/// What the client publishes.
-pub(super) struct Published {
-    pub offer: Publication,
-    /// Where its local server's addresses are kept.
-    pub name: NameId,
-}
-
-impl Published {
-    fn tell_name(&self, fault: NameFault, agenda: &mut Agenda) {
-        let (service, local) = (self.offer.name.clone(), self.offer.local.clone());
-        agenda.fact(Fact::LocalName { service, local, fault });
-    }
-}
 
 /// A message connection.
 struct Message {
@@ -59,7 +45,9 @@ struct Session {
 struct UserOf {
     number: u64,
     address: PackedAddress,
-    publication: PublicationNumber,
+    /// `None` if there is no such publication.
+    offer: Option<OfferId>,
+    port_offset: u16,
     since: Instant,
 }
 
@@ -71,7 +59,7 @@ struct Proxy {
 
 /// All message connections, sessions and proxy connections.
 pub(super) struct Sessions {
-    pub published: BTreeMap<PublicationNumber, Published>,
+    pub publications: Publications,
     messages: Table<kind::Connection, Message>,
     /// Message connections that are proved.
     proved: usize,
@@ -83,9 +71,9 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// No sessions of these publications.
-    pub fn new(published: BTreeMap<PublicationNumber, Published>) -> Sessions {
+    pub fn new(publications: Publications) -> Sessions {
         Sessions {
-            published,
+            publications,
             messages: Table::default(),
             proved: 0,
             proxies: Table::default(),
@@ -162,21 +150,6 @@ impl Sessions {
 
     // Sessions.
 
-    /// The server serves a publication: where its users connect.
-    pub fn granted(&self, number: PublicationNumber, addresses: &[GrantedAddress], agenda: &mut Agenda) {
-        if let (Some(published), Some(address)) = (self.published.get(&number), addresses.first()) {
-            let (service, local) = (published.offer.name.clone(), published.offer.local.clone());
-            agenda.fact(Fact::Granted { service, port: address.ports.first, local });
-        }
-    }
-
-    /// The server does not serve a publication, or no longer.
-    pub fn denied(&self, number: PublicationNumber, reason: Denial, agenda: &mut Agenda) {
-        if let Some(published) = self.published.get(&number) {
-            agenda.fact(Fact::Denied { service: published.offer.name.clone(), reason });
-        }
-    }
-
     /// A session has begun on a message connection; `seen` is its link's.
     pub fn begin(
         &mut self,
@@ -193,7 +166,8 @@ impl Sessions {
         let user = UserOf {
             number: start.number,
             address: start.user.into(),
-            publication: start.publication,
+            offer: self.publications.offer_of(start.publication),
+            port_offset: start.port_offset,
             since: agenda.now,
         };
         let session = Session { user, sid: start.sid, attempt: None };
@@ -207,7 +181,7 @@ impl Sessions {
             agenda.push(Output::Abort { message: id, reason: AbortReason::Duplicate });
             return agenda.fact(Fact::Duplicate { number: start.number });
         }
-        if !self.published.contains_key(&start.publication) {
+        if self.publications.offer(user.offer).is_none_or(|offer| offer.local(user.port_offset).is_none()) {
             return refuse(id, agenda);
         }
         if self.proxies.len() + self.attempts.asked >= self.proxies_max(agenda) {
@@ -226,12 +200,14 @@ impl Sessions {
     }
 
     fn tell_failed(&self, user: UserOf, reason: CloseReason, agenda: &mut Agenda) {
-        if let Some(published) = self.published.get(&user.publication) {
+        if let Some((offer, local)) =
+            self.publications.offer(user.offer).and_then(|it| Some((it, it.local(user.port_offset)?)))
+        {
             agenda.fact(Fact::LocalFailed {
                 number: user.number,
                 user: user.address.into(),
-                service: published.offer.name.clone(),
-                local: published.offer.local.clone(),
+                service: offer.publication.name.clone(),
+                local,
                 reason,
             });
         }
@@ -240,30 +216,30 @@ impl Sessions {
     /// Seeks a session's local server: dials it, or waits for its name's addresses first.
     fn dial(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
         let Some(State::Busy(session)) = self.state(id) else { return };
-        let Some(published) = self.published.get(&session.user.publication) else {
+        let Some(offer) = self.publications.offer(session.user.offer) else {
             return refuse(id, agenda);
         };
         // A session that must wait for a name waits no longer than for a local server.
-        let last = session.user.since + agenda.limits.local_dial;
-        let until = match names.consult(published.name, agenda) {
+        let last = session.user.since + offer.publication.dial_time;
+        let until = match names.consult(offer.name, agenda) {
             Consulted::Go => return self.dial_next(id, names, agenda),
             Consulted::WaitUntil(until) => until.min(last),
             Consulted::Wait => last,
         };
-        names.wait(published.name, id, session.sid);
+        names.wait(offer.name, id, session.sid);
         agenda.at(id, Some(until));
     }
 
     /// Dials the first address of the session's local server that was not tried, if there is one.
     fn dial_next(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
         let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else { return };
-        let Some(published) = self.published.get(&session.user.publication) else {
+        let Some(offer) = self.publications.offer(session.user.offer) else {
             return refuse(id, agenda);
         };
-        let found = names.found(published.name);
-        if let Some(why) = names.failure(published.name) {
+        let found = names.found(offer.name);
+        if let Some(why) = names.failure(offer.name) {
             let fault = if found.is_empty() { NameFault::Unresolved } else { NameFault::Outdated };
-            published.tell_name(fault(why.into()), agenda);
+            offer.tell_name(fault(why.into()), agenda);
         }
         let attempt = session.attempt.get_or_insert_with(|| self.attempts.begin());
         let Some((address, left)) = attempt.next(found) else {
@@ -273,13 +249,14 @@ impl Sessions {
             return;
         };
         // Each address gets its share of what is left of the time.
-        let last = session.user.since + agenda.limits.local_dial;
+        let last = session.user.since + offer.publication.dial_time;
         let share = last.saturating_duration_since(agenda.now) / (1 + left as u32);
         attempt.dial(address, agenda.now);
         self.attempts.asked += 1;
-        let late_at = agenda.now + names.late_after(published.name, address, agenda);
+        let late_at = agenda.now + names.late_after(offer.name, address, agenda);
         agenda.at(id, Some(late_at).filter(|_| left > 0));
         let deadline = agenda.now + share;
+        let address = at_offset(address, session.user.port_offset);
         agenda.push(Output::Dial { dial: Dial::Proxy(id, session.sid), address, deadline });
     }
 
@@ -287,16 +264,15 @@ impl Sessions {
     /// has been reached meanwhile.
     fn dial_late(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
         let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else { return };
-        let Some(published) = self.published.get(&session.user.publication) else { return };
+        let Some(offer) = self.publications.offer(session.user.offer) else { return };
         let Some(attempt) = &mut session.attempt else { return };
-        let (Some(late), Some((next, _))) = (attempt.last(), attempt.next(names.found(published.name)))
-        else {
+        let (Some(late), Some((next, _))) = (attempt.last(), attempt.next(names.found(offer.name))) else {
             return;
         };
         if attempt.may_have_rival() && self.attempts.rivals.spend() {
             return self.dial_next(id, names, agenda);
         }
-        if names.has_worked_since(published.name, next, late.at)
+        if names.has_worked_since(offer.name, next, late.at)
             && let Some(proxy) = attempt.give_up_older()
         {
             agenda.reset(proxy, CloseReason::Retired);
@@ -324,12 +300,12 @@ impl Sessions {
         if session.attempt.is_some() {
             return self.dial_late(id, names, agenda);
         }
-        let Some(published) = self.published.get(&session.user.publication) else {
+        let Some(offer) = self.publications.offer(session.user.offer) else {
             return refuse(id, agenda);
         };
-        names.stop_waiting(published.name, id);
-        if names.found(published.name).is_empty() {
-            published.tell_name(NameFault::Late, agenda);
+        names.stop_waiting(offer.name, id);
+        if names.found(offer.name).is_empty() {
+            offer.tell_name(NameFault::Late, agenda);
             return refuse(id, agenda);
         }
         self.dial_next(id, names, agenda);
@@ -370,14 +346,66 @@ impl Sessions {
             return;
         };
         let Some(mut attempt) = session.attempt.take_if(|attempt| attempt.has(id)) else { return };
-        if let (Some(published), Some(dialled)) =
-            (self.published.get(&session.user.publication), attempt.take(id))
+        if let (Some(offer), Some(dialled)) = (self.publications.offer(session.user.offer), attempt.take(id))
         {
-            names.worked(published.name, dialled.address, dialled.at, agenda.now);
+            names.worked(offer.name, dialled.address, dialled.at, agenda.now);
         }
         agenda.at(message, None);
         self.attempts.rivals.earn();
         self.attempts.end(Some(attempt), CloseReason::Retired, agenda);
+    }
+
+    // Publications.
+
+    /// Makes the publications what they are to be. Those that are no more lose their sessions at once: the user of one
+    /// that has not found its local server may still be served elsewhere.
+    pub fn change(
+        &mut self,
+        difference: &ClientDifference,
+        leaving: bool,
+        names: &mut Names,
+        agenda: &mut Agenda,
+    ) {
+        let removed = self.publications.change(difference, leaving, names, agenda);
+        let mut used = BTreeSet::new();
+        let publications = &self.publications;
+        let is_removed = |user: &UserOf| {
+            publications.number_of(user.offer).is_some_and(|number| removed.contains(&number))
+        };
+        let (mut proxies, mut messages) = (Vec::new(), BTreeMap::new());
+        for (id, message) in self.messages.iter() {
+            let State::Busy(session) = &message.state else { continue };
+            used.extend(session.user.offer);
+            if is_removed(&session.user) {
+                messages.insert(id, AbortReason::Refused);
+            }
+        }
+        for (id, proxy) in self.proxies.iter() {
+            used.extend(proxy.user.offer);
+            let attempt = match self.state(proxy.message) {
+                Some(State::Busy(session)) => session.attempt.as_ref(),
+                _ => None,
+            };
+            let is_sought = attempt.is_some_and(|attempt| attempt.has(id));
+            if is_removed(&proxy.user) && !is_sought {
+                proxies.push(id);
+                messages.entry(proxy.message).and_modify(|reason| *reason = AbortReason::Removed);
+            }
+        }
+        proxies.sort();
+        proxies.into_iter().for_each(|id| agenda.reset(id, CloseReason::Removed));
+        for (id, reason) in messages {
+            let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else {
+                continue;
+            };
+            if let Some(offer) = self.publications.offer(session.user.offer) {
+                names.stop_waiting(offer.name, id);
+            }
+            agenda.at(id, None);
+            self.attempts.end(session.attempt.take(), CloseReason::Removed, agenda);
+            agenda.push(Output::Abort { message: id, reason });
+        }
+        self.publications.forget_unused(used, names);
     }
 
     /// The time of the drain is over: local servers that are left are told, and their users are by that.
@@ -413,12 +441,14 @@ impl Sessions {
             self.dial_failed(id, message, user, reason, names, agenda);
         } else if reason == CloseReason::Retired {
             // Another one has served its session, or nobody waits for it.
-        } else if let Some(Published { offer, .. }) = self.published.get(&user.publication) {
+        } else if let Some((offer, local)) =
+            self.publications.offer(user.offer).and_then(|it| Some((it, it.local(user.port_offset)?)))
+        {
             agenda.fact(Fact::SessionEnded {
                 number: user.number,
                 user: user.address.into(),
-                service: offer.name.clone(),
-                local: offer.local.clone(),
+                service: offer.publication.name.clone(),
+                local,
                 traffic,
                 lasted: agenda.now.saturating_duration_since(user.since),
                 reason,
@@ -439,16 +469,15 @@ impl Sessions {
         let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
             return;
         };
-        let (Some(published), Some(attempt)) =
-            (self.published.get(&user.publication), session.attempt.as_mut())
+        let (Some(offer), Some(attempt)) = (self.publications.offer(user.offer), session.attempt.as_mut())
         else {
             return;
         };
         let Some(dialled) = attempt.take(id) else { return };
-        names.ask_again(published.name, agenda);
+        names.ask_again(offer.name, agenda);
         let told = attempt.fail(dialled.address, reason);
-        let has_more = attempt.next(names.found(published.name)).is_some();
-        if has_more && agenda.now < user.since + agenda.limits.local_dial {
+        let has_more = attempt.next(names.found(offer.name)).is_some();
+        if has_more && agenda.now < user.since + offer.publication.dial_time {
             return match attempt.last() {
                 // There was one beside it, which may be late as well.
                 Some(_) => self.dial_late(message, names, agenda),

@@ -88,8 +88,6 @@ pub struct Limits {
     pub strangers_per_address_max: usize,
     /// Strangers at once that proved the secret of one key or link and are not admitted yet; the oldest makes room.
     pub strangers_per_key_max: usize,
-    /// Time to connect to a local server, all its addresses together.
-    pub local_dial: Duration,
     /// Longest time to connect to a local server that a client can ask the server to wait for.
     pub local_dial_max: Duration,
     /// How long a resolved name of a local server is used before it is resolved anew.
@@ -185,7 +183,6 @@ impl Default for Limits {
             strangers_max: 1_024,
             strangers_per_address_max: 256,
             strangers_per_key_max: 256,
-            local_dial: Duration::from_secs(5),
             local_dial_max: Duration::from_secs(30),
             resolved: Duration::from_secs(10),
             resolve_retry: Duration::from_secs(1),

@@ -1,5 +1,6 @@
 //! Validated configuration: what the command line, the configuration file and the key file have become.
 
+pub mod client_difference;
 pub mod difference;
 mod document;
 pub mod fault;

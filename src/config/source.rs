@@ -78,6 +78,11 @@ impl Places {
         Places { file: Some(file.clone()), keys: keys.collect() }
     }
 
+    /// Whether a file says them, and not a command line.
+    pub fn are_of_a_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// A fault of an option of the top: at its key, or at the beginning where it is silent.
     pub fn fault(&self, option: &str, what: String) -> Fault {
         let place =
@@ -105,6 +110,16 @@ impl fmt::Display for Refused {
     }
 }
 
+impl Refused {
+    /// The first fault, and how many more there are.
+    pub fn in_one_line(&self) -> String {
+        match self {
+            Refused::File(faults) => faults.in_one_line(),
+            Refused::Key(error) => error.to_string(),
+        }
+    }
+}
+
 impl From<Faults> for Refused {
     fn from(faults: Faults) -> Refused {
         Refused::File(faults)
@@ -118,6 +133,17 @@ pub enum Either {
     Server(Read<ServerConfig>),
     /// A client's.
     Client(Read<ClientConfig>),
+}
+
+impl<Said> Source<Said> {
+    /// What people are told is read again: the file as it was typed, or `keys`, as nothing else of a command line can
+    /// change.
+    pub fn name(&self) -> Arc<str> {
+        match self {
+            Source::File(path) => named(path),
+            Source::Flags { .. } => "keys".into(),
+        }
+    }
 }
 
 impl Source<ServerSaid> {

@@ -68,8 +68,6 @@ pub enum CloseReason {
     Full,
     /// What was aborted did not end, or a good ending was not read, in time.
     EndTimedOut,
-    /// What it belonged to was removed from the configuration.
-    Removed,
     /// The policy does not allow it any more.
     Policy,
     /// The service takes no users from there.
@@ -90,6 +88,8 @@ pub enum CloseReason {
     Overflow,
     /// More idle connections than the pool needs.
     Retired,
+    /// What it belonged to was removed from the configuration.
+    Removed,
     /// The client is leaving, or was refused.
     Drained,
     /// The process ends.
@@ -123,7 +123,6 @@ impl fmt::Display for CloseReason {
             Self::NoClient => f.write_str("no client took the user in time"),
             Self::Full => f.write_str("the limit is reached"),
             Self::EndTimedOut => f.write_str("the other side did not end in time"),
-            Self::Removed => f.write_str("removed from the configuration"),
             Self::Policy => f.write_str("the policy does not allow it any more"),
             Self::From => f.write_str("the service takes no users from there"),
             Self::UsersLimit => f.write_str("the service has as many users as it may have"),
@@ -134,6 +133,7 @@ impl fmt::Display for CloseReason {
             Self::Idle => write!(f, "{}", AbortReason::Idle),
             Self::Overflow => f.write_str("the peer does not read"),
             Self::Retired => f.write_str("no longer needed"),
+            Self::Removed => write!(f, "{}", AbortReason::Removed),
             Self::Drained => f.write_str("drained"),
             Self::Shutdown => f.write_str("shutting down"),
         }

@@ -62,6 +62,7 @@ mod tests {
             ("user reset", CloseReason::Io(ErrorKind::BrokenPipe.into()), aborted(AbortReason::Reset)),
             ("local server reset", aborted(AbortReason::Reset), reset),
             ("idle", CloseReason::Idle, aborted(AbortReason::Idle)),
+            ("removed from the configuration", aborted(AbortReason::Removed), CloseReason::Removed),
             (
                 "local server reset",
                 aborted(AbortReason::Reset),

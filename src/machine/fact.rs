@@ -18,8 +18,9 @@ use crate::base::address::{HostPort, Listen};
 use crate::base::id::ConnId;
 use crate::base::name::Name;
 use crate::base::ports::Ports;
+use crate::config::client_difference::ClientDifference;
 use crate::config::difference::Difference;
-use crate::wire::control::{Denial, Refusal, Versions};
+use crate::wire::control::{Denial, GrantedAddress, Refusal, Versions};
 
 /// Something that an operator may want to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -199,12 +200,22 @@ pub enum Fact {
         /// The key that was proved.
         key: Name,
     },
+    /// A service is asked for that was not before, or for something else than before.
+    Asked {
+        /// The service.
+        service: Name,
+    },
+    /// A service is published no longer, because the client does not want to.
+    Unpublished {
+        /// The service.
+        service: Name,
+    },
     /// A service is published.
     Granted {
         /// The service.
         service: Name,
-        /// Where its users connect.
-        port: u16,
+        /// Where its users connect; at least one place.
+        addresses: Vec<GrantedAddress>,
         /// Where its local server is.
         local: HostPort,
     },
@@ -214,6 +225,15 @@ pub enum Fact {
         service: Name,
         /// Why.
         reason: Denial,
+        /// Whether it was published before.
+        withdrawn: bool,
+    },
+    /// Another configuration holds.
+    ClientReloaded {
+        /// Where it comes from.
+        source: Arc<str>,
+        /// What has changed.
+        difference: Box<ClientDifference>,
     },
     /// The server refuses this client.
     Refused {
@@ -367,6 +387,7 @@ impl Fact {
             // Who only looks whether the port is open is a health check.
             Fact::NotAdmitted { reason: CloseReason::PeerClosed, .. } => Level::Debug,
             Fact::NextAttempt { .. } | Fact::Duplicate { .. } | Fact::OptionMissing { .. } => Level::Debug,
+            Fact::Asked { .. } | Fact::Unpublished { .. } => Level::Debug,
             Fact::ClientCame { .. }
             | Fact::ClientGone { .. }
             | Fact::ClientLeaves { .. }
@@ -378,6 +399,7 @@ impl Fact {
             | Fact::Connecting { .. }
             | Fact::Connected { .. }
             | Fact::Granted { .. }
+            | Fact::ClientReloaded { .. }
             | Fact::ServerDrains { .. }
             | Fact::LinkLost { .. }
             | Fact::MessageArrived { .. }
@@ -410,6 +432,12 @@ impl Fact {
             Fact::Published { key, .. } => some("published", key, PUBLICATIONS_AT_ONCE),
             Fact::Exposed { key, .. } => some("exposed", key, PUBLICATIONS_AT_ONCE),
             Fact::PortNotOpened { key, .. } => once("port not opened", Some(key)),
+            Fact::Granted { .. } => {
+                Some(Throttle { cause: "granted", key: None, at_once: PUBLICATIONS_AT_ONCE })
+            }
+            Fact::Denied { .. } => {
+                Some(Throttle { cause: "denied", key: None, at_once: PUBLICATIONS_AT_ONCE })
+            }
             Fact::ClientRefused { key, .. } => once("client refused", Some(key)),
             Fact::PublicationDenied { service, .. } => once("publication denied", Some(service)),
             Fact::TicketsExpired { key, .. } => once("tickets expired", Some(key)),

@@ -13,6 +13,7 @@ use super::output::{Dialled, Door};
 use super::silence::Measured;
 use crate::base::id::{ConnId, ListenerId, NameId};
 use crate::config::ServerConfig;
+use crate::config::client_difference::ClientDifference;
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::Start;
 use crate::wire::handshake::{ClearHello, KeyId, Secret};
@@ -109,8 +110,6 @@ pub enum Input {
         /// What the clock on the wall says.
         wall: SystemTime,
     },
-    /// Another configuration is to take the place of the one before.
-    Configure(Box<Configuration>),
     /// Something happened to the session on a message connection.
     Session {
         /// The message connection.
@@ -144,6 +143,8 @@ pub enum Input {
         /// What passed it, if it was a user's or a proxy connection.
         traffic: Traffic,
     },
+    /// Another configuration is to take the place of the one before.
+    Configure(Box<Configuration>),
     /// The operator asked the process to end.
     Drain,
     /// The operator asked again: the time that running sessions have is over now.
@@ -162,6 +163,13 @@ pub enum Configuration {
         source: Arc<str>,
         /// What the clock on the wall says.
         wall: SystemTime,
+    },
+    /// At the client. `Fact::ClientReloaded` tells that it holds.
+    Client {
+        /// Where it comes from, for people.
+        source: Arc<str>,
+        /// What changes.
+        difference: Box<ClientDifference>,
     },
 }
 

@@ -1,5 +1,6 @@
 //! What facts are in words.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::ErrorKind;
 
@@ -8,7 +9,7 @@ use super::ending::Ending;
 use super::fact::Fact;
 use super::fault::Advised;
 use super::input::Traffic;
-use crate::wire::control::{Denial, Refusal};
+use crate::wire::control::{Denial, GrantedAddress, Ports, Refusal};
 
 /// The system has no local port left for a dial (connect(2), EADDRNOTAVAIL).
 pub(super) fn has_no_port(reason: CloseReason) -> bool {
@@ -18,6 +19,21 @@ pub(super) fn has_no_port(reason: CloseReason) -> bool {
 /// Why local ports are scarce, and what helps (ip-sysctl).
 const PORTS_ADVICE: &str = "too many connections from this host to it are open or in TIME_WAIT; \
                             net.ipv4.tcp_tw_reuse=1 and a wider net.ipv4.ip_local_port_range help";
+
+/// The ports at which users connect, each once: `port 443`, `ports 443, 8000-8099`.
+struct PortsOf<'a>(&'a [GrantedAddress]);
+
+impl fmt::Display for PortsOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ports: BTreeSet<Ports> = self.0.iter().map(|address| address.ports).collect();
+        let count: usize = ports.iter().map(|ports| ports.count()).sum();
+        f.write_str(if count > 1 { "ports" } else { "port" })?;
+        for (place, ports) in ports.into_iter().enumerate() {
+            write!(f, "{} {ports}", if place > 0 { "," } else { "" })?;
+        }
+        Ok(())
+    }
+}
 
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,14 +112,22 @@ impl fmt::Display for Fact {
             Fact::Connected { link, server, address, key } => {
                 write!(f, "{link} connected to {server} at {address} with key {key}")
             }
-            Fact::Granted { service, port, local } => {
-                write!(f, "service {service}: users of port {port} reach {local}")
+            Fact::Asked { service } => write!(f, "{service}: asked for"),
+            Fact::Unpublished { service } => write!(f, "{service}: not published any more"),
+            Fact::Granted { service, addresses, local } => {
+                write!(f, "service {service}: users of {} reach {local}", PortsOf(addresses))
             }
-            Fact::Denied { service, reason: Denial::UnknownService } => write!(
-                f,
-                "service {service}: denied: unknown service; start the server with --service {service}=ADDR"
-            ),
-            Fact::Denied { service, reason } => write!(f, "service {service}: denied: {reason}"),
+            Fact::Denied { service, reason, withdrawn } => {
+                let verb = if *withdrawn { "withdrawn" } else { "denied" };
+                write!(f, "{service}: {verb}: {reason}")?;
+                match reason {
+                    Denial::UnknownService => {
+                        write!(f, "; start the server with --service {service}=ADDR")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Fact::ClientReloaded { source, difference } => write!(f, "reloaded {source}: {difference}"),
             Fact::Refused { refusal } => write!(f, "{refusal}"),
             Fact::ServerUnreachable { server, reason } => write!(f, "{server}: {reason}; trying again"),
             Fact::ServerUnproved { server, key, reason } => write!(

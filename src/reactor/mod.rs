@@ -127,6 +127,12 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         std::mem::take(&mut self.hung_up)
     }
 
+    /// Tells the machine something that does not come from the network.
+    pub fn tell(&mut self, input: Input) {
+        self.sockets.all.tell(input);
+        self.settle();
+    }
+
     /// Ends: closes what is whole in peace, so that its last bytes still arrive; a session that still runs is reset.
     pub fn abandon(&mut self) {
         for connection in self.sockets.all.drain() {
@@ -136,12 +142,6 @@ impl<M: Machine, N: Network> Reactor<M, N> {
                 connection.socket.close();
             }
         }
-    }
-
-    /// The machine is told something that comes from elsewhere.
-    pub fn tell(&mut self, input: Input) {
-        self.sockets.all.tell(input);
-        self.settle();
     }
 
     /// What the clock on the wall says.

@@ -439,7 +439,7 @@ impl Machine for Server {
                 self.clients().woken();
             }
             Input::Configure(configuration) => {
-                let Configuration::Server { config, source, wall } = *configuration;
+                let Configuration::Server { config, source, wall } = *configuration else { return };
                 self.clocks = Clocks { now, wall };
                 self.configure(Request { config, source });
             }
@@ -451,7 +451,7 @@ impl Machine for Server {
             Input::Drain => self.drain(),
             Input::GiveUp => self.draining = Some(now),
             // A server dials nothing.
-            Input::Dialling { .. } | Input::Connected { .. } | Input::Resolved { .. } => {}
+            _ => {}
         }
         while let Some(service) = self.matching.services.next_turned() {
             self.publishing().open_if_served(service);

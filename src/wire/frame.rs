@@ -37,10 +37,13 @@ pub enum AbortReason {
     Shutdown,
     /// No byte of it moved for as long as the server lets it be idle.
     Idle,
+    /// What it belonged to was removed from the configuration.
+    Removed,
 }
 
 impl AbortReason {
-    const ALL: [AbortReason; 5] = [Self::Reset, Self::Refused, Self::Duplicate, Self::Shutdown, Self::Idle];
+    const ALL: [AbortReason; 6] =
+        [Self::Reset, Self::Refused, Self::Duplicate, Self::Shutdown, Self::Idle, Self::Removed];
 
     fn code(self) -> u8 {
         match self {
@@ -49,6 +52,7 @@ impl AbortReason {
             Self::Duplicate => 3,
             Self::Shutdown => 4,
             Self::Idle => 5,
+            Self::Removed => 6,
         }
     }
 }
@@ -61,6 +65,7 @@ impl fmt::Display for AbortReason {
             Self::Duplicate => "a duplicate of a session already seen",
             Self::Shutdown => "the other side is shutting down",
             Self::Idle => "idle",
+            Self::Removed => "removed from the configuration",
         })
     }
 }

@@ -225,6 +225,11 @@ fn a_server_that_is_replaced_while_sessions_run_loses_no_user_and_no_byte() {
 }
 
 #[test]
+fn clients_that_get_other_configurations_lose_only_the_sessions_of_what_they_give_up() {
+    over_lines(Tale::Reloaded, 128);
+}
+
+#[test]
 fn a_client_that_a_hostile_server_has_misled_keeps_its_bounds_and_finds_an_honest_one() {
     for seed in 0..variable("SKYORG_SEEDS").unwrap_or(56) {
         let _seed = Seed(seed);
@@ -232,7 +237,7 @@ fn a_client_that_a_hostile_server_has_misled_keeps_its_bounds_and_finds_an_hones
     }
 }
 
-/// Lives through so many worlds of a tale, side by side with others.
+/// Lives through so many worlds of a tale, side by side with others; `SKYORG_LINE=17` through that one.
 fn over_lines(tale: Tale, worlds: u64) {
     if let Some(seed) = variable("SKYORG_LINE") {
         trace::start();

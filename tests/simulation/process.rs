@@ -13,8 +13,9 @@ use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::clocks::Clocks;
 use skyorg::base::name::Name;
 use skyorg::client::Client;
+use skyorg::config::client_difference::ClientDifference;
 use skyorg::config::{ClientConfig, Key, Publication, ServerConfig, Service};
-use skyorg::machine::{Fact, Machine};
+use skyorg::machine::{Configuration, Fact, Input, Machine};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::Event;
 use skyorg::server::Server;
@@ -25,7 +26,7 @@ use super::network::VirtualNetwork;
 use super::tcp::{Host, Net, Time};
 use super::trace;
 use super::world::{
-    CONTROL_PORT, MESSAGE_PORT, SERVER_IP, SERVICES, VACANT_PORT, local_address, request_address,
+    CONTROL_PORT, MESSAGE_PORT, REMOVED, SERVER_IP, SERVICES, VACANT_PORT, local_address, request_address,
 };
 
 /// Turns that move nothing, within one second of virtual time, after which a loop is said to spin.
@@ -204,6 +205,15 @@ impl Process {
         false
     }
 
+    /// The client gets another configuration.
+    pub fn reload(&mut self, net: &Rc<RefCell<Net>>, difference: ClientDifference) {
+        if let Some(Program::Client(reactor)) = &mut self.program {
+            let (source, difference) = ("world".into(), Box::new(difference));
+            reactor.tell(Input::Configure(Box::new(Configuration::Client { source, difference })));
+            self.wake_at = Some(net.borrow().now);
+        }
+    }
+
     pub fn freeze(&mut self, until: Time) {
         self.frozen_until = self.frozen_until.max(until);
     }
@@ -242,24 +252,56 @@ fn turn<M: Machine>(reactor: &mut Reactor<M, VirtualNetwork>, facts: &mut Vec<Fa
     goes_on
 }
 
-fn client_config(client: usize, settings: &Settings) -> (ClientConfig, BTreeMap<String, Vec<SocketAddr>>) {
-    let local = |(service, text): (usize, &&str)| {
-        let address = local_address(client, service);
-        let host = if settings.named { format!("{text}.lan") } else { address.ip().to_string() };
-        Publication::of_service(name(text), HostPort { host: host.into(), port: address.port() })
+/// The local server of a client's service: the one that it has at first, or another one.
+fn local(client: usize, service: usize, another: bool, settings: &Settings) -> HostPort {
+    let address = local_address(client, service, another);
+    let host = match settings.named {
+        true => local_name(service, another),
+        false => address.ip().to_string(),
+    };
+    HostPort { host: host.into(), port: address.port() }
+}
+
+fn local_name(service: usize, another: bool) -> String {
+    format!("{}{}.lan", SERVICES[service], if another { "-2" } else { "" })
+}
+
+/// Another configuration for a client: the first service has one local server or the other, the second is there or
+/// not, and the last is as it was.
+pub fn drawn_config(client: usize, settings: &Settings, rng: &mut Rng) -> ClientConfig {
+    let (mut config, _) = client_config(client, settings);
+    for service in [0, REMOVED] {
+        config.publications[service].local = local(client, service, rng.bool(), settings);
+    }
+    // The server must be asked anew.
+    config.publications[REMOVED].share = rng.bool();
+    if rng.bool() {
+        config.publications.remove(REMOVED);
+    }
+    rng.shuffle(&mut config.publications);
+    config
+}
+
+pub fn client_config(
+    client: usize,
+    settings: &Settings,
+) -> (ClientConfig, BTreeMap<String, Vec<SocketAddr>>) {
+    let publication = |(service, text): (usize, &&str)| {
+        Publication::of_service(name(text), local(client, service, false, settings))
     };
     let server = HostPort { host: SERVER_IP.to_string().into(), port: CONTROL_PORT };
     let config = ClientConfig {
         server,
         message: None,
-        publications: SERVICES.iter().enumerate().map(local).collect(),
+        publications: SERVICES.iter().enumerate().map(publication).collect(),
         key: key(client),
         plain: settings.plain,
         limits: settings.limits.clone(),
     };
+    let both = (0..SERVICES.len()).flat_map(|service| [(service, false), (service, true)]);
     let lead =
-        |(service, text): (usize, &&str)| (format!("{text}.lan"), vec![local_address(client, service)]);
-    (config, SERVICES.iter().enumerate().map(lead).collect())
+        |(service, another)| (local_name(service, another), vec![local_address(client, service, another)]);
+    (config, both.map(lead).collect())
 }
 
 fn server_config(settings: &Settings) -> ServerConfig {

@@ -48,6 +48,8 @@ pub enum Ended {
 #[derive(Debug, Default)]
 pub struct Party {
     pub service: usize,
+    /// Of a local server: whose it is.
+    pub client: usize,
     /// This model does not say whether it must be served: it means no good, or another model says it.
     pub apart: bool,
     /// Bytes handed to its kernel.
@@ -86,6 +88,19 @@ impl Shadow {
 
     pub fn party(&mut self, side: Side, number: usize) -> &mut Party {
         &mut self.parties(side)[number]
+    }
+
+    /// Local servers of a client's service to which connections stand, and the users whose bytes they got.
+    pub fn served_by(&self, client: usize, service: usize) -> Vec<(Side, usize)> {
+        let locals = self.locals.iter().enumerate().filter(|(_, it)| {
+            (it.client, it.service) == (client, service) && it.ended.is_none() && !it.aborted
+        });
+        locals
+            .flat_map(|(number, it)| {
+                let user = it.bound.map(|user| (Side::User, user));
+                user.into_iter().chain([(Side::Local, number)])
+            })
+            .collect()
     }
 
     /// Numbers a new party.

@@ -7,6 +7,7 @@ use skyorg::config::limits::Limits;
 
 use super::faults::Fault;
 use super::line::Line;
+use super::shadow::Side;
 use super::talker::Script;
 use super::tcp::{Host, Kind, Time};
 
@@ -36,6 +37,13 @@ pub enum Coming {
     Successor,
     /// An honest server takes the place of a hostile one.
     Honest,
+    /// A client gets another configuration: a drawn one, or the first one again.
+    Reload {
+        client: usize,
+        drawn: bool,
+    },
+    /// These users and local servers must be gone.
+    Gone(Vec<(Side, usize)>),
 }
 
 /// What a world is about.
@@ -74,6 +82,8 @@ pub enum Tale {
     Unanswered,
     /// A middlebox forgets connections that are quiet for 20 to 60 s.
     Forgetful,
+    /// Clients get other configurations while sessions run, and nothing else goes wrong.
+    Reloaded,
     /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
     Unspliced,
 }
@@ -99,6 +109,9 @@ impl Tale {
         }
         if self == Tale::Misled {
             return honesty(rng);
+        }
+        if self == Tale::Reloaded {
+            return reloads(rng, clients);
         }
         let mut coming: Vec<_> = match self {
             Tale::Frozen | Tale::Starved => (0..clients)
@@ -140,6 +153,19 @@ fn replacement(rng: &mut Rng) -> Vec<(Time, Coming)> {
     let before: Vec<Time> = before.collect();
     let after = (0..rng.usize(1..20)).map(|_| retired + millis(rng.u64(500..4_000)));
     coming.extend(before.into_iter().chain(after).map(|at| (at, Coming::User)));
+    coming
+}
+
+/// Users come while clients get one configuration after the other; at last all is as it was.
+fn reloads(rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
+    let millis = Duration::from_millis;
+    let users = (0..rng.usize(10..60)).map(|_| (millis(rng.u64(3_000..13_000)), Coming::User));
+    let mut coming: Vec<_> = users.collect();
+    for _ in 0..rng.usize(1..12) {
+        let reload = Coming::Reload { client: rng.usize(..clients), drawn: true };
+        coming.push((millis(rng.u64(4_000..14_000)), reload));
+    }
+    coming.extend((0..clients).map(|client| (millis(15_000), Coming::Reload { client, drawn: false })));
     coming
 }
 

@@ -11,11 +11,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use skyorg::config::ClientConfig;
+use skyorg::config::client_difference::ClientDifference;
 
 use super::actors::{Siege, servers, users};
 use super::drawn::{Drawn, Settings};
 use super::faults::{self, Fault};
-use super::process::Process;
+use super::process::{Process, client_config, drawn_config};
 use super::served::{Life, Served};
 use super::shadow::{Ended, Shadow, Side};
 use super::strangers::{Approach, Stranger};
@@ -30,6 +32,12 @@ pub const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 /// Users of the last one are steady: they, and what they reach, speak plainly.
 pub const SERVICES: [&str; 3] = ["default", "other", "steady"];
 pub const STEADY: usize = 2;
+/// The one that clients give up and take up again, where they get other configurations.
+pub const REMOVED: usize = 1;
+/// A publication that is removed has lost its sessions after this time.
+const REMOVAL: Duration = Duration::from_millis(100);
+/// Users get what was on its way to them before that; whether it has arrived is looked at so often.
+const LOOK: Duration = Duration::from_millis(250);
 /// Where users connect to a service that nobody serves.
 pub const VACANT_PORT: u16 = 33338;
 
@@ -43,9 +51,9 @@ pub fn request_address(service: usize) -> SocketAddr {
     SocketAddr::new(SERVER_IP, [33333, 33336, 33337][service])
 }
 
-/// Where a client finds the local server of a service.
-pub fn local_address(client: usize, service: usize) -> SocketAddr {
-    (Ipv4Addr::new(10, 0, client as u8, 2), 8080 + service as u16).into()
+/// Where a client finds the local server of a service, and another one after a reload.
+pub fn local_address(client: usize, service: usize, another: bool) -> SocketAddr {
+    (Ipv4Addr::new(10, 0, client as u8, 2 + u8::from(another)), 8080 + service as u16).into()
 }
 
 enum Actor {
@@ -58,12 +66,20 @@ fn steady_script() -> Script {
     Script::plain(500, false, Ending::FinWhenSent)
 }
 
+/// A user who talks for some seconds.
+fn flowing(rng: &mut Rng) -> Script {
+    let script = Script::plain(rng.u64(1_000..150_000), false, Ending::FinWhenSent);
+    Script { chunk: 1_000, pause: Duration::from_millis(rng.u64(1..40)), ..script }
+}
+
 pub struct World {
     net: Rc<RefCell<Net>>,
     rng: Rng,
     base: Instant,
     settings: Settings,
     processes: Vec<Process>,
+    /// What each client runs with.
+    configs: Vec<ClientConfig>,
     actors: BTreeMap<usize, Actor>,
     timers: BTreeMap<(Time, usize), ()>,
     coming: Vec<(Time, Coming)>,
@@ -101,6 +117,7 @@ impl World {
             base: Instant::now(),
             settings,
             processes: Vec::new(),
+            configs: Vec::new(),
             actors: BTreeMap::new(),
             timers: BTreeMap::new(),
             coming,
@@ -114,14 +131,16 @@ impl World {
             fresh: false,
         };
         for client in 0..clients {
-            for service in 0..SERVICES.len() {
+            world.configs.push(client_config(client, &world.settings).0);
+            let both = (0..SERVICES.len()).flat_map(|service| [(service, false), (service, true)]);
+            for (service, another) in both {
                 let listener = Listener {
                     host: Host::Outside,
                     slot: (client * SERVICES.len() + service) as u32,
                     backlog: Default::default(),
                     refuses: None,
                 };
-                world.net.borrow_mut().listeners.insert(local_address(client, service), listener);
+                world.net.borrow_mut().listeners.insert(local_address(client, service, another), listener);
             }
         }
         let hosts = [Host::Server].into_iter().chain((0..clients).map(Host::Client));
@@ -167,6 +186,7 @@ impl World {
                 | Tale::Unspliced
                 | Tale::SlowName
                 | Tale::Replaced
+                | Tale::Reloaded
                 | Tale::Forbidden
                 | Tale::Misled
                 | Tale::Nameless
@@ -291,6 +311,7 @@ impl World {
                 Coming::User => {
                     let service = self.rng.usize(..STEADY);
                     let script = match self.tale {
+                        Tale::Reloaded => flowing(&mut self.rng),
                         Tale::Anything | Tale::Replaced => {
                             Script::random(&mut self.rng, Side::User, self.bytes_max)
                         }
@@ -321,6 +342,16 @@ impl World {
                     }
                     self.start(0);
                 }
+                Coming::Reload { client, drawn } => self.reload(client, drawn),
+                Coming::Gone(parties) => {
+                    for (side, number) in parties {
+                        let is_there = |actor: &Actor| matches!(actor, Actor::Talker(it) if (it.side, it.number) == (side, number));
+                        assert!(
+                            !self.actors.values().any(is_there),
+                            "{side:?} {number} outlives its publication"
+                        );
+                    }
+                }
                 Coming::Retirement => self.processes[0].retire(&self.net),
                 Coming::Successor => {
                     let successor = Process::new(Host::Successor);
@@ -330,6 +361,27 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A client gets another configuration. The sessions of what it publishes no more end, and no others.
+    fn reload(&mut self, client: usize, drawn: bool) {
+        let (settings, rng) = (&self.settings, &mut self.rng);
+        let new = match drawn {
+            true => drawn_config(client, settings, rng),
+            false => client_config(client, settings).0,
+        };
+        let difference = ClientDifference::of(&self.configs[client], &new);
+        trace!(self.now(), "client {client} gets another configuration: {difference}");
+        if difference.removed.len() + difference.asked_anew.len() > 0 {
+            let parties = self.shadow.served_by(client, REMOVED);
+            let (locals, users): (Vec<_>, Vec<_>) = parties.into_iter().partition(|it| it.0 == Side::Local);
+            self.later(REMOVAL, Coming::Gone(locals));
+            // It is told over the line.
+            let line = self.net.borrow().shape.round_trip_max();
+            self.later(REMOVAL + LOOK + line, Coming::Gone(users));
+        }
+        self.configs[client] = new;
+        self.processes[Host::Client(client).index()].reload(&self.net, difference);
     }
 
     /// How long parties wait for something to be heard.
@@ -343,7 +395,13 @@ impl World {
 
     fn user(&mut self, service: usize, script: Script) -> usize {
         let number = self.shadow.enter(Side::User, service);
+        self.shadow.party(Side::User, number).apart |= self.is_apart(service);
         self.user_from(number, user_address(number), script)
+    }
+
+    /// Whether parties of this service may lose their sessions.
+    fn is_apart(&self, service: usize) -> bool {
+        self.tale == Tale::Reloaded && service == REMOVED && !self.fresh
     }
 
     fn hostile_user(&mut self, script: Script) {
@@ -455,12 +513,16 @@ impl World {
         let locals =
             |listener: &&mut Listener| listener.host == Host::Outside && listener.slot != servers::SLOT;
         for listener in net.listeners.values_mut().filter(locals) {
-            let service = listener.slot as usize % SERVICES.len();
-            came.extend(listener.backlog.drain(..).map(|end| (end, service)));
+            let (client, service) =
+                (listener.slot as usize / SERVICES.len(), listener.slot as usize % SERVICES.len());
+            came.extend(listener.backlog.drain(..).map(|end| (end, client, service)));
         }
         // What a hostile server begins, local servers let stand.
-        for (end, service) in came.into_iter().filter(|_| self.misled_by.is_none()) {
+        for (end, client, service) in came.into_iter().filter(|_| self.misled_by.is_none()) {
             let number = self.shadow.enter(Side::Local, service);
+            let apart = self.is_apart(service);
+            let party = self.shadow.party(Side::Local, number);
+            (party.client, party.apart) = (client, apart);
             let script = match self.tale {
                 Tale::Anything | Tale::Replaced if !self.fresh && service != STEADY => {
                     Script::random(&mut self.rng, Side::Local, self.bytes_max)

@@ -4,6 +4,7 @@ mod dials;
 mod end;
 mod gateway;
 mod names;
+mod publications;
 mod sessions;
 
 use std::net::SocketAddr;
@@ -15,9 +16,12 @@ use crate::story::{Outputs, Story, millis, name, secs};
 use skyorg::base::address::HostPort;
 use skyorg::base::id::{ConnId, LinkId, NameId};
 use skyorg::client::Client;
+use skyorg::config::client_difference::ClientDifference;
 use skyorg::config::limits::Limits;
 use skyorg::config::{ClientConfig, DIAL_TIME, Key, Publication};
-use skyorg::machine::{CloseReason, Dial, Dialled, Fact, Fault, Input, Lookup, Manner, Output, SessionEvent};
+use skyorg::machine::{
+    CloseReason, Configuration, Dial, Dialled, Fact, Fault, Input, Lookup, Manner, Output, SessionEvent,
+};
 use skyorg::wire::control::{
     Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
     Versions, Want, Welcome,

@@ -105,7 +105,7 @@ pub(super) struct ServerArguments {
 }
 
 /// Run in the private network: join local servers to the public host.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, Clone, Debug)]
 #[argh(
     subcommand,
     name = "client",

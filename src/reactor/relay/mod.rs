@@ -443,6 +443,7 @@ impl<S: Socket> Relay<'_, S> {
                 match reason {
                     CloseReason::Shutdown => self.abort_session(message, AbortReason::Shutdown),
                     CloseReason::Idle => self.abort_session(message, AbortReason::Idle),
+                    CloseReason::Removed => self.abort_session(message, AbortReason::Removed),
                     _ => self.abort_session(message, AbortReason::Reset),
                 }
             }

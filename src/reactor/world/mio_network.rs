@@ -93,6 +93,7 @@ fn new_socket(address: SocketAddr) -> io::Result<RawSocket> {
 pub struct MioNetwork {
     poll: Poll,
     events: Events,
+    waker: Arc<Waker>,
     resolver: Resolver,
     signals: Signals,
     windows: Windows,
@@ -102,6 +103,11 @@ pub struct MioNetwork {
 }
 
 impl MioNetwork {
+    /// Ends a sleep of the loop, from any thread.
+    pub fn waker(&self) -> impl Fn() + Send + Sync + use<> {
+        wakes(&self.waker)
+    }
+
     /// Watches signals. Those that mean nothing here are watched as well: unwatched, they would end the process.
     pub fn new() -> io::Result<MioNetwork> {
         let poll = Poll::new()?;
@@ -109,10 +115,7 @@ impl MioNetwork {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
         registry.register(&mut signals, SIGNALS, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(registry, WAKER)?);
-        let resolver = Resolver::new(move || {
-            // It fails only if the counter is full, and then a wake-up is on its way already.
-            let _ = waker.wake();
-        });
+        let resolver = Resolver::new(wakes(&waker));
         let alarm = suspend::alarm();
         if let Some(alarm) = &alarm {
             registry.register(&mut SourceFd(&alarm.as_raw_fd()), ALARM, Interest::READABLE)?;
@@ -120,12 +123,21 @@ impl MioNetwork {
         Ok(MioNetwork {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
+            waker,
             resolver,
             signals,
             windows: Windows::new(),
             options: Options::default(),
             _alarm: alarm,
         })
+    }
+}
+
+fn wakes(waker: &Arc<Waker>) -> impl Fn() + Send + Sync + use<> {
+    let waker = waker.clone();
+    move || {
+        // It fails only if the counter is full, and then a wake-up is on its way already.
+        let _ = waker.wake();
     }
 }
 

@@ -149,6 +149,13 @@ pub struct Shape {
     pub name_failures: f64,
 }
 
+impl Shape {
+    /// The longest time there and back, where the line is not what goes wrong.
+    pub fn round_trip_max(&self) -> Duration {
+        2 * (self.delay + self.jitter)
+    }
+}
+
 pub struct Listener {
     pub host: Host,
     /// Its slot in the reactor that has it; of a local server, its number.

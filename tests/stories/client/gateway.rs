@@ -263,28 +263,6 @@ fn hello_is_followed_by_one_publish_per_service_with_the_dial_time() {
 }
 
 #[test]
-fn a_granted_service_is_told_of_with_its_port() {
-    let (mut stage, control) = linked(config());
-    let ports = Ports { first: 33340, last: 33340 };
-    let addresses = vec![GrantedAddress { ip: [192, 0, 2, 1].into(), ports }];
-    let outputs = stage.hear(control, ControlFrame::Granted { number: 2, addresses });
-    let granted = Fact::Granted { service: name("ssh"), port: 33340, local: host("127.0.0.1:22") };
-    assert_eq!(outputs.facts(), [&granted]);
-}
-
-#[test]
-fn a_denied_service_is_told_of_and_the_rest_goes_on() {
-    let (mut stage, control) = linked(config());
-    let reason = Denial::UnknownService;
-    let outputs = stage.hear(control, ControlFrame::Denied { number: 1, reason });
-    assert_eq!(outputs.facts(), [&Fact::Denied { service: name("web"), reason }]);
-    assert_eq!(outputs.closes(), []);
-    let message = stage.message(control, 1);
-    let outputs = stage.start(message, Start { publication: 2, ..start(1, 0) });
-    assert_eq!(outputs.proxies(), [(message, address("127.0.0.1:22"))]);
-}
-
-#[test]
 fn unknown_frames_of_a_later_server_are_skipped() {
     let (mut stage, _) = begin(config());
     let control = stage.dialling(Dialled::Control);

@@ -82,7 +82,7 @@ fn each_address_gets_its_share_of_the_dial_time() {
     let outputs = stage.start(message, start(1, 0));
     let outputs = stage.resolved(outputs.resolves()[0], &["10.0.0.1:80", "10.0.0.2:80"]);
     let [Output::Dial { deadline, .. }] = outputs.0[..] else { panic!("{outputs:?}") };
-    assert_eq!(deadline - stage.now, Limits::default().local_dial / 2);
+    assert_eq!(deadline - stage.now, DIAL_TIME / 2);
 }
 
 /// A session whose local server has so many addresses, 10.0.0.1 and so on; the first one is dialled.
@@ -209,7 +209,7 @@ fn a_name_that_was_not_found_is_asked_for_again_a_second_later() {
 fn a_session_waits_for_a_name_no_longer_than_for_a_local_server() {
     let (mut stage, _, message) = ready(config_with_local("db.lan:80"));
     stage.start(message, start(1, 0));
-    assert_eq!(stage.wait(Limits::default().local_dial - millis(1)).aborts(), []);
+    assert_eq!(stage.wait(DIAL_TIME - millis(1)).aborts(), []);
     let outputs = stage.wait(millis(1));
     assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
     assert_eq!(outputs.facts(), [&name_fault(NameFault::Late)]);

@@ -423,7 +423,7 @@ fn clients_that_both_say_so_share_their_ports() {
     let mut served = [stage.user_at(8080).1, stage.user_at(8080).1].map(|outputs| outputs.pairs()[0].0);
     served.sort();
     assert_eq!(served, messages);
-    messages.iter().for_each(|&message| drop(stage.accepted_and_started(message)));
+    messages.iter().for_each(|&message| stage.accepted_and_started(message));
     stage.wait(secs(1));
     stage.ask(&three, expose(1, "web", "8080", false));
     let outputs = stage.hear(one.control, ControlFrame::Pong);

@@ -1,0 +1,265 @@
+//! Another configuration while the process runs: read again at SIGHUP, compared, and handed to the machine.
+//!
+//! Reading may wait for a disk, so that a thread does it, and the loop goes on. Everything or nothing: on any fault the
+//! running configuration stays. A SIGHUP that comes meanwhile is answered by reading once more.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::SystemTime;
+
+use log::{LevelFilter, error};
+
+use super::journal::{self, Place};
+use super::run::{fit_descriptors, fit_server};
+use crate::config::client_difference::ClientDifference;
+use crate::config::{ClientConfig, ServerConfig};
+use crate::machine::{Configuration, Fact, Input};
+
+/// A parser of a file may go deep.
+const STACK_BYTES: usize = 1024 * 1024;
+
+/// A configuration that can take the place of another while its machine runs.
+pub trait Reloadable: Send + Sync + 'static {
+    /// What the machine is told, so that the other one takes the place of this one; people are told the source.
+    fn changes_to(&self, new: &Arc<Self>, source: &Arc<str>) -> Configuration;
+    /// Lowers its limits to what the system allows.
+    fn fit(&mut self);
+}
+
+impl Reloadable for ServerConfig {
+    fn changes_to(&self, new: &Arc<ServerConfig>, source: &Arc<str>) -> Configuration {
+        Configuration::Server { config: new.clone(), source: source.clone(), wall: SystemTime::now() }
+    }
+
+    fn fit(&mut self) {
+        fit_server(self);
+    }
+}
+
+impl Reloadable for ClientConfig {
+    fn changes_to(&self, new: &Arc<ClientConfig>, source: &Arc<str>) -> Configuration {
+        let difference = Box::new(ClientDifference::of(self, new));
+        Configuration::Client { source: source.clone(), difference }
+    }
+
+    fn fit(&mut self) {
+        fit_descriptors(&mut self.limits, 0);
+    }
+}
+
+/// What was read.
+pub struct Reread<C> {
+    /// The configuration.
+    pub config: C,
+    /// The log file; none is standard error.
+    pub log: Option<PathBuf>,
+    /// How much is logged.
+    pub level: LevelFilter,
+}
+
+/// Reads the configuration that is to take the place of the one that runs. A refusal is one line that begins with the
+/// place of the first fault.
+pub type Reader<C> = Box<dyn FnMut(&C) -> Result<Reread<C>, String> + Send>;
+
+/// What holds once the machine has it.
+struct Next<C> {
+    config: Arc<C>,
+    changes: Configuration,
+    log: Place,
+    level: LevelFilter,
+}
+
+/// How far a reload has come.
+enum Stage<C> {
+    /// None runs.
+    Rest,
+    /// A thread reads.
+    Reading,
+    /// The machine has been told.
+    Told { config: Arc<C>, log: Place, level: LevelFilter },
+}
+
+/// Reloads of one process.
+pub struct Reload<C> {
+    /// What is read: the file, or `keys`.
+    source: Arc<str>,
+    running: Arc<C>,
+    /// One thread at a time has it.
+    reader: Arc<Mutex<Reader<C>>>,
+    stage: Stage<C>,
+    /// It was asked for while one ran.
+    again: bool,
+    outcome: Sender<Result<Next<C>, String>>,
+    outcomes: Receiver<Result<Next<C>, String>>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl<C: Reloadable> Reload<C> {
+    /// Reloads of this source, by this reader. `wake` ends the loop's sleep.
+    pub fn new(
+        source: Arc<str>,
+        running: C,
+        reader: Reader<C>,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Reload<C> {
+        let (outcome, outcomes) = channel();
+        let (running, reader) = (Arc::new(running), Arc::new(Mutex::new(reader)));
+        let wake = Arc::new(wake);
+        Reload { source, running, reader, stage: Stage::Rest, again: false, outcome, outcomes, wake }
+    }
+
+    /// It is asked for.
+    pub fn begin(&mut self) {
+        let Stage::Rest = self.stage else { return self.again = true };
+        let (running, reader) = (self.running.clone(), self.reader.clone());
+        let (outcome, wake, source) = (self.outcome.clone(), self.wake.clone(), self.source.clone());
+        let read = move || {
+            let reread = reader.lock().unwrap_or_else(PoisonError::into_inner)(&running);
+            // If the loop is gone, the outcome is not needed.
+            let _ = outcome.send(reread.and_then(|reread| compare(&*running, reread, &source)));
+            wake();
+        };
+        let thread = thread::Builder::new().name("reload".into()).stack_size(STACK_BYTES);
+        match thread.spawn(read) {
+            Ok(_) => self.stage = Stage::Reading,
+            Err(error) => self.tell_refused(&format!("{}: no thread: {error}", self.source)),
+        }
+    }
+
+    /// What the machine is to be told, if anything was read.
+    pub fn poll(&mut self) -> Option<Input> {
+        match self.outcomes.try_recv().ok()? {
+            Ok(Next { config, changes, log, level }) => {
+                self.stage = Stage::Told { config, log, level };
+                Some(Input::Configure(Box::new(changes)))
+            }
+            Err(why) => {
+                self.tell_refused(&why);
+                self.rest();
+                None
+            }
+        }
+    }
+
+    /// Takes a fact into account: the machine has answered.
+    pub fn take(&mut self, fact: &Fact) {
+        let holds = match fact {
+            Fact::ClientReloaded { .. } | Fact::Reloaded { .. } => true,
+            Fact::ReloadRefused { .. } => false,
+            _ => return,
+        };
+        if let Stage::Told { config, log, level } = std::mem::replace(&mut self.stage, Stage::Rest) {
+            if holds {
+                self.running = config;
+                journal::go_on_in(log);
+                log::set_max_level(level);
+            }
+            self.rest();
+        }
+    }
+
+    fn tell_refused(&self, why: &str) {
+        error!("refused {why}; the running configuration stays");
+    }
+
+    fn rest(&mut self) {
+        self.stage = Stage::Rest;
+        if std::mem::take(&mut self.again) {
+            self.begin();
+        }
+    }
+}
+
+/// Looks whether what was read may take the place of what runs.
+fn compare<C: Reloadable>(running: &C, reread: Reread<C>, source: &Arc<str>) -> Result<Next<C>, String> {
+    let Reread { mut config, log, level } = reread;
+    config.fit();
+    let log = match log {
+        None => Place::StandardError,
+        Some(path) => Place::file(&path)
+            .map_err(|error| format!("{}: the log file cannot be opened: {error}", path.display()))?,
+    };
+    let config = Arc::new(config);
+    let changes = running.changes_to(&config, source);
+    Ok(Next { config, changes, log, level })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// A configuration of one number.
+    struct Number(u32);
+
+    impl Reloadable for Number {
+        fn changes_to(&self, _: &Arc<Number>, source: &Arc<str>) -> Configuration {
+            Configuration::Client { source: source.clone(), difference: Box::default() }
+        }
+
+        fn fit(&mut self) {}
+    }
+
+    /// Reloads that read these numbers one after the other, and wakes.
+    fn reload(numbers: &'static [u32]) -> (Reload<Number>, Receiver<()>) {
+        let (woken, wakes) = channel();
+        let woken = Mutex::new(woken);
+        let wake = move || drop(woken.lock().map(|woken| woken.send(())));
+        let mut numbers = numbers.iter();
+        let reader = move |_: &Number| match numbers.next() {
+            None | Some(13) => Err("file:1:1: nothing".to_owned()),
+            Some(&number) => Ok(Reread { config: Number(number), log: None, level: LevelFilter::Info }),
+        };
+        (Reload::new("file".into(), Number(0), Box::new(reader), wake), wakes)
+    }
+
+    fn holds() -> Fact {
+        Fact::ClientReloaded { source: "file".into(), difference: Box::default() }
+    }
+
+    fn woken(wakes: &Receiver<()>) {
+        wakes.recv_timeout(Duration::from_secs(60)).expect("it is read");
+    }
+
+    #[test]
+    fn what_was_read_goes_to_the_machine_and_holds_once_that_says_so() {
+        let (mut reload, wakes) = reload(&[1, 2]);
+        assert!(reload.poll().is_none());
+        for number in [1, 2] {
+            reload.begin();
+            woken(&wakes);
+            assert!(matches!(reload.poll(), Some(Input::Configure(_))));
+            assert_eq!(reload.running.0, number - 1);
+            reload.take(&holds());
+            assert_eq!(reload.running.0, number);
+            assert!(matches!(reload.stage, Stage::Rest));
+        }
+    }
+
+    #[test]
+    fn what_is_refused_leaves_what_runs_and_may_be_read_again() {
+        let (mut reload, wakes) = reload(&[13]);
+        for _ in 0..2 {
+            reload.begin();
+            woken(&wakes);
+            assert!(reload.poll().is_none());
+            assert!(reload.running.0 == 0 && matches!(reload.stage, Stage::Rest));
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_meanwhile_is_read_once_more() {
+        let (mut reload, wakes) = reload(&[1, 2]);
+        (0..3).for_each(|_| reload.begin());
+        woken(&wakes);
+        assert!(reload.poll().is_some());
+        reload.begin();
+        reload.take(&holds());
+        woken(&wakes);
+        assert!(reload.poll().is_some());
+        reload.take(&holds());
+        assert!(reload.running.0 == 2 && matches!(reload.stage, Stage::Rest));
+    }
+}

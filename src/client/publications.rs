@@ -1,0 +1,272 @@
+//! What the client publishes: under which number, with which local server, and what the server has said to it.
+//!
+//! A publication is its name. It has a number, which no other one had before it, and an offer: the local server and
+//! what else holds for its sessions. A changed offer holds for new sessions; each session keeps the one with which it
+//! began. A publication that goes, or asks for something else, gives its number up: no session of that number is
+//! served any more, and no other publication ever gets it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+
+use super::names::Names;
+use crate::base::address::HostPort;
+use crate::base::id::{ConnId, NameId};
+use crate::base::name::Name;
+use crate::config::Publication;
+use crate::config::client_difference::ClientDifference;
+use crate::machine::{Agenda, Fact, NameFault, Output};
+use crate::wire::control::{
+    ControlFrame, Denial, GrantedAddress, PublicationNumber, Publish, Transports, Want,
+};
+
+/// Names an offer, as sessions keep it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct OfferId(NonZeroU32);
+
+/// A publication as it was made, or changed.
+pub(super) struct Offer {
+    /// Whose it is.
+    number: PublicationNumber,
+    pub publication: Publication,
+    /// Where its local server's addresses are kept.
+    pub name: NameId,
+}
+
+impl Offer {
+    pub fn tell_name(&self, fault: NameFault, agenda: &mut Agenda) {
+        let (service, local) = (self.publication.name.clone(), self.publication.local.clone());
+        agenda.fact(Fact::LocalName { service, local, fault });
+    }
+
+    /// The local server of the port that lies so far behind the first one; `None` if there is none.
+    pub fn local(&self, port_offset: u16) -> Option<HostPort> {
+        let Publication { want, local, .. } = &self.publication;
+        let ports = if let Want::Ports(ports) = want { ports.count() } else { 1 };
+        let port = local.port.checked_add(port_offset).filter(|_| usize::from(port_offset) < ports)?;
+        Some(HostPort { host: local.host.clone(), port })
+    }
+}
+
+/// An address of the local server of an offer, at the port that lies so far behind the first one.
+pub(super) fn at_offset(address: SocketAddr, port_offset: u16) -> SocketAddr {
+    let mut address = address;
+    // The session was refused where there is no such port.
+    address.set_port(address.port().saturating_add(port_offset));
+    address
+}
+
+/// What the server said last.
+enum Answer {
+    Nothing,
+    Granted,
+    Denied(Denial),
+}
+
+/// A publication that stands.
+struct Standing {
+    offer: OfferId,
+    answer: Answer,
+}
+
+/// A control connection on which publications were said.
+struct Hearer {
+    /// The highest number that was said there.
+    last: PublicationNumber,
+    /// The server drains: it takes no new ones.
+    is_draining: bool,
+}
+
+/// All publications.
+#[derive(Default)]
+pub(super) struct Publications {
+    standing: BTreeMap<PublicationNumber, Standing>,
+    numbers: BTreeMap<Name, PublicationNumber>,
+    /// Those of the publications that stand, and those that sessions keep.
+    offers: BTreeMap<OfferId, Offer>,
+    hearers: BTreeMap<ConnId, Hearer>,
+    last: PublicationNumber,
+    last_offer: u32,
+}
+
+impl Publications {
+    /// The offer that holds for new sessions of this number.
+    pub fn offer_of(&self, number: PublicationNumber) -> Option<OfferId> {
+        self.standing.get(&number).map(|standing| standing.offer)
+    }
+
+    /// Whose offer a session keeps.
+    pub fn number_of(&self, id: Option<OfferId>) -> Option<PublicationNumber> {
+        self.offer(id).map(|offer| offer.number)
+    }
+
+    /// The offer that a session keeps.
+    pub fn offer(&self, id: Option<OfferId>) -> Option<&Offer> {
+        self.offers.get(&id?)
+    }
+
+    // Coming, changing, going.
+
+    /// Adds a publication.
+    pub fn add(&mut self, publication: Publication, names: &mut Names) {
+        self.last += 1;
+        self.numbers.insert(publication.name.clone(), self.last);
+        let offer = self.make_offer(self.last, publication, names);
+        self.standing.insert(self.last, Standing { offer, answer: Answer::Nothing });
+    }
+
+    fn make_offer(
+        &mut self,
+        number: PublicationNumber,
+        publication: Publication,
+        names: &mut Names,
+    ) -> OfferId {
+        let name = names.add(&publication.local).expect("there is room"); // invariant: names are few
+        let id = OfferId(NonZeroU32::MIN.saturating_add(self.last_offer));
+        self.last_offer += 1;
+        self.offers.insert(id, Offer { number, publication, name });
+        id
+    }
+
+    /// Makes the publications what they are to be, and says so to the server; one that the client is leaving hears only
+    /// what it gets no more. Returns the numbers that are no more.
+    pub fn change(
+        &mut self,
+        difference: &ClientDifference,
+        leaving: bool,
+        names: &mut Names,
+        agenda: &mut Agenda,
+    ) -> BTreeSet<PublicationNumber> {
+        let anew = difference.asked_anew.iter().map(|publication| &publication.name);
+        let gone: Vec<&Name> = difference.removed.iter().chain(anew).collect();
+        let removed = gone.into_iter().filter_map(|name| self.remove(name, agenda)).collect();
+        for publication in &difference.changed {
+            let Some(&number) = self.numbers.get(&publication.name) else { continue };
+            let offer = self.make_offer(number, publication.clone(), names);
+            if let Some(standing) = self.standing.get_mut(&number) {
+                standing.offer = offer;
+            }
+        }
+        for publication in difference.asked_anew.iter().chain(&difference.added) {
+            self.add(publication.clone(), names);
+            agenda.fact(Fact::Asked { service: publication.name.clone() });
+        }
+        if !leaving {
+            let controls: Vec<ConnId> = self.hearers.keys().copied().collect();
+            controls.into_iter().for_each(|control| self.say_new(control, agenda));
+        }
+        removed
+    }
+
+    /// Removes a publication: says so wherever it was published.
+    fn remove(&mut self, name: &Name, agenda: &mut Agenda) -> Option<PublicationNumber> {
+        let number = self.numbers.remove(name)?;
+        self.standing.remove(&number)?;
+        for (&id, _) in self.hearers.iter().filter(|(_, hearer)| hearer.last >= number) {
+            agenda.push(Output::Send { id, frame: ControlFrame::Unpublish(number) });
+        }
+        agenda.fact(Fact::Unpublished { service: name.clone() });
+        Some(number)
+    }
+
+    /// Forgets offers that hold for no new session and are not in use.
+    pub fn forget_unused(&mut self, mut used: BTreeSet<OfferId>, names: &mut Names) {
+        used.extend(self.standing.values().map(|standing| standing.offer));
+        self.offers.retain(|id, offer| {
+            let is_used = used.contains(id);
+            if !is_used {
+                names.remove(offer.name);
+            }
+            is_used
+        });
+    }
+
+    // To the server.
+
+    /// Publishes everything on a control connection that has proved itself.
+    pub fn say_all(&mut self, control: ConnId, agenda: &mut Agenda) {
+        self.hearers.insert(control, Hearer { last: 0, is_draining: false });
+        self.say_new(control, agenda);
+    }
+
+    /// Publishes what was not yet.
+    fn say_new(&mut self, control: ConnId, agenda: &mut Agenda) {
+        let Some(hearer) = self.hearers.get_mut(&control).filter(|hearer| !hearer.is_draining) else {
+            return;
+        };
+        for (&number, standing) in self.standing.range(hearer.last + 1..) {
+            let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { continue };
+            let publish = Publish {
+                number,
+                name: publication.name.clone(),
+                want: publication.want,
+                transports: Transports::Tcp,
+                dial_time: publication.dial_time,
+                share: publication.share,
+                probe: publication.probe,
+            };
+            agenda.push(Output::Send { id: control, frame: ControlFrame::Publish(publish) });
+        }
+        hearer.last = self.last;
+    }
+
+    /// The server drains: it is told of no new publication.
+    pub fn drains(&mut self, control: ConnId) {
+        if let Some(hearer) = self.hearers.get_mut(&control) {
+            hearer.is_draining = true;
+        }
+    }
+
+    /// A control connection is gone.
+    pub fn closed(&mut self, control: ConnId) {
+        self.hearers.remove(&control);
+    }
+
+    // From the server.
+
+    /// Whether what a server says there of publications counts. What one says that drains does not: the next link
+    /// tells.
+    fn counts(&self, control: ConnId) -> bool {
+        self.hearers.get(&control).is_some_and(|hearer| !hearer.is_draining)
+    }
+
+    /// The server serves a publication: where its users connect.
+    pub fn granted(
+        &mut self,
+        control: ConnId,
+        number: PublicationNumber,
+        addresses: Vec<GrantedAddress>,
+        agenda: &mut Agenda,
+    ) {
+        if !self.counts(control) || addresses.is_empty() {
+            return;
+        }
+        let Some(standing) = self.standing.get_mut(&number) else { return };
+        let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { return };
+        standing.answer = Answer::Granted;
+        let (service, local) = (publication.name.clone(), publication.local.clone());
+        agenda.fact(Fact::Granted { service, addresses, local });
+    }
+
+    /// The server does not serve a publication, or no longer. People are told once of each cause.
+    pub fn denied(
+        &mut self,
+        control: ConnId,
+        number: PublicationNumber,
+        reason: Denial,
+        agenda: &mut Agenda,
+    ) {
+        if !self.counts(control) {
+            return;
+        }
+        let Some(standing) = self.standing.get_mut(&number) else { return };
+        let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { return };
+        match std::mem::replace(&mut standing.answer, Answer::Denied(reason)) {
+            Answer::Denied(before) if before == reason => {}
+            before => {
+                let (service, withdrawn) = (publication.name.clone(), matches!(before, Answer::Granted));
+                agenda.fact(Fact::Denied { service, reason, withdrawn });
+            }
+        }
+    }
+}
