@@ -115,8 +115,7 @@ impl Document {
         let tokens = source.lex().into_vec();
         parse_document(&tokens, &mut ValidateWhitespace::new(&mut builder, source), &mut errors);
         for Twice { key, at, first } in builder.twice {
-            let first = faults.place(first);
-            faults.tell(at, || {
+            faults.tell_clash(at, first, |first| {
                 format!("wanted each name once, found {} again; the first is at {first}", quoted(&key))
             });
         }
@@ -317,10 +316,10 @@ impl<'t> Builder<'t> {
     #[cold]
     fn begin(&mut self, span: Span, what: Inside, error: &mut dyn ErrorSink) -> bool {
         let fits = self.open.len() < DEPTH_MAX;
-        if fits {
-            self.open.push(Open { at: span.start(), key: self.key.take(), what });
-            self.path.clear();
-        } else {
+        // One that is too deep is pushed as well: the parser passes over what is in it, and tells its end.
+        self.open.push(Open { at: span.start(), key: self.key.take(), what });
+        self.path.clear();
+        if !fits {
             error.report_error(ParseError::new("lists and tables nest too deeply").with_unexpected(span));
         }
         fits

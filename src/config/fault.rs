@@ -138,26 +138,42 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Where the lines of a text begin.
+/// Which line and column a byte of a text is in.
 #[derive(Debug)]
 pub struct Lines<'t> {
     text: &'t str,
-    begins: Vec<usize>,
+    /// Each line's first byte, and one of every [`STRIDE`] in a long line.
+    marks: Vec<(usize, Place)>,
 }
+
+/// Bytes of a line after which the column is marked, so that no place takes long to find.
+const STRIDE: usize = 1024;
 
 impl<'t> Lines<'t> {
     /// Looks for the lines of a text.
     pub fn of(text: &'t str) -> Lines<'t> {
-        let behind = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at + 1);
-        Lines { text, begins: std::iter::once(0).chain(behind).collect() }
+        let mut marks = vec![(0, Place::BEGIN)];
+        let (mut last, mut place) = (0, Place::BEGIN);
+        for (at, letter) in text.char_indices() {
+            let behind = at + letter.len_utf8();
+            place.column += 1;
+            if letter == '\n' {
+                place = Place { line: place.line + 1, column: 1 };
+            }
+            if letter == '\n' || behind - last >= STRIDE {
+                last = behind;
+                marks.push((behind, place));
+            }
+        }
+        Lines { text, marks }
     }
 
     /// The place of a byte.
     pub fn place(&self, at: usize) -> Place {
-        let line = self.begins.partition_point(|&begin| begin <= at);
-        let begin = self.begins.get(line.wrapping_sub(1)).copied().unwrap_or(0);
-        let before = self.text.get(begin..at.min(self.text.len())).unwrap_or_default();
-        Place { line, column: before.chars().count() + 1 }
+        let behind = self.marks.partition_point(|&(mark, _)| mark <= at);
+        let (mark, place) = self.marks.get(behind.wrapping_sub(1)).copied().unwrap_or((0, Place::BEGIN));
+        let between = self.text.get(mark..at.min(self.text.len())).unwrap_or_default();
+        Place { line: place.line, column: place.column + between.chars().count() }
     }
 }
 
@@ -183,6 +199,14 @@ impl<'t> Collector<'t> {
         self.count += 1;
         if self.has_room(at) {
             self.keep(at, what());
+        }
+    }
+
+    /// Adds one that clashes with an earlier one, whose place is part of what is said.
+    pub fn tell_clash(&mut self, at: usize, first: usize, what: impl FnOnce(Place) -> String) {
+        self.count += 1;
+        if self.has_room(at) {
+            self.keep(at, what(self.lines.place(first)));
         }
     }
 
@@ -322,6 +346,11 @@ mod tests {
         }
         assert_eq!(lines.place(text.len()).to_string(), "4:5");
         assert_eq!(Lines::of("").place(0), Place::BEGIN);
+        let long = "ä".repeat(5_000);
+        let lines_of_long = Lines::of(&long);
+        for at in (0..10_000).step_by(2) {
+            assert_eq!(lines_of_long.place(at), Place { line: 1, column: at / 2 + 1 });
+        }
     }
 
     #[test]

@@ -53,14 +53,15 @@ impl Places {
     #[cold]
     pub fn tell_overlaps(self, faults: &mut Collector) {
         for (first, second) in self.overlaps() {
-            let at = match first.said {
-                Some(place) => format!("at {}", faults.place(place)),
-                None => "by default".to_owned(),
-            };
-            faults.tell(second.said.unwrap_or(0), || {
-                let (place, whom) = (second.at, &first.whom);
-                format!("wanted an address of its own, found {place}, where {} of {whom} is {at}", first.at)
-            });
+            let wanted = "wanted an address of its own, found";
+            let (at, place, whom) = (second.said.unwrap_or(0), second.at, &first.whom);
+            match first.said {
+                Some(said) => faults.tell_clash(at, said, |said| {
+                    format!("{wanted} {place}, where {} of {whom} is at {said}", first.at)
+                }),
+                None => faults
+                    .tell(at, || format!("{wanted} {place}, where {} of {whom} is by default", first.at)),
+            }
         }
     }
 

@@ -106,8 +106,7 @@ fn publications(document: &Document, most: usize, faults: &mut Collector) -> Vec
         let Some(name) = name else { continue };
         if let Some(&other) = names.get(&name) {
             let (first, second) = (other.min(entry.at), other.max(entry.at));
-            let first = faults.place(first);
-            faults.tell(second, || {
+            faults.tell_clash(second, first, |first| {
                 format!(
                     "wanted a name of its own, found {} again; the first is at {first}",
                     quoted(&entry.key)

@@ -77,8 +77,9 @@ impl ServerSaid {
             } else {
                 (key.at, at, "'ports' in each [key.NAME], because there are such tables")
             };
-            let first = faults.place(first);
-            faults.tell(second, || format!("wanted {what}, found both; the first is at {first}"));
+            faults.tell_clash(second, first, |first| {
+                format!("wanted {what}, found both; the first is at {first}")
+            });
         }
         if services.is_empty()
             && ports.is_none()
