@@ -51,7 +51,7 @@ impl Drawn {
         let clients = 1 + usize::from(rng.u8(..4) == 0 && tale != Tale::Misled);
         let segment_bytes = pick(&mut rng, &[3, 100, 1_448, 1_448, 65_536]);
         let segment_bytes =
-            if matches!(tale, Tale::Bloated | Tale::Reloaded) { 1_448 } else { segment_bytes };
+            if matches!(tale, Tale::Bloated | Tale::Republished) { 1_448 } else { segment_bytes };
         let shape = shape(&mut rng, segment_bytes, calm, tale);
         let line = if tale.is_of_a_line() { Line::draw(tale, &mut rng) } else { Line::default() };
         let limits = Limits { pool: pick(&mut rng, &[1, 2, 3, 10]), ..Limits::default() };
@@ -143,7 +143,7 @@ fn shape(rng: &mut Rng, segment_bytes: usize, calm: bool, tale: Tale) -> Shape {
     if tale == Tale::Nameless {
         (shape.name_delay, shape.name_failures) = (Duration::from_millis(rng.u64(..3_000)), 1.0);
     }
-    if matches!(tale, Tale::Bloated | Tale::Reloaded) {
+    if matches!(tale, Tale::Bloated | Tale::Republished) {
         // The bulk users together have more on its way than the line takes in its longest wait.
         shape.pipe_bytes = 200_000;
     }

@@ -226,7 +226,7 @@ fn a_server_that_is_replaced_while_sessions_run_loses_no_user_and_no_byte() {
 
 #[test]
 fn clients_that_get_other_configurations_lose_only_the_sessions_of_what_they_give_up() {
-    over_lines(Tale::Reloaded, 128);
+    over_lines(Tale::Republished, 128);
 }
 
 #[test]

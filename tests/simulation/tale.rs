@@ -38,7 +38,7 @@ pub enum Coming {
     /// An honest server takes the place of a hostile one.
     Honest,
     /// A client gets another configuration: a drawn one, or the first one again.
-    Reload {
+    Republish {
         client: usize,
         drawn: bool,
     },
@@ -83,7 +83,7 @@ pub enum Tale {
     /// A middlebox forgets connections that are quiet for 20 to 60 s.
     Forgetful,
     /// Clients get other configurations while sessions run, and nothing else goes wrong.
-    Reloaded,
+    Republished,
     /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
     Unspliced,
 }
@@ -110,7 +110,7 @@ impl Tale {
         if self == Tale::Misled {
             return honesty(rng);
         }
-        if self == Tale::Reloaded {
+        if self == Tale::Republished {
             return reloads(rng, clients);
         }
         let mut coming: Vec<_> = match self {
@@ -162,10 +162,10 @@ fn reloads(rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
     let users = (0..rng.usize(10..60)).map(|_| (millis(rng.u64(3_000..13_000)), Coming::User));
     let mut coming: Vec<_> = users.collect();
     for _ in 0..rng.usize(1..12) {
-        let reload = Coming::Reload { client: rng.usize(..clients), drawn: true };
+        let reload = Coming::Republish { client: rng.usize(..clients), drawn: true };
         coming.push((millis(rng.u64(4_000..14_000)), reload));
     }
-    coming.extend((0..clients).map(|client| (millis(15_000), Coming::Reload { client, drawn: false })));
+    coming.extend((0..clients).map(|client| (millis(15_000), Coming::Republish { client, drawn: false })));
     coming
 }
 

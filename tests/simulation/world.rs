@@ -186,7 +186,7 @@ impl World {
                 | Tale::Unspliced
                 | Tale::SlowName
                 | Tale::Replaced
-                | Tale::Reloaded
+                | Tale::Republished
                 | Tale::Forbidden
                 | Tale::Misled
                 | Tale::Nameless
@@ -311,7 +311,7 @@ impl World {
                 Coming::User => {
                     let service = self.rng.usize(..STEADY);
                     let script = match self.tale {
-                        Tale::Reloaded => flowing(&mut self.rng),
+                        Tale::Republished => flowing(&mut self.rng),
                         Tale::Anything | Tale::Replaced => {
                             Script::random(&mut self.rng, Side::User, self.bytes_max)
                         }
@@ -342,7 +342,7 @@ impl World {
                     }
                     self.start(0);
                 }
-                Coming::Reload { client, drawn } => self.reload(client, drawn),
+                Coming::Republish { client, drawn } => self.reload(client, drawn),
                 Coming::Gone(parties) => {
                     for (side, number) in parties {
                         let is_there = |actor: &Actor| matches!(actor, Actor::Talker(it) if (it.side, it.number) == (side, number));
@@ -401,7 +401,7 @@ impl World {
 
     /// Whether parties of this service may lose their sessions.
     fn is_apart(&self, service: usize) -> bool {
-        self.tale == Tale::Reloaded && service == REMOVED && !self.fresh
+        self.tale == Tale::Republished && service == REMOVED && !self.fresh
     }
 
     fn hostile_user(&mut self, script: Script) {
