@@ -15,6 +15,7 @@ mod faults;
 mod line;
 mod network;
 mod process;
+mod reloads;
 mod served;
 mod shadow;
 mod strangers;
@@ -207,6 +208,19 @@ fn a_server_that_is_replaced_while_sessions_run_loses_no_user_and_no_byte() {
         let _seed = Seed(seed);
         World::tell(seed, Tale::Replaced).live();
     }
+}
+
+/// That what stays loses nothing, and what goes is reset at once, each world asserts of itself.
+#[test]
+fn configurations_that_come_while_sessions_run_take_nothing_but_what_they_remove() {
+    let mut outcomes = [0; 2];
+    for seed in 0..variable("SKYORG_SEEDS").unwrap_or(SEEDS) {
+        let _seed = Seed(seed);
+        let mut world = World::tell(seed, Tale::Reloaded);
+        world.live();
+        outcomes.iter_mut().zip(world.reloads()).for_each(|(all, one)| *all += one);
+    }
+    assert!(outcomes.iter().all(|&count| count > 0), "{outcomes:?} held and were refused");
 }
 
 #[test]
