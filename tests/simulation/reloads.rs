@@ -238,7 +238,7 @@ pub fn coming(rng: &mut Rng) -> Vec<(Time, Coming)> {
         reloads.push(at);
         at += millis(rng.u64(600..5_000));
     }
-    let near = |user: Time| reloads.iter().any(|&at| user + BEFORE > at && user < at + AFTER);
+    let near = |user: Time| reloads.iter().chain([&at]).any(|&at| user + BEFORE > at && user < at + AFTER);
     let users = (0..rng.usize(20..120)).map(|_| millis(rng.u64(2_000..at.as_millis() as u64)));
     let users: Vec<Time> = users.filter(|&user| !near(user)).collect();
     let mut coming: Vec<_> = users.into_iter().map(|at| (at, Coming::User)).collect();
