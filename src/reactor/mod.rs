@@ -129,6 +129,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     /// Tells the machine something that does not come from the network.
     pub fn tell(&mut self, input: Input) {
+        self.sockets.all.now = self.sockets.network.now();
         self.sockets.all.tell(input);
         self.settle();
     }

@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::clients::Clients;
-use super::listeners::{Listeners, Use};
+use super::listeners::{Listener, Listeners, Use};
 use super::services::Services;
 use crate::base::address::Listen;
 use crate::base::id::{ListenerId, ServiceId};
@@ -125,7 +125,7 @@ impl Reload {
     fn open(&mut self, new: Vec<(Name, Listen)>, listeners: &mut Listeners, agenda: &mut Agenda) {
         let mut closing: HashMap<u16, Vec<(ListenerId, Listen)>> = HashMap::new();
         for &id in &self.closing {
-            if let Some(at) = listeners.get(id).map(|listener| listener.at) {
+            if let Some(at) = listeners.get(id).map(Listener::place) {
                 closing.entry(at.port()).or_default().push((id, at));
             }
         }

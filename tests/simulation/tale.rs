@@ -7,9 +7,10 @@ use skyorg::config::limits::Limits;
 
 use super::faults::Fault;
 use super::line::Line;
+use super::reloads;
 use super::shadow::Side;
 use super::talker::Script;
-use super::tcp::{Host, Kind, Time};
+use super::tcp::{EndId, Host, Kind, Time};
 
 /// EPERM, ENETDOWN, EPROTO, ECONNABORTED, EMFILE and ENOMEM (errno(3)), as accept(2) may say them again and again.
 const UNFORESEEN: [i32; 6] = [1, 100, 71, 103, 24, 12];
@@ -44,6 +45,12 @@ pub enum Coming {
     },
     /// These users and local servers must be gone.
     Gone(Vec<(Side, usize)>),
+    /// Another configuration of the server; the first one again at the end.
+    Reload {
+        last: bool,
+    },
+    /// By now these connections of users must be gone at the server, by their ends there.
+    Reset(Vec<EndId>),
 }
 
 /// What a world is about.
@@ -66,6 +73,8 @@ pub enum Tale {
     SlowName,
     /// The server is replaced by another while sessions run, and nothing else goes wrong.
     Replaced,
+    /// The server's configuration changes again and again while users come, and nothing else goes wrong.
+    Reloaded,
     /// A hostile server stands where the client expects its own, and an honest one takes its place.
     Misled,
     /// For some seconds no connection can be taken, for a reason that nobody foresaw; users come meanwhile.
@@ -111,7 +120,10 @@ impl Tale {
             return honesty(rng);
         }
         if self == Tale::Republished {
-            return reloads(rng, clients);
+            return republications(rng, clients);
+        }
+        if self == Tale::Reloaded {
+            return reloads::coming(rng);
         }
         let mut coming: Vec<_> = match self {
             Tale::Frozen | Tale::Starved => (0..clients)
@@ -157,7 +169,7 @@ fn replacement(rng: &mut Rng) -> Vec<(Time, Coming)> {
 }
 
 /// Users come while clients get one configuration after the other; at last all is as it was.
-fn reloads(rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
+fn republications(rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
     let millis = Duration::from_millis;
     let users = (0..rng.usize(10..60)).map(|_| (millis(rng.u64(3_000..13_000)), Coming::User));
     let mut coming: Vec<_> = users.collect();

@@ -18,12 +18,13 @@ use super::actors::{Siege, servers, users};
 use super::drawn::{Drawn, Settings};
 use super::faults::{self, Fault};
 use super::process::{Process, client_config, drawn_config};
+use super::reloads::{AT_ONCE, Gone, Reloads};
 use super::served::{Life, Served};
 use super::shadow::{Ended, Shadow, Side};
 use super::strangers::{Approach, Stranger};
 use super::tale::{Coming, Tale};
 use super::talker::{Ending, Script, Talker, user_address};
-use super::tcp::{Host, Kind, Listener, Net, Time};
+use super::tcp::{EndId, Host, Kind, Listener, Net, Time};
 use super::trace;
 
 pub const MESSAGE_PORT: u16 = 33334;
@@ -87,6 +88,7 @@ pub struct World {
     siege: Option<Siege>,
     misled_by: Option<servers::HostileServer>,
     served: Served,
+    reloads: Reloads,
     bytes_max: u64,
     tale: Tale,
     /// The longest time from a user's coming to its leaving.
@@ -103,6 +105,11 @@ impl World {
     /// Splices that moved bytes, and those that the kernel refused.
     pub fn spliced(&self) -> [usize; 2] {
         self.net.borrow().spliced
+    }
+
+    /// Configurations that took hold, and those that were refused.
+    pub fn reloads(&self) -> [usize; 2] {
+        self.reloads.outcomes
     }
 
     /// A world in which one thing goes wrong, and what is promised then.
@@ -125,6 +132,7 @@ impl World {
             siege,
             misled_by: None,
             served,
+            reloads: Reloads::new(clients),
             bytes_max,
             tale,
             longest_stay: Duration::ZERO,
@@ -190,6 +198,7 @@ impl World {
                 | Tale::Forbidden
                 | Tale::Misled
                 | Tale::Nameless
+                | Tale::Reloaded
         ) {
             let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);
@@ -296,10 +305,29 @@ impl World {
         let process = &mut self.processes[index];
         process.note_events(&self.net, &mut self.rng);
         let starts = process.turn(&self.net, &mut self.rng);
-        process.facts.drain(..).for_each(|fact| self.served.note(&fact));
+        let facts = std::mem::take(&mut process.facts);
+        for fact in facts.iter().filter(|_| index == 0) {
+            if let Some(gone) = self.reloads.note(fact) {
+                self.reloaded(&gone);
+            }
+        }
+        facts.iter().for_each(|fact| self.served.note(fact));
         if starts {
             self.start(index);
         }
+    }
+
+    /// Another configuration holds: the sessions of what it has taken away must be reset at once.
+    fn reloaded(&mut self, gone: &Gone) {
+        let ended = self.shadow.end_some(gone);
+        let of_user = |actor: &Actor| match actor {
+            Actor::Talker(talker) if talker.side == Side::User => Some((talker.number, talker.end)),
+            _ => None,
+        };
+        let users = self.actors.values().filter_map(of_user).filter(|it| ended.contains(&it.0));
+        let ends: Vec<EndId> = users.map(|it| it.1 ^ 1).collect();
+        trace!(self.now(), "sessions that must end: {ends:?}");
+        self.later(AT_ONCE, Coming::Reset(ends));
     }
 
     // Users and strangers come.
@@ -310,9 +338,12 @@ impl World {
             match coming {
                 Coming::User => {
                     let service = self.rng.usize(..STEADY);
+                    if self.reloads.address(service).is_none() {
+                        continue;
+                    }
                     let script = match self.tale {
                         Tale::Republished => flowing(&mut self.rng),
-                        Tale::Anything | Tale::Replaced => {
+                        Tale::Anything | Tale::Replaced | Tale::Reloaded => {
                             Script::random(&mut self.rng, Side::User, self.bytes_max)
                         }
                         Tale::Unspliced => Script::bulk(self.bytes_max, false, Ending::FinWhenSent),
@@ -351,6 +382,22 @@ impl World {
                             "{side:?} {number} outlives its publication"
                         );
                     }
+                }
+                Coming::Reload { last } => {
+                    let config = self.reloads.next(last, &mut self.rng, &self.settings);
+                    trace!(
+                        now,
+                        "another configuration: {:?}, {:?}, {:?}",
+                        config.services,
+                        config.policies,
+                        config.keys
+                    );
+                    self.processes[0].configure(config, now);
+                }
+                Coming::Reset(ends) => {
+                    let net = self.net.borrow();
+                    let left: Vec<EndId> = ends.into_iter().filter(|&end| net.is_open(end)).collect();
+                    assert!(left.is_empty(), "connections of users that must have been reset: {left:?}");
                 }
                 Coming::Retirement => self.processes[0].retire(&self.net),
                 Coming::Successor => {
@@ -395,7 +442,9 @@ impl World {
 
     fn user(&mut self, service: usize, script: Script) -> usize {
         let number = self.shadow.enter(Side::User, service);
-        self.shadow.party(Side::User, number).apart |= self.is_apart(service);
+        // Nobody promises anything where nobody serves it.
+        let is_unserved = self.tale == Tale::Reloaded && !self.reloads.is_served(service);
+        self.shadow.party(Side::User, number).apart |= self.is_apart(service) || is_unserved;
         self.user_from(number, user_address(number), script)
     }
 
@@ -413,9 +462,10 @@ impl World {
 
     fn user_from(&mut self, number: usize, from: SocketAddr, script: Script) -> usize {
         let service = self.shadow.party(Side::User, number).service;
+        let to = self.reloads.address(service).unwrap_or_else(|| request_address(service));
         let now = self.now();
         trace!(now, "user {number} comes to {}: {script:?}", SERVICES[service]);
-        let end = self.net.borrow_mut().connect(Host::Outside, from, request_address(service));
+        let end = self.net.borrow_mut().connect(Host::Outside, from, to);
         let talker = Talker::new(Side::User, number, end, script, now);
         self.actors.insert(end, Actor::Talker(Box::new(talker)));
         self.timers.insert((now, end), ());
@@ -522,9 +572,9 @@ impl World {
             let number = self.shadow.enter(Side::Local, service);
             let apart = self.is_apart(service);
             let party = self.shadow.party(Side::Local, number);
-            (party.client, party.apart) = (client, apart);
+            (party.client, party.apart) = (Some(client), apart);
             let script = match self.tale {
-                Tale::Anything | Tale::Replaced if !self.fresh && service != STEADY => {
+                Tale::Anything | Tale::Replaced | Tale::Reloaded if !self.fresh && service != STEADY => {
                     Script::random(&mut self.rng, Side::Local, self.bytes_max)
                 }
                 Tale::Unspliced => Script::bulk(0, true, Ending::FinAfterEnd),
