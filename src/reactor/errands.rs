@@ -1,5 +1,6 @@
 //! Outputs that cost a system call of their own (a dial, a listener, a lookup): they wait here, and one step of the
-//! loop carries out some of them each turn, those of links first.
+//! loop carries out some of them each turn, those of links first. What is asked of listeners is done in its order: a
+//! port that is given back may be asked for at once.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use crate::machine::{Dial, Door};
 /// One thing to do.
 pub(super) enum Errand {
     Listen { id: ListenerId, at: Listen, door: Door },
+    StopListening(ListenerId),
     Resolve { name: NameId, host: HostPort },
     Dial { dial: Dial, address: SocketAddr, deadline: Instant },
 }

@@ -50,11 +50,7 @@ impl<N: Network> Surroundings for Sockets<N> {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Listen { id, at, door } => self.errands.push(Errand::Listen { id, at, door }),
-            Output::StopListening(id) => {
-                self.empty_queue(id);
-                self.listeners.remove(id);
-                self.all.tell(Input::Stopped { id });
-            }
+            Output::StopListening(id) => self.errands.push(Errand::StopListening(id)),
             Output::SetDoor { id, door } => self.listeners.set_door(id, door),
             Output::Suspend(id) => {
                 self.empty_queue(id);
@@ -321,6 +317,11 @@ impl<N: Network> Sockets<N> {
                 }
                 Err(error) => self.all.tell(Input::ListenFailed { id, error }),
             },
+            Errand::StopListening(id) => {
+                self.empty_queue(id);
+                self.listeners.remove(id);
+                self.all.tell(Input::Stopped { id });
+            }
             Errand::Resolve { name, host } => self.network.resolve(name, host),
             Errand::Dial { dial, address, deadline } => return self.dial(dial, address, deadline),
         }

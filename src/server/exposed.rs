@@ -21,7 +21,7 @@ mod grants;
 mod permitted;
 
 use std::collections::{HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::id::{LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
@@ -35,6 +35,11 @@ use asks::Asks;
 pub(super) use exposing::Exposing;
 use grants::Grants;
 use permitted::Permitted;
+
+/// Mean time between listeners that a key may open for long.
+const OPENED_INTERVAL: Duration = Duration::from_millis(1);
+/// How far ahead of that pace it may be: by 10,000 listeners.
+const OPENED_AHEAD: Duration = Duration::from_secs(10);
 
 /// What is permitted to whom.
 enum Rules {
@@ -55,6 +60,8 @@ pub(super) struct Exposed {
     listeners: HashMap<Name, usize>,
     /// Those that were closed before it was known what became of them.
     closing: HashMap<ListenerId, Name>,
+    /// When all listeners that a key has opened so far were due, had it kept to its pace.
+    paid_until: HashMap<Name, Instant>,
     /// Links that did not answer in time when another client asked for their ports.
     given_up: Vec<LinkId>,
     /// Services without ports on which sessions of clients that leave go on.
@@ -74,6 +81,7 @@ impl Exposed {
             asks: Asks::default(),
             listeners: HashMap::new(),
             closing: HashMap::new(),
+            paid_until: HashMap::new(),
             given_up: Vec::new(),
             leaving: Vec::new(),
             stopped: false,
@@ -138,6 +146,18 @@ impl Exposed {
     /// Whether something is to be done in the next turn.
     pub fn has_work(&self) -> bool {
         self.asks.wait_for_a_look() && !self.stopped
+    }
+
+    /// When a key may open more listeners. One that opens and closes them without end slows the loop down for others.
+    fn may_open_at(&self, key: &Name) -> Option<Instant> {
+        self.paid_until.get(key)?.checked_sub(OPENED_AHEAD)
+    }
+
+    /// A key opens so many listeners.
+    fn pay(&mut self, key: &Name, count: usize, now: Instant) {
+        self.paid_until.retain(|_, until| *until > now);
+        let until = self.paid_until.entry(key.clone()).or_insert(now);
+        *until += OPENED_INTERVAL * count as u32;
     }
 
     /// A key has so many listeners more, or fewer.

@@ -1,6 +1,7 @@
 //! What an ask for ports gets. Nothing is changed here.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use super::Exposed;
 use super::asks::Ask;
@@ -29,6 +30,8 @@ pub(super) enum Until {
 /// What is to be done about an ask.
 pub(super) enum Decision {
     Deny(Denial, Until),
+    /// It is looked at again then: its key opens more listeners than the loop is to bear.
+    Wait(Instant),
     /// The client of this link has the grant, and must say that it is there.
     Contest(LinkId, ServiceId),
     /// It gets ports that its owner has.
@@ -46,6 +49,7 @@ pub(super) struct Deciding<'s> {
     pub exposed: &'s Exposed,
     pub links: &'s Links,
     pub limits: &'s Limits,
+    pub now: Instant,
 }
 
 impl Deciding<'_> {
@@ -73,12 +77,9 @@ impl Deciding<'_> {
         let fits = fits && permitted.places(grant.ports) == grant.places;
         let mut members = grant.members.iter().filter_map(|&member| self.exposed.asks.get(member));
         let Some(holder) = members.clone().next() else {
-            let has_room = grant.state != State::Kept || self.has_room(&grant.owner.key, grant.count());
-            return match (fits, has_room) {
-                (true, true) => Some(Decision::Join(service)),
-                (true, false) => Some(Decision::Deny(Denial::Limit, Until::Room)),
-                (false, _) => None,
-            };
+            let opens = if grant.state == State::Kept { grant.count() } else { 0 };
+            let waits = self.room(&grant.owner.key, opens);
+            return fits.then(|| waits.unwrap_or(Decision::Join(service)));
         };
         if members.clone().any(|it| it.link == ask.link) {
             Some(Decision::Deny(Denial::AlreadyPublished, Until::Changed(service)))
@@ -126,19 +127,26 @@ impl Deciding<'_> {
         }
         let given_back: usize =
             dropped.iter().filter_map(|&service| grants.get(service)).map(Grant::listening).sum();
-        if !self.has_room(&owner.key, (ports.count() * places.len()).saturating_sub(given_back)) {
-            return Err(Decision::Deny(Denial::Limit, Until::Room));
+        match self.room(&owner.key, (ports.count() * places.len()).saturating_sub(given_back)) {
+            Some(waits) => Err(waits),
+            None => Ok(Decision::Open { ports, places, dropped }),
         }
-        Ok(Decision::Open { ports, places, dropped })
     }
 
-    /// Whether a key may have so many listeners more. One may have all of them until three quarters are taken. From
-    /// then on a key that would have more than a quarter gets no more, if there are others.
-    fn has_room(&self, key: &Name, more: usize) -> bool {
-        let Deciding { exposed, links, limits } = self;
+    /// Why a key may not have so many listeners more, or not yet, if it may not. One may have all of them until three
+    /// quarters are taken. From then on a key that would have more than a quarter gets no more, if there are others.
+    fn room(&self, key: &Name, more: usize) -> Option<Decision> {
+        let Deciding { exposed, links, limits, now } = self;
+        if more == 0 {
+            return None;
+        }
         let most = limits.ports_at_most(links.count(), exposed.keys.len());
         let own = exposed.listeners.get(key).copied().unwrap_or(0) + more;
         let all = links.ports + more;
-        all <= most && (all <= most / 4 * 3 || own <= most / 4 || exposed.keys.len() <= 1)
+        let has_room = all <= most && (all <= most / 4 * 3 || own <= most / 4 || exposed.keys.len() <= 1);
+        if !has_room {
+            return Some(Decision::Deny(Denial::Limit, Until::Room));
+        }
+        exposed.may_open_at(key).filter(|at| at > now).map(Decision::Wait)
     }
 }

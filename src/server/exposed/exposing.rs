@@ -191,13 +191,15 @@ impl Exposing<'_> {
     }
 
     fn look(&mut self, id: AskId) {
-        let (exposed, links) = (&*self.exposed, &self.matching.sending.links);
-        let Some(decision) = (Deciding { exposed, links, limits: &self.agenda.limits }).decide(id) else {
+        let (exposed, links, now) = (&*self.exposed, &self.matching.sending.links, self.agenda.now);
+        let Some(decision) = (Deciding { exposed, links, limits: &self.agenda.limits, now }).decide(id)
+        else {
             return;
         };
         match decision {
             Decision::Deny(reason, until) => self.deny(id, reason, until),
             Decision::Contest(holder, service) => self.contest(id, holder, service),
+            Decision::Wait(until) => self.exposed.asks.look_at(id, until),
             Decision::Join(service) => self.join(id, service),
             Decision::Open { ports, places, dropped } => {
                 if !dropped.is_empty() {
@@ -294,6 +296,7 @@ impl Exposing<'_> {
             }
         }
         self.count_listeners(&key, count as isize);
+        self.exposed.pay(&key, count, self.agenda.now);
     }
 
     /// It is known what became of a listener that was asked for; false if it is none of these.

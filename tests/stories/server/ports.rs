@@ -423,7 +423,7 @@ fn clients_that_both_say_so_share_their_ports() {
     let mut served = [stage.user_at(8080).1, stage.user_at(8080).1].map(|outputs| outputs.pairs()[0].0);
     served.sort();
     assert_eq!(served, messages);
-    messages.iter().for_each(|&message| stage.accepted_and_started(message));
+    messages.into_iter().for_each(|message| stage.accepted_and_started(message));
     stage.wait(secs(1));
     stage.ask(&three, expose(1, "web", "8080", false));
     let outputs = stage.hear(one.control, ControlFrame::Pong);
@@ -578,4 +578,22 @@ fn a_key_that_is_revoked_loses_its_ports_at_once_those_of_an_absent_client_too()
     let outputs = stage.change(Policies::Alike(rules(&["8080-8089"])), vec![key("guest", 8)]);
     assert_eq!(outputs.closes(), [(client.control, CloseReason::KeyRevoked, Manner::Reset)]);
     assert_eq!((outputs.stopped().len(), outputs.told(&other)), (2, vec![granted(1, "8080-8081")]));
+}
+
+#[test]
+fn a_key_that_opens_and_closes_without_end_waits_for_its_turn() {
+    let mut stage = begin_with_ports(&["20000-20999", "30000"]);
+    let (client, other) = (stage.joins(office(), 1), stage.joins(guest(), 2));
+    let mut opened = 0;
+    for number in 1..30 {
+        opened += stage.ask(&client, expose(number, "game", "20000-20999", false)).listens().len();
+        stage.hear(client.control, ControlFrame::Unpublish(number));
+    }
+    assert_eq!(opened, 11_000);
+    assert_eq!(stage.ask(&other, expose(1, "web", "30000", false)).told(&other), [granted(1, "30000")]);
+    let waits = stage.ask(&client, expose(30, "game", "20000-20999", false));
+    assert_eq!((waits.listens(), waits.told(&client)), (vec![], vec![]));
+    let outputs = stage.wait(secs(1));
+    assert_eq!(outputs.listens().len(), 1_000);
+    assert_eq!(stage.bind(outputs, &[]).told(&client), [granted(30, "20000-20999")]);
 }
