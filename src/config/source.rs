@@ -115,7 +115,7 @@ impl Refused {
     pub fn in_one_line(&self) -> String {
         match self {
             Refused::File(faults) => faults.in_one_line(),
-            Refused::Key(error) => error.to_string(),
+            Refused::Key(error) => format!("keys: {error}"),
         }
     }
 }
