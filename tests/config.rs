@@ -288,8 +288,8 @@ fn files_that_are_no_text_or_too_large_are_refused_at_once() {
             told.lines().next().unwrap_or("")
         );
         assert!(told.lines().count() <= 101, "{name}");
-        // Ten times what the release build may take: this one is not optimised, and others run beside it.
-        assert!(took < Duration::from_secs(1), "{name} took {took:?}");
+        // The release build has 0.1 s. This one is not optimised and others run beside it; quadratic work takes minutes.
+        assert!(took < Duration::from_secs(5), "{name} took {took:?}");
     }
     let (_, _, told) = check(&folder, &["many"]);
     assert!(told.contains("wanted at most 4096 services"), "{told}");

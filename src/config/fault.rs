@@ -311,7 +311,8 @@ pub fn nearest<'w>(word: &str, among: impl IntoIterator<Item = &'w str>) -> Opti
     among.into_iter().min_by_key(|known| distance(&places, word.len(), known.as_bytes()))
 }
 
-/// The distance of a word to one whose letters stand at these places, in a step for each letter (Myers 1999, Hyyrö 2001).
+/// The distance of a word to one whose letters stand at these places, in a step for each letter (Myers 1999, Hyyrö
+/// 2001).
 fn distance(places: &[u64; 256], length: usize, word: &[u8]) -> usize {
     let Some(last) = length.checked_sub(1) else { return word.len() };
     let (mut more, mut less, mut distance) = (u64::MAX, 0u64, length);

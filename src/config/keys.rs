@@ -203,7 +203,6 @@ pub fn server_keys(path: Option<&Path>) -> Result<ServerKeys, KeyError> {
     }
 }
 
-#[cold]
 fn read_or_make(path: PathBuf) -> Result<ServerKeys, KeyError> {
     let made = match read_file(&path) {
         Err(KeyError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => make_file(&path, &WAYS)?,
@@ -247,7 +246,6 @@ pub fn generate(name: Name) -> Result<Key, KeyError> {
 }
 
 /// The key as a line of a key file, with its end.
-#[cold]
 pub fn line(key: &Key) -> Zeroizing<String> {
     let mut secret = Zeroizing::new([0; SECRET_CHARACTERS]);
     let encoded = URL_SAFE_NO_PAD.encode_slice(key.secret.bytes(), &mut *secret);
@@ -267,7 +265,6 @@ pub fn default_place() -> Result<PathBuf, KeyError> {
 }
 
 /// The path of a file that was named.
-#[cold]
 fn named_path(path: &Path) -> Result<&Path, KeyError> {
     // If the key itself stands here, the error that no such file exists would show it.
     let last_word = path.to_str().and_then(|text| text.split_ascii_whitespace().next_back());
@@ -275,7 +272,6 @@ fn named_path(path: &Path) -> Result<&Path, KeyError> {
 }
 
 /// XDG Base Directory Specification: a relative path is ignored, `~/.config` stands in for a missing one.
-#[cold]
 fn default_path(config_home: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, KeyError> {
     let absolute = |text: Option<OsString>| text.map(PathBuf::from).filter(|path| path.is_absolute());
     let folder = absolute(config_home).or_else(|| absolute(home).map(|home| home.join(".config")));
@@ -295,14 +291,12 @@ impl Found {
     }
 }
 
-#[cold]
 fn read_file(path: &Path) -> Result<Found, KeyError> {
     let (text, warning) = read_bytes(path)?;
     Ok(Found { keys: parse(&text, &Origin::File(path.to_owned()))?, warning })
 }
 
 /// The bytes of a key file, and what should be known of it.
-#[cold]
 pub fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), KeyError> {
     let path = named_path(path)?;
     let failed = |error| KeyError::Read(path.to_owned(), error);
@@ -319,7 +313,6 @@ pub fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), K
 }
 
 /// Reads a file, and at most one byte more than [`FILE_BYTES_MAX`]. No copy is left where the text did not fit.
-#[cold]
 fn read_text(mut file: File, length: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let max = FILE_BYTES_MAX as usize + 1;
     let mut text = Zeroizing::new(vec![0; usize::try_from(length).unwrap_or(max).saturating_add(1).min(max)]);
@@ -389,7 +382,6 @@ impl Lines {
 }
 
 /// Reads lines; there is at least one key if it succeeds. `origin` is named in errors.
-#[cold]
 pub fn parse(text: &[u8], origin: &Origin) -> Result<Vec<Key>, KeyError> {
     let Lines { keys, faults } = Lines::of(text);
     if let Some(&(problem, (number, _), _)) = faults.first() {
@@ -482,7 +474,6 @@ fn put_in_place(draft: &Path, path: &Path, ways: &[Way]) -> io::Result<()> {
 /// Makes a key file with one new key, and the folders above it; tells whether this process was the one that
 /// made it. The file is put in its place only after it was written: a server started at the same moment reads the same
 /// keys.
-#[cold]
 fn make_file(path: &Path, ways: &[Way]) -> Result<bool, KeyError> {
     let text = line(&generate(made_name())?);
     let failed = |error| KeyError::Make(path.to_owned(), error);

@@ -395,19 +395,29 @@ fn place_of((line, column): keys::LinePlace) -> Place {
 #[cold]
 fn told(error: KeyError, at: usize, shown: &Arc<str>, faults: &mut Collector) {
     faults.tell(at, || match error {
-        KeyError::MissingKeys(_) | KeyError::Missing(_) if !shown.is_empty() => {
-            format!("wanted a key file, found none at {shown}: a file that is named must exist; 'skyorg keygen' prints a key")
-        }
-        KeyError::Read(_, error) if error.kind() == io::ErrorKind::NotFound => {
-            format!("wanted a key file, found none at {shown}: a file that is named must exist; 'skyorg keygen' prints a key")
-        }
+        KeyError::MissingKeys(_) | KeyError::Missing(_) if !shown.is_empty() => none_at(shown),
+        KeyError::Read(_, error) if error.kind() == io::ErrorKind::NotFound => none_at(shown),
         KeyError::Read(_, error) => format!("wanted a key file that can be read, found at {shown}: {error}"),
-        KeyError::TooLarge(_) => format!("wanted a key file of at most {} bytes, found a larger one at {shown}", keys::FILE_BYTES_MAX),
-        KeyError::NotAFile => "wanted the name of a key file, found …: a key is safe in its own file alone".to_owned(),
-        KeyError::Empty(_) => format!("wanted a key file with at least one line NAME SECRET, found none in {shown}"),
-        KeyError::Line { number, problem, .. } => format!("wanted a key, found in {shown}, line {number}: {problem}"),
+        KeyError::TooLarge(_) => {
+            let most = keys::FILE_BYTES_MAX;
+            format!("wanted a key file of at most {most} bytes, found a larger one at {shown}")
+        }
+        KeyError::NotAFile => {
+            "wanted the name of a key file, found …: a key is safe in its own file alone".to_owned()
+        }
+        KeyError::Empty(_) => {
+            format!("wanted a key file with at least one line NAME SECRET, found none in {shown}")
+        }
+        KeyError::Line { number, problem, .. } => {
+            format!("wanted a key, found in {shown}, line {number}: {problem}")
+        }
         error => format!("wanted a key, found none: {error}"),
     });
+}
+
+fn none_at(shown: &str) -> String {
+    let named = "a file that is named must exist; 'skyorg keygen' prints a key";
+    format!("wanted a key file, found none at {shown}: {named}")
 }
 
 /// The faults of a key file. Nothing of a line is shown, because any word of it may be a secret.
