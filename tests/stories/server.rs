@@ -320,7 +320,7 @@ impl Outputs {
             .facts()
             .into_iter()
             .filter(|fact| matches!(fact, Fact::Reloaded { .. } | Fact::ReloadRefused { .. }));
-        told.map(Fact::to_string).last()
+        told.map(Fact::to_string).next_back()
     }
 
     /// Listeners that are to stop.
