@@ -25,14 +25,14 @@ impl Server {
     pub fn bind(config: ServerConfig) -> io::Result<Server> {
         let limits = Arc::new(config.limits.clone());
         let clocks = Clocks { now: Instant::now(), wall: SystemTime::now() };
-        let machine =
-            ServerMachine::new(config, limits.clone(), random_instance()?, fastrand::Rng::new(), clocks);
+        let jitter = fastrand::Rng::new();
+        let machine = ServerMachine::new(config, limits.clone(), random_instance()?, jitter, clocks);
         let hub = Hub::new(machine, limits);
         let mut addresses = Vec::new();
         for listener in hub.machine().listeners().iter() {
             let address = match &listener.state {
-                ListenerState::Listening(address) => address,
-                ListenerState::Asked | ListenerState::InUse | ListenerState::Suspended(_) => continue,
+                ListenerState::Listening(address) | ListenerState::Suspended(address) => address,
+                ListenerState::Asked | ListenerState::InUse => continue,
                 ListenerState::Failed(error) => return Err(io::Error::new(error.kind(), error.to_string())),
             };
             addresses.push(*address);
