@@ -23,8 +23,8 @@ impl Listen {
         }
     }
 
-    /// Whether both take one connection: the port and any address are the same, and a wildcard is all of them. Port 0 is
-    /// another one each time.
+    /// Whether both take one connection: the port and any address are the same, and a wildcard is all of them. Port 0
+    /// is another one each time.
     pub fn overlaps(self, other: Listen) -> bool {
         let ip = |it: Listen| match it {
             Listen::At(address) if !address.ip().is_unspecified() => Some(address.ip().to_canonical()),

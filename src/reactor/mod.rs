@@ -133,6 +133,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
 
     /// The machine is told something that comes from elsewhere.
     pub fn tell(&mut self, input: Input) {
+        self.sockets.all.now = self.sockets.network.now();
         self.sockets.all.tell(input);
         self.settle();
     }

@@ -71,6 +71,15 @@ impl Listener {
         matches!(self.state, State::Asked | State::InUse)
     }
 
+    /// Where it is, with the real port if 0 was asked for.
+    pub(super) fn place(&self) -> Listen {
+        match (self.at, self.address()) {
+            (Listen::Any(0), Some(address)) => Listen::Any(address.port()),
+            (at, Some(address)) if at.port() == 0 => Listen::At(address),
+            (at, _) => at,
+        }
+    }
+
     /// Its address, once it has one.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.state {

@@ -6,15 +6,15 @@
 //! 3. If one cannot be had, the new ones are closed and the suspended ones listen again: nothing has changed.
 //! 4. Else everything changes in one step. A place that one service had and another gets changes hands as it is.
 //!
-//! What clients serve on ports that they asked for stays, as far as policies allow it. Where one of them is in the way of
-//! a new listener, that one cannot be had.
+//! What clients serve on ports that they asked for stays, as far as policies allow it. Where one of them is in the way
+//! of a new listener, that one cannot be had.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 use super::clients::Clients;
-use super::listeners::{Listeners, Use};
+use super::listeners::{Listener, Listeners, Use};
 use super::services::Services;
 use crate::base::address::Listen;
 use crate::base::id::{ListenerId, ServiceId};
@@ -125,7 +125,7 @@ impl Reload {
     fn open(&mut self, new: Vec<(Name, Listen)>, listeners: &mut Listeners, agenda: &mut Agenda) {
         let mut closing: HashMap<u16, Vec<(ListenerId, Listen)>> = HashMap::new();
         for &id in &self.closing {
-            if let Some(at) = listeners.get(id).map(|listener| listener.at) {
+            if let Some(at) = listeners.get(id).map(Listener::place) {
                 closing.entry(at.port()).or_default().push((id, at));
             }
         }

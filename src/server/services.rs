@@ -6,6 +6,8 @@
 //! be *wanted* (users of the service may wait). An entry that turns out not to be true is dropped where it is met, and
 //! listed again when it may have become true. So each entry is paid for by the event that listed it.
 
+mod publication;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 
@@ -17,11 +19,11 @@ use crate::base::name::Name;
 use crate::base::slots::Slots;
 use crate::base::table::Table;
 use crate::config::limits::Limits;
+pub(super) use publication::Publication;
+use publication::{Offers, drop_stale};
 
 /// Publications that are looked at for one with an idle connection, before one without is taken.
 pub(super) const LOOKED_AT_MAX: usize = 8;
-/// Entries that a list may hold beyond those that count.
-const STALE_MAX: usize = 8;
 
 /// A service: where its users connect, and who serves them.
 struct Service {
@@ -39,45 +41,6 @@ struct Service {
     asked: Option<PublicationId>,
     /// How many of its publications serve users that come.
     serving: usize,
-}
-
-/// A link's offer to serve a service.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Publication {
-    pub link: LinkId,
-    pub service: ServiceId,
-    /// The number that the client gave it.
-    pub number: u32,
-    /// How long the client tries to connect to its local server.
-    pub dial_ms: u32,
-    /// The first of the ports that it asked for, if it did.
-    pub first_port: Option<u16>,
-    /// Whether it serves users that come: its client is not leaving.
-    serving: bool,
-}
-
-/// What a link publishes, and which users wait for it alone.
-#[derive(Default)]
-struct Offers {
-    publications: HashMap<ServiceId, PublicationId>,
-    numbers: HashMap<u32, PublicationId>,
-    /// Publications whose services may have users who wait, each in turn.
-    wanted: VecDeque<PublicationId>,
-    /// Those that their services do not list as ready.
-    unready: VecDeque<PublicationId>,
-    waiting: Queue,
-    /// The client is leaving.
-    drains: bool,
-}
-
-impl Offers {
-    /// What the link published is no publication any more.
-    fn forget(&mut self, it: &Publication, publications: &Slots<kind::Publication, Publication>) {
-        self.numbers.remove(&it.number);
-        self.publications.remove(&it.service);
-        drop_stale(&mut self.wanted, self.numbers.len(), publications);
-        drop_stale(&mut self.unready, self.numbers.len(), publications);
-    }
 }
 
 /// Where a user waits.
@@ -525,17 +488,6 @@ fn note_waiting(by_waiting: &mut BTreeSet<(usize, ServiceId)>, id: ServiceId, be
     by_waiting.remove(&(before, id));
     if now > 0 {
         by_waiting.insert((now, id));
-    }
-}
-
-/// Drops publications that were withdrawn from a list, once they may outnumber the `live` ones.
-fn drop_stale(
-    list: &mut VecDeque<PublicationId>,
-    live: usize,
-    publications: &Slots<kind::Publication, Publication>,
-) {
-    if list.len() > 2 * live + STALE_MAX {
-        list.retain(|&id| publications.get(id).is_some());
     }
 }
 

@@ -102,6 +102,7 @@ impl Drawn {
                 | Tale::Replaced
                 | Tale::Forbidden
                 | Tale::Nameless
+                | Tale::Reloaded
         ) || tale != Tale::Misled && faultless && shape.accept_errors == 0.0;
         if tale.is_of_a_line() {
             trace!(Duration::ZERO, "{line:?}");

@@ -7,6 +7,7 @@
 //!
 //! - `cargo test --test simulation` lives through 256 worlds;
 //! - `SKYORG_SEEDS=10000 cargo test --test simulation` through more;
+//! - `SKYORG_RELOADS=17 cargo test --test simulation configurations` through that one with its reloads;
 //! - `SKYORG_SEED=17 cargo test --test simulation` through that one, with its story on stderr.
 
 mod actors;
@@ -16,6 +17,7 @@ mod faults;
 mod line;
 mod network;
 mod process;
+mod reloads;
 mod served;
 mod shadow;
 mod strangers;
@@ -222,6 +224,24 @@ fn a_server_that_is_replaced_while_sessions_run_loses_no_user_and_no_byte() {
         let _seed = Seed(seed);
         World::tell(seed, Tale::Replaced).live();
     }
+}
+
+/// That what stays loses nothing, and what goes is reset at once, each world asserts of itself.
+#[test]
+fn configurations_that_come_while_sessions_run_take_nothing_but_what_they_remove() {
+    if let Some(seed) = variable("SKYORG_RELOADS") {
+        trace::start();
+        let _seed = Seed(seed);
+        return World::tell(seed, Tale::Reloaded).live();
+    }
+    let mut outcomes = [0; 2];
+    for seed in 0..variable("SKYORG_SEEDS").unwrap_or(SEEDS) {
+        let _seed = Seed(seed);
+        let mut world = World::tell(seed, Tale::Reloaded);
+        world.live();
+        outcomes.iter_mut().zip(world.reloads()).for_each(|(all, one)| *all += one);
+    }
+    assert!(outcomes.iter().all(|&count| count > 0), "{outcomes:?} held and were refused");
 }
 
 #[test]

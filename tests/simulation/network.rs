@@ -63,35 +63,20 @@ impl Network for VirtualNetwork {
             Listen::At(address) => address,
             Listen::Any(port) => SocketAddr::new(self.address.ip(), port),
         };
-        let mut net = self.net.borrow_mut();
-        if net.listeners.contains_key(&address) {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        let listener = Listener { host: self.host, slot: id.slot(), backlog: VecDeque::new(), refuses: None };
-        net.listeners.insert(address, listener);
-        net.progress += 1;
-        Ok((VirtualListener { net: self.net.clone(), host: self.host, address }, address))
+        self.open(id.slot(), address)?;
+        let (net, slot) = (self.net.clone(), id.slot());
+        Ok((VirtualListener { net, host: self.host, address, slot, suspended: false }, address))
     }
 
     fn suspend(&mut self, listener: &mut VirtualListener) -> io::Result<()> {
-        let mut net = self.net.borrow_mut();
-        let backlog = net.listeners.get_mut(&listener.address).map(|it| {
-            it.refuses = Some(true);
-            std::mem::take(&mut it.backlog)
-        });
-        backlog.into_iter().flatten().for_each(|end| {
-            net.close(end, true);
-        });
-        net.progress += 1;
+        listener.close();
+        listener.suspended = true;
         Ok(())
     }
 
     fn resume(&mut self, listener: &mut VirtualListener) -> io::Result<()> {
-        let mut net = self.net.borrow_mut();
-        if let Some(it) = net.listeners.get_mut(&listener.address) {
-            it.refuses = None;
-        }
-        net.progress += 1;
+        self.open(listener.slot, listener.address)?;
+        listener.suspended = false;
         Ok(())
     }
 
@@ -138,10 +123,15 @@ pub struct VirtualListener {
     net: Rc<RefCell<Net>>,
     host: Host,
     address: SocketAddr,
+    slot: u32,
+    suspended: bool,
 }
 
-impl Drop for VirtualListener {
-    fn drop(&mut self) {
+impl VirtualListener {
+    fn close(&mut self) {
+        if self.suspended {
+            return;
+        }
         // A failing test unwinds through here while the world is borrowed.
         let Ok(mut net) = self.net.try_borrow_mut() else { return };
         // After a crash the address may be another's.
@@ -155,7 +145,24 @@ impl Drop for VirtualListener {
     }
 }
 
+impl Drop for VirtualListener {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl VirtualNetwork {
+    fn open(&self, slot: u32, address: SocketAddr) -> io::Result<()> {
+        let mut net = self.net.borrow_mut();
+        if net.listeners.contains_key(&address) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let listener = Listener { host: self.host, slot, backlog: VecDeque::new(), refuses: None };
+        net.listeners.insert(address, listener);
+        net.progress += 1;
+        Ok(())
+    }
+
     fn socket(&self, end: EndId) -> VirtualSocket {
         VirtualSocket { net: self.net.clone(), end }
     }

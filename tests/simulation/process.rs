@@ -14,7 +14,7 @@ use skyorg::base::clocks::Clocks;
 use skyorg::base::name::Name;
 use skyorg::client::Client;
 use skyorg::config::{ClientConfig, Key, Publication, ServerConfig, Service};
-use skyorg::machine::{Fact, Machine};
+use skyorg::machine::{Configuration, Fact, Input, Machine};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::Event;
 use skyorg::server::Server;
@@ -223,6 +223,16 @@ impl Process {
         }
     }
 
+    /// The operator gives the server another configuration.
+    pub fn configure(&mut self, config: ServerConfig, now: Time) {
+        if let Some(Program::Server(reactor)) = &mut self.program {
+            let (config, source, wall) =
+                (Arc::new(config), "server.toml".into(), SystemTime::UNIX_EPOCH + now);
+            reactor.tell(Input::Configure(Box::new(Configuration::Server { config, source, wall })));
+            self.wake_at = Some(now);
+        }
+    }
+
     /// The operator asks it to end, and starts another in its place.
     pub fn retire(&mut self, net: &Rc<RefCell<Net>>) {
         self.retires = true;
@@ -262,7 +272,7 @@ fn client_config(client: usize, settings: &Settings) -> (ClientConfig, BTreeMap<
     (config, SERVICES.iter().enumerate().map(lead).collect())
 }
 
-fn server_config(settings: &Settings) -> ServerConfig {
+pub fn server_config(settings: &Settings) -> ServerConfig {
     let at = |port| Listen::At(SocketAddr::new(SERVER_IP, port));
     let service =
         |(service, text): (usize, &&str)| Service::new(name(text), at(request_address(service).port()));

@@ -89,6 +89,7 @@ impl Served {
             Fact::UserLeft { user, reason: CloseReason::LinkLost, .. } => {
                 self.lost_with_link.insert(*user);
             }
+            Fact::ClientGone { reason: CloseReason::KeyRevoked, .. } => {}
             Fact::ClientGone { peer, reason, .. } if is_honest(*peer) => {
                 assert!(self.is_disturbed(), "the client at {peer} lost its link: {reason}");
             }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use super::reloads::Gone;
 use super::world::SERVICES;
 
 /// Which side of the tunnel a party stands on.
@@ -48,6 +49,8 @@ pub enum Ended {
 #[derive(Debug, Default)]
 pub struct Party {
     pub service: usize,
+    /// Of a local server: the client that reaches it.
+    pub client: Option<usize>,
     /// This model does not say whether it must be served: it means no good, or another model says it.
     pub apart: bool,
     /// Bytes handed to its kernel.
@@ -94,6 +97,32 @@ impl Shadow {
         assert!(parties.len() < 256, "the first byte of a stream is its number");
         parties.push(Party { service, ..Party::default() });
         parties.len() - 1
+    }
+
+    /// What these services and clients were for is gone: from now on the model does not say what becomes of the sessions
+    /// that may be concerned. Returns the users whose sessions must be.
+    pub fn end_some(&mut self, gone: &Gone) -> Vec<usize> {
+        let mut ended = Vec::new();
+        for number in 0..self.users.len() {
+            let (service, bound) = (self.users[number].service, self.users[number].bound);
+            let client = bound.and_then(|local| self.locals[local].client);
+            let ends = gone.ends(service, client);
+            if ends {
+                ended.push(number);
+            }
+            self.users[number].apart |= ends || bound.is_none() && gone.concerns(service);
+        }
+        for local in 0..self.locals.len() {
+            let party = &self.locals[local];
+            let user_ends = party.bound.is_some_and(|user| self.users[user].apart);
+            let ends = gone.ends(party.service, party.client);
+            self.locals[local].apart |= ends || user_ends;
+        }
+        for number in 0..self.users.len() {
+            let local_ends = self.users[number].bound.is_some_and(|local| self.locals[local].apart);
+            self.users[number].apart |= local_ends;
+        }
+        ended
     }
 
     /// A party received these bytes.

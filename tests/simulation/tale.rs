@@ -7,8 +7,9 @@ use skyorg::config::limits::Limits;
 
 use super::faults::Fault;
 use super::line::Line;
+use super::reloads;
 use super::talker::Script;
-use super::tcp::{Host, Kind, Time};
+use super::tcp::{EndId, Host, Kind, Time};
 
 /// EPERM, ENETDOWN, EPROTO, ECONNABORTED, EMFILE and ENOMEM (errno(3)), as accept(2) may say them again and again.
 const UNFORESEEN: [i32; 6] = [1, 100, 71, 103, 24, 12];
@@ -34,6 +35,12 @@ pub enum Coming {
     Successor,
     /// An honest server takes the place of a hostile one.
     Honest,
+    /// Another configuration of the server; the first one again at the end.
+    Reload {
+        last: bool,
+    },
+    /// By now these connections of users must be gone at the server, by their ends there.
+    Reset(Vec<EndId>),
 }
 
 /// What a world is about.
@@ -56,6 +63,8 @@ pub enum Tale {
     SlowName,
     /// The server is replaced by another while sessions run, and nothing else goes wrong.
     Replaced,
+    /// The server's configuration changes again and again while users come, and nothing else goes wrong.
+    Reloaded,
     /// A hostile server stands where the client expects its own, and an honest one takes its place.
     Misled,
     /// For some seconds no connection can be taken, for a reason that nobody foresaw; users come meanwhile.
@@ -97,6 +106,9 @@ impl Tale {
         }
         if self == Tale::Misled {
             return honesty(rng);
+        }
+        if self == Tale::Reloaded {
+            return reloads::coming(rng);
         }
         let mut coming: Vec<_> = match self {
             Tale::Frozen | Tale::Starved => (0..clients)

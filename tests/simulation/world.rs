@@ -16,12 +16,13 @@ use super::actors::{Siege, servers, users};
 use super::drawn::{Drawn, Settings};
 use super::faults::{self, Fault};
 use super::process::Process;
+use super::reloads::{AT_ONCE, Gone, Reloads};
 use super::served::{Life, Served};
 use super::shadow::{Ended, Shadow, Side};
 use super::strangers::{Approach, Stranger};
 use super::tale::{Coming, Tale};
 use super::talker::{Ending, Script, Talker, user_address};
-use super::tcp::{Host, Kind, Listener, Net, Time};
+use super::tcp::{EndId, Host, Kind, Listener, Net, Time};
 use super::trace;
 
 pub const MESSAGE_PORT: u16 = 33334;
@@ -71,6 +72,7 @@ pub struct World {
     siege: Option<Siege>,
     misled_by: Option<servers::HostileServer>,
     served: Served,
+    reloads: Reloads,
     bytes_max: u64,
     tale: Tale,
     /// The longest time from a user's coming to its leaving.
@@ -87,6 +89,11 @@ impl World {
     /// Splices that moved bytes, and those that the kernel refused.
     pub fn spliced(&self) -> [usize; 2] {
         self.net.borrow().spliced
+    }
+
+    /// Configurations that took hold, and those that were refused.
+    pub fn reloads(&self) -> [usize; 2] {
+        self.reloads.outcomes
     }
 
     /// A world in which one thing goes wrong, and what is promised then.
@@ -108,6 +115,7 @@ impl World {
             siege,
             misled_by: None,
             served,
+            reloads: Reloads::new(clients),
             bytes_max,
             tale,
             longest_stay: Duration::ZERO,
@@ -170,6 +178,7 @@ impl World {
                 | Tale::Forbidden
                 | Tale::Misled
                 | Tale::Nameless
+                | Tale::Reloaded
         ) {
             let end = self.now() + Duration::from_secs(40);
             self.advance(end, |_| false);
@@ -276,10 +285,29 @@ impl World {
         let process = &mut self.processes[index];
         process.note_events(&self.net, &mut self.rng);
         let starts = process.turn(&self.net, &mut self.rng);
-        process.facts.drain(..).for_each(|fact| self.served.note(&fact));
+        let facts = std::mem::take(&mut process.facts);
+        for fact in facts.iter().filter(|_| index == 0) {
+            if let Some(gone) = self.reloads.note(fact) {
+                self.reloaded(&gone);
+            }
+        }
+        facts.iter().for_each(|fact| self.served.note(fact));
         if starts {
             self.start(index);
         }
+    }
+
+    /// Another configuration holds: the sessions of what it has taken away must be reset at once.
+    fn reloaded(&mut self, gone: &Gone) {
+        let ended = self.shadow.end_some(gone);
+        let of_user = |actor: &Actor| match actor {
+            Actor::Talker(talker) if talker.side == Side::User => Some((talker.number, talker.end)),
+            _ => None,
+        };
+        let users = self.actors.values().filter_map(of_user).filter(|it| ended.contains(&it.0));
+        let ends: Vec<EndId> = users.map(|it| it.1 ^ 1).collect();
+        trace!(self.now(), "sessions that must end: {ends:?}");
+        self.later(AT_ONCE, Coming::Reset(ends));
     }
 
     // Users and strangers come.
@@ -290,8 +318,11 @@ impl World {
             match coming {
                 Coming::User => {
                     let service = self.rng.usize(..STEADY);
+                    if self.reloads.address(service).is_none() {
+                        continue;
+                    }
                     let script = match self.tale {
-                        Tale::Anything | Tale::Replaced => {
+                        Tale::Anything | Tale::Replaced | Tale::Reloaded => {
                             Script::random(&mut self.rng, Side::User, self.bytes_max)
                         }
                         Tale::Unspliced => Script::bulk(self.bytes_max, false, Ending::FinWhenSent),
@@ -318,6 +349,22 @@ impl World {
                     }
                     self.start(0);
                 }
+                Coming::Reload { last } => {
+                    let config = self.reloads.next(last, &mut self.rng, &self.settings);
+                    trace!(
+                        now,
+                        "another configuration: {:?}, {:?}, {:?}",
+                        config.services,
+                        config.policies,
+                        config.keys
+                    );
+                    self.processes[0].configure(config, now);
+                }
+                Coming::Reset(ends) => {
+                    let net = self.net.borrow();
+                    let left: Vec<EndId> = ends.into_iter().filter(|&end| net.is_open(end)).collect();
+                    assert!(left.is_empty(), "connections of users that must have been reset: {left:?}");
+                }
                 Coming::Retirement => self.processes[0].retire(&self.net),
                 Coming::Successor => {
                     let successor = Process::new(Host::Successor);
@@ -340,6 +387,9 @@ impl World {
 
     fn user(&mut self, service: usize, script: Script) -> usize {
         let number = self.shadow.enter(Side::User, service);
+        // Nobody promises anything where nobody serves it.
+        self.shadow.party(Side::User, number).apart |=
+            self.tale == Tale::Reloaded && !self.reloads.is_served(service);
         self.user_from(number, user_address(number), script)
     }
 
@@ -352,9 +402,10 @@ impl World {
 
     fn user_from(&mut self, number: usize, from: SocketAddr, script: Script) -> usize {
         let service = self.shadow.party(Side::User, number).service;
+        let to = self.reloads.address(service).unwrap_or_else(|| request_address(service));
         let now = self.now();
         trace!(now, "user {number} comes to {}: {script:?}", SERVICES[service]);
-        let end = self.net.borrow_mut().connect(Host::Outside, from, request_address(service));
+        let end = self.net.borrow_mut().connect(Host::Outside, from, to);
         let talker = Talker::new(Side::User, number, end, script, now);
         self.actors.insert(end, Actor::Talker(Box::new(talker)));
         self.timers.insert((now, end), ());
@@ -452,14 +503,16 @@ impl World {
         let locals =
             |listener: &&mut Listener| listener.host == Host::Outside && listener.slot != servers::SLOT;
         for listener in net.listeners.values_mut().filter(locals) {
-            let service = listener.slot as usize % SERVICES.len();
-            came.extend(listener.backlog.drain(..).map(|end| (end, service)));
+            let (client, service) =
+                (listener.slot as usize / SERVICES.len(), listener.slot as usize % SERVICES.len());
+            came.extend(listener.backlog.drain(..).map(|end| (end, client, service)));
         }
         // What a hostile server begins, local servers let stand.
-        for (end, service) in came.into_iter().filter(|_| self.misled_by.is_none()) {
+        for (end, client, service) in came.into_iter().filter(|_| self.misled_by.is_none()) {
             let number = self.shadow.enter(Side::Local, service);
+            self.shadow.party(Side::Local, number).client = Some(client);
             let script = match self.tale {
-                Tale::Anything | Tale::Replaced if !self.fresh && service != STEADY => {
+                Tale::Anything | Tale::Replaced | Tale::Reloaded if !self.fresh && service != STEADY => {
                     Script::random(&mut self.rng, Side::Local, self.bytes_max)
                 }
                 Tale::Unspliced => Script::bulk(0, true, Ending::FinAfterEnd),

@@ -2,10 +2,13 @@
 
 mod clients;
 mod end;
+mod limits;
 mod offers;
+mod policies;
 mod pool;
 mod ports;
 mod publications;
+mod reload;
 mod strangers;
 mod users;
 
@@ -22,7 +25,7 @@ use skyorg::base::id::{ConnId, ListenerId};
 use skyorg::config::limits::Limits;
 use skyorg::config::{Key, Policies, ServerConfig, Service};
 use skyorg::machine::{
-    CloseReason, Door, Fact, Input, LINK_RANDOM_BYTES, Manner, Output, Proof, SessionEvent,
+    CloseReason, Configuration, Door, Fact, Input, LINK_RANDOM_BYTES, Manner, Output, Proof, SessionEvent,
 };
 use skyorg::server::Server;
 use skyorg::wire::control::{
@@ -109,34 +112,29 @@ fn publish(number: u32, service: &str) -> ControlFrame {
     })
 }
 
-fn new_server(limits: Limits) -> Story<Server> {
-    new_server_with(limits, Policies::default(), vec![key("office", 7)])
-}
-
-fn key(text: &str, byte: u8) -> Key {
-    Key { name: name(text), secret: Secret::new([byte; 32]) }
-}
-
-fn new_server_with(limits: Limits, policies: Policies, keys: Vec<Key>) -> Story<Server> {
-    let now = Instant::now();
-    let clocks = Clocks { now, wall: SystemTime::UNIX_EPOCH };
-    let (config, limits) = (config(limits.clone(), policies, keys), Arc::new(limits));
-    Story::new(Server::new(config, limits, [2; 16], fastrand::Rng::with_seed(1), clocks), now)
-}
-
-fn config(limits: Limits, policies: Policies, keys: Vec<Key>) -> ServerConfig {
+fn config(limits: Limits) -> ServerConfig {
     ServerConfig {
         services: vec![
             Service::new(name("web"), Listen::Any(WEB)),
             Service::new(name("ssh"), Listen::Any(SSH)),
         ],
-        policies,
+        policies: Policies::default(),
         message: Listen::Any(MESSAGE),
         control: Listen::Any(CONTROL),
-        keys,
+        keys: vec![Key { name: name("office"), secret: Secret::new([7; 32]) }],
         plain: false,
         limits,
     }
+}
+
+fn new_server(limits: Limits) -> Story<Server> {
+    server_of(config(limits))
+}
+
+fn server_of(config: ServerConfig) -> Story<Server> {
+    let (now, limits) = (Instant::now(), config.limits.clone());
+    let clocks = Clocks { now, wall: SystemTime::UNIX_EPOCH };
+    Story::new(Server::new(config, Arc::new(limits), [2; 16], fastrand::Rng::with_seed(1), clocks), now)
 }
 
 fn begin() -> Stage {
@@ -144,21 +142,61 @@ fn begin() -> Stage {
 }
 
 fn begin_with(limits: Limits) -> Stage {
-    listen(new_server(limits))
+    begin_as(config(limits))
 }
 
-fn listen(mut story: Story<Server>) -> Stage {
-    let mut listeners = Vec::new();
-    for output in story.wait(Duration::ZERO).0 {
-        if let Output::Listen { id, at: listen, door } = output {
-            listeners.push((id, listen.port(), door));
-            story.tell(Input::Listening { id, address: at(listen.port()) });
-        }
-    }
-    Stage { story, listeners, links: 0 }
+fn begin_as(config: ServerConfig) -> Stage {
+    let mut stage = Stage { story: server_of(config), listeners: Vec::new(), links: 0 };
+    let outputs = stage.wait(Duration::ZERO);
+    stage.listen(outputs, |_| true);
+    stage
 }
 
 impl Stage {
+    /// The system does what the outputs say about listeners, where it `can` listen. Returns all that came of it, too.
+    fn listen(&mut self, mut outputs: Outputs, can: impl Fn(Listen) -> bool) -> Outputs {
+        let mut told = 0;
+        while let Some(output) = outputs.0.get(told) {
+            told += 1;
+            let input = match *output {
+                Output::Listen { id, at: listen, door } if can(listen) => {
+                    self.listeners.push((id, listen.port(), door));
+                    Input::Listening { id, address: at(listen.port()) }
+                }
+                Output::Listen { id, .. } => {
+                    Input::ListenFailed { id, error: std::io::ErrorKind::AddrInUse.into() }
+                }
+                Output::Resume(id) => {
+                    let it = self.listeners.iter().find(|it| it.0 == id).expect("it is there");
+                    Input::Listening { id, address: at(it.1) }
+                }
+                Output::StopListening(id) => {
+                    self.listeners.retain(|it| it.0 != id);
+                    Input::Stopped { id }
+                }
+                Output::SetDoor { id, door } => {
+                    self.listeners.iter_mut().filter(|it| it.0 == id).for_each(|it| it.2 = door);
+                    continue;
+                }
+                _ => continue,
+            };
+            outputs.0.extend(self.tell(input).0);
+        }
+        outputs
+    }
+
+    /// Another configuration is to hold, and the clock on the wall stands where it stood.
+    fn configure(&mut self, config: ServerConfig) -> Outputs {
+        let (config, source, wall) = (Arc::new(config), "server.toml".into(), SystemTime::UNIX_EPOCH);
+        self.tell(Input::Configure(Box::new(Configuration::Server { config, source, wall })))
+    }
+
+    /// The same, and the system can listen everywhere.
+    fn reload(&mut self, config: ServerConfig) -> Outputs {
+        let outputs = self.configure(config);
+        self.listen(outputs, |_| true)
+    }
+
     fn stranger(&mut self, purpose: Purpose, key_id: KeyId) -> (ConnId, Outputs) {
         let id = self.id();
         self.tell(Input::Accepted { id, door: Door::Clients, peer: peer(), asked: peer() });
@@ -276,6 +314,24 @@ impl Client {
 }
 
 impl Outputs {
+    /// Places where the server would listen.
+    fn places(&self) -> Vec<Listen> {
+        let place = |output: &Output| match output {
+            Output::Listen { at, .. } => Some(*at),
+            _ => None,
+        };
+        self.0.iter().filter_map(place).collect()
+    }
+
+    /// What the last reload came to.
+    fn reloaded(&self) -> Option<String> {
+        let told = self
+            .facts()
+            .into_iter()
+            .filter(|fact| matches!(fact, Fact::Reloaded { .. } | Fact::ReloadRefused { .. }));
+        told.map(Fact::to_string).next_back()
+    }
+
     /// Listeners that are to stop.
     fn stopped(&self) -> Vec<ListenerId> {
         let stopped = |output: &Output| match output {

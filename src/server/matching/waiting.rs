@@ -1,6 +1,6 @@
 //! Users who wait, or were refused: where they go next, and how many of them in one turn.
 
-use super::{Asked, Matching};
+use super::Matching;
 use crate::base::id::{ConnId, LinkId, ServiceId};
 use crate::machine::{Agenda, CloseReason};
 use crate::server::offers::{Left, Offer};
@@ -8,6 +8,15 @@ use crate::server::pool::{Place, State};
 use crate::server::refused::Refused;
 use crate::server::users::User;
 use crate::wire::frame::AbortReason;
+
+/// Who was asked for one more connection.
+pub(super) enum Asked {
+    Link(LinkId),
+    /// Nobody serves the service now; or all do whose keys have as many users as they may have.
+    None {
+        all_full: bool,
+    },
+}
 
 /// One step with users who wait: it borrows what it works on.
 pub(in crate::server) struct Waiting<'m> {

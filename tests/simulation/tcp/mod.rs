@@ -399,8 +399,6 @@ impl Net {
             return;
         }
         match self.listeners.get_mut(&self.ends[to].address) {
-            // What was suspended meanwhile resets who comes.
-            Some(it) if it.host != Host::Outside && it.refuses.is_some() => drop(self.close(to, true)),
             Some(listener) if listener.host == self.ends[to].host => {
                 listener.backlog.push_back(to);
                 let kernel = &mut self.kernels[listener.host.index()];
@@ -560,6 +558,11 @@ impl Net {
     }
 
     /// Open connections of a kind, by the end that dialled.
+    /// Whether this end is still there.
+    pub fn is_open(&self, end: EndId) -> bool {
+        self.ends[end].state == State::Open
+    }
+
     pub fn open(&self, kind: Kind) -> Vec<EndId> {
         let ends = (0..self.ends.len()).step_by(2);
         ends.filter(|&end| {

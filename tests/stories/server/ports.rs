@@ -4,7 +4,6 @@ use std::io;
 
 use skyorg::base::ports::Ports;
 use skyorg::config::policy::{Policy, PortRules};
-use skyorg::machine::Configuration;
 use skyorg::wire::control::PublicationNumber;
 
 use super::*;
@@ -25,7 +24,11 @@ fn begin_with_rules(rules: PortRules, limits: Limits) -> Stage {
 }
 
 fn begin_with_policies(policies: Policies, limits: Limits) -> Stage {
-    listen(new_server_with(limits, policies, vec![key("office", 7), key("guest", 8)]))
+    begin_as(ServerConfig { policies, keys: vec![key("office", 7), key("guest", 8)], ..config(limits) })
+}
+
+fn key(text: &str, byte: u8) -> Key {
+    Key { name: name(text), secret: Secret::new([byte; 32]) }
 }
 
 fn guest() -> KeyId {
@@ -77,11 +80,8 @@ impl Stage {
     }
 
     /// Another configuration holds from now on.
-    fn reload(&mut self, policies: Policies, keys: Vec<Key>) -> Outputs {
-        let config = Arc::new(config(limits(), policies, keys));
-        let configuration =
-            Configuration::Server { config, source: "server.toml".into(), wall: SystemTime::UNIX_EPOCH };
-        let outputs = self.tell(Input::Configure(Box::new(configuration)));
+    fn reconfigure(&mut self, policies: Policies, keys: Vec<Key>) -> Outputs {
+        let outputs = self.configure(ServerConfig { policies, keys, ..config(limits()) });
         self.bind(outputs, &[])
     }
 
@@ -546,7 +546,7 @@ fn a_policy_that_no_longer_allows_ports_frees_them_at_once_and_one_that_does_gra
     let of = |texts: &[&str]| {
         Policies::Each([(name("office"), policy(texts)), (name("guest"), policy(&["8080"]))].into())
     };
-    let mut stage = listen(new_server_with(limits(), of(&["8080-8089"]), keys()));
+    let mut stage = begin_with_policies(of(&["8080-8089"]), limits());
     let (mut client, other) = (stage.joins(office(), 1), stage.joins(guest(), 2));
     stage.ask(&client, expose(1, "web", "8080", false));
     stage.ask(&client, expose(2, "stays", "8089", false));
@@ -557,13 +557,13 @@ fn a_policy_that_no_longer_allows_ports_frees_them_at_once_and_one_that_does_gra
     let (message, _) = stage.bring(&mut client);
     let (user, _) = stage.user_at(8080);
     stage.accepted_and_started(message);
-    let outputs = stage.reload(of(&["8089"]), keys());
+    let outputs = stage.reconfigure(of(&["8089"]), keys());
     assert_eq!(outputs.told(&client), [ControlFrame::Withdrawn { number: 1, reason: Denial::Policy }]);
     assert_eq!(outputs.closes(), [(user, CloseReason::Removed, Manner::Reset)]);
     assert_eq!((outputs.stopped().len(), outputs.told(&other)), (1, vec![granted(7, "8080")]));
     // What was withdrawn comes back by itself.
     stage.hear(other.control, ControlFrame::Unpublish(7));
-    let outputs = stage.reload(of(&["8080-8089"]), keys());
+    let outputs = stage.reconfigure(of(&["8080-8089"]), keys());
     assert_eq!(outputs.told(&client), [granted(1, "8080")]);
 }
 
@@ -579,7 +579,7 @@ fn a_key_that_is_revoked_loses_its_ports_at_once_those_of_an_absent_client_too()
     stage.killed(&gone);
     stage.ask(&client, expose(1, "mine", "8081", false));
     stage.ask(&other, expose(1, "x", "8080-8081", false));
-    let outputs = stage.reload(Policies::Alike(rules(&["8080-8089"])), vec![key("guest", 8)]);
+    let outputs = stage.reconfigure(Policies::Alike(rules(&["8080-8089"])), vec![key("guest", 8)]);
     assert_eq!(outputs.closes(), [(client.control, CloseReason::KeyRevoked, Manner::Reset)]);
     assert_eq!((outputs.stopped().len(), outputs.told(&other)), (2, vec![granted(1, "8080-8081")]));
 }
