@@ -11,7 +11,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
@@ -398,6 +398,18 @@ struct Memory {
 }
 
 impl Network for Memory {
+    fn wall(&mut self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+
+    fn suspend(&mut self, _: &mut usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn resume(&mut self, _: &mut usize) -> io::Result<()> {
+        Ok(())
+    }
+
     fn asleep(&mut self) -> Duration {
         Duration::ZERO
     }

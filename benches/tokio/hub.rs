@@ -200,6 +200,8 @@ impl Surroundings for Tasks {
                 drop(self.acceptors.remove(&id).inspect(JoinHandle::abort));
                 self.inbox.push_back(Input::Stopped { id });
             }
+            // Its configuration stays.
+            Output::SetDoor { .. } | Output::Suspend(_) | Output::Resume(_) => {}
             Output::Verify { id, secret } => drop(self.command(id, Command::Verify(Box::new(secret)))),
             Output::Answer { id, plain, heartbeat } => {
                 drop(self.command(id, Command::Answer(Box::new((plain, heartbeat)))));
@@ -287,7 +289,7 @@ impl Tasks {
                     *owner = Owner::Hub(Box::new(Local::new(id, stream)));
                 }
             }
-            Door::Clients => {
+            Door::Clients | Door::Shut => {
                 tokio::spawn(control::stranger(id, stream, commands, self.shared.clone()));
             }
         }

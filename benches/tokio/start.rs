@@ -3,9 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use log::info;
+use skyorg::base::clocks::Clocks;
 use skyorg::client::Client as ClientMachine;
 use skyorg::config::{ClientConfig, ServerConfig};
 use skyorg::server::{ListenerState, Server as ServerMachine};
@@ -23,13 +24,14 @@ impl Server {
     /// Listens at all ports. Must be called within a runtime.
     pub fn bind(config: ServerConfig) -> io::Result<Server> {
         let limits = Arc::new(config.limits.clone());
-        let (jitter, now) = (fastrand::Rng::new(), Instant::now());
-        let machine = ServerMachine::new(config, limits.clone(), random_instance()?, jitter, now);
+        let clocks = Clocks { now: Instant::now(), wall: SystemTime::now() };
+        let jitter = fastrand::Rng::new();
+        let machine = ServerMachine::new(config, limits.clone(), random_instance()?, jitter, clocks);
         let hub = Hub::new(machine, limits);
         let mut addresses = Vec::new();
         for listener in hub.machine().listeners().iter() {
             let address = match &listener.state {
-                ListenerState::Listening(address) => address,
+                ListenerState::Listening(address) | ListenerState::Suspended(address) => address,
                 ListenerState::Asked | ListenerState::InUse => continue,
                 ListenerState::Failed(error) => return Err(io::Error::new(error.kind(), error.to_string())),
             };
