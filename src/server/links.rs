@@ -250,8 +250,8 @@ impl Link {
         self.tickets.outstanding() + self.coming
     }
 
-    /// When the link wants attention next: to be pinged or asked, because a ticket or its key expires, or because it was
-    /// silent too long.
+    /// When the link wants attention next: to be pinged or asked, because a ticket or its key expires, or because it
+    /// was silent too long.
     pub fn next_due(&self, limits: &Limits) -> Instant {
         let due = self.ping_at.min(self.silence.until(self.heard, self.patience()));
         // What stands in the list is looked at anyway.

@@ -19,7 +19,7 @@ use super::offers::{Left, Offer};
 use super::pool::{Place, State};
 use super::refill;
 use super::sending::Sending;
-use super::services::{Publication, Readiness, Services};
+use super::services::{Readiness, Services};
 use super::turn::Turn;
 use super::users::User;
 use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId};
@@ -145,22 +145,6 @@ impl Matching {
         let id = self.services.add(name)?;
         self.admission.add(id, name.clone(), rules);
         Some(id)
-    }
-
-    /// Adds a service for ports that a client asks for; `None` if there are as many as can be named.
-    pub fn add_exposed(&mut self, name: &Name) -> Option<ServiceId> {
-        let id = self.services.add_exposed(name)?;
-        self.admission.add(id, name.clone(), UserRules::default());
-        Some(id)
-    }
-
-    /// A service is gone: its users are reset, those that wait too. Returns what clients published of it.
-    pub fn remove_service(&mut self, id: ServiceId, agenda: &mut Agenda) -> Vec<Publication> {
-        for user in self.admission.remove(id) {
-            self.services.stop_waiting(user);
-            agenda.reset(user, CloseReason::Removed);
-        }
-        self.services.remove(id)
     }
 
     // Users.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::exposed::{Exposed, Exposing};
 use super::listeners::Listeners;
 use super::matching::Matching;
-use super::services::Unpublishable;
+use super::services::{Publication, Unpublishable};
 use super::users::User;
 use crate::base::id::{LinkId, ServiceId, kind};
 use crate::base::name::Name;
@@ -149,7 +149,7 @@ impl Publishing<'_> {
     /// A service is gone: its users are reset, those that wait too, and its publications are withdrawn. The links
     /// stand.
     pub fn remove_service(&mut self, service: ServiceId) {
-        for it in self.matching.remove_service(service, self.agenda) {
+        for it in remove_service(service, self.matching, self.agenda) {
             self.asked.denied.insert((it.link, it.number));
             self.tell_withdrawn(it.link, it.number, Denial::UnknownService);
         }
@@ -229,6 +229,19 @@ impl Publishing<'_> {
             }
         }
     }
+}
+
+/// A service is gone: its users are reset, those that wait too. Returns what clients published of it.
+pub(super) fn remove_service(
+    id: ServiceId,
+    matching: &mut Matching,
+    agenda: &mut Agenda,
+) -> Vec<Publication> {
+    for user in matching.admission.remove(id) {
+        matching.services.stop_waiting(user);
+        agenda.reset(user, CloseReason::Removed);
+    }
+    matching.services.remove(id)
 }
 
 fn granted(number: PublicationNumber, addresses: &[SocketAddr]) -> ControlFrame {

@@ -6,8 +6,8 @@
 //! 3. If one cannot be had, the new ones are closed and the suspended ones listen again: nothing has changed.
 //! 4. Else everything changes in one step. A place that one service had and another gets changes hands as it is.
 //!
-//! What clients serve on ports that they asked for stays, as far as policies allow it. Where one of them is in the way of
-//! a new listener, that one cannot be had.
+//! What clients serve on ports that they asked for stays, as far as policies allow it. Where one of them is in the way
+//! of a new listener, that one cannot be had.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;

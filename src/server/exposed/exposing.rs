@@ -13,10 +13,12 @@ use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
 use crate::config::ServerConfig;
+use crate::config::policy::UserRules;
 use crate::machine::{Agenda, CloseReason, Fact, Fault, Output};
 use crate::server::links::PING_INTERVAL;
 use crate::server::listeners::{Listeners, Use};
 use crate::server::matching::Matching;
+use crate::server::publishing::remove_service;
 use crate::wire::control::{ADDRESSES_MAX, ControlFrame, Denial, GrantedAddress, Publish, Want};
 
 /// Asks that are looked at again in one turn.
@@ -80,7 +82,7 @@ impl Exposing<'_> {
         exposed.leaving.retain(|&service| {
             let is_served = matching.services.publications_of(service).next().is_some();
             if !is_served {
-                matching.remove_service(service, agenda);
+                remove_service(service, matching, agenda);
             }
             is_served
         });
@@ -274,9 +276,11 @@ impl Exposing<'_> {
             return;
         };
         let owner = Owner { key, publication: ask.publish.name.clone() };
-        let Some(service) = self.matching.add_exposed(&owner.publication) else {
+        let name = owner.publication.clone();
+        let Some(service) = self.matching.services.add_exposed(&name) else {
             return self.deny(id, Denial::Limit, Until::Room);
         };
+        self.matching.admission.add(service, name, UserRules::default());
         self.exposed.grants.add(service, owner, ports, places);
         if let Some(grant) = self.exposed.grants.get_mut(service) {
             grant.members.push(id);
@@ -405,7 +409,7 @@ impl Exposing<'_> {
         if let Some(grant) = self.exposed.grants.remove(service) {
             self.exposed.asks.look_again(grant.behind);
         }
-        for it in self.matching.remove_service(service, self.agenda) {
+        for it in remove_service(service, self.matching, self.agenda) {
             let frame = ControlFrame::Withdrawn { number: it.number, reason: Denial::Policy };
             self.say(it.link, frame);
         }
