@@ -421,10 +421,6 @@ impl Network for Memory {
         Instant::now()
     }
 
-    fn wall(&mut self) -> SystemTime {
-        SystemTime::now()
-    }
-
     fn poll(&mut self, events: &mut Vec<Event>, _: Option<Duration>) -> io::Result<()> {
         events.append(&mut self.events.borrow_mut());
         Ok(())
@@ -432,14 +428,6 @@ impl Network for Memory {
 
     fn listen(&mut self, id: ListenerId, _: Listen) -> io::Result<(usize, SocketAddr)> {
         Ok((id.index(), ([192, 0, 2, 2], 1).into()))
-    }
-
-    fn suspend(&mut self, _: &mut usize) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn resume(&mut self, _: &mut usize) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn accept(&mut self, listener: &mut usize) -> io::Result<Accepted<MemorySocket>> {

@@ -89,7 +89,7 @@ impl House {
         let mut client = format!("server = \"{ip}:33335\"\nkey = \"key\"\n");
         for (&(service, _), local) in STAYING.iter().zip(&self.locals) {
             let _ = write!(server, "[service.{service}]\nlisten = \"{}\"\n", self.place(service, reloads));
-            let _ = write!(server, "users = {}\n", 500 + reloads);
+            let _ = writeln!(server, "users = {}", 500 + reloads);
             let _ = write!(client, "[publish.{service}]\nlocal = \"{local}\"\n");
         }
         if let Some(guest) = House::guest(reloads) {
@@ -97,9 +97,9 @@ impl House {
             let _ = write!(server, "[service.{guest}]\nlisten = \"{}\"\n", self.place(guest, reloads));
             let _ = write!(client, "[publish.{guest}]\nlocal = \"{local}\"\n");
         }
-        if reloads % 5 > 0 {
+        if !reloads.is_multiple_of(5) {
             let _ = write!(server, "[key.default]\nservices = \"*\"\nfrom = \"127.0.0.0/8\"\n");
-            let _ = write!(server, "users = {}\n", 5_000 + reloads);
+            let _ = writeln!(server, "users = {}", 5_000 + reloads);
         }
         self.folder.file("server.toml", server);
         self.folder.file("client.toml", client);

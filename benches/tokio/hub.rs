@@ -220,8 +220,6 @@ impl Surroundings for Tasks {
             Output::Dial { dial, address, deadline } => self.dial(dial, address, deadline),
             Output::Send { id, frame } => drop(self.command(id, Command::Send(Box::new(frame)))),
             Output::Start { message, user, start, .. } => self.start(message, user, start),
-            // It is given no other configuration.
-            Output::SetDoor { .. } | Output::Suspend(_) | Output::Resume(_) => {}
             // A user is with the relay of its only copy.
             Output::Take { .. } | Output::AbortCopy(_) => {}
             Output::Accept(id) => drop(self.command(id, Command::Accept)),
@@ -296,7 +294,6 @@ impl Tasks {
             Door::Clients | Door::Shut => {
                 tokio::spawn(control::stranger(id, stream, commands, self.shared.clone()));
             }
-            Door::Shut => {}
         }
         self.inbox.push_back(Input::Accepted { id, door, peer, asked });
     }
