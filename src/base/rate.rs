@@ -68,7 +68,7 @@ impl fmt::Display for Rate {
         let (name, unit) = UNITS
             .iter()
             .rev()
-            .find(|(_, unit)| self.bits % unit == 0 || self.bits >= *unit)
+            .find(|(_, unit)| self.bits.is_multiple_of(*unit) || self.bits >= *unit)
             .unwrap_or(&UNITS[0]);
         write!(f, "{}", self.bits / unit)?;
         let rest = self.bits % unit;
