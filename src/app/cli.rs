@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
 #[allow(clippy::large_enum_variant)]
 enum Asked {
     Text(String),
-    Command(Command, Vec<Given>),
+    Command(Box<Command>, Vec<Given>),
 }
 
 #[cold]
@@ -79,7 +79,7 @@ fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Asked, Fa
                 Command::Client(_) => Given::all(Side::Client, &typed),
                 _ => Vec::new(),
             };
-            Ok(Asked::Command(command, given))
+            Ok(Asked::Command(Box::new(command), given))
         }
         Ok(Arguments { command: None, .. }) => Err(usage("skyorg", "no command was given".to_owned())),
         Err(exit) if exit.status.is_ok() => Ok(Asked::Text(exit.output.trim_end().to_owned())),
@@ -113,16 +113,19 @@ fn named_command(words: &[&str]) -> &'static str {
 #[cold]
 fn run(asked: Asked) -> Result<(), Failure> {
     forbid_core_dumps();
-    match asked {
-        Asked::Text(text) => print(&text),
-        Asked::Command(Command::Server(arguments), given) => serve(arguments, &given),
-        Asked::Command(Command::Client(arguments), given) => connect(arguments, &given),
-        Asked::Command(Command::Check(CheckArguments { files }), _) => check::run(&files),
-        Asked::Command(Command::Keygen(KeygenArguments { name }), _) => {
+    let (command, given) = match asked {
+        Asked::Text(text) => return print(&text),
+        Asked::Command(command, given) => (*command, given),
+    };
+    match command {
+        Command::Server(arguments) => serve(arguments, &given),
+        Command::Client(arguments) => connect(arguments, &given),
+        Command::Check(CheckArguments { files }) => check::run(&files),
+        Command::Keygen(KeygenArguments { name }) => {
             let name = name.unwrap_or_else(default_service);
             print_line(&keys::line(&keys::generate(name)?))
         }
-        Asked::Command(Command::Demo(DemoArguments { once, log_level }), _) => {
+        Command::Demo(DemoArguments { once, log_level }) => {
             start_log(log_level, None)?;
             demo::run(once).map_err(Failure::Demo)
         }
@@ -408,6 +411,13 @@ mod tests {
         read_arguments(words.iter().map(OsString::from))
     }
 
+    fn command(words: &[&str]) -> Result<Command, Failure> {
+        match read(words)? {
+            Asked::Command(command, _) => Ok(*command),
+            Asked::Text(text) => panic!("{words:?} asked for {text}"),
+        }
+    }
+
     fn text(words: &[&str]) -> String {
         match read(words) {
             Ok(Asked::Text(text)) => text,
@@ -427,8 +437,8 @@ mod tests {
     fn server(words: &[&str]) -> Result<ServerConfig, Failure> {
         let path = key_file();
         let file = path.display().to_string();
-        let config = match read(&[&["server", "--keys", &file], words].concat())? {
-            Asked::Command(Command::Server(arguments), _) => {
+        let config = match command(&[&["server", "--keys", &file], words].concat())? {
+            Command::Server(arguments) => {
                 said::server(arguments).and_then(|source| Ok(source.read(Occasion::Start)?.config))
             }
             other => panic!("{words:?} asked for {other:?}"),
@@ -440,8 +450,8 @@ mod tests {
     fn client(words: &[&str]) -> Result<ClientConfig, Failure> {
         let path = key_file();
         let file = path.display().to_string();
-        let config = match read(&[&["client", "--key", &file], words].concat())? {
-            Asked::Command(Command::Client(arguments), _) => {
+        let config = match command(&[&["client", "--key", &file], words].concat())? {
+            Command::Client(arguments) => {
                 said::client(arguments).and_then(|source| Ok(source.read(Occasion::Start)?.config))
             }
             other => panic!("{words:?} asked for {other:?}"),

@@ -201,8 +201,8 @@ const fn inside(
     Described { name, side, section, said: Said::InFile, kind, default, change: Change::Reload, help }
 }
 
-const PLAIN: &str = "do not seal payload on message connections, for traffic that is encrypted already; both sides must \
-                     say so";
+const PLAIN: &str = "do not seal payload on message connections, for traffic that is encrypted already; both sides \
+                     must say so";
 const DRAINED: &str = "seconds that running sessions get to finish after SIGTERM or SIGINT";
 const LEVEL: &str = "least serious lines to log: off, error, warn, info, debug or trace";
 const LOG_FILE: &str = "FILE to append the log to, instead of standard error";
