@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Ending, Mode, Process, Setup, Tunnel, connect, converse, echo_server, read_out};
+use rustix::process::Signal;
 
 /// The time that a stranger may have, and a second for a machine that is busy.
 const GONE_AFTER: Duration = Duration::from_secs(6);
@@ -184,11 +185,14 @@ fn a_key_added_to_a_running_server_is_told_to_need_a_restart_beside_any_number_o
         None,
     );
     let line = client.wait_for("did not answer the handshake");
-    assert!(line.contains("restart the server if its line is newer than its start"), "{line}");
+    assert!(line.contains("SIGHUP"), "{line}");
     let line = tunnel.server.wait_for("was not admitted: stranger: unknown key; ");
-    assert!(line.contains("reads its key file only when it starts") && line.contains("restart it"), "{line}");
+    assert!(line.contains("SIGHUP has the server read it again"), "{line}");
     let told = tunnel.server.lines().into_iter().filter(|line| line.contains("was not admitted"));
     assert_eq!(told.count(), 1, "health checks are no warnings");
+    tunnel.server.signal(Signal::HUP);
+    tunnel.server.wait_for("reloaded keys: ");
+    client.wait_for(" connected to ");
 }
 
 #[test]

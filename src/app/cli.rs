@@ -51,8 +51,6 @@ pub fn main() -> ExitCode {
 
 /// What was asked for: a text to print, or a command to run.
 #[derive(Debug)]
-// There is one, and it is made once.
-#[allow(clippy::large_enum_variant)]
 enum Asked {
     Text(String),
     Command(Box<Command>, Vec<Given>),

@@ -210,7 +210,7 @@ mod tests {
             }
         }
         assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(lines[0].contains("unknown key; a running server reads its key file only when it starts"));
+        assert!(lines[0].contains("unknown key; if this key was added to the key file"));
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl CloseReason {
     pub fn advice(self) -> Option<&'static str> {
         match self {
             Self::UnknownKey => Some(
-                "a running server reads its key file only when it starts: if this key was added since, restart it",
+                "if this key was added to the key file since the server started, SIGHUP has the server read it again",
             ),
             Self::Stranger(HandshakeError::Unproved) => {
                 Some("its secret is another one: compare the key lines on both sides")

@@ -133,8 +133,8 @@ impl fmt::Display for Fact {
             Fact::ServerUnproved { server, key, reason } => write!(
                 f,
                 "{server} did not answer the handshake ({reason}): it does not know key {key}, its secret there \
-                 differs, or the port is not skyorg's control port; compare the key lines on both sides, and restart \
-                 the server if its line is newer than its start: it reads its key file only then"
+                 differs, or the port is not skyorg's control port; compare the key lines on both sides, and send the \
+                 server SIGHUP if its line is newer than its start"
             ),
             Fact::NotWelcomed { server, reason } => {
                 write!(f, "{server} ended the connection before it admitted this client: {reason}")

@@ -7,7 +7,6 @@
 //! - a user whose bytes may have reached a client goes to no other one, unless that one refused it.
 
 mod waiting;
-
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -142,7 +142,7 @@ impl Publishing<'_> {
         if self.exposing().unpublish(link, number) {
             return true;
         }
-        self.matching.unpublish(link, number, self.agenda);
+        self.withdraw(link, number, CloseReason::Removed);
         self.asked.remove(link, number)
     }
 
@@ -164,20 +164,20 @@ impl Publishing<'_> {
         let gone = asked.filter(|(_, it)| it.want == Want::Service && !policy.services.contain(&it.name));
         for number in gone.map(|it| *it.0).collect::<Vec<_>>() {
             if self.asked.denied.insert((link, number)) {
-                self.withdraw(link, number);
+                self.withdraw(link, number, CloseReason::Policy);
                 self.tell_withdrawn(link, number, Denial::Policy);
             }
         }
     }
 
-    /// A link may not serve any more what it published under this number: its users there are reset.
-    fn withdraw(&mut self, link: LinkId, number: PublicationNumber) {
+    /// A link serves no more what it published under this number: its users there are reset.
+    fn withdraw(&mut self, link: LinkId, number: PublicationNumber, reason: CloseReason) {
         let Some((id, service)) = self.matching.services.numbered(link, number) else { return };
         self.matching.unpublish(link, number, self.agenda);
         for user in self.matching.admission.users(service) {
             let Some(it) = self.matching.sending.users.get(user) else { continue };
             if it.served_by == Some(id) && it.first.is_some() && !self.matching.services.is_waiting(user) {
-                self.agenda.reset(user, CloseReason::Policy);
+                self.agenda.reset(user, reason);
             }
         }
     }
