@@ -13,14 +13,14 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use log::{LevelFilter, error, info};
+use log::{LevelFilter, error};
 use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -55,12 +55,7 @@ pub enum Place {
     /// To standard error.
     StandardError,
     /// To the end of a file.
-    File {
-        /// Where it was opened, and is opened again.
-        path: PathBuf,
-        /// The file.
-        file: File,
-    },
+    File(File),
 }
 
 /// Starts the log of this process. Only the first call has an effect.
@@ -76,20 +71,13 @@ pub fn start(level: LevelFilter, place: Place) -> io::Result<()> {
         return Ok(());
     }
     let (lines, scribe) = (Lines { buffer: buffer.clone(), line: Vec::new() }, Scribe::new(place));
-    let write = move || write_for_ever(&buffer, scribe, Place::open_again, |output, place| *output = place);
+    let write = move || write_for_ever(&buffer, scribe, |output, place| *output = place);
     thread::Builder::new().name("log".into()).stack_size(STACK_BYTES).spawn(write)?;
     // It fails only if a logger is set already, and that one serves as well.
     let _ = WriteLogger::init(LevelFilter::Trace, config.build(), lines);
     // The level may change while the process runs.
     log::set_max_level(level);
     Ok(())
-}
-
-/// Has the log file opened again, as it must be after it was renamed. It happens after the lines so far are written.
-pub fn open_again() {
-    if let Some(journal) = JOURNAL.get() {
-        journal.buffer.ask_to_open_again();
-    }
 }
 
 /// Has the log go on in another place, after the lines so far.
@@ -138,42 +126,19 @@ fn write_aside(text: String) {
 impl Place {
     /// A log file, which is made if it is missing.
     pub fn file(path: &Path) -> io::Result<Place> {
-        Ok(Place::File { path: path.to_owned(), file: open(path)? })
+        Ok(Place::File(OpenOptions::new().append(true).create(true).open(path)?))
     }
 
     fn is_file(&self) -> bool {
-        matches!(self, Place::File { .. })
+        matches!(self, Place::File(_))
     }
-
-    /// Opens the file of its path, which may be another one by now.
-    fn open_again(&mut self) {
-        match self {
-            Place::StandardError => {
-                info!("SIGHUP: there is no log file to open again, and nothing else is read again")
-            }
-            Place::File { path, file } => match open(path) {
-                Ok(opened) => {
-                    *file = opened;
-                    info!("SIGHUP: the log file was opened again; nothing else is read again");
-                }
-                Err(error) => error!(
-                    "SIGHUP: cannot open the log file {} again: {error}; the log goes on in the file that is open",
-                    path.display()
-                ),
-            },
-        }
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
 }
 
 impl Write for Place {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Place::StandardError => io::stderr().write(bytes),
-            Place::File { file, .. } => file.write(bytes),
+            Place::File(file) => file.write(bytes),
         }
     }
 
@@ -219,8 +184,6 @@ struct Waiting {
     /// Lines after these that found no room. Until they are told of there is room for none, however short: what is
     /// dropped is one gap.
     dropped: u64,
-    /// The log file is to be opened again after these lines.
-    open_again: bool,
     /// The log goes on in this place after these lines.
     next: Option<Place>,
     /// The writing thread sleeps.
@@ -232,7 +195,6 @@ struct Waiting {
 /// What there is to do besides writing the lines.
 struct Taken {
     dropped: u64,
-    open_again: bool,
     next: Option<Place>,
 }
 
@@ -245,12 +207,6 @@ impl Buffer {
         } else {
             waiting.dropped += count_lines(line);
         }
-        self.wake(waiting);
-    }
-
-    fn ask_to_open_again(&self) {
-        let mut waiting = self.lock();
-        waiting.open_again = true;
         self.wake(waiting);
     }
 
@@ -283,11 +239,7 @@ impl Buffer {
         }
         waiting.idle = false;
         mem::swap(&mut waiting.lines, lines);
-        Taken {
-            dropped: mem::take(&mut waiting.dropped),
-            open_again: mem::take(&mut waiting.open_again),
-            next: waiting.next.take(),
-        }
+        Taken { dropped: mem::take(&mut waiting.dropped), next: waiting.next.take() }
     }
 
     /// Waits until everything is written, or until the time is over.
@@ -306,7 +258,7 @@ impl Buffer {
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.lines.is_empty() && self.dropped == 0 && !self.open_again && self.next.is_none()
+        self.lines.is_empty() && self.dropped == 0 && self.next.is_none()
     }
 
     /// Makes room for this many bytes more; false if that would be too many.
@@ -324,19 +276,11 @@ impl Waiting {
 }
 
 /// The writing thread.
-fn write_for_ever<W: Write>(
-    buffer: &Buffer,
-    mut scribe: Scribe<W>,
-    open_again: impl Fn(&mut W),
-    go_on_in: impl Fn(&mut W, Place),
-) {
+fn write_for_ever<W: Write>(buffer: &Buffer, mut scribe: Scribe<W>, go_on_in: impl Fn(&mut W, Place)) {
     let mut lines = Vec::new();
     loop {
         let taken = buffer.take(&mut lines);
         scribe.take_down(&lines, taken.dropped);
-        if taken.open_again {
-            open_again(&mut scribe.output);
-        }
         if let Some(place) = taken.next {
             go_on_in(&mut scribe.output, place);
         }
@@ -484,7 +428,7 @@ mod tests {
         let gate = Gate { entered, open: may_go, taken: taken.clone() };
         let scribe = Scribe::new(gate);
         let writing = buffer.clone();
-        thread::spawn(move || write_for_ever(&writing, scribe, |_| {}, |_, _| {}));
+        thread::spawn(move || write_for_ever(&writing, scribe, |_, _| {}));
         let mut lines = Lines { buffer: buffer.clone(), line: Vec::new() };
         writeln!(lines, "first").expect("never fails");
         is_in.recv().expect("the thread writes");

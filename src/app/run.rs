@@ -12,9 +12,9 @@ use log::info;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::announce::Announcer;
+use super::in_use;
 use super::reload::{Reader, Reload, Reloadable};
 use super::report::Report;
-use super::{in_use, journal};
 use crate::base::address::{Listen, any_addresses};
 use crate::base::clocks::Clocks;
 use crate::base::name::Name;
@@ -246,23 +246,21 @@ fn turn<M: Machine, C: Reloadable>(
 ) -> io::Result<bool> {
     let Companions { report, announcer, reload } = companions;
     let turned = reactor.turn();
-    match reload {
-        Some(reload) => {
-            if reactor.take_hang_up() {
-                reload.begin();
-            }
-            if let Some(input) = reload.poll() {
-                reactor.tell(input);
-            }
+    let is_asked = reactor.take_hang_up();
+    if let Some(reload) = reload {
+        if is_asked {
+            reload.begin();
         }
-        None if reactor.take_hang_up() => journal::open_again(),
-        None => {}
+        if let Some(input) = reload.poll() {
+            reactor.tell(input);
+        }
     }
     let now = reactor.now();
     for fact in reactor.facts() {
+        // The line about a reload is the first of a new log file.
+        reload.iter_mut().for_each(|reload| reload.take(&fact));
         report.take(&fact, now);
         announcer.iter_mut().for_each(|announcer| announcer.take(&fact));
-        reload.iter_mut().for_each(|reload| reload.take(&fact));
     }
     report.tell_left_out(now);
     announcer.iter_mut().for_each(Announcer::settle);
