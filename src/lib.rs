@@ -38,11 +38,11 @@
 //!
 //! | module | what it owns | I/O |
 //! |---|---|---|
-//! | [`app`] | command line, assembling, the log, the demo | files, terminal |
+//! | [`app`] | command line, assembling, the log, reload, the demo | files, terminal |
 //! | [`reactor`] | the loop, sockets, the relay of bytes, reaping | all sockets |
 //! | [`server`], [`client`] | machines: who gets what, what is opened, what is closed | no |
 //! | [`machine`] | the seam between reactor and machines | no |
-//! | [`config`] | what a command line and a key file have become; keys; limits | key file |
+//! | [`config`] | what a command line or a file has become; keys; limits; policies; differences | files |
 //! | [`session`] | the table that every message connection obeys | no |
 //! | [`wire`] | frames, handshake, records | no |
 //! | [`base`] | ids, tables, deadlines, rings, buffers, parsed values | no |
