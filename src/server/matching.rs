@@ -157,10 +157,10 @@ impl Matching {
         agenda: &mut Agenda,
     ) {
         self.last_number += 1;
-        if let Err(reason) = self.admission.take(service, id, peer) {
+        if let Err(reason) = self.admission.take(service, peer) {
             return self.refuse(id, service, peer, reason, agenda);
         }
-        self.sending.users.insert(id, User::new(service, peer, asked, agenda.now, self.last_number));
+        self.sending.users.insert(id, User::new(service, peer, asked, self.last_number), agenda.now);
         if self.sending.users.is_beyond_share(id) {
             return agenda.reset(id, CloseReason::Full);
         }
@@ -255,6 +255,7 @@ impl Matching {
     fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
         let Some(link) = self.services.publication(publication).map(|of| of.link) else { return };
         self.charge(id, link);
+        self.services.note_used(publication);
         let Some(of) = self.services.publication(publication) else { return };
         if let Some(message) = self.sending.pools.next_idle(of.link) {
             let idle = self.admission.rules(of.service).and_then(|rules| rules.idle);
@@ -270,14 +271,15 @@ impl Matching {
         let paired = self.sending.offers.get(id).and_then(Offer::paired);
         self.sending.end_offer(id, paired, agenda);
         let service = self.admission.name(user.service).cloned();
-        self.admission.left(user.service, id, user.peer());
+        let came = self.sending.users.came(&user);
+        self.admission.left(user.service, user.peer());
         let Some(service) = service else { return };
         agenda.fact(Fact::UserLeft {
             number: user.number,
             user: user.peer(),
             service,
             traffic,
-            lasted: agenda.now.saturating_duration_since(user.since),
+            lasted: came.map_or(Duration::ZERO, |came| agenda.now.saturating_duration_since(came)),
             served: traffic.sent > 0 || user.first.is_some() && user.refused.is_none(),
             reason,
         });

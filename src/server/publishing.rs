@@ -8,7 +8,6 @@ use super::exposed::{Exposed, Exposing};
 use super::listeners::Listeners;
 use super::matching::Matching;
 use super::services::{Publication, Unpublishable};
-use super::users::User;
 use crate::base::id::{LinkId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::table::Table;
@@ -173,8 +172,10 @@ impl Publishing<'_> {
     /// A link serves no more what it published under this number: its users there are reset.
     fn withdraw(&mut self, link: LinkId, number: PublicationNumber, reason: CloseReason) {
         let Some((id, service)) = self.matching.services.numbered(link, number) else { return };
+        let is_used = self.matching.services.publication(id).is_some_and(|it| it.is_used);
         self.matching.unpublish(link, number, self.agenda);
-        for user in self.matching.admission.users(service) {
+        let users = if is_used { self.matching.sending.users.of_service(service) } else { Vec::new() };
+        for user in users {
             let Some(it) = self.matching.sending.users.get(user) else { continue };
             if it.served_by == Some(id) && it.first.is_some() && !self.matching.services.is_waiting(user) {
                 self.agenda.reset(user, reason);
@@ -193,7 +194,8 @@ impl Publishing<'_> {
     pub fn set_rules(&mut self, service: &Name, rules: UserRules) {
         let Matching { services, admission, sending, .. } = &mut *self.matching;
         if let Some(id) = services.id(service) {
-            admission.set_rules(id, rules, |user| sending.users.get(user).map(User::peer));
+            let users = sending.users.iter().filter(|(_, user)| user.service == id);
+            admission.set_rules(id, rules, users.map(|(_, user)| user.peer()));
         }
     }
 
@@ -237,7 +239,8 @@ pub(super) fn remove_service(
     matching: &mut Matching,
     agenda: &mut Agenda,
 ) -> Vec<Publication> {
-    for user in matching.admission.remove(id) {
+    matching.admission.remove(id);
+    for user in matching.sending.users.of_service(id) {
         matching.services.stop_waiting(user);
         agenda.reset(user, CloseReason::Removed);
     }

@@ -241,7 +241,7 @@ impl Sending {
     /// A user has waited as long as it seemed right: the round trip may have grown meanwhile. Resets it, or waits on.
     pub fn waited(&self, id: ConnId, link: Option<LinkId>, agenda: &mut Agenda) {
         let Some(user) = self.users.get(id) else { return };
-        let until = user.since + self.wait(link, &agenda.limits);
+        let until = self.users.came(user).map_or(agenda.now, |came| came + self.wait(link, &agenda.limits));
         if until > agenda.now {
             agenda.at(id, Some(until));
         } else {

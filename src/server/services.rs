@@ -160,7 +160,8 @@ impl Services {
             return Err(Unpublishable::AlreadyPublished);
         }
         let (serving, first_port) = (!offers.drains, service.first_port);
-        let publication = Publication { link, service: id, number, dial_ms, serving, first_port };
+        let publication =
+            Publication { link, service: id, number, dial_ms, serving, first_port, is_used: false };
         let Ok(publication) = self.publications.insert(publication) else {
             return Err(Unpublishable::UnknownService);
         };
@@ -248,6 +249,13 @@ impl Services {
             drop_stale(&mut service.unwanted, live, publications);
         }
         Some(publication)
+    }
+
+    /// A publication is given a user.
+    pub fn note_used(&mut self, id: PublicationId) {
+        if let Some(publication) = self.publications.get_mut(id) {
+            publication.is_used = true;
+        }
     }
 
     pub fn publication(&self, id: PublicationId) -> Option<&Publication> {

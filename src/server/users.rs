@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::refused::Refused;
 use crate::base::address::{Origin, PackedAddress};
@@ -17,7 +17,8 @@ pub(super) struct User {
     pub service: ServiceId,
     peer: PackedAddress,
     asked: PackedAddress,
-    pub since: Instant,
+    /// Microseconds from the first user that ever came: half as long as an `Instant`.
+    since_us: u64,
     /// Its number in the logs of both sides.
     pub number: u64,
     /// The link that its session was sent to, and its first number there.
@@ -33,13 +34,13 @@ pub(super) struct User {
 }
 
 impl User {
-    pub fn new(service: ServiceId, peer: SocketAddr, asked: SocketAddr, since: Instant, number: u64) -> User {
+    pub fn new(service: ServiceId, peer: SocketAddr, asked: SocketAddr, number: u64) -> User {
         let (peer, asked) = (peer.into(), asked.into());
         User {
             service,
             peer,
             asked,
-            since,
+            since_us: 0,
             number,
             first: None,
             served_by: None,
@@ -83,6 +84,8 @@ impl User {
 #[derive(Default)]
 pub(super) struct Users {
     table: Table<kind::Connection, User>,
+    /// When the first one came.
+    began: Option<Instant>,
     of_address: HashMap<Origin, usize>,
     most: usize,
 }
@@ -95,7 +98,10 @@ impl Users {
         }
     }
 
-    pub fn insert(&mut self, id: ConnId, user: User) {
+    /// A user comes now.
+    pub fn insert(&mut self, id: ConnId, mut user: User, now: Instant) {
+        let began = *self.began.get_or_insert(now);
+        user.since_us = now.saturating_duration_since(began).as_micros() as u64;
         if let Some(origin) = counted(&user) {
             *self.of_address.entry(origin).or_default() += 1;
         }
@@ -125,6 +131,19 @@ impl Users {
         let Some(origin) = self.origin(id) else { return false };
         let own = self.of_address.get(&origin).copied().unwrap_or(0);
         self.table.len() > self.most / 4 * 3 && own > (self.most / 4).max(1)
+    }
+
+    /// The users of a service, the oldest first. All users are looked at.
+    pub fn of_service(&self, service: ServiceId) -> Vec<ConnId> {
+        let of_service = self.table.iter().filter(|(_, user)| user.service == service);
+        let mut users: Vec<ConnId> = of_service.map(|(id, _)| id).collect();
+        users.sort_unstable_by_key(|id| id.serial());
+        users
+    }
+
+    /// When a user came.
+    pub fn came(&self, user: &User) -> Option<Instant> {
+        self.began.map(|began| began + Duration::from_micros(user.since_us))
     }
 
     pub fn get(&self, id: ConnId) -> Option<&User> {
@@ -168,7 +187,7 @@ mod tests {
         let mut users = Users { most: 100, ..Users::default() };
         let mut come = |serial: u64, ip: [u8; 4]| {
             let id = ConnId::new(serial as u32, serial).expect("it can be named");
-            users.insert(id, User::new(service, (ip, 1).into(), (ip, 2).into(), now, serial));
+            users.insert(id, User::new(service, (ip, 1).into(), (ip, 2).into(), serial), now);
             let taken = !users.is_beyond_share(id);
             if !taken {
                 users.remove(id);

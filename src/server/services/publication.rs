@@ -22,6 +22,8 @@ pub(in crate::server) struct Publication {
     pub first_port: Option<u16>,
     /// Whether it serves users that come: its client is not leaving.
     pub(super) serving: bool,
+    /// It has been given a user.
+    pub is_used: bool,
 }
 
 /// What a link publishes, and which users wait for it alone.
