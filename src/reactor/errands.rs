@@ -14,6 +14,7 @@ use crate::machine::{Dial, Door};
 pub(super) enum Errand {
     Listen { id: ListenerId, at: Listen, door: Door },
     StopListening(ListenerId),
+    Resume(ListenerId),
     Resolve { name: NameId, host: HostPort },
     Dial { dial: Dial, address: SocketAddr, deadline: Instant },
 }

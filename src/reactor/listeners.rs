@@ -28,6 +28,8 @@ struct Entry<L> {
     door: Door,
     /// It refuses whoever comes.
     suspended: bool,
+    /// It is to listen again, and that was not taken back since.
+    may_resume: bool,
     ready: bool,
     /// Since when it does not accept because as many users are served as may be.
     full_since: Option<Instant>,
@@ -70,8 +72,16 @@ impl<L> Listeners<L> {
 
     /// Adds a listener. Connections may wait at it already.
     pub fn insert(&mut self, id: ListenerId, listener: L, address: SocketAddr, door: Door) {
-        let (suspended, ready) = (false, false);
-        let entry = Entry { listener, address, door, suspended, ready, full_since: None, failures: 0 };
+        let entry = Entry {
+            listener,
+            address,
+            door,
+            suspended: false,
+            may_resume: false,
+            ready: false,
+            full_since: None,
+            failures: 0,
+        };
         self.table.insert(id, entry);
         self.wake(id);
     }
@@ -94,16 +104,24 @@ impl<L> Listeners<L> {
     pub fn suspend<N: Network<Listener = L>>(&mut self, id: ListenerId, network: &mut N) {
         if let Some(entry) = self.table.get_mut(id) {
             entry.suspended = network.suspend(&mut entry.listener).is_ok();
+            entry.may_resume = false;
         }
     }
 
-    /// Has a listener listen again; returns its address. `None` if it is gone.
+    /// A listener is to listen again, after what was asked for before.
+    pub fn may_resume(&mut self, id: ListenerId) {
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.may_resume = true;
+        }
+    }
+
+    /// Has a listener listen again; returns its address. `None` if it is gone, or was suspended anew.
     pub fn resume<N: Network<Listener = L>>(
         &mut self,
         id: ListenerId,
         network: &mut N,
     ) -> Option<io::Result<SocketAddr>> {
-        let entry = self.table.get_mut(id)?;
+        let entry = self.table.get_mut(id).filter(|entry| entry.may_resume)?;
         if entry.suspended
             && let Err(error) = network.resume(&mut entry.listener)
         {

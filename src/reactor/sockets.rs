@@ -57,12 +57,8 @@ impl<N: Network> Surroundings for Sockets<N> {
                 self.listeners.suspend(id, &mut self.network);
             }
             Output::Resume(id) => {
-                if let Some(outcome) = self.listeners.resume(id, &mut self.network) {
-                    self.all.tell(match outcome {
-                        Ok(address) => Input::Listening { id, address },
-                        Err(error) => Input::ListenFailed { id, error },
-                    });
-                }
+                self.listeners.may_resume(id);
+                self.errands.push(Errand::Resume(id));
             }
             Output::Verify { id, secret } => {
                 self.strangers.verify(&mut self.network, &mut self.all, id, &secret);
@@ -321,6 +317,14 @@ impl<N: Network> Sockets<N> {
                 self.empty_queue(id);
                 self.listeners.remove(id);
                 self.all.tell(Input::Stopped { id });
+            }
+            Errand::Resume(id) => {
+                if let Some(outcome) = self.listeners.resume(id, &mut self.network) {
+                    self.all.tell(match outcome {
+                        Ok(address) => Input::Listening { id, address },
+                        Err(error) => Input::ListenFailed { id, error },
+                    });
+                }
             }
             Errand::Resolve { name, host } => self.network.resolve(name, host),
             Errand::Dial { dial, address, deadline } => return self.dial(dial, address, deadline),
