@@ -253,9 +253,8 @@ impl Matching {
 
     /// Sends `Start` on the link's connection that was used last.
     fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
-        let Some(link) = self.services.publication(publication).map(|of| of.link) else { return };
+        let Some(link) = self.services.note_used(publication) else { return };
         self.charge(id, link);
-        self.services.note_used(publication);
         let Some(of) = self.services.publication(publication) else { return };
         if let Some(message) = self.sending.pools.next_idle(of.link) {
             let idle = self.admission.rules(of.service).and_then(|rules| rules.idle);
@@ -270,19 +269,13 @@ impl Matching {
         self.services.stop_waiting(id);
         let paired = self.sending.offers.get(id).and_then(Offer::paired);
         self.sending.end_offer(id, paired, agenda);
+        let lasted = self.sending.users.lasted(&user, agenda.now);
         let service = self.admission.name(user.service).cloned();
-        let came = self.sending.users.came(&user);
         self.admission.left(user.service, user.peer());
         let Some(service) = service else { return };
-        agenda.fact(Fact::UserLeft {
-            number: user.number,
-            user: user.peer(),
-            service,
-            traffic,
-            lasted: came.map_or(Duration::ZERO, |came| agenda.now.saturating_duration_since(came)),
-            served: traffic.sent > 0 || user.first.is_some() && user.refused.is_none(),
-            reason,
-        });
+        let served = traffic.sent > 0 || user.first.is_some() && user.refused.is_none();
+        let (number, user) = (user.number, user.peer());
+        agenda.fact(Fact::UserLeft { number, user, service, traffic, lasted, served, reason });
     }
 
     /// A user has waited as long as it may.

@@ -251,11 +251,11 @@ impl Services {
         Some(publication)
     }
 
-    /// A publication is given a user.
-    pub fn note_used(&mut self, id: PublicationId) {
-        if let Some(publication) = self.publications.get_mut(id) {
-            publication.is_used = true;
-        }
+    /// A publication is given a user; returns its link.
+    pub fn note_used(&mut self, id: PublicationId) -> Option<LinkId> {
+        let publication = self.publications.get_mut(id)?;
+        publication.is_used = true;
+        Some(publication.link)
     }
 
     pub fn publication(&self, id: PublicationId) -> Option<&Publication> {
@@ -427,10 +427,7 @@ impl Services {
     pub fn awaited(&self, user: ConnId) -> Option<LinkId> {
         match self.waiting.get(user)?.0 {
             Place::Link(link) => Some(link),
-            Place::Service(id) => {
-                let asked = self.services.get(id)?.asked?;
-                self.publications.get(asked).map(|publication| publication.link)
-            }
+            Place::Service(id) => self.publications.get(self.services.get(id)?.asked?).map(|it| it.link),
         }
     }
 

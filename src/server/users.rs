@@ -146,6 +146,11 @@ impl Users {
         self.began.map(|began| began + Duration::from_micros(user.since_us))
     }
 
+    /// How long a user has been there.
+    pub fn lasted(&self, user: &User, now: Instant) -> Duration {
+        self.came(user).map_or(Duration::ZERO, |came| now.saturating_duration_since(came))
+    }
+
     pub fn get(&self, id: ConnId) -> Option<&User> {
         self.table.get(id)
     }
