@@ -184,8 +184,8 @@ struct Waiting {
     /// Lines after these that found no room. Until they are told of there is room for none, however short: what is
     /// dropped is one gap.
     dropped: u64,
-    /// The log goes on in this place after these lines.
-    next: Option<Place>,
+    /// The log goes on in this place after so many bytes of these lines.
+    next: Option<(usize, Place)>,
     /// The writing thread sleeps.
     idle: bool,
     /// The process ends.
@@ -195,7 +195,7 @@ struct Waiting {
 /// What there is to do besides writing the lines.
 struct Taken {
     dropped: u64,
-    next: Option<Place>,
+    next: Option<(usize, Place)>,
 }
 
 impl Buffer {
@@ -212,7 +212,7 @@ impl Buffer {
 
     fn ask_to_go_on_in(&self, place: Place) {
         let mut waiting = self.lock();
-        waiting.next = Some(place);
+        waiting.next = Some((waiting.lines.len(), place));
         self.wake(waiting);
     }
 
@@ -280,10 +280,14 @@ fn write_for_ever<W: Write>(buffer: &Buffer, mut scribe: Scribe<W>, go_on_in: im
     let mut lines = Vec::new();
     loop {
         let taken = buffer.take(&mut lines);
-        scribe.take_down(&lines, taken.dropped);
-        if let Some(place) = taken.next {
+        let mut rest = &lines[..];
+        if let Some((bytes, place)) = taken.next {
+            let (before, behind) = lines.split_at_checked(bytes).unwrap_or((&lines, &[]));
+            scribe.take_down(before, 0);
             go_on_in(&mut scribe.output, place);
+            rest = behind;
         }
+        scribe.take_down(rest, taken.dropped);
     }
 }
 
