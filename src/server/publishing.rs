@@ -141,7 +141,7 @@ impl Publishing<'_> {
         if self.exposing().unpublish(link, number) {
             return true;
         }
-        self.withdraw(link, number, CloseReason::Removed);
+        self.matching.unpublish(link, number, self.agenda);
         self.asked.remove(link, number)
     }
 
