@@ -432,6 +432,10 @@ impl Gateway {
     pub fn closed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) {
         let server = self.settings.server.clone();
         if self.late.take_if(|late| late.id == id).is_some() {
+            if !matches!(reason, CloseReason::DialFailed(_) | CloseReason::Retired) {
+                let key = self.settings.key.name.clone();
+                agenda.fact(Fact::ServerUnproved { server, key, reason });
+            }
             // The other one may be late by now.
             if let Stage::Dialling(begun) = self.stage {
                 self.due = Some(agenda.now.max(begun.at + self.patience(agenda)));
