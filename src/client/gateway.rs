@@ -431,13 +431,18 @@ impl Gateway {
     /// A control connection is gone that was no link's.
     pub fn closed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) {
         let server = self.settings.server.clone();
-        if self.late.take_if(|late| late.id == id).is_some() {
+        if let Some(late) = self.late.take_if(|late| late.id == id) {
             if !matches!(reason, CloseReason::DialFailed(_) | CloseReason::Retired) {
                 let key = self.settings.key.name.clone();
                 agenda.fact(Fact::ServerUnproved { server, key, reason });
             }
-            // The other one may be late by now.
-            if let Stage::Dialling(begun) = self.stage {
+            let Stage::Dialling(begun) = self.stage else { return };
+            if reason == CloseReason::PeerClosed && begun.address == late.address {
+                // The server took a connection and did not answer it. It would not answer this one, either.
+                agenda.reset(begun.id, CloseReason::Retired);
+                self.dial_next(agenda);
+            } else {
+                // The other one may be late by now.
                 self.due = Some(agenda.now.max(begun.at + self.patience(agenda)));
             }
             return;

@@ -138,6 +138,20 @@ fn where_a_late_dial_fails_at_last_the_other_one_may_have_a_rival() {
 }
 
 #[test]
+fn a_server_that_takes_a_dial_and_does_not_answer_is_left_for_a_pause_though_another_is_on_its_way() {
+    let (mut stage, _) = begin(config());
+    let late = stage.dialling(Dialled::Control);
+    stage.wait(Limits::default().late);
+    let rival = stage.dialling(Dialled::Control);
+    let outputs = stage.gone(late, CloseReason::PeerClosed);
+    assert_eq!(outputs.closes(), [(rival, CloseReason::Retired, Manner::Reset)]);
+    let [Fact::ServerUnproved { .. }, Fact::NextAttempt { .. }] = outputs.facts()[..] else {
+        panic!("{outputs:?}")
+    };
+    assert!(stage.gone(rival, CloseReason::Retired).facts().is_empty());
+}
+
+#[test]
 fn a_server_is_late_after_twice_what_it_took_last() {
     let (mut stage, _) = begin(config());
     let control = stage.dialling(Dialled::Control);
