@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use in_process::Ends;
+use in_process::{Ends, PATIENCE, come};
 use log::{LevelFilter, Log, Metadata, Record};
 use skyorg::config::Policies;
 use skyorg::config::limits::Limits;
@@ -18,8 +18,6 @@ use skyorg::config::policy::UserRules;
 const IDLE: Duration = Duration::from_millis(800);
 /// Pause between two bytes of a session that talks.
 const PACE: Duration = Duration::from_millis(50);
-/// Longest wait for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// More sessions than are looked at in one turn.
 const SESSIONS: usize = 100;
 /// What a user says first: who talks in its session from then on.
@@ -70,19 +68,6 @@ fn start_local_server(ends: std::sync::mpsc::Sender<(u8, io::Result<usize>)>) ->
         }
     });
     address
-}
-
-/// A user whose first byte was answered. Until the tunnel stands users may be reset.
-fn come(request: SocketAddr, first: u8) -> TcpStream {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut user = TcpStream::connect(request).expect("the server listens");
-        user.set_read_timeout(Some(PATIENCE)).expect("a time");
-        if user.write_all(&[first]).and_then(|()| user.read_exact(&mut [0])).is_ok() {
-            return user;
-        }
-        assert!(Instant::now() < deadline, "no session in time");
-    }
 }
 
 #[test]

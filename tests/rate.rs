@@ -13,15 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use in_process::Ends;
+use in_process::{Ends, come};
 use skyorg::base::rate::Rate;
 use skyorg::config::Policies;
 use skyorg::config::limits::Limits;
 use skyorg::config::policy::{Policy, Services, UserRules};
 use socket2::SockRef;
 
-/// Longest wait for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// How long is measured, and how often at most: a machine that is busy otherwise has less time for both ends.
 const TIME: Duration = Duration::from_secs(10);
 const ATTEMPTS: usize = 6;
@@ -77,19 +75,6 @@ fn start_local_server(arrived: Arc<Arrived>) -> SocketAddr {
         }
     });
     address
-}
-
-/// A user whose first byte was answered. Until the tunnel stands users may be reset.
-fn come(request: SocketAddr, first: u8) -> TcpStream {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut user = TcpStream::connect(request).expect("the server listens");
-        user.set_read_timeout(Some(PATIENCE)).expect("a time");
-        if user.write_all(&[first]).and_then(|()| user.read_exact(&mut [0])).is_ok() {
-            return user;
-        }
-        assert!(Instant::now() < deadline, "no session in time");
-    }
 }
 
 /// This many sessions in each direction at once pass this rate together.

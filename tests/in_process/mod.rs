@@ -3,8 +3,10 @@
 // Each test file is a crate of its own and uses a part of this.
 #![allow(dead_code)]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use skyorg::app::run::{Client, Server};
 use skyorg::base::address::{HostPort, Listen};
@@ -13,6 +15,9 @@ use skyorg::config::limits::Limits;
 use skyorg::config::policy::UserRules;
 use skyorg::config::{ClientConfig, Key, Policies, Publication, ServerConfig, Service};
 use skyorg::wire::handshake::Secret;
+
+/// Longest wait for anything that must come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Both, not yet running.
 pub struct Ends {
@@ -69,5 +74,18 @@ impl Ends {
         thread::spawn(move || server.run().expect("runs"));
         thread::spawn(move || client.run().expect("runs"));
         request
+    }
+}
+
+/// A user whose first byte was answered. Until the tunnel stands users may be reset.
+pub fn come(request: SocketAddr, first: u8) -> TcpStream {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut user = TcpStream::connect(request).expect("the server listens");
+        user.set_read_timeout(Some(PATIENCE)).expect("a time");
+        if user.write_all(&[first]).and_then(|()| user.read_exact(&mut [0])).is_ok() {
+            return user;
+        }
+        assert!(Instant::now() < deadline, "no session in time");
     }
 }
