@@ -233,5 +233,7 @@ fn inside(
 /// What is told of a key that must be there.
 #[cold]
 fn missing(key: &str, section: Section, name: &str) -> String {
-    format!("wanted '{key}' in it, found [{}.{name}] without", section.name())
+    // The name may be anything: it is shown as any other text that was found.
+    let name = quoted(name);
+    format!("wanted '{key}' in it, found [{}.{}] without", section.name(), name.trim_matches('\''))
 }

@@ -102,7 +102,7 @@ pub fn found(item: &Item) -> String {
         Value::Text(text) => format!("the text {}", quoted(text)),
         Value::Integer(Some(number)) => number.to_string(),
         Value::Integer(None) => "a number of more than 64 bits".to_owned(),
-        Value::Float(number) => number.clone(),
+        Value::Float(number) => quoted(number),
         Value::Boolean(value) => value.to_string(),
         Value::Date(text) => quoted(text),
         Value::List(list) if list.is_empty() => "an empty list".to_owned(),
