@@ -39,9 +39,14 @@ pub fn of_client(running: &ClientConfig, new: &Read<ClientConfig>) -> Vec<Fault>
 }
 
 fn changed<C>(new: &Read<C>, name: &str, old: &dyn Display, found: &dyn Display) -> Option<Fault> {
-    let (old, found) = (without_secrets(&old.to_string()), without_secrets(&found.to_string()));
+    // What looks like a secret is hidden only where it is shown: two of them look alike then.
+    let (old, found) = (old.to_string(), found.to_string());
+    if old == found {
+        return None;
+    }
+    let (old, found) = (without_secrets(&old), without_secrets(&found));
     let what = format!("wanted {name} as it is, {old}, found {found}: needs a restart");
-    (old != found).then(|| new.places.fault(name, what))
+    Some(new.places.fault(name, what))
 }
 
 #[cfg(test)]
@@ -74,6 +79,15 @@ mod tests {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    fn two_names_that_look_like_secrets_are_told_apart() {
+        let files = Files::new("alike");
+        let text = |host: &str| format!("server = \"{host}\"\nkey = \"keys\"\n[publish.web]\nlocal = 80\n");
+        let Either::Client(old) = files.read(&text("Office2026BerlinClientA")) else { panic!("a client's") };
+        let Either::Client(new) = files.read(&text("Office2026BerlinClientB")) else { panic!("a client's") };
+        assert_eq!(of_client(&old.config, &new).len(), 1);
     }
 
     fn told(faults: &[Fault]) -> Vec<String> {
