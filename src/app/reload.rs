@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::SystemTime;
 
-use log::{LevelFilter, error};
+use log::{LevelFilter, error, warn};
 
 use super::journal::{self, Place};
 use super::run::{fit_descriptors, fit_server};
@@ -34,7 +34,9 @@ impl Reloadable for ServerConfig {
     }
 
     fn fit(&mut self) {
-        fit_server(self);
+        if let Some(shortage) = fit_server(self) {
+            warn!("{shortage}");
+        }
     }
 }
 
@@ -112,6 +114,9 @@ impl<C: Reloadable> Reload<C> {
 
     /// It is asked for.
     pub fn begin(&mut self) {
+        if let Stage::Reading = self.stage {
+            warn!("{}: what was to be read before is still being read", self.source);
+        }
         let Stage::Rest = self.stage else { return self.again = true };
         let (running, reader) = (self.running.clone(), self.reader.clone());
         let (outcome, wake, source) = (self.outcome.clone(), self.wake.clone(), self.source.clone());

@@ -3,7 +3,7 @@
 //!
 //! Nothing changes by reading, except that a server that starts makes its first key file.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -456,9 +456,10 @@ fn policies_without_key<'k>(
     file: &str,
     faults: &mut Collector,
 ) {
-    let names: HashMap<Name, usize> = keys.map(|name| (name.clone(), 0)).collect();
-    for (name, at) in said.policies_at.iter().filter(|(name, _)| !names.contains_key(name)) {
-        let known = names.keys().map(Name::as_str);
+    // In order, so that of two names that are as near the same one is told each time.
+    let names: BTreeSet<&Name> = keys.collect();
+    for (name, at) in said.policies_at.iter().filter(|(name, _)| !names.contains(name)) {
+        let known = names.iter().map(|name| name.as_str());
         faults.tell(*at, || unknown(&format!("the name of a key in {file}"), name.as_str(), known));
     }
 }

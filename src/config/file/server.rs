@@ -1,6 +1,6 @@
 //! What a server is told, but for its keys.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use super::settings::Settings;
@@ -60,7 +60,7 @@ impl ServerSaid {
         places.add_clients(message, control);
         let services = services(document, limits.services_max, &mut places, faults);
         places.tell_overlaps(faults);
-        let declared: HashMap<Name, usize> = services.iter().map(|(name, _)| (name.clone(), 0)).collect();
+        let declared: BTreeSet<Name> = services.iter().map(|(name, _)| name.clone()).collect();
         let policies = policies(document, &declared, now, faults, warnings);
         let ports = match top.get("ports") {
             Some(Setting::Ports(ports)) => Some(ports.clone()),
@@ -194,7 +194,7 @@ struct Found {
 #[cold]
 fn policies(
     document: &Document,
-    declared: &HashMap<Name, usize>,
+    declared: &BTreeSet<Name>,
     now: SystemTime,
     faults: &mut Collector,
     warnings: &mut Collector,
@@ -212,9 +212,9 @@ fn policies(
         };
         if let Some(Setting::Services(services, named)) = settings.get("services") {
             policy.services = services.clone();
-            for (service, at) in named.iter().filter(|(service, _)| !declared.contains_key(service)) {
+            for (service, at) in named.iter().filter(|(service, _)| !declared.contains(service)) {
                 warnings.tell(*at, || {
-                    let declared = declared.keys().map(Name::as_str);
+                    let declared = declared.iter().map(Name::as_str);
                     unknown("a service that is declared", service.as_str(), declared)
                 });
             }
