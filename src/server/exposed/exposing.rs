@@ -1,5 +1,6 @@
 //! One step with ports that clients ask for: what is done about what was decided.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -184,15 +185,15 @@ impl Exposing<'_> {
     /// Some asks are looked at again for which something may have changed.
     pub fn look_again(&mut self) {
         for _ in 0..LOOKS_MAX {
-            if self.exposed.stopped {
-                return;
-            }
             let Some(id) = self.exposed.asks.next_again() else { return };
             self.look(id);
         }
     }
 
     fn look(&mut self, id: AskId) {
+        if self.exposed.stopped {
+            return;
+        }
         let (exposed, links, now) = (&*self.exposed, &self.matching.sending.links, self.agenda.now);
         let Some(decision) = (Deciding { exposed, links, limits: &self.agenda.limits, now }).decide(id)
         else {
@@ -201,7 +202,11 @@ impl Exposing<'_> {
         match decision {
             Decision::Deny(reason, until) => self.deny(id, reason, until),
             Decision::Contest(holder, service) => self.contest(id, holder, service),
-            Decision::Wait(until) => self.exposed.asks.look_at(id, until),
+            // A contest is over by now.
+            Decision::Wait(until) => {
+                self.exposed.asks.set(id, Stage::Denied);
+                self.exposed.asks.look_at(id, until);
+            }
             Decision::Join(service) => self.join(id, service),
             Decision::Open { ports, places, dropped } => {
                 if !dropped.is_empty() {
@@ -428,6 +433,10 @@ impl Exposing<'_> {
     }
 
     fn close_listeners(&mut self, service: ServiceId) {
+        // The server's end closes them with all others.
+        if self.exposed.stopped {
+            return;
+        }
         let Some(key) = self.exposed.grants.get(service).map(|grant| grant.owner.key.clone()) else { return };
         let (unknown, count) = self.listeners.close_service(service, self.agenda);
         self.count_listeners(&key, unknown.len() as isize - count as isize);
@@ -460,7 +469,8 @@ impl Exposing<'_> {
                     self.exposed.given_up.push(holder);
                 }
                 Some(Stage::Contesting { holder, until, .. }) => self.ping_holder(id, holder, until),
-                Some(Stage::Denied) => self.look(id),
+                // As many as may be are looked at in a turn, however many are due at once.
+                Some(Stage::Denied) => self.exposed.asks.look_again(BTreeSet::from([id])),
                 _ => {}
             }
         }
