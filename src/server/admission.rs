@@ -29,13 +29,15 @@ impl Admission {
         self.0.insert(id, Entry { name, rules: Some(rules), users: 0, of_address: HashMap::new() });
     }
 
-    /// A service takes no user any more.
-    pub fn remove(&mut self, id: ServiceId) {
-        let Some(entry) = self.0.get_mut(&id) else { return };
+    /// A service takes no user any more; returns whether it has some.
+    pub fn remove(&mut self, id: ServiceId) -> bool {
+        let Some(entry) = self.0.get_mut(&id) else { return false };
         entry.rules = None;
-        if entry.users == 0 {
+        let has_users = entry.users > 0;
+        if !has_users {
             self.0.remove(&id);
         }
+        has_users
     }
 
     /// The name of a service, which may be gone, but for its last users.

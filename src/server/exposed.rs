@@ -30,7 +30,7 @@ use crate::config::limits::Limits;
 use crate::config::policy::PortRules;
 use crate::config::{Policies, ServerConfig};
 use crate::server::publishing::Asked;
-use crate::wire::control::{Denial, Publish, Transports, Want};
+use crate::wire::control::{Denial, Publish, Transports};
 use asks::Asks;
 pub(super) use exposing::Exposing;
 use grants::Grants;
@@ -115,13 +115,11 @@ impl Exposed {
 
     /// Why a client may not ask for something, whatever it is; only what links `asked` for besides counts.
     pub fn refusal(&self, link: LinkId, publish: &Publish, asked: &Asked, limits: &Limits) -> Option<Denial> {
-        let is_of_ports = publish.want != Want::Service;
-        let is_asked = asked.has_number(link, publish.number);
-        if self.asks.of(link, publish.number).is_some() || is_of_ports && is_asked {
+        // No number names two things at once, be one of them denied.
+        if asked.has_number(link, publish.number) || self.asks.of(link, publish.number).is_some() {
             return Some(Denial::AlreadyPublished);
         }
-        let count = asked.count(link) + self.asks.count(link);
-        if !is_asked && count >= limits.publications_per_client_max {
+        if asked.count(link) + self.asks.count(link) >= limits.publications_per_client_max {
             return Some(Denial::Limit);
         }
         (publish.transports == Transports::Udp).then_some(Denial::Policy)

@@ -19,6 +19,8 @@ use crate::wire::control::{ControlFrame, Denial, GrantedAddress, Ports, Publicat
 #[derive(Default)]
 pub(super) struct Asked {
     links: Table<kind::Link, BTreeMap<PublicationNumber, Publish>>,
+    /// The highest number under which each link has asked for something, denied or not.
+    last: Table<kind::Link, PublicationNumber>,
     /// What of it is denied.
     denied: BTreeSet<(LinkId, PublicationNumber)>,
 }
@@ -50,14 +52,22 @@ impl Asked {
         self.links.get(link)?.get(&number)
     }
 
-    /// A link asks for this no more; false if it did not.
+    /// A link asks for something under this number, whatever comes of it.
+    fn note(&mut self, link: LinkId, number: PublicationNumber) {
+        let last = self.last.get(link).copied().unwrap_or(0);
+        self.last.insert(link, last.max(number));
+    }
+
+    /// A link asks for this no more; false if it never did.
     fn remove(&mut self, link: LinkId, number: PublicationNumber) -> bool {
         self.denied.remove(&(link, number));
-        self.links.get_mut(link).is_some_and(|asked| asked.remove(&number).is_some())
+        self.links.get_mut(link).and_then(|asked| asked.remove(&number));
+        self.last.get(link).is_some_and(|&last| number <= last)
     }
 
     /// A link is gone.
     pub fn remove_link(&mut self, link: LinkId) {
+        self.last.remove(link);
         for number in self.links.remove(link).into_iter().flatten().map(|(number, _)| number) {
             self.denied.remove(&(link, number));
         }
@@ -82,6 +92,7 @@ impl Publishing<'_> {
 
     /// A client would serve something.
     pub fn publish(&mut self, link: LinkId, publish: &Publish) {
+        self.asked.note(link, publish.number);
         if let Some(reason) = self.exposed.refusal(link, publish, self.asked, &self.agenda.limits) {
             return self.answer(link, publish, Err(reason));
         }
@@ -92,7 +103,7 @@ impl Publishing<'_> {
         match answer {
             Ok(_) => self.asked.add(link, publish, true),
             // What another reload or client may change.
-            Err(Denial::UnknownService | Denial::Policy | Denial::PortTaken) => {
+            Err(Denial::UnknownService | Denial::Policy) => {
                 self.asked.add(link, publish, false);
             }
             Err(_) => {}
@@ -136,7 +147,7 @@ impl Publishing<'_> {
         Ok(self.listeners.addresses(service))
     }
 
-    /// A client serves what it published under this number no more, and asks for it no more; false if it did not.
+    /// A client serves what it published under this number no more, and asks for it no more; false if it never did.
     pub fn unpublish(&mut self, link: LinkId, number: PublicationNumber) -> bool {
         if self.exposing().unpublish(link, number) {
             return true;
@@ -239,8 +250,9 @@ pub(super) fn remove_service(
     matching: &mut Matching,
     agenda: &mut Agenda,
 ) -> Vec<Publication> {
-    matching.admission.remove(id);
-    for user in matching.sending.users.of_service(id) {
+    let users =
+        if matching.admission.remove(id) { matching.sending.users.of_service(id) } else { Vec::new() };
+    for user in users {
         matching.services.stop_waiting(user);
         agenda.reset(user, CloseReason::Removed);
     }

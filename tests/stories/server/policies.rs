@@ -79,6 +79,20 @@ fn a_service_that_a_policy_no_longer_names_is_withdrawn_and_its_users_there_are_
 }
 
 #[test]
+fn a_number_that_was_denied_once_names_nothing_else_and_hides_nothing_from_a_policy() {
+    let mut stage = begin_as(allowed(serves(&["web", "ssh"])));
+    let (client, _) = stage.greet(hello(1));
+    for (service, reason) in [("nobody", Denial::Policy), ("web", Denial::AlreadyPublished)] {
+        let outputs = stage.hear(client.control, publish(1, service));
+        assert_eq!(outputs.said(client.control), [ControlFrame::Denied { number: 1, reason }]);
+    }
+    stage.hear(client.control, publish(2, "web"));
+    let outputs = stage.reload(allowed(serves(&["ssh"])));
+    let reason = Denial::Policy;
+    assert_eq!(outputs.said(client.control), [ControlFrame::Withdrawn { number: 2, reason }]);
+}
+
+#[test]
 fn a_link_ends_at_once_when_its_key_may_not_connect_from_there_or_do_anything_any_more() {
     let none = ServerConfig { policies: Policies::Each(Default::default()), ..config(limits()) };
     for (config, reason) in [

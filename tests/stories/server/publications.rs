@@ -120,6 +120,16 @@ fn a_refused_user_that_waits_for_a_client_moves_on_when_that_one_leaves() {
 }
 
 #[test]
+fn what_was_denied_for_good_may_be_unpublished_and_the_link_stands() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let outputs = stage.hear(client.control, publish(2, "web"));
+    let reason = Denial::AlreadyPublished;
+    assert_eq!(outputs.said(client.control), [ControlFrame::Denied { number: 2, reason }]);
+    assert_eq!(stage.hear(client.control, ControlFrame::Unpublish(2)).closes(), []);
+}
+
+#[test]
 fn unpublishing_what_was_not_published_is_a_protocol_error() {
     let mut stage = begin();
     let client = stage.client(1);
