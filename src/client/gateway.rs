@@ -431,19 +431,25 @@ impl Gateway {
     /// A control connection is gone that was no link's.
     pub fn closed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) {
         let server = self.settings.server.clone();
-        if let Some(late) = self.late.take_if(|late| late.id == id) {
-            if !matches!(reason, CloseReason::DialFailed(_) | CloseReason::Retired) {
+        if self.late.take_if(|late| late.id == id).is_some() {
+            let is_unproved = !matches!(reason, CloseReason::DialFailed(_) | CloseReason::Retired);
+            if is_unproved {
                 let key = self.settings.key.name.clone();
                 agenda.fact(Fact::ServerUnproved { server, key, reason });
             }
-            let Stage::Dialling(begun) = self.stage else { return };
-            if reason == CloseReason::PeerClosed && begun.address == late.address {
+            match self.stage {
                 // The server took a connection and did not answer it. It would not answer this one, either.
-                agenda.reset(begun.id, CloseReason::Retired);
-                self.dial_next(agenda);
-            } else {
+                Stage::Dialling(begun) if is_unproved => {
+                    agenda.reset(begun.id, CloseReason::Retired);
+                    self.pause(agenda);
+                }
+                // The one that is asked for is reset as soon as it begins.
+                Stage::Asked(_) if is_unproved => self.pause(agenda),
                 // The other one may be late by now.
-                self.due = Some(agenda.now.max(begun.at + self.patience(agenda)));
+                Stage::Dialling(begun) => {
+                    self.due = Some(agenda.now.max(begun.at + self.patience(agenda)));
+                }
+                _ => {}
             }
             return;
         }
