@@ -171,6 +171,7 @@ impl Sessions {
             since: agenda.now,
         };
         let session = Session { user, sid: start.sid, attempt: None };
+        agenda.at(id, None);
         match std::mem::replace(&mut message.state, State::Busy(session)) {
             // Its end was not told of yet.
             State::Busy(before) => self.attempts.end(before.attempt, CloseReason::Retired, agenda),
