@@ -121,7 +121,11 @@ impl Publications {
         publication: Publication,
         names: &mut Names,
     ) -> OfferId {
-        let name = names.add(&publication.local).expect("there is room"); // invariant: names are few
+        // What is known of a local server's name stays, whatever else changes.
+        let before = self.standing.get(&number).and_then(|standing| self.offers.get(&standing.offer));
+        let known =
+            before.filter(|offer| offer.publication.local == publication.local).map(|offer| offer.name);
+        let name = known.unwrap_or_else(|| names.add(&publication.local).expect("there is room")); // invariant: names are few
         let id = OfferId(NonZeroU32::MIN.saturating_add(self.last_offer));
         self.last_offer += 1;
         self.offers.insert(id, Offer { number, publication, name });
@@ -172,13 +176,12 @@ impl Publications {
     /// Forgets offers that hold for no new session and are not in use.
     pub fn forget_unused(&mut self, mut used: BTreeSet<OfferId>, names: &mut Names) {
         used.extend(self.standing.values().map(|standing| standing.offer));
-        self.offers.retain(|id, offer| {
-            let is_used = used.contains(id);
-            if !is_used {
-                names.remove(offer.name);
-            }
-            is_used
-        });
+        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.offers).into_iter().partition(|(id, _)| used.contains(id));
+        let of_kept: BTreeSet<NameId> = kept.values().map(|offer| offer.name).collect();
+        let of_gone: BTreeSet<NameId> = gone.values().map(|offer| offer.name).collect();
+        of_gone.difference(&of_kept).for_each(|&name| names.remove(name));
+        self.offers = kept;
     }
 
     // To the server.
