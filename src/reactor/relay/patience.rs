@@ -82,8 +82,7 @@ impl<S: Socket> Relay<'_, S> {
             && info.is_some_and(|info| info.last_ack_recv > self.limits.unacknowledged);
         let reason = if is_gone { CloseReason::Unacknowledged } else { reason };
         let over = still > u32::from(LOOKS)
-            || patience.looks == u8::MAX
-            || !is_finishing && pause * looks >= self.limits.abort_max;
+            || !is_finishing && (patience.looks == u8::MAX || pause * looks >= self.limits.abort_max);
         if over || is_gone || connection.has_aborted() {
             return self.all.reset(id, reason);
         }
