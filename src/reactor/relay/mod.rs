@@ -382,7 +382,12 @@ impl<S: Socket> Relay<'_, S> {
         }
         if let Some(local) = self.all.unpair(id) {
             self.all.queue(local);
-            if self.all.local(local).is_some_and(|local| local.writing == Writing::Finishing) {
+            // One that is flushed ends as soon as it is served.
+            let waits = self.all.open(local).is_some_and(|it| {
+                !it.is_flushed()
+                    && matches!(&it.kind, Kind::Local(half) if half.writing == Writing::Finishing)
+            });
+            if waits {
                 self.begin_patience(local);
             }
         }
