@@ -125,8 +125,8 @@ impl Publications {
         let before = self.standing.get(&number).and_then(|standing| self.offers.get(&standing.offer));
         let known =
             before.filter(|offer| offer.publication.local == publication.local).map(|offer| offer.name);
-        // invariant: names are few
-        let name = known.unwrap_or_else(|| names.add(&publication.local).expect("there is room"));
+        let add = || names.add(&publication.local).expect("there is room"); // invariant: names are few
+        let name = known.unwrap_or_else(add);
         let id = OfferId(NonZeroU32::MIN.saturating_add(self.last_offer));
         self.last_offer += 1;
         self.offers.insert(id, Offer { number, publication, name });
