@@ -92,7 +92,10 @@ impl Difference {
         let keys = Changes::between(&before.keys, &after.keys, |key| &key.name, PartialEq::eq);
         let known = by(&before.keys, |key| &key.name);
         let staying = after.keys.iter().map(|key| &key.name).filter(|name| known.contains_key(name));
-        let policies = staying.filter(|name| before.policies.of(name) != after.policies.of(name)).cloned();
+        // What holds for all keys alike is compared once.
+        let alike = before.policies == after.policies;
+        let policies =
+            staying.filter(|name| !alike && before.policies.of(name) != after.policies.of(name)).cloned();
         let (old, new) = (&before.limits, &after.limits);
         Ok(Difference {
             services,

@@ -1,6 +1,7 @@
 //! What the holder of a key may do, and which users a service takes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::base::name::Name;
@@ -58,12 +59,12 @@ pub enum PortRules {
     /// Ports 1024 and above, at all interfaces, but for those of the server itself.
     All,
     /// These.
-    These(Vec<PortsAt>),
+    These(Arc<[PortsAt]>),
 }
 
 impl Default for PortRules {
     fn default() -> PortRules {
-        PortRules::These(Vec::new())
+        PortRules::These(Arc::from([]))
     }
 }
 

@@ -215,12 +215,18 @@ fn networks(item: &Item, faults: &mut Collector) -> Option<Setting> {
     read.into_iter().collect::<Option<Vec<_>>>().map(|networks| Setting::Networks(Networks::of(networks)))
 }
 
+/// Entries of one list of ports; a range counts once.
+const PORTS_MAX: usize = 1_024;
+
 #[cold]
 fn ports(item: &Item, faults: &mut Collector) -> Option<Setting> {
     if let [Item { value: Value::Text(text), .. }] = parts(item)
         && text == "*"
     {
         return Some(Setting::Ports(PortRules::All));
+    }
+    if parts(item).len() > PORTS_MAX {
+        return wrong(item, &format!("at most {PORTS_MAX} ports and ranges"), faults);
     }
     let mut read = Vec::new();
     for part in parts(item) {
@@ -232,7 +238,7 @@ fn ports(item: &Item, faults: &mut Collector) -> Option<Setting> {
         }));
     }
     let read = read.into_iter().collect::<Option<Vec<_>>>()?;
-    Some(Setting::Ports(PortRules::These(read)))
+    Some(Setting::Ports(PortRules::These(read.into())))
 }
 
 #[cold]

@@ -306,7 +306,7 @@ impl FromStr for Askable {
             "*" => Ok(Askable(PortRules::All)),
             text => text
                 .parse::<PortsAt>()
-                .map(|ports| Askable(PortRules::These(vec![ports])))
+                .map(|ports| Askable(PortRules::These([ports].into())))
                 .map_err(BadValue::Ports),
         }
     }

@@ -69,10 +69,10 @@ fn all_askable(each: impl Iterator<Item = PortRules>) -> PortRules {
     for rules in each {
         match rules {
             PortRules::All => return PortRules::All,
-            PortRules::These(ports) => all.extend(ports),
+            PortRules::These(ports) => all.extend(ports.iter().copied()),
         }
     }
-    PortRules::These(all)
+    PortRules::These(all.into())
 }
 
 /// A client's command line.

@@ -33,7 +33,7 @@ impl Permitted {
     pub fn new(rules: &PortRules, local: Option<Ports>) -> Permitted {
         let rules = match rules {
             PortRules::All => vec![ALL],
-            PortRules::These(rules) => rules.clone(),
+            PortRules::These(rules) => rules.to_vec(),
         };
         let mut any: Vec<Ports> = Vec::new();
         for rule in &rules {
