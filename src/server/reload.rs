@@ -208,7 +208,7 @@ impl Reload {
 
     /// Everything changes, now.
     pub fn swap(self, clients: &mut Clients) -> Arc<ServerConfig> {
-        let Reload { request: Request { config, source }, difference, uses, closing, .. } = self;
+        let Reload { request: Request { config, source }, difference, uses, closing, suspended, .. } = self;
         clients.publishing.agenda.limits = Arc::new(config.limits.clone());
         for key in difference.keys.removed.iter().chain(&difference.keys.changed) {
             clients.revoke(key);
@@ -230,7 +230,11 @@ impl Reload {
             sending.set_policy(id, config.policies.of(name), agenda);
             clients.judge(id);
         }
-        change_services(&config, &difference, uses, closing, clients);
+        let served = suspended.into_iter().filter_map(|(_, serves)| match serves {
+            Use::Users(service) => Some(service),
+            _ => None,
+        });
+        change_services(&config, &difference, uses, (closing, served.collect()), clients);
         clients.publishing.exposing().configure(&config);
         clients.publishing.grant_denied();
         let (matching, agenda) = (&mut *clients.publishing.matching, &mut *clients.publishing.agenda);
@@ -243,11 +247,12 @@ impl Reload {
     }
 }
 
+/// Services change, and their listeners: some close, and services may have lost some already that gave way to others.
 fn change_services(
     config: &ServerConfig,
     difference: &Difference,
     uses: Vec<(Name, ListenerId)>,
-    closing: Vec<ListenerId>,
+    (closing, mut moved): (Vec<ListenerId>, BTreeSet<ServiceId>),
     clients: &mut Clients,
 ) {
     let publishing = &mut clients.publishing;
@@ -260,7 +265,6 @@ fn change_services(
             publishing.set_rules(&service.name, service.rules.clone());
         }
     }
-    let mut moved = BTreeSet::new();
     for (name, listener) in uses {
         if let Some(id) = publishing.matching.services.id(&name) {
             publishing.listeners.set_use(listener, Use::Users(id), publishing.agenda);

@@ -203,6 +203,15 @@ fn a_place_that_overlaps_one_that_goes_waits_for_the_others_and_that_one_keeps_i
 }
 
 #[test]
+fn clients_of_a_service_whose_place_gave_way_to_another_service_are_told_where_its_users_connect_now() {
+    let mut stage = begin_as(with(&[("web", &[WEB, MAIL])]));
+    let client = stage.client(1);
+    let mut changed = with(&[("web", &[MAIL]), ("mail", &[])]);
+    changed.services[1].listen = vec![Listen::At(([127, 0, 0, 1], WEB).into())];
+    assert_eq!(stage.reload(changed).said(client.control), [granted(1, &[MAIL])]);
+}
+
+#[test]
 fn of_configurations_that_come_while_one_is_carried_out_the_newest_holds() {
     let mut stage = begin();
     let outputs = stage.configure(with(&[("a", &[MAIL])]));
