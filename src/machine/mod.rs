@@ -15,6 +15,7 @@ mod name_fault;
 mod output;
 mod reload_fault;
 mod silence;
+pub mod status;
 mod throttle;
 mod words;
 
