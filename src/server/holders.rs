@@ -28,6 +28,9 @@ pub(super) struct Holder {
     pub flights: Flights,
     /// Users that its clients serve, or were offered.
     users: usize,
+    /// Links that were passed over by a user because the key had no place for it. Their services do not list them as
+    /// ready until there is one.
+    hidden: BTreeSet<LinkId>,
     /// The link that was last told of a free place.
     told: Option<LinkId>,
 }
@@ -51,6 +54,22 @@ impl Holder {
         let most = self.policy.as_ref().and_then(|policy| policy.users);
         most.is_some_and(|most| self.users >= most)
     }
+
+    /// A link is gone.
+    pub fn forget(&mut self, link: LinkId) {
+        self.links.remove(&link);
+        self.hidden.remove(&link);
+    }
+
+    /// Some of its links, which are told of a free place: those that were passed over first.
+    fn tell(&mut self) -> Vec<LinkId> {
+        let mut told: Vec<LinkId> = (0..TOLD_MAX).map_while(|_| self.hidden.pop_first()).collect();
+        let behind = (self.told.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let circle = self.links.range(behind).chain(&self.links).take(self.links.len());
+        told.extend(circle.take(TOLD_MAX - told.len()));
+        self.told = told.last().copied();
+        told
+    }
 }
 
 /// All of them.
@@ -65,7 +84,7 @@ impl Holders {
     pub fn add(&mut self, key: Key, policy: Option<Policy>) {
         let (key_id, name) = (key_id(&key.secret), key.name.clone());
         let (links, flights) = (BTreeSet::new(), Flights::default());
-        let holder = Holder { key, policy, links, flights, users: 0, told: None };
+        let holder = Holder { key, policy, links, flights, users: 0, hidden: BTreeSet::new(), told: None };
         if let Ok(id) = self.slots.insert(holder) {
             self.key_ids.insert(key_id, id);
             self.names.insert(name, id);
@@ -132,13 +151,28 @@ impl Holders {
         let Some(holder) = self.get_mut(id) else { return Vec::new() };
         let was_full = holder.is_full();
         holder.users -= 1;
-        if !was_full || holder.is_full() {
-            return Vec::new();
-        }
-        let behind = (holder.told.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let circle = holder.links.range(behind).chain(&holder.links);
-        let told: Vec<LinkId> = circle.take(TOLD_MAX.min(holder.links.len())).copied().collect();
-        holder.told = told.last().copied();
-        told
+        if was_full && !holder.is_full() { holder.tell() } else { Vec::new() }
+    }
+
+    /// The holder of a key may do this from now on; returns some of its links, if there is a place for users that was not
+    /// there before.
+    pub fn set_policy(&mut self, id: HolderId, policy: Option<Policy>) -> Vec<LinkId> {
+        let Some(holder) = self.get_mut(id) else { return Vec::new() };
+        let was_full = holder.is_full();
+        holder.policy = policy;
+        if was_full && !holder.is_full() { holder.tell() } else { Vec::new() }
+    }
+
+    /// Whether a key may have no further user; then this link of it is passed over until it may.
+    pub fn hides(&mut self, id: HolderId, link: LinkId) -> bool {
+        self.get_mut(id).filter(|holder| holder.is_full()).is_some_and(|holder| {
+            holder.hidden.insert(link);
+            true
+        })
+    }
+
+    /// The next link of a key that was passed over and need not be any more.
+    pub fn next_hidden(&mut self, id: HolderId) -> Option<LinkId> {
+        self.get_mut(id).filter(|holder| !holder.is_full())?.hidden.pop_first()
     }
 }

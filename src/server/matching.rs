@@ -23,7 +23,7 @@ use super::turn::Turn;
 use super::users::User;
 use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
-use crate::config::policy::UserRules;
+use crate::config::policy::{Policy, UserRules};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::AbortReason;
@@ -73,7 +73,7 @@ impl Matching {
                 self.sending.rates.link_gone(rate);
             }
             if let Some(holder) = self.sending.holders.get_mut(it.identity.holder) {
-                holder.links.remove(&link);
+                holder.forget(link);
             }
         }
         self.sending.limit_users(agenda);
@@ -203,13 +203,11 @@ impl Matching {
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
         let Matching { services, sending: Sending { links, pools, holders, .. }, .. } = self;
-        let full = |link| links.get(link).is_some_and(|link| holders.is_full(link.identity.holder));
-        services.next_ready(service, |link| match pools.idle(link) {
-            0 => Readiness::Not,
-            _ => match links.readiness(link, now) {
-                Readiness::Ready | Readiness::Failing if full(link) => Readiness::Full,
-                readiness => readiness,
-            },
+        let mut hidden = |link| links.get(link).is_some_and(|it| holders.hides(it.identity.holder, link));
+        services.next_ready(service, |link| match links.readiness(link, now) {
+            _ if pools.idle(link) == 0 => Readiness::Not,
+            Readiness::Ready | Readiness::Failing if hidden(link) => Readiness::Not,
+            readiness => readiness,
         })
     }
 
@@ -244,6 +242,12 @@ impl Matching {
     /// A user counts for no key.
     fn release(&mut self, charged: Option<HolderId>) {
         let freed = charged.map_or_else(Vec::new, |holder| self.sending.holders.release(holder));
+        self.list(freed);
+    }
+
+    /// The holder of a key may do this from now on.
+    pub fn set_policy(&mut self, id: HolderId, policy: Option<Policy>, agenda: &mut Agenda) {
+        let freed = self.sending.set_policy(id, policy, agenda);
         self.list(freed);
     }
 

@@ -224,10 +224,9 @@ impl Reload {
             publishing.matching.sending.add_key(key, config.policies.of(&key.name), publishing.agenda);
         }
         for name in &difference.policies {
-            let (sending, agenda) =
-                (&mut clients.publishing.matching.sending, &mut *clients.publishing.agenda);
-            let Some(id) = sending.holders.of_name(name) else { continue };
-            sending.set_policy(id, config.policies.of(name), agenda);
+            let (matching, agenda) = (&mut clients.publishing.matching, &mut *clients.publishing.agenda);
+            let Some(id) = matching.sending.holders.of_name(name) else { continue };
+            matching.set_policy(id, config.policies.of(name), agenda);
             clients.judge(id);
         }
         let served = suspended.into_iter().filter_map(|(_, serves)| match serves {

@@ -40,11 +40,11 @@ impl Sending {
         self.holders.add(key.clone(), policy);
     }
 
-    /// The holder of a key may do this from now on; `None`: nothing.
-    pub fn set_policy(&mut self, id: HolderId, policy: Option<Policy>, agenda: &mut Agenda) {
-        let Some(holder) = self.holders.get_mut(id) else { return };
+    /// The holder of a key may do this from now on; `None`: nothing. Returns links of it that may take users now.
+    pub fn set_policy(&mut self, id: HolderId, policy: Option<Policy>, agenda: &mut Agenda) -> Vec<LinkId> {
+        let Some(holder) = self.holders.get(id) else { return Vec::new() };
         self.rates.set(&holder.key.name, rate_of(policy.as_ref()), agenda);
-        holder.policy = policy;
+        self.holders.set_policy(id, policy)
     }
 
     /// There is no such key any more; returns its links.
@@ -101,7 +101,7 @@ impl Sending {
     pub fn standing(&self, link: LinkId, now: Instant) -> Standing {
         match self.links.readiness(link, now) {
             Readiness::Ready if self.pools.idle(link) > 0 => Standing::Ready,
-            Readiness::Ready | Readiness::Full | Readiness::Not => Standing::Busy,
+            Readiness::Ready | Readiness::Not => Standing::Busy,
             Readiness::Failing => Standing::Failing,
         }
     }

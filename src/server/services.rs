@@ -56,8 +56,6 @@ pub(super) enum Readiness {
     Ready,
     /// It has accepted a session lately, and not started it.
     Failing,
-    /// Its key has as many users as it may have.
-    Full,
     Not,
 }
 
@@ -282,14 +280,14 @@ impl Services {
     // A user looks for a link.
 
     /// A publication of a service whose link is ready, each in turn; one whose link is failing only if no other is
-    /// near, and none whose key is full.
+    /// near.
     pub fn next_ready(
         &mut self,
         service: ServiceId,
-        readiness: impl Fn(LinkId) -> Readiness,
+        mut readiness: impl FnMut(LinkId) -> Readiness,
     ) -> Option<PublicationId> {
         let service = self.services.get_mut(service)?;
-        let (mut failing, mut full, mut looked_at) = (None, None, 0);
+        let (mut failing, mut looked_at) = (None, 0);
         while let Some(id) = service.ready.pop_front() {
             let Some(publication) = self.publications.get(id) else { continue };
             match readiness(publication.link) {
@@ -304,14 +302,6 @@ impl Services {
                         break;
                     }
                     failing = failing.or(Some(id));
-                }
-                Readiness::Full => {
-                    service.ready.push_back(id);
-                    looked_at += 1;
-                    if full == Some(id) || looked_at == LOOKED_AT_MAX {
-                        break;
-                    }
-                    full = full.or(Some(id));
                 }
                 Readiness::Not => {
                     if let Some(offers) = self.offers.get_mut(publication.link) {

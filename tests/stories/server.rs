@@ -255,7 +255,11 @@ impl Stage {
 
     /// A client that publishes `web` and has answered the first ping.
     fn client(&mut self, instance: u8) -> Client {
-        let (client, _) = self.greet(hello(instance));
+        self.client_of(office(), instance)
+    }
+
+    fn client_of(&mut self, key: KeyId, instance: u8) -> Client {
+        let (client, _) = self.greet_with(key, hello(instance));
         self.hear(client.control, publish(1, "web"));
         self.hear(client.control, ControlFrame::Pong);
         client

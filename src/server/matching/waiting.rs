@@ -6,6 +6,7 @@ use crate::machine::{Agenda, CloseReason};
 use crate::server::offers::{Left, Offer};
 use crate::server::pool::{Place, State};
 use crate::server::refused::Refused;
+use crate::server::sending::Sending;
 use crate::server::users::User;
 use crate::wire::frame::AbortReason;
 
@@ -151,6 +152,15 @@ impl Waiting<'_> {
         }
     }
 
+    /// While the key of a link has places, its links that were passed over are listed again, one after the other.
+    fn list_next_hidden(&mut self, link: LinkId) {
+        let Sending { links, holders, .. } = &mut self.all.sending;
+        let next = links.get(link).and_then(|it| holders.next_hidden(it.identity.holder));
+        if let Some(next) = next {
+            self.all.turn.list(next, links);
+        }
+    }
+
     /// Another turn begins: refused users and links that were put off take turns.
     pub fn begin_more(&mut self) {
         self.all.turn.renew();
@@ -162,6 +172,7 @@ impl Waiting<'_> {
             }
             if let Some(link) = link {
                 self.use_idle(link, 1);
+                self.list_next_hidden(link);
             }
             if user.is_none() && link.is_none() {
                 return;

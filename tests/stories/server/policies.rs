@@ -175,18 +175,36 @@ fn where_another_key_has_room_for_a_user_it_gets_it() {
     let mut stage = begin_as(two);
     let mut full = stage.client(1);
     (0..2).for_each(|_| drop(stage.bring(&mut full)));
-    // Another key's client.
-    stage.links += 1;
-    let (control, _) = stage.stranger(Purpose::Control, key_id(&Secret::new([8; 32])));
-    stage.prove(control, Proof::control(&[9; LINK_RANDOM_BYTES], 9));
-    let outputs = stage.hear(control, ControlFrame::Hello(hello(2)));
-    let mut other = Client { control, link: [9; 16], tickets: VecDeque::new() };
-    other.note(&outputs);
-    stage.hear(control, publish(1, "web"));
+    let mut other = stage.client_of(key_id(&Secret::new([8; 32])), 2);
     let elsewhere = [stage.bring(&mut other).0, stage.bring(&mut other).0];
     let mut messages: Vec<ConnId> = (0..3).flat_map(|_| stage.user().1.pairs()).map(|it| it.0).collect();
     messages.retain(|message| elsewhere.contains(message));
     assert_eq!(messages.len(), 2, "the first key serves one of three");
+}
+
+#[test]
+fn links_of_a_full_key_hide_no_link_of_another_one_and_are_back_when_it_has_room() {
+    let mut two = allowed(Policy { users: Some(1), ..web() });
+    two.keys.push(Key { name: name("home"), secret: Secret::new([8; 32]) });
+    let Policies::Each(policies) = &mut two.policies else { panic!("there are tables") };
+    policies.insert(name("home"), Policy { users: Some(2), ..web() });
+    let more = |mut config: ServerConfig| {
+        let Policies::Each(policies) = &mut config.policies else { panic!("there are tables") };
+        policies.insert(name("office"), Policy { users: Some(40), ..web() });
+        config
+    };
+    let mut stage = begin_as(two.clone());
+    let mut clients: Vec<Client> = (1..=20).map(|instance| stage.client(instance)).collect();
+    clients.iter_mut().for_each(|client| drop(stage.bring(client)));
+    assert_eq!(stage.user().1.pairs().len(), 1, "the key has one user now, and no place for more");
+    let mut other = stage.client_of(key_id(&Secret::new([8; 32])), 21);
+    let elsewhere = [stage.bring(&mut other).0, stage.bring(&mut other).0];
+    let users: Vec<ConnId> = (0..2).flat_map(|_| stage.user().1.pairs()).map(|it| it.0).collect();
+    assert!(users.len() == 2 && users.iter().all(|message| elsewhere.contains(message)), "{users:?}");
+    stage.reload(more(two));
+    stage.wait(Duration::ZERO);
+    let served = (0..19).filter(|_| stage.user().1.pairs().len() == 1).count();
+    assert_eq!(served, 19, "all its links that are idle");
 }
 
 #[test]
