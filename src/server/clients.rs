@@ -85,6 +85,7 @@ impl Clients<'_> {
         let heartbeat = agenda.limits.heartbeat.min(hello.heartbeat).max(agenda.limits.heartbeat_min);
         let (key, holder) = (identity.key.clone(), identity.holder);
         let mut link = Link::new(id, identity, peer, names, heartbeat, (pool, now));
+        link.capabilities = hello.capabilities;
         link.round_trip.measured(now.saturating_duration_since(control.answered));
         link.expires = matching.sending.holders.get(holder).and_then(|it| it.expires(self.clocks));
         let Some(link) = matching.sending.links.add(link) else {

@@ -15,7 +15,7 @@ use crate::base::share::Share;
 use crate::base::slots::Slots;
 use crate::config::limits::Limits;
 use crate::machine::{Agenda, Fact, Measured, Output, Silence, Verdict};
-use crate::wire::control::ControlFrame;
+use crate::wire::control::{Capabilities, ControlFrame};
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
 
@@ -59,6 +59,7 @@ pub(super) struct Link {
     pub control: ConnId,
     pub identity: Identity,
     pub peer: SocketAddr,
+    pub capabilities: Capabilities,
     /// Names it in the hello of message connections.
     pub wire_id: KeyId,
     pub pool_key: Secret,
@@ -125,6 +126,7 @@ impl Link {
             control,
             identity,
             peer,
+            capabilities: Capabilities::default(),
             wire_id,
             pool_key,
             rate: None,

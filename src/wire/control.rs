@@ -55,10 +55,18 @@ pub struct Capabilities(pub u64);
 impl Capabilities {
     /// Payload of message connections travels unsealed. Both ends must say so, or neither.
     pub const PLAIN: Capabilities = Capabilities(1);
+    /// It reads a denial that says which client has what it asked for.
+    const READS_ADDRESSES: Capabilities = Capabilities(2);
 
     /// Those of an end that runs with `--plain`, or without.
     pub fn new(plain: bool) -> Capabilities {
-        if plain { Capabilities::PLAIN } else { Capabilities::default() }
+        let plain = if plain { Capabilities::PLAIN.0 } else { 0 };
+        Capabilities(Capabilities::READS_ADDRESSES.0 | plain)
+    }
+
+    /// Whether [`Denial::AlreadyPublishedBy`] may be said to it.
+    pub fn reads_addresses(self) -> bool {
+        self.0 & Capabilities::READS_ADDRESSES.0 != 0
     }
 
     /// Whether payload travels unsealed.
@@ -372,9 +380,9 @@ impl ControlFrame {
                 probe: true,
             }),
             9 => ControlFrame::Granted { number: number(fields)?, addresses: addresses(fields)? },
-            10 => ControlFrame::Denied { number: number(fields)?, reason: denial(fields)? },
+            10 => ControlFrame::Denied { number: number(fields)?, reason: Denial::read(fields)? },
             11 => ControlFrame::Unpublish(number(fields)?),
-            12 => ControlFrame::Withdrawn { number: number(fields)?, reason: denial(fields)? },
+            12 => ControlFrame::Withdrawn { number: number(fields)?, reason: Denial::read(fields)? },
             13 => ControlFrame::Void { first_ticket: fields.u64()?, count: fields.u32()? },
             FIRST_SKIPPED_KIND.. => ControlFrame::Skipped,
             _ => return None,
@@ -420,11 +428,7 @@ fn put_tickets(out: &mut Vec<u8>, kind: u8, first_ticket: u64, count: u32) {
 fn put_denial(out: &mut Vec<u8>, kind: u8, number: PublicationNumber, reason: Denial) {
     out.push(kind);
     out.extend(number.to_be_bytes());
-    out.push(reason.code());
-}
-
-fn denial(fields: &mut Fields) -> Option<Denial> {
-    fields.u8().map(Denial::from_code)
+    reason.put(out);
 }
 
 fn number(fields: &mut Fields) -> Option<PublicationNumber> {
@@ -482,7 +486,10 @@ mod tests {
     }
 
     fn denials() -> impl Strategy<Value = Denial> {
-        any::<u8>().prop_map(Denial::from_code)
+        let by = (any::<IpAddr>(), any::<u16>())
+            .prop_map(|(ip, port)| Denial::AlreadyPublishedBy((ip.to_canonical(), port).into()));
+        let others = any::<u8>().prop_filter("an address follows", |&code| code != 6);
+        prop_oneof![others.prop_map(Denial::from_code), by]
     }
 
     fn granted() -> impl Strategy<Value = ControlFrame> {

@@ -1,10 +1,10 @@
 //! What a client may ask for, and what it gets: publications.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Fields, extension};
+use super::{Fields, MAPPED_IP_BYTES, extension, mapped};
 use crate::base::name::Name;
 pub use crate::base::ports::Ports;
 
@@ -61,6 +61,9 @@ pub struct GrantedAddress {
     pub ports: Ports,
 }
 
+/// The code of the one reason that something follows.
+const ALREADY_PUBLISHED_BY: u8 = 6;
+
 /// Why a publication is not to be had, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
@@ -74,6 +77,8 @@ pub enum Denial {
     Limit,
     /// Another client, or this one, has it already.
     AlreadyPublished,
+    /// The client at this address has it already.
+    AlreadyPublishedBy(SocketAddr),
     /// A reason that this version does not know.
     Other(u8),
 }
@@ -89,7 +94,26 @@ impl Denial {
             Self::PortTaken => 3,
             Self::Limit => 4,
             Self::AlreadyPublished => 5,
+            Self::AlreadyPublishedBy(_) => ALREADY_PUBLISHED_BY,
             Self::Other(code) => code,
+        }
+    }
+
+    pub(super) fn put(self, out: &mut Vec<u8>) {
+        out.push(self.code());
+        if let Self::AlreadyPublishedBy(address) = self {
+            out.extend(mapped(address.ip()));
+            out.extend(address.port().to_be_bytes());
+        }
+    }
+
+    pub(super) fn read(fields: &mut Fields) -> Option<Denial> {
+        match fields.u8()? {
+            ALREADY_PUBLISHED_BY => {
+                let ip = IpAddr::from(fields.array::<MAPPED_IP_BYTES>()?).to_canonical();
+                Some(Self::AlreadyPublishedBy((ip, fields.u16()?).into()))
+            }
+            code => Some(Denial::from_code(code)),
         }
     }
 
@@ -106,6 +130,7 @@ impl fmt::Display for Denial {
             Self::PortTaken => f.write_str("port taken"),
             Self::Limit => f.write_str("limit"),
             Self::AlreadyPublished => f.write_str("already published"),
+            Self::AlreadyPublishedBy(address) => write!(f, "already published by {address}"),
             Self::Other(code) => write!(f, "reason {code}, which this version does not know"),
         }
     }

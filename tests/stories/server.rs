@@ -95,7 +95,7 @@ fn at(port: u16) -> SocketAddr {
 fn hello(instance: u8) -> Hello {
     Hello {
         versions: VERSIONS,
-        capabilities: Capabilities::default(),
+        capabilities: Capabilities::new(false),
         heartbeat: secs(30),
         instance: [instance; 16],
     }

@@ -220,7 +220,22 @@ impl Exposing<'_> {
 
     // What is done.
 
+    /// The reason as the client of an ask reads it: where another client has what it asks for, which one.
+    fn named(&self, id: AskId, reason: Denial, until: Until) -> Denial {
+        let (Denial::AlreadyPublished, Until::Changed(service)) = (reason, until) else { return reason };
+        let links = &self.matching.sending.links;
+        let link = |id: AskId| links.get(self.exposed.asks.get(id)?.link);
+        let holder = self.exposed.grants.get(service).and_then(|grant| link(*grant.members.first()?));
+        match (link(id), holder) {
+            (Some(link), Some(holder)) if link.capabilities.reads_addresses() => {
+                Denial::AlreadyPublishedBy(holder.peer)
+            }
+            _ => reason,
+        }
+    }
+
     fn deny(&mut self, id: AskId, reason: Denial, until: Until) {
+        let reason = self.named(id, reason, until);
         let is_news = self.exposed.asks.deny(id, reason);
         match until {
             Until::Changed(service) => {

@@ -258,7 +258,7 @@ fn hello_is_followed_by_one_publish_per_service_with_the_dial_time() {
     let control = stage.dialling(Dialled::Control);
     let hello = ControlFrame::Hello(Hello {
         versions: VERSIONS,
-        capabilities: Capabilities::default(),
+        capabilities: Capabilities::new(false),
         heartbeat: HEARTBEAT,
         instance: [1; 16],
     });

@@ -375,7 +375,12 @@ fn a_second_client_is_denied_what_the_first_has_once_that_one_answers_a_ping() {
     assert!(!outputs.pinged(&one) && outputs.told(&two).is_empty(), "it was pinged just now");
     assert!(stage.wait(millis(100)).pinged(&one));
     let outputs = stage.hear(one.control, ControlFrame::Pong);
-    assert_eq!(outputs.told(&two), [denied(1, Denial::AlreadyPublished)]);
+    assert_eq!(outputs.told(&two), [denied(1, Denial::AlreadyPublishedBy(peer()))]);
+    let old = stage.greet(Hello { capabilities: Capabilities::default(), ..hello(3) }).0;
+    stage.ask(&old, expose(1, "web", "8080", false));
+    let outputs = stage.hear(one.control, ControlFrame::Pong);
+    assert_eq!(outputs.told(&old), [denied(1, Denial::AlreadyPublished)], "it does not read addresses");
+    stage.killed(&old);
     // As soon as the first one is gone the second has it.
     let outputs = stage.killed(&one);
     assert_eq!((outputs.told(&two), outputs.stopped()), (vec![granted(1, "8080")], vec![]));
@@ -427,7 +432,7 @@ fn clients_that_both_say_so_share_their_ports() {
     stage.wait(secs(1));
     stage.ask(&three, expose(1, "web", "8080", false));
     let outputs = stage.hear(one.control, ControlFrame::Pong);
-    assert_eq!(outputs.told(&three), [denied(1, Denial::AlreadyPublished)], "it does not share");
+    assert_eq!(outputs.told(&three), [denied(1, Denial::AlreadyPublishedBy(peer()))], "it does not share");
     // The ports stay as long as one is there.
     assert_eq!(stage.hear(one.control, ControlFrame::Unpublish(1)).stopped(), []);
     assert_eq!(stage.hear(two.control, ControlFrame::Unpublish(4)).stopped().len(), 1);
@@ -510,7 +515,11 @@ fn a_number_names_one_publication_whatever_it_is_of() {
     }
     for (number, share) in [(3, false), (4, true)] {
         let outputs = stage.ask(&client, expose(number, "x", "8080", share));
-        assert_eq!(outputs.told(&client), [denied(number, Denial::AlreadyPublished)], "it has it itself");
+        assert_eq!(
+            outputs.told(&client),
+            [denied(number, Denial::AlreadyPublishedBy(peer()))],
+            "it has it itself"
+        );
     }
 }
 
