@@ -5,6 +5,7 @@ pub mod cli;
 pub mod demo;
 mod in_use;
 mod journal;
+pub mod json;
 mod mailbox;
 pub mod reload;
 mod report;

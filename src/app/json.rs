@@ -1,0 +1,131 @@
+//! The one writer of JSON (RFC 8259): the ready file, the status and the log.
+//!
+//! Values follow each other as they are written, and the commas between them are the writer's business.
+
+use std::fmt::{Display, Write as _};
+
+/// A text of JSON that grows.
+#[derive(Debug, Default)]
+pub struct Json {
+    text: String,
+    /// A value stands before, so that the next one wants a comma.
+    is_behind_value: bool,
+}
+
+impl Json {
+    /// Begins an object, `{`, or a list, `[`.
+    pub fn open(&mut self, bracket: char) -> &mut Json {
+        self.separate();
+        self.text.push(bracket);
+        self.is_behind_value = false;
+        self
+    }
+
+    /// Ends an object, `}`, or a list, `]`.
+    pub fn close(&mut self, bracket: char) -> &mut Json {
+        self.text.push(bracket);
+        self.is_behind_value = true;
+        self
+    }
+
+    /// The name of the value that comes next.
+    pub fn key(&mut self, name: &str) -> &mut Json {
+        self.text(name);
+        self.text.push(':');
+        self.is_behind_value = false;
+        self
+    }
+
+    /// A string.
+    pub fn text(&mut self, text: &str) -> &mut Json {
+        self.separate();
+        quote(text, &mut self.text);
+        self
+    }
+
+    /// Something that is shown as JSON already: a number, `true`, `false`.
+    pub fn plain(&mut self, value: impl Display) -> &mut Json {
+        self.separate();
+        // Writing into a text never fails.
+        let _ = write!(self.text, "{value}");
+        self
+    }
+
+    /// Something unknown.
+    pub fn null(&mut self) -> &mut Json {
+        self.plain("null")
+    }
+
+    /// A string, or null.
+    pub fn text_or_null(&mut self, text: Option<&str>) -> &mut Json {
+        match text {
+            Some(text) => self.text(text),
+            None => self.null(),
+        }
+    }
+
+    /// A number with up to three digits behind the point, or null.
+    pub fn decimal_or_null(&mut self, number: Option<f64>) -> &mut Json {
+        match number.filter(|number| number.is_finite()) {
+            Some(number) => self.plain((number * 1_000.0).round() / 1_000.0),
+            None => self.null(),
+        }
+    }
+
+    /// All of it.
+    pub fn finish(self) -> String {
+        self.text
+    }
+
+    fn separate(&mut self) {
+        if std::mem::replace(&mut self.is_behind_value, true) {
+            self.text.push(',');
+        }
+    }
+}
+
+/// Adds a string in quotation marks (RFC 8259, section 7).
+fn quote(text: &str, out: &mut String) {
+    out.push('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => out.extend(['\\', letter]),
+            letter if letter < ' ' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(letter));
+            }
+            letter => out.push(letter),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_stand_between_values_and_nowhere_else() {
+        let mut json = Json::default();
+        json.open('{').key("a").open('[').plain(1).plain(true).open('[').close(']').close(']');
+        json.key("b").null().key("c").open('{').close('}').key("d").text("x").close('}');
+        assert_eq!(json.finish(), r#"{"a":[1,true,[]],"b":null,"c":{},"d":"x"}"#);
+    }
+
+    #[test]
+    fn what_json_cannot_hold_is_escaped() {
+        let mut json = Json::default();
+        json.text("a\"b\\c\n");
+        assert_eq!(json.finish(), r#""a\"b\\c\u000a""#);
+    }
+
+    #[test]
+    fn numbers_have_three_digits_and_what_is_none_is_null() {
+        let mut json = Json::default();
+        json.open('[')
+            .decimal_or_null(Some(4.25))
+            .decimal_or_null(Some(1.0 / 3.0))
+            .decimal_or_null(Some(7.0));
+        json.decimal_or_null(None).decimal_or_null(Some(f64::INFINITY)).text_or_null(None).close(']');
+        assert_eq!(json.finish(), "[4.25,0.333,7,null,null,null]");
+    }
+}
