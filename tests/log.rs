@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{PipeReader, Read, Write, pipe};
 use std::net::SocketAddr;
@@ -9,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{
-    Ending, Folder, MODES, Process, SKYORG, Tunnel, connect, converse, echo_server, finish_writing, measure,
-    read_out,
+    Ending, Folder, MODES, Process, SKYORG, Tunnel, connect, converse, echo_server, finish_writing,
+    json_line, measure, read_out,
 };
 use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Pid, Signal, kill_process};
@@ -251,4 +252,74 @@ fn a_log_file_that_cannot_be_opened_again_stays() {
     assert!(server.ended().success());
     let log = fs::read_to_string(log).expect("the old one");
     assert!(log.ends_with("ended\n"), "{log}");
+}
+
+/// The lines of a log, each an object, that tell of one event.
+fn events(process: &Process, event: &str) -> Vec<BTreeMap<String, String>> {
+    let lines = process.lines();
+    let all = lines.iter().map(|line| json_line::read(line).unwrap_or_else(|| panic!("not JSON: {line}")));
+    all.filter(|members| members["event"] == event).collect()
+}
+
+#[test]
+fn a_log_of_json_has_the_facts_as_fields_that_find_each_other() {
+    let format = ["--log-format", "json"];
+    let folder = Folder::new();
+    let (key, local, free) = (folder.key(), echo_server().to_string(), "127.0.0.1:0");
+    let ports = ["--request", free, "--message", free, "--control", free];
+    let server = Process::skyorg(&[&["server", "--keys", &key][..], &ports, &format].concat(), None);
+    let control = server.wait_for("control connections: ");
+    let control = control.rsplit(' ').next().expect("a word").trim_end_matches("\"}");
+    let users = server.wait_for("users connect to ");
+    let users =
+        json_line::read(&users).expect("JSON")["event"].rsplit(' ').next().expect("a word").to_owned();
+    let client = ["client", "--server", control, "--local", &local, "--key", &key];
+    let client = Process::skyorg(&[&client[..], &format].concat(), None);
+    client.wait_for("\"event\":\"granted\"");
+    let mut user = connect(users.parse().expect("an address"));
+    let address = user.local_addr().expect("connected").to_string();
+    converse(&mut user, b"hello");
+    finish_writing(&user);
+    assert_eq!(read_out(&mut user), (Vec::new(), Ending::Clean));
+    for (process, local) in [(&server, None), (&client, Some(&local))] {
+        process.wait_for("session ended");
+        let ended = events(process, "session ended");
+        let [ended] = &ended[..] else { panic!("{ended:?}") };
+        for (name, value) in
+            [("level", "info"), ("service", "default"), ("session", "1"), ("in", "5"), ("out", "5")]
+        {
+            assert_eq!(ended[name], value, "{name}");
+        }
+        assert_eq!((&ended["user"], &ended["reason"]), (&address, &"finished".to_owned()));
+        assert_eq!(ended.get("local"), local);
+        assert!(ended["seconds"].parse::<f64>().is_ok_and(|seconds| seconds < 60.0));
+        assert_eq!((ended["time"].find('T'), ended["time"].find('.')), (Some(10), Some(19)));
+    }
+    let came = events(&server, "client came");
+    assert!(came.len() == 1 && came[0]["key"] == "default" && came[0].contains_key("link"), "{came:?}");
+    assert_eq!(events(&client, "connected")[0]["server"], control);
+}
+
+#[test]
+fn a_reload_changes_the_form_of_the_log() {
+    let folder = Folder::new();
+    let (_, local) = (folder.key(), "127.0.0.1:0");
+    let write = |format: &str| {
+        let text = format!(
+            "keys = \"key\"\nmessage = \"{local}\"\ncontrol = \"{local}\"\nlog-format = \"{format}\"\n\
+             [service.web]\nlisten = \"{local}\"\n"
+        );
+        folder.file("server.toml", text)
+    };
+    let server = Process::skyorg(&["server", "--config", &write("text")], None);
+    server.wait_for("[INFO ] control connections: ");
+    write("json");
+    server.signal(Signal::HUP);
+    let line = server.wait_for("\"event\":\"reloaded\"");
+    let members = json_line::read(&line).expect("JSON");
+    assert!(members["source"].ends_with("server.toml"), "{line}");
+    write("xml");
+    server.signal(Signal::HUP);
+    let line = server.wait_for("wanted 'text' or 'json'");
+    assert!(json_line::read(&line).is_some_and(|members| members["level"] == "error"), "{line}");
 }

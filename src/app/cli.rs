@@ -13,7 +13,7 @@ use argh::FromArgs;
 use log::LevelFilter;
 
 use crate::app::demo;
-use crate::app::journal::{self, Place};
+use crate::app::journal::{self, Format, Place};
 use crate::app::reload::Reread;
 use crate::app::run::{Client, Server, StartError, forbid_core_dumps};
 use crate::base::address::Listen;
@@ -124,7 +124,7 @@ fn run(asked: Asked) -> Result<(), Failure> {
             print_line(&keys::line(&keys::generate(name)?))
         }
         Command::Demo(DemoArguments { once, log_level }) => {
-            start_log(log_level, None)?;
+            start_log(log_level, Format::Text, None)?;
             demo::run(once).map_err(Failure::Demo)
         }
     }
@@ -148,7 +148,7 @@ fn print_line(line: &str) -> Result<(), Failure> {
 
 #[cold]
 fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
-    let log = Log::of(arguments.log_level, arguments.log_file.clone(), given);
+    let log = Log::of(arguments.log_level, arguments.log_format, arguments.log_file.clone(), given);
     let source = match arguments.config.clone() {
         Some(path) => {
             beside::none(Side::Server, given, &path)?;
@@ -193,7 +193,7 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
 #[cold]
 fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     let ready_file = arguments.ready_file.clone();
-    let log = Log::of(arguments.log_level, arguments.log_file.clone(), given);
+    let log = Log::of(arguments.log_level, arguments.log_format, arguments.log_file.clone(), given);
     let source = match arguments.config.clone() {
         Some(path) => {
             beside::none(Side::Client, given, &path)?;
@@ -223,27 +223,31 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     outcome.map_err(|error| Failure::Io("the client cannot go on", error))
 }
 
-/// Where the log goes, and how much of it. The command line comes before a file.
+/// Where the log goes, how much of it, and in which form. The command line comes before a file.
 struct Log {
     level: LevelFilter,
+    format: Option<Format>,
     file: Option<PathBuf>,
     level_is_said: bool,
 }
 
 impl Log {
-    fn of(level: LevelFilter, file: Option<PathBuf>, given: &[Given]) -> Log {
-        Log { level, file, level_is_said: given.iter().any(|given| given.option.name == "log-level") }
+    fn of(level: LevelFilter, format: Option<Format>, file: Option<PathBuf>, given: &[Given]) -> Log {
+        let level_is_said = given.iter().any(|given| given.option.name == "log-level");
+        Log { level, format, file, level_is_said }
     }
 
     fn start(&self, running: &Running) -> Result<(), Failure> {
-        let (level, file) = self.of_file(running);
-        start_log(level, file.as_deref())
+        let (level, format, file) = self.of_file(running);
+        start_log(level, format, file.as_deref())
     }
 
-    fn of_file(&self, running: &Running) -> (LevelFilter, Option<PathBuf>) {
+    fn of_file(&self, running: &Running) -> (LevelFilter, Format, Option<PathBuf>) {
         let in_file = running.log_level.as_deref().and_then(|level| level.parse().ok());
         let level = in_file.filter(|_| !self.level_is_said).unwrap_or(self.level);
-        (level, self.file.clone().or_else(|| running.log_file.clone()))
+        let in_file = || running.log_format.as_deref().and_then(|format| format.parse().ok());
+        let format = self.format.or_else(in_file).unwrap_or_default();
+        (level, format, self.file.clone().or_else(|| running.log_file.clone()))
     }
 
     /// What was read while the process runs, unless it would have to restart for it.
@@ -256,8 +260,8 @@ impl Log {
             return Err(if read.places.are_of_a_file() { faults.in_one_line() } else { flags });
         }
         read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        let (level, log) = self.of_file(&read.running);
-        Ok(Reread { config: read.config, log, level })
+        let (level, format, log) = self.of_file(&read.running);
+        Ok(Reread { config: read.config, log, level, format })
     }
 }
 
@@ -268,12 +272,12 @@ pub(crate) fn default_service() -> Name {
 
 /// Sends the log to a file, or to standard error.
 #[cold]
-fn start_log(level: LevelFilter, file: Option<&Path>) -> Result<(), Failure> {
+fn start_log(level: LevelFilter, format: Format, file: Option<&Path>) -> Result<(), Failure> {
     let place = match file {
         None => Place::StandardError,
         Some(path) => Place::file(path).map_err(|error| Failure::LogFile(path.to_owned(), error))?,
     };
-    journal::start(level, place).map_err(|error| Failure::Io("the log cannot start", error))
+    journal::start(level, format, place).map_err(|error| Failure::Io("the log cannot start", error))
 }
 
 /// Why the program fails.

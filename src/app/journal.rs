@@ -7,24 +7,27 @@
 //!
 //! The buffer holds bytes in order. A line is in it whole or not at all. Its lock is held for no longer than a copy.
 //!
-//! What is logged is decided elsewhere ([`super::report`]), and `simplelog` decides how a line looks.
+//! What is logged is decided elsewhere ([`super::report`]). A line is text as `simplelog` writes it, or one object of JSON.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use log::{LevelFilter, error};
+use log::{Level, LevelFilter, Log, Metadata, Record, error};
 use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
+
+use super::json::Json;
 
 /// Most bytes of lines that wait: those of some 4,000 sessions that end at once. As many again may be on their way to
 /// the log's place.
@@ -42,12 +45,42 @@ const STACK_BYTES: usize = 128 * 1024;
 const TIME_FORMAT: &[BorrowedFormatItem] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
+/// What our own lines come from.
+const OWN: &str = "skyorg";
+
 /// The log of this process, once it has begun. Like the logger of `log` it is there for all threads and set once.
 static JOURNAL: OnceLock<Journal> = OnceLock::new();
 
 struct Journal {
     buffer: Arc<Buffer>,
     is_file: AtomicBool,
+}
+
+/// Lines are objects of JSON. It holds for the whole process, like the level.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+/// Lines that were dropped since the process began.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Time, level and a sentence.
+    #[default]
+    Text,
+    /// One object of JSON, the same facts as fields.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Format, ()> {
+        match text {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            _ => Err(()),
+        }
+    }
 }
 
 /// Where the log goes.
@@ -59,12 +92,12 @@ pub enum Place {
 }
 
 /// Starts the log of this process. Only the first call has an effect.
-pub fn start(level: LevelFilter, place: Place) -> io::Result<()> {
+pub fn start(level: LevelFilter, format: Format, place: Place) -> io::Result<()> {
     let mut config = ConfigBuilder::new();
     config.set_thread_level(LevelFilter::Off).set_location_level(LevelFilter::Off);
     config.set_level_padding(LevelPadding::Right).set_time_format_custom(TIME_FORMAT);
     // The libraries below have nothing to tell an operator.
-    config.add_filter_allow_str("skyorg");
+    config.add_filter_allow_str(OWN);
     let buffer = Arc::new(Buffer::default());
     let journal = Journal { buffer: buffer.clone(), is_file: place.is_file().into() };
     if JOURNAL.set(journal).is_err() {
@@ -73,11 +106,76 @@ pub fn start(level: LevelFilter, place: Place) -> io::Result<()> {
     let (lines, scribe) = (Lines { buffer: buffer.clone(), line: Vec::new() }, Scribe::new(place));
     let write = move || write_for_ever(&buffer, scribe, |output, place| *output = place);
     thread::Builder::new().name("log".into()).stack_size(STACK_BYTES).spawn(write)?;
+    let text = WriteLogger::new(LevelFilter::Trace, config.build(), lines);
     // It fails only if a logger is set already, and that one serves as well.
-    let _ = WriteLogger::init(LevelFilter::Trace, config.build(), lines);
-    // The level may change while the process runs.
+    let _ = log::set_boxed_logger(Box::new(Logger { text }));
+    // Level and format may change while the process runs.
+    set_format(format);
     log::set_max_level(level);
     Ok(())
+}
+
+/// Has lines look like this from now on.
+pub fn set_format(format: Format) {
+    IS_JSON.store(format == Format::Json, Ordering::Relaxed);
+}
+
+/// Whether a line of this level is logged, and as JSON.
+pub fn tells_json(level: Level) -> bool {
+    IS_JSON.load(Ordering::Relaxed) && level <= log::max_level()
+}
+
+/// Logs an event as an object of JSON with these fields.
+pub fn tell_json(level: Level, event: impl fmt::Display, fields: impl FnOnce(&mut Json)) {
+    if let Some(Journal { buffer, .. }) = JOURNAL.get() {
+        buffer.push(json_line(level, event, fields).as_bytes());
+    }
+}
+
+/// Lines that were dropped since the process began, because the log was not read in time.
+pub fn dropped_lines() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// An object of JSON and the end of the line.
+fn json_line(level: Level, event: impl fmt::Display, fields: impl FnOnce(&mut Json)) -> String {
+    let level = match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    };
+    let mut json = Json::default();
+    json.open('{').key("time").text(&time_stamp()).key("level").text(level).key("event").shown(event);
+    fields(&mut json);
+    json.close('}');
+    json.finish() + "\n"
+}
+
+fn time_stamp() -> String {
+    OffsetDateTime::now_utc().format(TIME_FORMAT).unwrap_or_default()
+}
+
+/// What `log` hands each line to: text to simplelog, the rest becomes JSON here.
+struct Logger {
+    text: Box<WriteLogger<Lines>>,
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with(OWN)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !IS_JSON.load(Ordering::Relaxed) {
+            self.text.log(record);
+        } else if self.enabled(record.metadata()) {
+            tell_json(record.level(), record.args(), |_| {});
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// Has the log go on in another place, after the lines so far.
@@ -92,9 +190,12 @@ pub fn go_on_in(place: Place) {
 pub fn tell_failure(failure: &impl fmt::Display) {
     let sentence = format!("skyorg: {failure}\n");
     match JOURNAL.get() {
-        // It comes after the lines so far.
+        // It comes after the lines so far, in their form.
         Some(Journal { buffer, is_file }) if !is_file.load(Ordering::Relaxed) => {
-            buffer.push(sentence.as_bytes());
+            match IS_JSON.load(Ordering::Relaxed) {
+                true => buffer.push(json_line(Level::Error, failure, |_| {}).as_bytes()),
+                false => buffer.push(sentence.as_bytes()),
+            }
         }
         Some(_) => {
             error!("{failure}");
@@ -319,7 +420,9 @@ impl<W: Write> Scribe<W> {
                 }
             }
         }
-        self.lost += count_lines(rest) + dropped;
+        let lost = count_lines(rest) + dropped;
+        DROPPED.fetch_add(lost, Ordering::Relaxed);
+        self.lost += lost;
         if rest.is_empty() {
             self.tell_lost();
         }
@@ -331,11 +434,19 @@ impl<W: Write> Scribe<W> {
             return true;
         }
         let line_end = if self.torn { "\n" } else { "" };
-        let time = OffsetDateTime::now_utc().format(TIME_FORMAT).unwrap_or_default();
-        let line = format!(
-            "{line_end}{time} [WARN ] {} log lines were dropped: the log was not read in time\n",
-            self.lost
-        );
+        let lost = self.lost;
+        let line = match IS_JSON.load(Ordering::Relaxed) {
+            true => json_line(Level::Warn, "log lines dropped", |json| {
+                json.key("count").plain(lost);
+            }),
+            false => {
+                format!(
+                    "{} [WARN ] {lost} log lines were dropped: the log was not read in time\n",
+                    time_stamp()
+                )
+            }
+        };
+        let line = format!("{line_end}{line}");
         let told = self.write(line.as_bytes()) == line.len();
         if told {
             self.lost = 0;

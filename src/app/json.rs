@@ -2,7 +2,7 @@
 //!
 //! Values follow each other as they are written, and the commas between them are the writer's business.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::{self, Display, Write};
 
 /// A text of JSON that grows.
 #[derive(Debug, Default)]
@@ -38,8 +38,16 @@ impl Json {
 
     /// A string.
     pub fn text(&mut self, text: &str) -> &mut Json {
+        self.shown(text)
+    }
+
+    /// A string of what is shown.
+    pub fn shown(&mut self, value: impl Display) -> &mut Json {
         self.separate();
-        quote(text, &mut self.text);
+        self.text.push('"');
+        // Writing into a text never fails.
+        let _ = write!(Escaped(&mut self.text), "{value}");
+        self.text.push('"');
         self
     }
 
@@ -84,19 +92,20 @@ impl Json {
     }
 }
 
-/// Adds a string in quotation marks (RFC 8259, section 7).
-fn quote(text: &str, out: &mut String) {
-    out.push('"');
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => out.extend(['\\', letter]),
-            letter if letter < ' ' => {
-                let _ = write!(out, "\\u{:04x}", u32::from(letter));
+/// What stands between the quotation marks of a string (RFC 8259, section 7). No control character gets to a terminal.
+struct Escaped<'t>(&'t mut String);
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for letter in text.chars() {
+            match letter {
+                '"' | '\\' => self.0.extend(['\\', letter]),
+                letter if letter.is_control() => write!(self.0, "\\u{:04x}", u32::from(letter))?,
+                letter => self.0.push(letter),
             }
-            letter => out.push(letter),
         }
+        Ok(())
     }
-    out.push('"');
 }
 
 #[cfg(test)]
@@ -114,8 +123,8 @@ mod tests {
     #[test]
     fn what_json_cannot_hold_is_escaped() {
         let mut json = Json::default();
-        json.text("a\"b\\c\n");
-        assert_eq!(json.finish(), r#""a\"b\\c\u000a""#);
+        json.text("a\"b\\c\n\u{7f}\u{9b}ä");
+        assert_eq!(json.finish(), "\"a\\\"b\\\\c\\u000a\\u007f\\u009bä\"");
     }
 
     #[test]

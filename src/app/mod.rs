@@ -4,7 +4,7 @@ pub mod announce;
 pub mod cli;
 pub mod demo;
 mod in_use;
-mod journal;
+pub mod journal;
 pub mod json;
 mod mailbox;
 pub mod reload;

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use log::{LevelFilter, error, warn};
 
-use super::journal::{self, Place};
+use super::journal::{self, Format, Place};
 use super::run::{fit_descriptors, fit_server};
 use crate::config::client_difference::ClientDifference;
 use crate::config::{ClientConfig, ServerConfig};
@@ -59,6 +59,8 @@ pub struct Reread<C> {
     pub log: Option<PathBuf>,
     /// How much is logged.
     pub level: LevelFilter,
+    /// How a line looks.
+    pub format: Format,
 }
 
 /// Reads the configuration that is to take the place of the one that runs. A refusal is one line that begins with the
@@ -71,6 +73,7 @@ struct Next<C> {
     changes: Configuration,
     log: Place,
     level: LevelFilter,
+    format: Format,
 }
 
 /// How far a reload has come.
@@ -80,7 +83,7 @@ enum Stage<C> {
     /// A thread reads.
     Reading,
     /// The machine has been told.
-    Told { config: Arc<C>, log: Place, level: LevelFilter },
+    Told { config: Arc<C>, log: Place, level: LevelFilter, format: Format },
 }
 
 /// Reloads of one process.
@@ -136,8 +139,8 @@ impl<C: Reloadable> Reload<C> {
     /// What the machine is to be told, if anything was read.
     pub fn poll(&mut self) -> Option<Input> {
         match self.outcomes.try_recv().ok()? {
-            Ok(Next { config, changes, log, level }) => {
-                self.stage = Stage::Told { config, log, level };
+            Ok(Next { config, changes, log, level, format }) => {
+                self.stage = Stage::Told { config, log, level, format };
                 Some(Input::Configure(Box::new(changes)))
             }
             Err(why) => {
@@ -155,11 +158,12 @@ impl<C: Reloadable> Reload<C> {
             Fact::ReloadRefused { .. } => false,
             _ => return,
         };
-        if let Stage::Told { config, log, level } = std::mem::replace(&mut self.stage, Stage::Rest) {
+        if let Stage::Told { config, log, level, format } = std::mem::replace(&mut self.stage, Stage::Rest) {
             if holds {
                 self.running = config;
                 journal::go_on_in(log);
                 log::set_max_level(level);
+                journal::set_format(format);
             }
             self.rest();
         }
@@ -179,7 +183,7 @@ impl<C: Reloadable> Reload<C> {
 
 /// Looks whether what was read may take the place of what runs.
 fn compare<C: Reloadable>(running: &C, reread: Reread<C>, source: &Arc<str>) -> Result<Next<C>, String> {
-    let Reread { mut config, log, level } = reread;
+    let Reread { mut config, log, level, format } = reread;
     config.fit();
     let log = match log {
         None => Place::StandardError,
@@ -188,7 +192,7 @@ fn compare<C: Reloadable>(running: &C, reread: Reread<C>, source: &Arc<str>) -> 
     };
     let config = Arc::new(config);
     let changes = running.changes_to(&config, source);
-    Ok(Next { config, changes, log, level })
+    Ok(Next { config, changes, log, level, format })
 }
 
 #[cfg(test)]
@@ -215,7 +219,12 @@ mod tests {
         let mut numbers = numbers.iter();
         let reader = move |_: &Number| match numbers.next() {
             None | Some(13) => Err("file:1:1: nothing".to_owned()),
-            Some(&number) => Ok(Reread { config: Number(number), log: None, level: LevelFilter::Info }),
+            Some(&number) => Ok(Reread {
+                config: Number(number),
+                log: None,
+                level: LevelFilter::Info,
+                format: Format::Text,
+            }),
         };
         (Reload::new("file".into(), Number(0), Box::new(reader), wake), wakes)
     }

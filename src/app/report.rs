@@ -3,10 +3,13 @@
 //! again: a failure that comes soon after another one, and stays, is not hidden by that.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::journal;
+use super::json::Json;
 use crate::base::name::Name;
-use crate::machine::{Fact, Throttle};
+use crate::machine::{Fact, Fields, Throttle};
 
 /// Facts of one cause and key are told once in this time, or as often as the fact says, with a count of those left out.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -38,9 +41,34 @@ impl Told {
 }
 
 fn tell(fact: &Fact, left_out: u32) {
+    if journal::tells_json(fact.level()) {
+        return journal::tell_json(fact.level(), fact.event(), |json| {
+            fact.fields(&mut FieldsOf(json));
+            if left_out > 0 {
+                json.key("more").plain(left_out);
+            }
+        });
+    }
     match left_out {
         0 => log::log!(fact.level(), "{fact}"),
         _ => log::log!(fact.level(), "{fact} (and {left_out} more like it)"),
+    }
+}
+
+/// The fields of a fact within an object.
+struct FieldsOf<'j>(&'j mut Json);
+
+impl Fields for FieldsOf<'_> {
+    fn text(&mut self, name: &'static str, value: fmt::Arguments<'_>) {
+        self.0.key(name).shown(value);
+    }
+
+    fn number(&mut self, name: &'static str, value: u64) {
+        self.0.key(name).plain(value);
+    }
+
+    fn seconds(&mut self, name: &'static str, value: Duration) {
+        self.0.key(name).decimal_or_null(Some(value.as_secs_f64()));
     }
 }
 

@@ -34,6 +34,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub struct Running {
     /// How much is logged, one of [`super::options::LEVELS`].
     pub log_level: Option<String>,
+    /// How its lines look, one of [`super::options::FORMATS`].
+    pub log_format: Option<String>,
     /// Where the log goes.
     pub log_file: Option<PathBuf>,
     /// Where a client writes what it was granted.

@@ -86,6 +86,8 @@ pub enum Kind {
     File,
     /// How much is logged.
     Level,
+    /// How a line of the log looks.
+    Format,
     /// `HOST[:PORT]` of a control port.
     Server,
     /// `HOST:PORT`.
@@ -165,6 +167,8 @@ pub const IDLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 pub const DIAL_TIME: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// The words for how much is logged.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// The words for how a line of the log looks.
+pub const FORMATS: [&str; 2] = ["text", "json"];
 
 const fn seconds(range: (u32, u32)) -> Kind {
     Kind::Seconds(range.0, range.1)
@@ -205,6 +209,7 @@ const PLAIN: &str = "do not seal payload on message connections, for traffic tha
                      must say so";
 const DRAINED: &str = "seconds that running sessions get to finish after SIGTERM or SIGINT";
 const LEVEL: &str = "least serious lines to log: off, error, warn, info, debug or trace";
+const LOG_FORMAT: &str = "how a line of the log looks: text or json";
 const LOG_FILE: &str = "FILE to append the log to, instead of standard error";
 const CONFIG: &str = "FILE that says all this instead; no other option beside it but the log's";
 const CLIENT_CONFIG: &str =
@@ -238,6 +243,7 @@ pub const OPTIONS: &[Described] = {
         top(Server, Both, "drain", seconds(DRAIN), "5", Reload, DRAINED),
         top(Server, Both, "max-users", count(USERS), "10000", Reload, "users served at once"),
         top(Server, FlagBesideFile, "log-level", Kind::Level, "info", Reload, LEVEL),
+        top(Server, FlagBesideFile, "log-format", Kind::Format, "text", Reload, LOG_FORMAT),
         top(Server, FlagBesideFile, "log-file", Kind::File, "", Reload, LOG_FILE),
         inside(Server, Service, "listen", Kind::Places, "", "ADDR where its users connect, or a list"),
         inside(Server, Service, "from", Kind::Networks, "everywhere", "networks that its users come from"),
@@ -278,6 +284,7 @@ pub const OPTIONS: &[Described] = {
         top(Client, FlagBesideFile, "ready-file", Kind::File, "", Reload,
             "FILE to write the addresses of all that is served into, as JSON, once all was granted"),
         top(Client, FlagBesideFile, "log-level", Kind::Level, "info", Reload, LEVEL),
+        top(Client, FlagBesideFile, "log-format", Kind::Format, "text", Reload, LOG_FORMAT),
         top(Client, FlagBesideFile, "log-file", Kind::File, "", Reload, LOG_FILE),
         inside(Client, Publish, "local", Kind::Local, "", "ADDR of the local server"),
         inside(Client, Publish, "dial-time", time(DIAL_TIME), "5 s", "time to connect to the local server"),

@@ -376,6 +376,7 @@ fn resolved(running: Running, folder: &Path) -> Running {
     let resolve = |path: Option<PathBuf>| path.map(|path| folder.join(path));
     Running {
         log_level: running.log_level,
+        log_format: running.log_format,
         log_file: resolve(running.log_file),
         ready_file: resolve(running.ready_file),
     }

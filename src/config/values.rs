@@ -8,7 +8,7 @@ use super::CONTROL_PORT;
 use super::document::{Document, Item, Value};
 use super::fault::{Collector, looks_secret, nearest, quoted};
 use super::keys::is_secret;
-use super::options::{Kind, LEVELS, UNITS, in_words};
+use super::options::{FORMATS, Kind, LEVELS, UNITS, in_words};
 use super::policy::{PortRules, Services};
 use crate::base::address::{BadAddress, HostPort, Listen, Zoned};
 use crate::base::name::Name;
@@ -77,12 +77,8 @@ pub fn read(kind: Kind, item: &Item, faults: &mut Collector) -> Option<Setting> 
             }
             _ => wrong(item, "the name of a file", faults),
         },
-        Kind::Level => match &item.value {
-            Value::Text(level) if LEVELS.contains(&level.to_ascii_lowercase().as_str()) => {
-                Some(Setting::Text(level.to_ascii_lowercase()))
-            }
-            _ => wrong(item, "'off', 'error', 'warn', 'info', 'debug' or 'trace'", faults),
-        },
+        Kind::Level => word(item, &LEVELS, "'off', 'error', 'warn', 'info', 'debug' or 'trace'", faults),
+        Kind::Format => word(item, &FORMATS, "'text' or 'json'", faults),
         Kind::Server => address(item, None, Some(CONTROL_PORT), faults),
         Kind::Address => address(item, None, None, faults),
         Kind::Local => address(item, Some("localhost"), None, faults),
@@ -117,6 +113,17 @@ pub fn found(item: &Item) -> String {
 pub fn wrong<T>(item: &Item, wanted: &str, faults: &mut Collector) -> Option<T> {
     faults.tell(item.span.start, || format!("wanted {wanted}, found {}", found(item)));
     None
+}
+
+/// One of some words, in letters of any case.
+#[cold]
+fn word(item: &Item, words: &[&str], wanted: &str, faults: &mut Collector) -> Option<Setting> {
+    match &item.value {
+        Value::Text(text) if words.contains(&text.to_ascii_lowercase().as_str()) => {
+            Some(Setting::Text(text.to_ascii_lowercase()))
+        }
+        _ => wrong(item, wanted, faults),
+    }
 }
 
 /// The parts of a list; what is no list is its only part.

@@ -6,6 +6,7 @@
 // Each test file is a crate of its own and uses a part of this.
 #![allow(dead_code)]
 
+pub mod json_line;
 pub mod own_network;
 pub mod relay;
 mod streams;

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use argh::FromArgs;
 use log::LevelFilter;
 
+use crate::app::journal::Format;
 use crate::base::address::{BadAddress, HostPort, Listen};
 use crate::base::name::{BadName, NAME_BYTES_MAX, Name};
 use crate::base::ports::{BadPorts, Ports, PortsAt};
@@ -99,6 +100,9 @@ pub(super) struct ServerArguments {
     /// least serious lines to log: off, error, warn, info, debug or trace [default: info]
     #[argh(option, default = "LevelFilter::Info", from_str_fn(log_level))]
     pub(super) log_level: LevelFilter,
+    /// how a line of the log looks: text or json [default: text]
+    #[argh(option, from_str_fn(log_format))]
+    pub(super) log_format: Option<Format>,
     /// FILE to append the log to, instead of standard error
     #[argh(option)]
     pub(super) log_file: Option<PathBuf>,
@@ -157,6 +161,9 @@ pub(super) struct ClientArguments {
     /// least serious lines to log: off, error, warn, info, debug or trace [default: info]
     #[argh(option, default = "LevelFilter::Info", from_str_fn(log_level))]
     pub(super) log_level: LevelFilter,
+    /// how a line of the log looks: text or json [default: text]
+    #[argh(option, from_str_fn(log_format))]
+    pub(super) log_format: Option<Format>,
     /// FILE to append the log to, instead of standard error
     #[argh(option)]
     pub(super) log_file: Option<PathBuf>,
@@ -348,6 +355,7 @@ impl FromStr for Expose {
 pub(super) enum BadValue {
     Number(u32, u32),
     Level,
+    Format,
     NoName(&'static str),
     Name(BadName),
     Address(BadAddress),
@@ -361,6 +369,7 @@ impl fmt::Display for BadValue {
         match self {
             Self::Number(least, most) => write!(f, "wanted a whole number from {least} to {most}"),
             Self::Level => f.write_str("wanted off, error, warn, info, debug or trace"),
+            Self::Format => f.write_str("wanted text or json"),
             Self::NoName(example) => write!(f, "wanted NAME=ADDR, such as {example}"),
             Self::Name(error) => write!(f, "{error}"),
             Self::Address(error) => write!(f, "behind NAME=, {error}"),
@@ -379,6 +388,10 @@ fn listen(text: &str) -> Result<Listen, String> {
 
 fn log_level(text: &str) -> Result<LevelFilter, String> {
     text.parse().map_err(|_| BadValue::Level.to_string())
+}
+
+fn log_format(text: &str) -> Result<Format, String> {
+    text.parse().map_err(|()| BadValue::Format.to_string())
 }
 
 fn name(text: &str) -> Result<Name, String> {

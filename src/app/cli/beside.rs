@@ -48,7 +48,7 @@ impl Given {
     fn in_file(&self) -> (Section, String, &'static str, String) {
         let value = |text: &str| match (self.option.kind, text.parse::<u32>()) {
             (Kind::Switch, _) => "true".to_owned(),
-            (Kind::File | Kind::Level, _) | (_, Err(_)) => {
+            (Kind::File | Kind::Level | Kind::Format, _) | (_, Err(_)) => {
                 format!("\"{}\"", without_secrets(text).escape_default())
             }
             (_, Ok(number)) => number.to_string(),

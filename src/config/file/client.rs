@@ -56,6 +56,7 @@ impl ClientSaid {
         }
         let running = Running {
             log_level: top.text("log-level").map(str::to_owned),
+            log_format: top.text("log-format").map(str::to_owned),
             log_file: top.text("log-file").map(Into::into),
             ready_file: top.text("ready-file").map(Into::into),
         };

@@ -102,6 +102,7 @@ impl ServerSaid {
         let plain = top.switch("plain").unwrap_or(false);
         let running = Running {
             log_level: top.text("log-level").map(str::to_owned),
+            log_format: top.text("log-format").map(str::to_owned),
             log_file: top.text("log-file").map(Into::into),
             ready_file: None,
         };
