@@ -9,6 +9,8 @@ use crate::base::ports::Ports;
 pub struct Limits {
     /// Users served at once; at the limit the request ports stop accepting, and shed after `wait`.
     pub users_max: usize,
+    /// Whether the operator asked for that many users: only then is it told that fewer fit.
+    pub users_max_is_said: bool,
     /// Links at once, all of them with one key if no other key exists; the next one is refused.
     pub links_max: usize,
     /// Places for users who wait for a message connection. When all are taken, the newest user of the service that
@@ -149,6 +151,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             users_max: 10_000,
+            users_max_is_said: false,
             links_max: 1_024,
             waiting_max: 4_096,
             waiting_sure: 8,

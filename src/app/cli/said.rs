@@ -48,7 +48,7 @@ pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, F
         limits.drain = Duration::from_secs(seconds.0.into());
     }
     if let Some(users) = arguments.max_users {
-        limits.users_max = users.0 as usize;
+        (limits.users_max, limits.users_max_is_said) = (users.0 as usize, true);
     }
     let said = ServerSaid {
         services: services.into_iter().map(|(name, at)| Service::new(name, at)).collect(),

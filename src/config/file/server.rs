@@ -52,6 +52,7 @@ impl ServerSaid {
         let mut limits = Limits::default();
         limits.pool = top.count("pool").unwrap_or(limits.pool);
         limits.users_max = top.count("max-users").unwrap_or(limits.users_max);
+        limits.users_max_is_said = top.has("max-users");
         limits.heartbeat = top.time("heartbeat").unwrap_or(limits.heartbeat);
         limits.drain = top.time("drain").unwrap_or(limits.drain);
         let mut places = Places::default();
