@@ -17,6 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use zeroize::Zeroizing;
 
+use super::key_place::{access_of_others, default_place};
 use crate::base::name::Name;
 use crate::config::Key;
 use crate::wire::handshake::{Secret, key_id};
@@ -165,7 +166,7 @@ impl fmt::Display for KeyError {
 }
 
 /// The server's keys.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ServerKeys {
     /// All keys of the file, at least one.
     pub keys: Vec<Key>,
@@ -259,23 +260,11 @@ pub fn line(key: &Key) -> Zeroizing<String> {
     line
 }
 
-/// Where a key file is that nothing names.
-pub fn default_place() -> Result<PathBuf, KeyError> {
-    default_path(std::env::var_os("XDG_CONFIG_HOME"), std::env::var_os("HOME"))
-}
-
 /// The path of a file that was named.
 fn named_path(path: &Path) -> Result<&Path, KeyError> {
     // If the key itself stands here, the error that no such file exists would show it.
     let last_word = path.to_str().and_then(|text| text.split_ascii_whitespace().next_back());
     if last_word.is_some_and(|word| read_secret(word).is_some()) { Err(KeyError::NotAFile) } else { Ok(path) }
-}
-
-/// XDG Base Directory Specification: a relative path is ignored, `~/.config` stands in for a missing one.
-fn default_path(config_home: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, KeyError> {
-    let absolute = |text: Option<OsString>| text.map(PathBuf::from).filter(|path| path.is_absolute());
-    let folder = absolute(config_home).or_else(|| absolute(home).map(|home| home.join(".config")));
-    folder.map(|folder| folder.join("skyorg").join("key")).ok_or(KeyError::NoHome)
 }
 
 /// A key file that was read and is good.
@@ -302,7 +291,8 @@ pub fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), K
     let failed = |error| KeyError::Read(path.to_owned(), error);
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    let is_open = metadata.is_file() && metadata.permissions().mode() & 0o077 != 0;
+    let others = access_of_others(path);
+    let is_open = metadata.is_file() && metadata.permissions().mode() & others != 0;
     let text = read_text(file, metadata.len()).map_err(failed)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(KeyError::TooLarge(path.to_owned()));
@@ -726,17 +716,5 @@ mod tests {
             assert!(matches!(error, KeyError::NotAFile));
             assert!(!error.to_string().contains(&secret(9)));
         }
-    }
-
-    #[test]
-    fn the_default_file_follows_the_xdg_specification() {
-        let path = |config: &str, home: &str| {
-            default_path(Some(config.into()), Some(home.into())).map(|path| path.display().to_string())
-        };
-        assert_eq!(path("/config", "/home/u").expect("a path"), "/config/skyorg/key");
-        assert_eq!(path("", "/home/u").expect("a path"), "/home/u/.config/skyorg/key");
-        assert_eq!(path("relative", "/home/u").expect("a path"), "/home/u/.config/skyorg/key");
-        assert!(matches!(path("", ""), Err(KeyError::NoHome)));
-        assert!(matches!(default_path(None, None), Err(KeyError::NoHome)));
     }
 }

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use super::fault::{Collector, Fault, Faults, Place, Warning, path_without_secret};
 use super::file::{self, ClientSaid, FILE_BYTES_MAX, Parsed, Running, ServerSaid, Text, What};
+use super::key_place;
 use super::keys::{self, BadLine, KeyError, Lines, Origin};
 use super::options::{OPTIONS, Section};
 use super::values::unknown;
@@ -58,6 +59,8 @@ pub struct Read<Config> {
     pub made: Option<PathBuf>,
     /// Where the keys come from.
     pub keys_from: String,
+    /// The key file that was named, if one was.
+    pub key_file: Option<PathBuf>,
     /// Where options stand.
     pub places: Places,
 }
@@ -155,15 +158,9 @@ impl Source<ServerSaid> {
                 Either::Client(_) => Err(other_kind(path, "server", "client").into()),
             },
             Source::Flags { said, keys } => {
-                let found = match (keys, occasion) {
-                    (None, Occasion::Reload) => {
-                        keys::default_place().and_then(|path| keys::server_keys(Some(&path)))
-                    }
-                    (keys, _) => keys::server_keys(keys.as_deref()),
-                }
-                .map_err(Refused::Key)?;
+                let found = flag_keys(keys.as_deref(), occasion).map_err(Refused::Key)?;
                 let warnings = found.warning.into_iter().map(|what| Warning { at: None, what }).collect();
-                let (made, keys) = (found.made, found.keys);
+                let (named_keys, made, keys) = (keys, found.made, found.keys);
                 let running = said.running.clone();
                 let config = said.clone().with(keys);
                 Ok(Read {
@@ -172,6 +169,7 @@ impl Source<ServerSaid> {
                     warnings,
                     made,
                     keys_from: String::new(),
+                    key_file: named_keys.clone(),
                     places: Places::default(),
                 })
             }
@@ -193,9 +191,24 @@ impl Source<ClientSaid> {
                 let warnings = warnings.into_iter().map(|what| Warning { at: None, what }).collect();
                 let running = said.running.clone();
                 let config = said.clone().with(found.key).ok_or(Refused::Key(KeyError::NoHome))?;
-                Ok(Read { config, running, warnings, made: None, keys_from, places: Places::default() })
+                let (key_file, places) = (keys.clone(), Places::default());
+                Ok(Read { config, running, warnings, made: None, keys_from, key_file, places })
             }
         }
+    }
+}
+
+/// The keys of a server's command line.
+#[cold]
+fn flag_keys(named: Option<&Path>, occasion: Occasion) -> Result<keys::ServerKeys, KeyError> {
+    if named.is_some() || occasion == Occasion::Start {
+        return keys::server_keys(named);
+    }
+    let path = key_place::default_place()?;
+    match (keys::server_keys(Some(&path)), occasion) {
+        // The server that starts makes it.
+        (Err(KeyError::MissingKeys(_)), Occasion::Check) => Ok(keys::ServerKeys::default()),
+        (found, _) => found,
     }
 }
 
@@ -266,7 +279,7 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
     let (written, at) = said.keys.clone().map_or((None, 0), |(path, at)| (Some(path), at));
     let path = match &written {
         Some(path) => Ok(folder.join(path)),
-        None => keys::default_place(),
+        None => key_place::default_place(),
     };
     // What faults in it are named by.
     let shown: Arc<str> = match (&written, &path) {
@@ -322,7 +335,8 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
     told.extend(others_warn);
     let (running, keys_from) = (resolved(said.running.clone(), folder), shown.to_string());
     let config = said.with(found.keys.into_iter().map(|(key, _)| key).collect());
-    Ok(Either::Server(Read { config, running, warnings: told.into_warnings(), made, keys_from, places }))
+    let (warnings, key_file) = (told.into_warnings(), written.map(|path| folder.join(path)));
+    Ok(Either::Server(Read { config, running, warnings, made, keys_from, key_file, places }))
 }
 
 #[cold]
@@ -365,7 +379,15 @@ fn client(folder: &Path, parsed: Parsed, places: Places) -> Result<Either, Fault
     match key.and_then(|key| said.with(key)) {
         Some(config) if all.is_empty() => {
             let warnings = warnings.finish().into_warnings();
-            Ok(Either::Client(Read { config, running, warnings, made: None, keys_from, places }))
+            Ok(Either::Client(Read {
+                config,
+                running,
+                warnings,
+                made: None,
+                keys_from,
+                key_file: path,
+                places,
+            }))
         }
         _ => Err(all),
     }
