@@ -7,6 +7,8 @@ mod in_use;
 pub mod journal;
 pub mod json;
 mod mailbox;
+mod notify;
 pub mod reload;
 mod report;
 pub mod run;
+mod standing;

@@ -96,6 +96,8 @@ pub struct Reload<C> {
     stage: Stage<C>,
     /// It was asked for while one ran.
     again: bool,
+    /// Why the last one was refused, if it was.
+    refused: Option<String>,
     outcome: Sender<Result<Next<C>, String>>,
     outcomes: Receiver<Result<Next<C>, String>>,
     wake: Arc<dyn Fn() + Send + Sync>,
@@ -112,7 +114,27 @@ impl<C: Reloadable> Reload<C> {
         let (outcome, outcomes) = channel();
         let (running, reader) = (Arc::new(running), Arc::new(Mutex::new(reader)));
         let wake = Arc::new(wake);
-        Reload { source, running, reader, stage: Stage::Rest, again: false, outcome, outcomes, wake }
+        Reload {
+            source,
+            running,
+            reader,
+            stage: Stage::Rest,
+            again: false,
+            refused: None,
+            outcome,
+            outcomes,
+            wake,
+        }
+    }
+
+    /// Whether none runs.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.stage, Stage::Rest)
+    }
+
+    /// Why the last one was refused, if it was.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// It is asked for.
@@ -153,13 +175,13 @@ impl<C: Reloadable> Reload<C> {
 
     /// Takes a fact into account: the machine has answered.
     pub fn take(&mut self, fact: &Fact) {
-        let holds = match fact {
-            Fact::ClientReloaded { .. } | Fact::Reloaded { .. } => true,
-            Fact::ReloadRefused { .. } => false,
+        self.refused = match fact {
+            Fact::ClientReloaded { .. } | Fact::Reloaded { .. } => None,
+            Fact::ReloadRefused { source, fault } => Some(format!("{source}: {fault}")),
             _ => return,
         };
         if let Stage::Told { config, log, level, format } = std::mem::replace(&mut self.stage, Stage::Rest) {
-            if holds {
+            if self.refused.is_none() {
                 self.running = config;
                 journal::go_on_in(log);
                 log::set_max_level(level);
@@ -169,8 +191,9 @@ impl<C: Reloadable> Reload<C> {
         }
     }
 
-    fn tell_refused(&self, why: &str) {
+    fn tell_refused(&mut self, why: &str) {
         error!("refused {why}; the running configuration stays");
+        self.refused = Some(why.to_owned());
     }
 
     fn rest(&mut self) {

@@ -8,13 +8,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use log::info;
+use log::{info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::announce::Announcer;
 use super::in_use;
+use super::notify::Notifier;
 use super::reload::{Reader, Reload, Reloadable};
 use super::report::Report;
+use super::standing::Standing;
 use crate::base::address::{Listen, any_addresses};
 use crate::base::clocks::Clocks;
 use crate::base::name::Name;
@@ -23,6 +25,7 @@ use crate::config::limits::Limits;
 use crate::config::{ClientConfig, ServerConfig};
 use crate::machine::{Advised, Fault, Machine};
 use crate::reactor::Reactor;
+use crate::reactor::world::inherited::Inherited;
 use crate::reactor::world::mio_network::MioNetwork;
 use crate::reactor::world::ports::local_ports;
 use crate::server::{ListenerState, ListenerUse, Server as ServerMachine};
@@ -137,10 +140,19 @@ pub struct Server {
 
 impl Server {
     /// Binds all ports, and waits for some seconds for those that are in use.
-    pub fn bind(mut config: ServerConfig) -> Result<Server, StartError> {
+    pub fn bind(config: ServerConfig) -> Result<Server, StartError> {
+        Server::bind_with(config, Inherited::default())
+    }
+
+    /// The same, with listeners that were handed to this process. Those that have no use are closed, and told.
+    pub fn bind_with(mut config: ServerConfig, inherited: Inherited) -> Result<Server, StartError> {
         let shortage = fit_server(&mut config);
         let limits = Arc::new(config.limits.clone());
-        let (network, instance) = (network()?, random_instance()?);
+        let (mut network, instance) = (network()?, random_instance()?);
+        let services = config.services.iter().flat_map(|service| service.listen.iter().copied());
+        let (wanted, others) = inherited.part(services.chain([config.message, config.control]));
+        network.inherit(wanted);
+        close_unused(others);
         let clocks = Clocks { now: Instant::now(), wall: SystemTime::now() };
         let jitter = fastrand::Rng::new();
         let machine = ServerMachine::new(config.clone(), limits.clone(), instance, jitter, clocks);
@@ -173,6 +185,7 @@ impl Server {
     pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ServerConfig>) -> io::Result<()> {
         let (config, wake) = (self.config.clone(), std::mem::replace(&mut self.wake, Box::new(|| ())));
         self.companions.reload = Some(Reload::new(source, config, reader, wake));
+        self.companions.notifier = Notifier::of_environment(Standing::of_server(), self.reactor.now());
         self.run()
     }
 
@@ -216,6 +229,8 @@ impl Client {
 
     /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader.
     pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ClientConfig>) -> io::Result<()> {
+        let standing = Standing::of_client(self.config.server.to_string(), self.config.publications.len());
+        self.companions.notifier = Notifier::of_environment(standing, self.reactor.now());
         self.companions.reload = Some(Reload::new(source, self.config, reader, self.wake));
         run(self.reactor, self.companions)
     }
@@ -231,11 +246,12 @@ struct Companions<C> {
     report: Report,
     announcer: Option<Announcer>,
     reload: Option<Reload<C>>,
+    notifier: Option<Notifier>,
 }
 
 impl<C> Default for Companions<C> {
     fn default() -> Companions<C> {
-        Companions { report: Report::default(), announcer: None, reload: None }
+        Companions { report: Report::default(), announcer: None, reload: None, notifier: None }
     }
 }
 
@@ -244,11 +260,12 @@ fn turn<M: Machine, C: Reloadable>(
     reactor: &mut Reactor<M, MioNetwork>,
     companions: &mut Companions<C>,
 ) -> io::Result<bool> {
-    let Companions { report, announcer, reload } = companions;
+    let Companions { report, announcer, reload, notifier } = companions;
     let turned = reactor.turn();
     let is_asked = reactor.take_hang_up();
     if let Some(reload) = reload {
         if is_asked {
+            notifier.iter_mut().for_each(Notifier::reloading);
             reload.begin();
         }
         if let Some(input) = reload.poll() {
@@ -261,9 +278,21 @@ fn turn<M: Machine, C: Reloadable>(
         reload.iter_mut().for_each(|reload| reload.take(&fact));
         report.take(&fact, now);
         announcer.iter_mut().for_each(|announcer| announcer.take(&fact));
+        notifier.iter_mut().for_each(|notifier| notifier.take(&fact));
     }
     report.tell_left_out(now);
     announcer.iter_mut().for_each(Announcer::settle);
+    if let Some(notifier) = notifier {
+        if let Some(reload) = reload.as_ref().filter(|reload| notifier.is_reloading() && reload.is_at_rest())
+        {
+            notifier.ready(reload.refused(), now);
+        }
+        if reactor.is_asked_to_end() {
+            notifier.stopping(now);
+        }
+        notifier.settle(now);
+        reactor.wake_at(notifier.due());
+    }
     turned
 }
 
@@ -271,6 +300,11 @@ fn run<M: Machine, C: Reloadable>(
     mut reactor: Reactor<M, MioNetwork>,
     mut companions: Companions<C>,
 ) -> io::Result<()> {
+    if let Some(notifier) = &mut companions.notifier {
+        notifier.ready(None, reactor.now());
+        notifier.settle(reactor.now());
+        reactor.wake_at(notifier.due());
+    }
     let result = loop {
         match turn(&mut reactor, &mut companions) {
             Ok(true) => {}
@@ -284,6 +318,14 @@ fn run<M: Machine, C: Reloadable>(
     }
     info!("ended");
     result
+}
+
+/// Closes listeners that were handed to this process and have no use in it.
+#[cold]
+pub fn close_unused(inherited: Inherited) {
+    for address in inherited.addresses() {
+        warn!("the service manager opened {address}, and nothing here listens there: it is closed");
+    }
 }
 
 /// Forbids the kernel to write this process's memory, and the secrets in it, into a file when it crashes (core(5)). It
@@ -330,5 +372,5 @@ pub(super) fn fit_descriptors(limits: &mut Limits, listeners: usize) -> Option<S
     let asked = limits.users_max;
     limits.share_descriptors(room);
     let users = limits.users_max;
-    (listeners > 0 && users < asked).then_some(Shortage { descriptors: granted, users, asked })
+    (limits.users_max_is_said && users < asked).then_some(Shortage { descriptors: granted, users, asked })
 }

@@ -66,6 +66,8 @@ pub struct Reactor<M, N: Network> {
     asleep: Duration,
     terminated: bool,
     hung_up: bool,
+    /// When a turn is wanted from outside, if nothing else brings one.
+    wake_at: Option<Instant>,
 }
 
 impl<M: Machine, N: Network> Reactor<M, N> {
@@ -80,6 +82,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             crowd: Crowd::new(now),
             terminated: false,
             hung_up: false,
+            wake_at: None,
         }
     }
 
@@ -125,6 +128,16 @@ impl<M: Machine, N: Network> Reactor<M, N> {
     /// Whether the operator has asked since the last call that what may have changed is read again.
     pub fn take_hang_up(&mut self) -> bool {
         std::mem::take(&mut self.hung_up)
+    }
+
+    /// Whether the operator has asked the process to end.
+    pub fn is_asked_to_end(&self) -> bool {
+        self.terminated
+    }
+
+    /// The next turn comes at this time, or earlier.
+    pub fn wake_at(&mut self, at: Option<Instant>) {
+        self.wake_at = at;
     }
 
     /// Tells the machine something that does not come from the network.
@@ -182,6 +195,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             sockets.idle.due(),
             sockets.rates.due(),
             sockets.pulses.due(sockets.all.begun),
+            self.wake_at,
         ];
         let has_work = sockets.all.has_work()
             || sockets.rates.has_work()

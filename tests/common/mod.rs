@@ -160,7 +160,13 @@ pub struct Process {
 
 impl Process {
     pub fn start(what: &str, mut command: Command) -> Process {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Process::start_with(what, command)
+    }
+
+    /// The same, with the standard input and output that the command has.
+    pub fn start_with(what: &str, mut command: Command) -> Process {
+        command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{what} does not start: {error}"));
         let (log, stderr) = (Records::new(), child.stderr.take().expect("it is piped"));
         let lines = log.clone();

@@ -16,6 +16,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
+use super::inherited::Inherited;
 use super::network::{Accepted, BACKLOG, Event, Network, Socket};
 use super::options::{self, Options, Way, needed};
 use super::ports::Windows;
@@ -80,6 +81,19 @@ fn listen(at: Listen, options: &mut Options) -> io::Result<(TcpListener, SocketA
     }
 }
 
+/// Has a listener that another process opened be as one of ours.
+#[cold]
+fn go_on_with(
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    options: &mut Options,
+) -> io::Result<TcpListener> {
+    let socket = SockRef::from(&listener);
+    options.set(&socket, address, Way::Accepted)?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(listener))
+}
+
 /// An IPv4 address as such, though it came through a socket for both families.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
@@ -98,6 +112,7 @@ pub struct MioNetwork {
     signals: Signals,
     windows: Windows,
     options: Options,
+    inherited: Inherited,
     /// Wakes the loop when the system wakes.
     _alarm: Option<OwnedFd>,
 }
@@ -106,6 +121,11 @@ impl MioNetwork {
     /// Ends a sleep of the loop, from any thread.
     pub fn waker(&self) -> impl Fn() + Send + Sync + use<> {
         wakes(&self.waker)
+    }
+
+    /// Where one of these listens already, no other listener is made.
+    pub fn inherit(&mut self, inherited: Inherited) {
+        self.inherited = inherited;
     }
 
     /// Watches signals. Those that mean nothing here are watched as well: unwatched, they would end the process.
@@ -128,6 +148,7 @@ impl MioNetwork {
             signals,
             windows: Windows::new(),
             options: Options::default(),
+            inherited: Inherited::default(),
             _alarm: alarm,
         })
     }
@@ -203,7 +224,10 @@ impl Network for MioNetwork {
     }
 
     fn listen(&mut self, id: ListenerId, at: Listen) -> io::Result<(MioListener, SocketAddr)> {
-        let (mut listener, address) = listen(at, &mut self.options)?;
+        let (mut listener, address) = match self.inherited.take(at) {
+            Some((address, listener)) => (go_on_with(listener, address, &mut self.options)?, address),
+            None => listen(at, &mut self.options)?,
+        };
         let token = Token(LISTENERS + id.index());
         self.poll.registry().register(&mut listener, token, Interest::READABLE)?;
         Ok((MioListener { listener, address }, address))

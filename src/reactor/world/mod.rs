@@ -1,5 +1,6 @@
 //! The world that the reactor lives in: sockets, the clock, names, signals and the allocator.
 
+pub mod inherited;
 pub mod mio_network;
 pub mod network;
 pub mod options;
