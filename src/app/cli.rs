@@ -15,7 +15,7 @@ use log::LevelFilter;
 use crate::app::demo;
 use crate::app::journal::{self, Format, Place};
 use crate::app::reload::Reread;
-use crate::app::run::{Client, Server, StartError, forbid_core_dumps};
+use crate::app::run::{Client, Server, StartError, close_unused, forbid_core_dumps};
 use crate::base::address::Listen;
 use crate::base::name::Name;
 use crate::config::fault::{Fault, Faults};
@@ -24,14 +24,17 @@ use crate::config::keys::{self, KeyError};
 use crate::config::options::Side;
 use crate::config::source::{Occasion, Read, Refused, Source};
 use crate::config::{ClientConfig, ServerConfig, restart};
+use crate::reactor::world::inherited::Inherited;
 
 mod arguments;
 mod beside;
 mod check;
 mod said;
+mod unit;
 
 use arguments::{
     Arguments, CheckArguments, ClientArguments, Command, DemoArguments, KeygenArguments, ServerArguments,
+    UnitArguments, UnitSide,
 };
 use beside::Given;
 
@@ -73,8 +76,12 @@ fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Asked, Fa
         }
         Ok(Arguments { command: Some(command), .. }) => {
             let given = match &command {
-                Command::Server(_) => Given::all(Side::Server, &typed),
-                Command::Client(_) => Given::all(Side::Client, &typed),
+                Command::Server(_) | Command::Unit(UnitArguments { side: Some(UnitSide::Server(_)) }) => {
+                    Given::all(Side::Server, &typed)
+                }
+                Command::Client(_) | Command::Unit(UnitArguments { side: Some(UnitSide::Client(_)) }) => {
+                    Given::all(Side::Client, &typed)
+                }
                 _ => Vec::new(),
             };
             Ok(Asked::Command(Box::new(command), given))
@@ -102,6 +109,7 @@ fn named_command(words: &[&str]) -> &'static str {
         Some(&"server") => "skyorg server",
         Some(&"client") => "skyorg client",
         Some(&"check") => "skyorg check",
+        Some(&"unit") => "skyorg unit",
         Some(&"keygen") => "skyorg keygen",
         Some(&"demo") => "skyorg demo",
         _ => "skyorg",
@@ -119,6 +127,7 @@ fn run(asked: Asked) -> Result<(), Failure> {
         Command::Server(arguments) => serve(arguments, &given),
         Command::Client(arguments) => connect(arguments, &given),
         Command::Check(CheckArguments { files }) => check::run(&files),
+        Command::Unit(UnitArguments { side }) => unit::run(side, &given),
         Command::Keygen(KeygenArguments { name }) => {
             let name = name.unwrap_or_else(default_service);
             print_line(&keys::line(&keys::generate(name)?))
@@ -173,7 +182,7 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
         );
         let _ = io::stderr().write_all(lines.as_bytes());
     }
-    let server = match Server::bind(read.config) {
+    let server = match Server::bind_with(read.config, inherited()) {
         Err(StartError::AskedToEnd) => return Ok(()),
         bound => bound.map_err(Failure::Start)?,
     };
@@ -210,6 +219,7 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     }
     read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     log::info!("{}", read.keys_from);
+    close_unused(inherited());
     let mut client = Client::new(read.config).map_err(Failure::Start)?;
     let ready_file = ready_file.or(read.running.ready_file);
     client.announce(ready_file).map_err(|error| Failure::Io("cannot tell where users connect", error))?;
@@ -221,6 +231,14 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     };
     let outcome = client.run_and_reload(name, Box::new(reader));
     outcome.map_err(|error| Failure::Io("the client cannot go on", error))
+}
+
+/// The listeners that the service manager opened for this process.
+#[cold]
+fn inherited() -> Inherited {
+    let (inherited, others) = Inherited::of_environment();
+    others.iter().for_each(|other| log::warn!("the service manager handed over what is of no use: {other}"));
+    inherited
 }
 
 /// Where the log goes, how much of it, and in which form. The command line comes before a file.
@@ -470,7 +488,7 @@ mod tests {
     fn the_version_needs_no_command_and_nothing_at_all_shows_the_help() {
         assert_eq!(text(&["--version"]), "skyorg 0.1.0");
         assert_eq!(text(&[]), text(&["--help"]));
-        assert!(text(&[]).starts_with("Usage: skyorg server|client|check|keygen|demo"));
+        assert!(text(&[]).starts_with("Usage: skyorg server|client|check|unit|keygen|demo"));
         assert!(text(&["client", "-h"]).contains("--publish"));
     }
 

@@ -21,7 +21,7 @@ use crate::wire::publication::Want;
 /// Makes a server in a private network reachable at a port of a public host.
 #[derive(FromArgs, Debug)]
 #[argh(
-    usage = "server|client|check|keygen|demo [<options>]",
+    usage = "server|client|check|unit|keygen|demo [<options>]",
     help_triggers("-h", "--help", "help"),
     example = "skyorg demo\n    See a request travel through a tunnel on this machine.",
     example = "skyorg server\n    On the public host: users connect to port 33333.",
@@ -43,6 +43,7 @@ pub(super) enum Command {
     Server(ServerArguments),
     Client(ClientArguments),
     Check(CheckArguments),
+    Unit(UnitArguments),
     Keygen(KeygenArguments),
     Demo(DemoArguments),
 }
@@ -182,6 +183,28 @@ pub(super) struct CheckArguments {
     /// FILE of a server or a client
     #[argh(positional, arg_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
+}
+
+/// Print a hardened unit of systemd for this command line.
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "unit",
+    usage = "server|client [<options>]",
+    help_triggers("-h", "--help", "help"),
+    example = "skyorg unit server --keys /etc/skyorg/keys > /etc/systemd/system/skyorg-server.service",
+    note = "The options are those of the command."
+)]
+pub(super) struct UnitArguments {
+    #[argh(subcommand)]
+    pub(super) side: Option<UnitSide>,
+}
+
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+pub(super) enum UnitSide {
+    Server(ServerArguments),
+    Client(ClientArguments),
 }
 
 /// Print a new key: one line for the key files of the server and of one client.

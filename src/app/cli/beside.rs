@@ -16,7 +16,7 @@ pub(super) struct Given {
     /// Which word of the command line, from 1.
     number: usize,
     /// What stands behind it.
-    value: String,
+    pub(super) value: String,
 }
 
 impl Given {

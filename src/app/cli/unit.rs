@@ -1,0 +1,337 @@
+//! `skyorg unit`: a unit of systemd for a command line, on standard output. What it cannot do is told on standard error.
+//!
+//! The process gets a user of its own that owns nothing, sees no home, and may do no more than serve. Its key is handed
+//! over by systemd, so that the file stays its owner's.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::arguments::{ClientArguments, ServerArguments, UnitSide};
+use super::beside::{self, Given};
+use super::{Failure, print, said};
+use crate::base::address::Listen;
+use crate::config::file::{ClientSaid, Running, ServerSaid};
+use crate::config::options::{Kind, Side};
+use crate::config::policy::PortRules;
+use crate::config::source::{Occasion, Source};
+use crate::config::{Policies, ServerConfig, key_place, keys};
+
+/// From here up a process needs no right to a port (capabilities(7), `CAP_NET_BIND_SERVICE`).
+const FIRST_FREE_PORT: u16 = 1024;
+/// Folders of people, which a hardened process does not see.
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+/// Descriptors beside those of users, and most of all that Linux allows unless told otherwise (`fs.nr_open`).
+const DESCRIPTORS: (usize, usize) = (65_536, 1_048_576);
+/// How long sessions may outlast their time to end before systemd kills the process.
+const STOP_SPARE: Duration = Duration::from_secs(10);
+
+/// What a unit depends on.
+struct Wanted {
+    side: Side,
+    /// The program and its arguments.
+    command: Vec<String>,
+    /// The key file that systemd hands over.
+    key: PathBuf,
+    /// Whether it listens at a port for which it needs a right.
+    needs_port: bool,
+    drain: Duration,
+    descriptors: usize,
+    /// Files that it writes.
+    written: Vec<PathBuf>,
+}
+
+/// Prints the unit of a command line that would be taken.
+#[cold]
+pub(super) fn run(side: Option<UnitSide>, given: &[Given]) -> Result<(), Failure> {
+    let wanted = match side {
+        Some(UnitSide::Server(arguments)) => server(arguments, given)?,
+        Some(UnitSide::Client(arguments)) => client(arguments, given)?,
+        None => {
+            let problem = "'server' or 'client' was not said".to_owned();
+            return Err(Failure::Usage { command: "skyorg unit", problem });
+        }
+    };
+    if !wanted.key.exists() {
+        warn(&format!("there is no key file at {0}; make it: skyorg keygen > {0}", wanted.key.display()));
+    }
+    print(&wanted.text())
+}
+
+#[cold]
+fn server(arguments: ServerArguments, given: &[Given]) -> Result<Wanted, Failure> {
+    let source = match arguments.config.clone() {
+        Some(path) => {
+            beside::none(Side::Server, given, &path)?;
+            Source::<ServerSaid>::File(path)
+        }
+        None => said::server(arguments)?,
+    };
+    let read = source.read(Occasion::Check)?;
+    warn_of_named_key(&source, read.key_file.as_deref(), "keys");
+    let limits = &read.config.limits;
+    Ok(Wanted {
+        needs_port: ports(&read.config)
+            .chain(metrics(given))
+            .any(|port| (1..FIRST_FREE_PORT).contains(&port)),
+        drain: limits.drain,
+        descriptors: (2 * limits.users_max + DESCRIPTORS.0 / 4).clamp(DESCRIPTORS.0, DESCRIPTORS.1),
+        ..Wanted::new(Side::Server, given, read.key_file, &read.running)?
+    })
+}
+
+#[cold]
+fn client(arguments: ClientArguments, given: &[Given]) -> Result<Wanted, Failure> {
+    let source = match arguments.config.clone() {
+        Some(path) => {
+            beside::none(Side::Client, given, &path)?;
+            Source::<ClientSaid>::File(path)
+        }
+        None => said::client(arguments)?,
+    };
+    let read = source.read(Occasion::Check)?;
+    warn_of_named_key(&source, read.key_file.as_deref(), "key");
+    if read.key_file.is_none() && std::env::var_os(keys::VARIABLE).is_some_and(|line| !line.is_empty()) {
+        warn(&format!("a unit can be read by all, so the key in {} does not stand in it", keys::VARIABLE));
+    }
+    Ok(Wanted {
+        needs_port: metrics(given).any(|port| (1..FIRST_FREE_PORT).contains(&port)),
+        drain: read.config.limits.drain,
+        ..Wanted::new(Side::Client, given, read.key_file, &read.running)?
+    })
+}
+
+/// What systemd hands over is read only where nothing names another key file.
+#[cold]
+fn warn_of_named_key<Said>(source: &Source<Said>, key_file: Option<&Path>, key: &str) {
+    if let (Source::File(file), Some(path)) = (source, key_file) {
+        warn(&format!(
+            "{} names the key file {}, which the unit's own user may not be able to read; without '{key}' there, \
+             the process takes what LoadCredential= hands over",
+            file.display(),
+            path.display()
+        ));
+    }
+}
+
+fn warn(sentence: &str) {
+    let _ = io::stderr().write_all(format!("skyorg: warning: {sentence}\n").as_bytes());
+}
+
+/// The ports at which a server may listen.
+fn ports(config: &ServerConfig) -> impl Iterator<Item = u16> {
+    let own = config.services.iter().flat_map(|service| service.listen.iter().copied());
+    let own = own.chain([config.message, config.control]).map(Listen::port);
+    let rules: Vec<&PortRules> = match &config.policies {
+        Policies::Alike(ports) => vec![ports],
+        Policies::Each(policies) => policies.values().map(|policy| &policy.ports).collect(),
+    };
+    let asked = rules.into_iter().flat_map(|rules| match rules {
+        // All are those that need no right.
+        PortRules::All => &[],
+        PortRules::These(ports) => &ports[..],
+    });
+    own.chain(asked.map(|at| at.ports.first))
+}
+
+/// The ports of `--metrics`.
+fn metrics(given: &[Given]) -> impl Iterator<Item = u16> {
+    let all = given.iter().filter(|given| given.option.name == "metrics");
+    all.filter_map(|given| given.value.rsplit(':').next()?.parse().ok())
+}
+
+impl Wanted {
+    #[cold]
+    fn new(
+        side: Side,
+        given: &[Given],
+        key_file: Option<PathBuf>,
+        running: &Running,
+    ) -> Result<Wanted, Failure> {
+        let program =
+            std::env::current_exe().map_err(|error| Failure::Io("the program is nowhere", error))?;
+        let mut command = vec![program.display().to_string(), side.name().to_owned()];
+        let mut written: Vec<PathBuf> = [&running.log_file, &running.ready_file]
+            .into_iter()
+            .flatten()
+            .map(|path| absolute(path))
+            .collect();
+        for Given { option, value, .. } in given {
+            let is_path = option.kind == Kind::File && value != "none";
+            let value =
+                if is_path { absolute(Path::new(value)).display().to_string() } else { value.clone() };
+            match option.name {
+                // What systemd hands over takes its place.
+                "key" | "keys" => continue,
+                "log-file" | "ready-file" | "status" if is_path => written.push(PathBuf::from(&value)),
+                _ => {}
+            }
+            command.push(format!("--{}", option.name));
+            if option.kind != Kind::Switch {
+                command.push(value);
+            }
+        }
+        let key = match key_file {
+            Some(path) => absolute(&path),
+            None => key_place::own_place()?,
+        };
+        let (drain, descriptors) = (Duration::ZERO, DESCRIPTORS.0);
+        Ok(Wanted { side, command, key, needs_port: false, drain, descriptors, written })
+    }
+
+    /// The unit (systemd.service(5), systemd.exec(5)).
+    #[cold]
+    fn text(&self) -> String {
+        let side = self.side.name();
+        let command: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
+        let (rights, users) = match self.needs_port {
+            true => ("CAP_NET_BIND_SERVICE", ""),
+            // A right to a port is one of the host, which a process with users of its own does not have.
+            false => ("", "PrivateUsers=yes\n"),
+        };
+        let homes = if self.is_at_home() { "read-only" } else { "yes" };
+        format!(
+            "[Unit]\n\
+             Description=skyorg {side}\n\
+             Wants=network-online.target\n\
+             After=network-online.target\n\
+             StartLimitIntervalSec=0\n\
+             \n\
+             [Service]\n\
+             # systemd before 253 takes the first of these: there, 'systemctl kill -s HUP' reloads.\n\
+             Type=notify\n\
+             Type=notify-reload\n\
+             ExecStart={command}\n\
+             WatchdogSec=30s\n\
+             Restart=always\n\
+             RestartSec=1s\n\
+             # A configuration that is refused is refused again.\n\
+             RestartPreventExitStatus=2\n\
+             TimeoutStopSec={stop}s\n\
+             LimitNOFILE={descriptors}\n\
+             LoadCredential={credential}:{key}\n\
+             DynamicUser=yes\n\
+             RuntimeDirectory=skyorg/{side}\n\
+             {folders}\
+             UMask=0077\n\
+             AmbientCapabilities={rights}\n\
+             CapabilityBoundingSet={rights}\n\
+             {users}\
+             ProtectHome={homes}\n\
+             {SANDBOX}\
+             \n\
+             [Install]\n\
+             WantedBy=multi-user.target",
+            command = command.join(" "),
+            stop = (self.drain + STOP_SPARE).as_secs(),
+            descriptors = self.descriptors,
+            credential = key_place::CREDENTIAL,
+            key = specifiers_escaped(&self.key.display().to_string()),
+            folders = self.folders(),
+        )
+    }
+
+    /// Whether something that it reads is in a home.
+    fn is_at_home(&self) -> bool {
+        self.command.iter().any(|word| HOMES.iter().any(|home| Path::new(word).starts_with(home)))
+    }
+
+    /// Where it may write beside its own folder.
+    #[cold]
+    fn folders(&self) -> String {
+        let own = Path::new("/run/skyorg").join(self.side.name());
+        let folders = self.written.iter().filter_map(|path| path.parent());
+        let folders: BTreeSet<&Path> = folders.filter(|folder| !folder.starts_with(&own)).collect();
+        let mut text = String::new();
+        for folder in folders {
+            match folder.strip_prefix("/var/log") {
+                Ok(inside) if inside != Path::new("") => {
+                    text += &format!("LogsDirectory={}\n", quoted(&inside.display().to_string()));
+                }
+                _ => {
+                    warn(&format!("the unit's own user must be able to write into {}", folder.display()));
+                    text += &format!("ReadWritePaths={}\n", quoted(&folder.display().to_string()));
+                }
+            }
+        }
+        text
+    }
+}
+
+/// What holds for every command line.
+const SANDBOX: &str = "\
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectProc=invisible
+ProtectClock=yes
+ProtectHostname=yes
+ProtectControlGroups=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+PrivateDevices=yes
+PrivateTmp=yes
+DevicePolicy=closed
+KeyringMode=private
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RemoveIPC=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+";
+
+/// A path that does not depend on the folder that somebody is in.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// `%` begins a specifier (systemd.unit(5)).
+fn specifiers_escaped(text: &str) -> String {
+    text.replace('%', "%%")
+}
+
+/// A word of a command line as systemd reads it (systemd.service(5), COMMAND LINES).
+fn quoted(word: &str) -> String {
+    let word = specifiers_escaped(word).replace('$', "$$");
+    let is_plain = |letter: char| letter.is_alphanumeric() || "%$-_./:=,@+*[]".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word;
+    }
+    let mut out = String::from("\"");
+    for letter in word.chars() {
+        match letter {
+            '"' | '\\' => out.extend(['\\', letter]),
+            letter if letter.is_ascii_control() => out += &format!("\\x{:02x}", u32::from(letter)),
+            letter => out.push(letter),
+        }
+    }
+    out + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stay_whole_and_mean_themselves() {
+        for (word, expected) in [
+            ("--service", "--service"),
+            ("web=[::1]:80", "web=[::1]:80"),
+            ("*", "*"),
+            ("", "\"\""),
+            ("a b", "\"a b\""),
+            ("100%$HOME", "100%%$$HOME"),
+            (";", "\";\""),
+            ("say \"x\\y\"\n", r#""say \"x\\y\"\x0a""#),
+        ] {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+}
