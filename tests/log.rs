@@ -268,11 +268,10 @@ fn a_log_of_json_has_the_facts_as_fields_that_find_each_other() {
     let (key, local, free) = (folder.key(), echo_server().to_string(), "127.0.0.1:0");
     let ports = ["--request", free, "--message", free, "--control", free];
     let server = Process::skyorg(&[&["server", "--keys", &key][..], &ports, &format].concat(), None);
-    let control = server.wait_for("control connections: ");
-    let control = control.rsplit(' ').next().expect("a word").trim_end_matches("\"}");
-    let users = server.wait_for("users connect to ");
-    let users =
-        json_line::read(&users).expect("JSON")["event"].rsplit(' ').next().expect("a word").to_owned();
+    server.wait_for_count("\"event\":\"listening\"", 3);
+    let listening = events(&server, "listening");
+    let [users, _, control] = [0, 1, 2].map(|place| listening[place]["address"].as_str());
+    assert_eq!(listening[0]["service"], "default");
     let client = ["client", "--server", control, "--local", &local, "--key", &key];
     let client = Process::skyorg(&[&client[..], &format].concat(), None);
     client.wait_for("\"event\":\"granted\"");
@@ -292,6 +291,8 @@ fn a_log_of_json_has_the_facts_as_fields_that_find_each_other() {
         }
         assert_eq!((&ended["user"], &ended["reason"]), (&address, &"finished".to_owned()));
         assert_eq!(ended.get("local"), local);
+        let key = local.is_none().then(|| "default".to_owned());
+        assert_eq!(ended.get("key"), key.as_ref());
         assert!(ended["seconds"].parse::<f64>().is_ok_and(|seconds| seconds < 60.0));
         assert_eq!((ended["time"].find('T'), ended["time"].find('.')), (Some(10), Some(19)));
     }

@@ -226,7 +226,8 @@ impl Ends {
         let source = config.clone();
         let reader = move |_: &ClientConfig| {
             let config = source.lock().expect("no holder panics").clone();
-            Ok(Reread { config, log: None, level: log::LevelFilter::Info })
+            let format = skyorg::app::journal::Format::Text;
+            Ok(Reread { config, log: None, level: log::LevelFilter::Info, format })
         };
         thread::spawn(move || server.run().expect("runs"));
         thread::spawn(move || client.run_and_reload("client.toml".into(), Box::new(reader)).expect("runs"));

@@ -7,7 +7,8 @@
 //!
 //! The buffer holds bytes in order. A line is in it whole or not at all. Its lock is held for no longer than a copy.
 //!
-//! What is logged is decided elsewhere ([`super::report`]). A line is text as `simplelog` writes it, or one object of JSON.
+//! What is logged is decided elsewhere ([`super::report`]). A line is text as `simplelog` writes it, or one object of
+//! JSON.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -120,13 +121,16 @@ pub fn set_format(format: Format) {
     IS_JSON.store(format == Format::Json, Ordering::Relaxed);
 }
 
-/// Whether a line of this level is logged, and as JSON.
-pub fn tells_json(level: Level) -> bool {
-    IS_JSON.load(Ordering::Relaxed) && level <= log::max_level()
+/// Logs a sentence, or where lines are JSON the event with its fields.
+pub fn tell(level: Level, sentence: fmt::Arguments<'_>, event: &str, fields: impl FnOnce(&mut Json)) {
+    if !IS_JSON.load(Ordering::Relaxed) {
+        log::log!(level, "{sentence}");
+    } else if level <= log::max_level() {
+        tell_json(level, event, fields);
+    }
 }
 
-/// Logs an event as an object of JSON with these fields.
-pub fn tell_json(level: Level, event: impl fmt::Display, fields: impl FnOnce(&mut Json)) {
+fn tell_json(level: Level, event: impl fmt::Display, fields: impl FnOnce(&mut Json)) {
     if let Some(Journal { buffer, .. }) = JOURNAL.get() {
         buffer.push(json_line(level, event, fields).as_bytes());
     }

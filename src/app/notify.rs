@@ -190,7 +190,9 @@ impl Notifier {
 /// A status without ends of lines, which would begin another message in it, and of bounded length.
 fn one_line(text: String) -> String {
     let mut line = text.replace(char::is_control, " ");
-    line.truncate(line.floor_char_boundary(STATUS_BYTES_MAX));
+    while line.len() > STATUS_BYTES_MAX {
+        line.pop();
+    }
     line
 }
 
@@ -224,7 +226,8 @@ mod tests {
 
     fn lost() -> Fact {
         let server = crate::base::address::HostPort { host: "gw".into(), port: 1 };
-        Fact::LinkLost { server, reason: CloseReason::PeerClosed }
+        let link = crate::base::id::ConnId::new(1, 1).expect("it can be named");
+        Fact::LinkLost { link, server, reason: CloseReason::PeerClosed }
     }
 
     #[test]

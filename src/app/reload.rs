@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::SystemTime;
 
-use log::{LevelFilter, error, warn};
+use log::{Level, LevelFilter, warn};
 
 use super::journal::{self, Format, Place};
 use super::run::{fit_descriptors, fit_server};
@@ -192,7 +192,10 @@ impl<C: Reloadable> Reload<C> {
     }
 
     fn tell_refused(&mut self, why: &str) {
-        error!("refused {why}; the running configuration stays");
+        let sentence = format_args!("refused {why}; the running configuration stays");
+        journal::tell(Level::Error, sentence, "reload refused", |json| {
+            json.key("reason").text(why);
+        });
         self.refused = Some(why.to_owned());
     }
 

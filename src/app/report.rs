@@ -41,17 +41,18 @@ impl Told {
 }
 
 fn tell(fact: &Fact, left_out: u32) {
-    if journal::tells_json(fact.level()) {
-        return journal::tell_json(fact.level(), fact.event(), |json| {
-            fact.fields(&mut FieldsOf(json));
-            if left_out > 0 {
-                json.key("more").plain(left_out);
-            }
-        });
-    }
+    let fields = |json: &mut Json| {
+        fact.fields(&mut FieldsOf(json));
+        if left_out > 0 {
+            json.key("more").plain(left_out);
+        }
+    };
     match left_out {
-        0 => log::log!(fact.level(), "{fact}"),
-        _ => log::log!(fact.level(), "{fact} (and {left_out} more like it)"),
+        0 => journal::tell(fact.level(), format_args!("{fact}"), fact.event(), fields),
+        _ => {
+            let sentence = format_args!("{fact} (and {left_out} more like it)");
+            journal::tell(fact.level(), sentence, fact.event(), fields);
+        }
     }
 }
 
@@ -173,6 +174,7 @@ mod tests {
             number: 1,
             user: ([192, 0, 2, 1], 1).into(),
             service: "web".parse().expect("a name"),
+            key: None,
             traffic: crate::machine::Traffic::default(),
             lasted: INTERVAL,
             served,

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use log::{info, warn};
+use log::{Level, info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::announce::Announcer;
 use super::in_use;
+use super::journal;
 use super::notify::Notifier;
 use super::reload::{Reader, Reload, Reloadable};
 use super::report::Report;
@@ -191,11 +192,21 @@ impl Server {
 
     /// Runs until it is drained, or until the loop itself fails.
     pub fn run(self) -> io::Result<()> {
+        let tell = |sentence: fmt::Arguments<'_>, name: Option<&Name>, address: SocketAddr| {
+            journal::tell(Level::Info, sentence, "listening", |json| {
+                match name {
+                    Some(name) => json.key("service").text(name.as_str()),
+                    None => json.key("for").text("clients"),
+                };
+                json.key("address").shown(address);
+            });
+        };
         for (name, address) in &self.bound.services {
-            info!("service {name}: users connect to {address}");
+            tell(format_args!("service {name}: users connect to {address}"), Some(name), *address);
         }
-        info!("message connections: {}", self.bound.message);
-        info!("control connections: {}", self.bound.control);
+        let Bound { message, control, .. } = self.bound;
+        tell(format_args!("message connections: {message}"), None, message);
+        tell(format_args!("control connections: {control}"), None, control);
         run(self.reactor, self.companions)
     }
 }

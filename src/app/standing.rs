@@ -188,7 +188,7 @@ mod tests {
             words.starts_with("b: denied: ") && words.ends_with(", 1 of 2 publications granted"),
             "{words}"
         );
-        standing.take(&Fact::LinkLost { server, reason: CloseReason::HeartbeatLost });
+        standing.take(&Fact::LinkLost { link, server, reason: CloseReason::HeartbeatLost });
         standing.configuration(Some("file:1:1: nothing"));
         assert_eq!(
             standing.in_words(),

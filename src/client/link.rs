@@ -104,7 +104,7 @@ impl Link {
             match self.silence.judge(self.heard, self.patience(), agenda.now) {
                 Verdict::GiveUp => {
                     let silence = agenda.now.saturating_duration_since(self.heard);
-                    agenda.fact(Fact::ServerSilent { silence });
+                    agenda.fact(Fact::ServerSilent { link: self.control, silence });
                     return agenda.reset(self.control, CloseReason::HeartbeatLost);
                 }
                 Verdict::Ask => agenda.push(Output::Measure(self.control)),

@@ -178,7 +178,7 @@ impl Client {
                 link.failed(id, reason, names, agenda);
             }
         } else if let Some((link_id, link)) = links.remove(id) {
-            agenda.fact(Fact::LinkLost { server: gateway.server().clone(), reason });
+            agenda.fact(Fact::LinkLost { link: id, server: gateway.server().clone(), reason });
             sessions.reset_all_of(link_id, agenda);
             gateway.link_ended(link_id, agenda.now.saturating_duration_since(link.welcomed), agenda);
         } else if !sessions.proxy_gone(id, reason, traffic, names, agenda) {

@@ -124,6 +124,8 @@ pub enum Fact {
         user: SocketAddr,
         /// The service.
         service: Name,
+        /// The key of the client that served it last, or was offered it.
+        key: Option<Name>,
         /// What passed its connection.
         traffic: Traffic,
         /// How long it was there.
@@ -265,6 +267,8 @@ pub enum Fact {
     },
     /// The server was silent for as long as its heartbeat allows.
     ServerSilent {
+        /// The link's control connection.
+        link: ConnId,
         /// How long.
         silence: Duration,
     },
@@ -275,6 +279,8 @@ pub enum Fact {
     },
     /// The link has ended.
     LinkLost {
+        /// Its control connection.
+        link: ConnId,
         /// The server.
         server: HostPort,
         /// Why.
@@ -388,6 +394,8 @@ impl Fact {
             Fact::NotAdmitted { reason: CloseReason::PeerClosed, .. } => Level::Debug,
             Fact::NextAttempt { .. } | Fact::Duplicate { .. } | Fact::OptionMissing { .. } => Level::Debug,
             Fact::Asked { .. } | Fact::Unpublished { .. } => Level::Debug,
+            // That the server was silent is told by then.
+            Fact::LinkLost { reason: CloseReason::HeartbeatLost, .. } => Level::Debug,
             Fact::ClientCame { .. }
             | Fact::ClientGone { .. }
             | Fact::ClientLeaves { .. }

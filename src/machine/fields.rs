@@ -119,9 +119,11 @@ impl Fact {
                 texts!(to, "key" key);
                 to.number("count", *count as u64);
             }
-            Fact::UserLeft { number, user, service, traffic, lasted, reason, .. } => {
+            Fact::UserLeft { number, user, service, key, traffic, lasted, reason, .. } => {
                 let Traffic { received, sent } = *traffic;
-                texts!(to, "service" service, "user" user);
+                texts!(to, "service" service);
+                key.iter().for_each(|key| texts!(to, "key" key));
+                texts!(to, "user" user);
                 session(to, *number, (received, sent), *lasted, Ending::User(*reason));
             }
             Fact::UserShed { peer, users } => {
@@ -153,13 +155,19 @@ impl Fact {
                 texts!(to, "source" source, "changes" difference);
             }
             Fact::Refused { refusal } => texts!(to, "reason" refusal),
-            Fact::ServerUnreachable { server, reason }
-            | Fact::NotWelcomed { server, reason }
-            | Fact::LinkLost { server, reason } => texts!(to, "server" server, "reason" reason),
+            Fact::ServerUnreachable { server, reason } | Fact::NotWelcomed { server, reason } => {
+                texts!(to, "server" server, "reason" reason);
+            }
+            Fact::LinkLost { link, server, reason } => {
+                texts!(to, "link" link, "server" server, "reason" reason);
+            }
             Fact::ServerUnproved { server, key, reason } => {
                 texts!(to, "server" server, "key" key, "reason" reason);
             }
-            Fact::ServerSilent { silence } => to.seconds("seconds", *silence),
+            Fact::ServerSilent { link, silence } => {
+                texts!(to, "link" link);
+                to.seconds("seconds", *silence);
+            }
             Fact::ServerDrains { server } => texts!(to, "server" server),
             Fact::NextAttempt { pause } => to.seconds("seconds", *pause),
             Fact::Unresolved { host, purpose, why } => {

@@ -139,11 +139,13 @@ impl fmt::Display for Fact {
             Fact::NotWelcomed { server, reason } => {
                 write!(f, "{server} ended the connection before it admitted this client: {reason}")
             }
-            Fact::ServerSilent { silence } => {
-                write!(f, "the server was silent for {} s", silence.as_secs())
+            Fact::ServerSilent { link, silence } => {
+                write!(f, "{link} the server was silent for {} s", silence.as_secs())
             }
             Fact::ServerDrains { server } => write!(f, "{server} drains; its running sessions go on"),
-            Fact::LinkLost { server, reason } => write!(f, "connection to {server} ended: {reason}"),
+            Fact::LinkLost { link, server, reason } => {
+                write!(f, "{link} connection to {server} ended: {reason}")
+            }
             Fact::NextAttempt { pause } => write!(f, "next attempt in {:.1} s", pause.as_secs_f64()),
             Fact::Unresolved { host, purpose, why } => {
                 write!(f, "the name {} of {purpose} could not be resolved ({why})", host.host)

@@ -198,7 +198,8 @@ impl Matching {
         agenda.reset(id, reason);
         let Some(service) = self.admission.name(service).cloned() else { return };
         let (number, traffic, lasted) = (self.last_number, Traffic::default(), Duration::ZERO);
-        agenda.fact(Fact::UserLeft { number, user, service, traffic, lasted, served: false, reason });
+        let (key, served) = (None, false);
+        agenda.fact(Fact::UserLeft { number, user, service, key, traffic, lasted, served, reason });
     }
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
@@ -278,8 +279,9 @@ impl Matching {
         self.admission.left(user.service, user.peer());
         let Some(service) = service else { return };
         let served = traffic.sent > 0 || user.first.is_some() && user.refused.is_none();
-        let (number, user) = (user.number, user.peer());
-        agenda.fact(Fact::UserLeft { number, user, service, traffic, lasted, served, reason });
+        let holder = user.charged.and_then(|holder| self.sending.holders.get(holder));
+        let (number, user, key) = (user.number, user.peer(), holder.map(|holder| holder.key.name.clone()));
+        agenda.fact(Fact::UserLeft { number, user, service, key, traffic, lasted, served, reason });
     }
 
     /// A user has waited as long as it may.

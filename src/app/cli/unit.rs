@@ -1,4 +1,5 @@
-//! `skyorg unit`: a unit of systemd for a command line, on standard output. What it cannot do is told on standard error.
+//! `skyorg unit`: a unit of systemd for a command line, on standard output. What it cannot do is told on standard
+//! error.
 //!
 //! The process gets a user of its own that owns nothing, sees no home, and may do no more than serve. Its key is handed
 //! over by systemd, so that the file stays its owner's.

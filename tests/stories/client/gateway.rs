@@ -307,7 +307,7 @@ fn a_silent_server_is_pinged_and_then_given_up() {
     assert!(stage.wait(HEARTBEAT / 2 - millis(1)).is_silent());
     let outputs = stage.wait(millis(1));
     assert_eq!(outputs.closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
-    assert_eq!(outputs.facts(), [&Fact::ServerSilent { silence: HEARTBEAT }]);
+    assert_eq!(outputs.facts(), [&Fact::ServerSilent { link: control, silence: HEARTBEAT }]);
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn a_silent_server_is_waited_for_until_it_could_be_heard() {
     assert_eq!(stage.wait(HEARTBEAT + secs(3) - millis(1)).closes(), []);
     let outputs = stage.wait(millis(1));
     assert_eq!(outputs.closes(), [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
-    assert_eq!(outputs.facts(), [&Fact::ServerSilent { silence: HEARTBEAT + secs(3) }]);
+    assert_eq!(outputs.facts(), [&Fact::ServerSilent { link: control, silence: HEARTBEAT + secs(3) }]);
 }
 
 #[test]
@@ -400,6 +400,10 @@ fn a_lost_link_closes_all_message_connections_and_a_new_attempt_follows() {
         outputs.closes(),
         [(one, CloseReason::LinkLost, Manner::Reset), (two, CloseReason::LinkLost, Manner::Reset)]
     );
-    assert!(outputs.facts().contains(&&Fact::LinkLost { server: host("192.0.2.1:33335"), reason }));
+    assert!(outputs.facts().contains(&&Fact::LinkLost {
+        link: control,
+        server: host("192.0.2.1:33335"),
+        reason
+    }));
     assert_eq!(stage.wait(outputs.pause()).controls(), [address("192.0.2.1:33335")]);
 }
