@@ -279,8 +279,7 @@ impl Matching {
         self.admission.left(user.service, user.peer());
         let Some(service) = service else { return };
         let served = traffic.sent > 0 || user.first.is_some() && user.refused.is_none();
-        let holder = user.charged.and_then(|holder| self.sending.holders.get(holder));
-        let (number, user, key) = (user.number, user.peer(), holder.map(|holder| holder.key.name.clone()));
+        let (number, user, key) = (user.number, user.peer(), self.sending.key_of(user.charged));
         agenda.fact(Fact::UserLeft { number, user, service, key, traffic, lasted, served, reason });
     }
 

@@ -93,6 +93,11 @@ impl Sending {
         before.map_or_else(Vec::new, |before| self.holders.release(before))
     }
 
+    /// The name of the key that a user counts for.
+    pub fn key_of(&self, charged: Option<HolderId>) -> Option<Name> {
+        charged.and_then(|holder| Some(self.holders.get(holder)?.key.name.clone()))
+    }
+
     pub fn is_ready(&self, link: LinkId) -> bool {
         self.may_serve(link) && self.pools.idle(link) > 0
     }
