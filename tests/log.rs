@@ -324,3 +324,36 @@ fn a_reload_changes_the_form_of_the_log() {
     let line = server.wait_for("wanted 'text' or 'json'");
     assert!(json_line::read(&line).is_some_and(|members| members["level"] == "error"), "{line}");
 }
+
+#[test]
+fn a_disk_that_is_full_stops_no_session_and_the_next_log_file_says_what_was_lost() {
+    let (folder, free) = (Folder::new(), "127.0.0.1:0");
+    folder.key();
+    let write = |log: &str| {
+        let text = format!(
+            "keys = \"key\"\nmessage = \"{free}\"\ncontrol = \"{free}\"\nlog-file = \"{log}\"\n\
+             [service.default]\nlisten = \"{free}\"\n"
+        );
+        folder.file("server.toml", text)
+    };
+    let server = Process::skyorg(&["server", "--config", &write("log")], None);
+    wait_for_line(&server, &folder.path("log"), "control connections: ");
+    let log = fs::read_to_string(folder.path("log")).expect("it is there");
+    let address = |text: &str| {
+        let rest = log.split(text).nth(1).and_then(|rest| rest.lines().next());
+        rest.and_then(|rest| rest.parse::<SocketAddr>().ok()).expect("an address")
+    };
+    let (users, control) = (address("users connect to "), address("control connections: ").to_string());
+    // All writes fail there (full(4)).
+    write("/dev/full");
+    server.signal(Signal::HUP);
+    let (local, key) = (echo_server().to_string(), folder.path("key"));
+    let client = Process::skyorg(&["client", "--server", &control, "--local", &local, "--key", &key], None);
+    client.wait_for("users of port ");
+    (0..20).for_each(|_| visit(users));
+    write("later");
+    server.signal(Signal::HUP);
+    wait_for_line(&server, &folder.path("later"), " log lines were dropped");
+    visit(users);
+    wait_for_line(&server, &folder.path("later"), "5 bytes in, 5 bytes out");
+}
