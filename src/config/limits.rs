@@ -138,6 +138,8 @@ pub struct Limits {
     pub listen: Duration,
     /// Time between two such attempts.
     pub listen_retry: Duration,
+    /// Those who look at the status at once, of each way in; one more takes the place of the oldest.
+    pub readers_max: usize,
     /// File descriptors kept back from users and strangers.
     pub descriptor_reserve: usize,
     /// File descriptors for users, links, message connections and ports that clients ask for, at the server.
@@ -208,6 +210,7 @@ impl Default for Limits {
             pipes_max: 64,
             listen: Duration::from_secs(5),
             listen_retry: Duration::from_millis(100),
+            readers_max: 64,
             descriptor_reserve: 16,
             room: usize::MAX,
             local_ports: None,

@@ -1,8 +1,8 @@
 //! What a machine and its reactor show of themselves when somebody looks: plain values, gathered a few rows a turn, and
 //! written as text, JSON or metrics by a thread that may be slow.
 //!
-//! Counters begin with the process and only grow. A service is its name: what clients expose is counted for its key, and
-//! its name is theirs.
+//! Counters begin with the process and only grow. A service is its name: what clients expose is counted for its key,
+//! and its name is theirs.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
