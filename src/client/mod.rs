@@ -240,6 +240,7 @@ impl Machine for Client {
                 Configuration::Client { source, difference } => self.configure(source, difference),
                 Configuration::Server { .. } => {}
             },
+            Input::Look => {}
             Input::GiveUp => self.draining = Some(now),
             // A client listens nowhere.
             Input::Accepted { .. }

@@ -15,7 +15,7 @@ use crate::base::id::{ConnId, ListenerId, NameId};
 use crate::config::ServerConfig;
 use crate::config::client_difference::ClientDifference;
 use crate::wire::control::ControlFrame;
-use crate::wire::frame::Start;
+use crate::wire::frame::{AbortReason, Start};
 use crate::wire::handshake::{ClearHello, KeyId, Secret};
 
 /// Bytes of one session that passed a user's or a proxy connection.
@@ -145,6 +145,9 @@ pub enum Input {
     },
     /// Another configuration is to take the place of the one before.
     Configure(Box<Configuration>),
+    /// Somebody looks at what is known, now and for the next ten seconds: what was proved longer ago than a moment is
+    /// proved again.
+    Look,
     /// The operator asked the process to end.
     Drain,
     /// The operator asked again: the time that running sessions have is over now.
@@ -240,6 +243,8 @@ pub enum SessionEvent {
     Duplicate,
     /// Server: the client refuses the session, and its user is not paired with this copy; see [`Input::Returned`].
     Refused,
+    /// Server: a probe was aborted, for this reason.
+    ProbeAborted(AbortReason),
     /// Both directions have ended and everything is flushed: the connection is free.
     Idle {
         /// Server: so little was sent to the client that all of it has certainly been read. More than that may still

@@ -149,6 +149,14 @@ pub enum Output {
         /// What holds for it.
         terms: Terms,
     },
+    /// Begin a session without a user on an idle message connection, and end its own direction at once. What comes of
+    /// it is told by session events, and what the local server says is thrown away. `Abort` ends it.
+    Probe {
+        /// The message connection.
+        message: ConnId,
+        /// What to tell the client.
+        start: Start,
+    },
     /// All sessions that share this rate may pass so many bytes of users each way, or as many as they will; those that
     /// run, too. It comes to be by this, and without a rate it is forgotten.
     Rate {

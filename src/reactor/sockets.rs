@@ -85,6 +85,7 @@ impl<N: Network> Surroundings for Sockets<N> {
                 }
                 self.relay().start(message, user, start, terms);
             }
+            Output::Probe { message, start } => self.relay().probe(message, start),
             Output::Rate { id, rate } => self.rates.set(id, rate, self.all.now),
             Output::Take { message, user } => self.relay().take(message, user),
             Output::AbortCopy(message) => self.relay().abort_copy(message),

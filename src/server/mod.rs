@@ -14,6 +14,7 @@
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
+//! | [`probes`] | what is known of publications, and when they are probed |
 //! | [`users`] | users |
 //! | [`reload`] | from one configuration to the next |
 //! | [`drain`] | how far the server's own drain has come |
@@ -30,6 +31,7 @@ mod listeners;
 mod matching;
 mod offers;
 mod pool;
+mod probes;
 mod publishing;
 mod queue;
 mod rates;
@@ -53,9 +55,10 @@ use crate::base::id::{ConnId, LinkId, ListenerId};
 use crate::base::name::Name;
 use crate::config::ServerConfig;
 use crate::config::limits::Limits;
+use crate::machine::status::PublicationStatus;
 use crate::machine::{
-    Agenda, CloseReason, Configuration, Door, Fact, Input, Machine, Manner, Output, Proof, ReloadFault,
-    Traffic,
+    Agenda, CloseReason, Configuration, Door, Fact, Input, Machine, Manner, Output, Proof, Reason,
+    ReloadFault, Traffic,
 };
 use crate::wire::control::ControlFrame;
 use crate::wire::handshake::{ClearHello, Purpose};
@@ -100,7 +103,6 @@ impl Server {
         clocks: Clocks,
     ) -> Server {
         let now = clocks.now;
-        let one_port = config.shares_a_port();
         let exposed = Exposed::new(&config, limits.local_ports);
         let mut server = Server {
             config: Arc::new(config),
@@ -129,17 +131,15 @@ impl Server {
             };
             wanted.extend(service.listen.iter().map(|&at| (ListenerUse::Users(id), at)));
         }
-        if one_port {
-            wanted.push((ListenerUse::Clients, config.control));
-        } else {
-            wanted.extend([(ListenerUse::Message, config.message), (ListenerUse::Control, config.control)]);
-        }
-        for (serves, at) in wanted {
-            if let Some(id) = server.listeners.add(serves, at) {
-                server.agenda.push(Output::Listen { id, at, door: serves.door() });
-            }
-        }
+        wanted.extend(ListenerUse::of_clients(&config));
+        wanted.into_iter().for_each(|(serves, at)| server.listeners.open(serves, at, &mut server.agenda));
         server
+    }
+
+    /// What is known of each client's offer of a service that the server declares, and why there is none where there is
+    /// none.
+    pub fn publications(&self, service: &Name, now: Instant) -> (Vec<PublicationStatus>, Option<Reason>) {
+        self.matching.condition(now, &self.agenda.limits).of_service(service)
     }
 
     /// Its listeners.
@@ -395,7 +395,7 @@ impl Server {
         if self.listeners.remove(id) && self.listeners.is_empty() {
             let (sessions, time) = (self.matching.user_count(), self.agenda.limits.drain);
             self.agenda.fact(Fact::Draining { sessions, time });
-            self.matching.drain(&mut self.agenda);
+            self.matching.draining(&mut self.agenda).begin();
             self.exit_if_drained();
         }
     }
@@ -448,6 +448,7 @@ impl Machine for Server {
                 self.matching.waiting(&mut self.agenda).returned(id, refused, spoken);
             }
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
+            Input::Look => self.matching.probes.look(now),
             Input::Drain => self.drain(),
             Input::GiveUp => self.draining = Some(now),
             // A server dials nothing.
@@ -456,7 +457,7 @@ impl Machine for Server {
         while let Some(service) = self.matching.services.next_turned() {
             self.publishing().open_if_served(service);
         }
-        self.matching.go_on_draining(&mut self.agenda);
+        self.matching.draining(&mut self.agenda).go_on();
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -471,13 +472,14 @@ impl Machine for Server {
         }
         self.exposing().look_again();
         if self.draining.take_if(|at| *at <= now).is_some() {
-            let sessions = self.matching.give_up(&mut self.agenda);
+            let sessions = self.matching.draining(&mut self.agenda).give_up();
             if sessions > 0 {
                 self.agenda.fact(Fact::DrainOver { sessions });
             }
             self.agenda.push(Output::Exit);
         }
         self.matching.waiting(&mut self.agenda).begin_more();
+        self.matching.probing(&mut self.agenda).go_on();
         self.matching.refill(&mut self.agenda);
     }
 
@@ -490,7 +492,8 @@ impl Machine for Server {
         if matching.has_work() || exposed.has_work() {
             return Some(agenda.now);
         }
-        let due = [agenda.next_deadline(), self.draining, listeners.due(), exposed.next_due()];
+        let probe = matching.probes.next_due();
+        let due = [agenda.next_deadline(), self.draining, listeners.due(), exposed.next_due(), probe];
         due.into_iter().flatten().min()
     }
 }

@@ -155,7 +155,8 @@ impl Sending {
         link.session_accepted();
         let margin = link.round_trip.times(0).max(STARTED_MARGIN);
         let Some(offer) = self.end_offer(user, Some(id), agenda) else { return };
-        self.pools.set(id, State::Accepted, Place::Back);
+        let publication = self.users.get(user).and_then(|user| user.served_by);
+        self.pools.set(id, State::Accepted(publication), Place::Back);
         agenda.after(id, Duration::from_millis(offer.dial_ms.into()) + margin);
     }
 

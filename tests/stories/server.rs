@@ -109,7 +109,7 @@ fn publish(number: u32, service: &str) -> ControlFrame {
         transports: Transports::Tcp,
         dial_time: DIAL,
         share: false,
-        probe: true,
+        probe: false,
     })
 }
 

@@ -123,6 +123,8 @@ pub(in crate::reactor) struct Message {
     pub carried_bytes: u32,
     /// The machine has been told that the session which it knows of is over.
     pub announced_idle: bool,
+    /// Its session is a probe: nobody gets what the local server says.
+    pub is_probe: bool,
     pub pulse: Pulse,
 }
 
@@ -137,6 +139,7 @@ impl Message {
             failed: None,
             carried_bytes: 0,
             announced_idle: true,
+            is_probe: false,
             pulse: Pulse::new(heartbeat),
         }
     }

@@ -54,7 +54,7 @@ impl<S: Socket> Relay<'_, S> {
             // It never came to be a message connection.
             return self.give_back_user(user, false);
         };
-        (it.announced_idle, it.carried_bytes) = (false, 0);
+        (it.announced_idle, it.is_probe, it.carried_bytes) = (false, false, 0);
         it.pulse.heard();
         let frame = it.session.start(start);
         if self.all.peer(user).is_none() {
@@ -66,6 +66,17 @@ impl<S: Socket> Relay<'_, S> {
         }
         // The user is queued first, so that its first bytes leave in one write with `Start`.
         self.all.queue(user);
+        self.all.queue(message);
+    }
+
+    /// Begins a session without a user on an idle message connection. Its local server sees a connection that ends at
+    /// once.
+    pub fn probe(&mut self, message: ConnId, start: Start) {
+        let Some(it) = self.all.message(message) else { return };
+        (it.announced_idle, it.is_probe, it.carried_bytes) = (false, true, 0);
+        it.pulse.heard();
+        self.with_session(message, |session| session.start(start));
+        self.with_session(message, |session| session.finish());
         self.all.queue(message);
     }
 
@@ -279,8 +290,9 @@ impl<S: Socket> Relay<'_, S> {
     pub fn reads_message(&mut self, id: ConnId) -> bool {
         match self.all.message(id) {
             None => return false,
+            Some(message) if !message.session.delivers() || message.is_probe => return true,
             // No byte of the local server comes before `Accepted`, and a copy has no local side until then.
-            Some(message) if !message.session.delivers() || message.session.is_unaccepted() => return true,
+            Some(message) if message.session.is_unaccepted() => return true,
             Some(_) => {}
         }
         let Some(local) = self.all.peer(id) else { return false };
