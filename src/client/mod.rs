@@ -8,7 +8,7 @@
 //! | [`names`] | host names and their addresses |
 //! | [`dials`] | message connections on their way |
 //! | [`publications`] | what is published, and what the server says to that |
-//! | [`sessions`] | message connections, sessions, proxy connections |
+//! | [`sessions`], [`user`] | message connections, sessions, proxy connections; whose a session is |
 //! | [`attempt`] | seeking a session's local server |
 //! | [`seen`] | which sessions of a link have been seen |
 //!
@@ -22,17 +22,21 @@ mod names;
 mod publications;
 mod seen;
 mod sessions;
+mod user;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, LinkId, NameId};
+use crate::base::name::Name;
 use crate::config::ClientConfig;
 use crate::config::client_difference::ClientDifference;
 use crate::config::limits::Limits;
+use crate::machine::status::PublicationStatus;
 use crate::machine::{
-    Agenda, CloseReason, Configuration, Dialled, Fact, Input, Lookup, Machine, Output, SessionEvent, Traffic,
+    Agenda, CloseReason, Configuration, Dialled, Fact, Input, Lookup, Machine, Output, Reason, SessionEvent,
+    Traffic,
 };
 use crate::wire::control::ControlFrame;
 use gateway::{Gateway, Settings};
@@ -72,12 +76,37 @@ impl Client {
             server: config.server,
         };
         let mut publications = Publications::default();
-        config.publications.into_iter().for_each(|publication| publications.add(publication, &mut names));
+        let add = |publication| publications.add(publication, &mut names, now);
+        config.publications.into_iter().for_each(add);
         let sessions = Sessions::new(publications);
         let mut agenda = Agenda::new(limits, jitter, now);
         agenda.fact(Fact::Connecting { server: settings.server.clone() });
         let (gateway, links) = (Gateway::new(settings, now), Links::default());
         Client { gateway, links, names, sessions, agenda, draining: None }
+    }
+
+    /// Why nothing can be served now, if that is so: the server is not reached, or brings no session.
+    pub fn fault(&self, now: Instant) -> Option<Reason> {
+        match self.gateway.current() {
+            Ok(link) => self.links.get(link)?.fault(self.sessions.has_idle(), now),
+            Err(reason) => reason,
+        }
+    }
+
+    /// Why the message port of the current link does not work, if it does not. Sessions may come through the control
+    /// port meanwhile.
+    pub fn message_fault(&self) -> Option<&Reason> {
+        self.links.get(self.gateway.current().ok()?)?.message_fault()
+    }
+
+    /// What is known of each publication, and its name.
+    pub fn publications(&self, now: Instant) -> impl Iterator<Item = (&Name, PublicationStatus)> {
+        let key = self.gateway.key();
+        self.sessions.publications.states(self.fault(now), now).map(move |(publication, state, proving)| {
+            let (proof, unanswered) = (proving.proof(), proving.unanswered());
+            let client = self.gateway.address();
+            (&publication.name, PublicationStatus { key: key.clone(), client, state, proof, unanswered })
+        })
     }
 
     fn dialling(&mut self, id: ConnId, purpose: Dialled) {
@@ -162,7 +191,7 @@ impl Client {
                     sessions.begin(id, start, &mut link.seen, names, agenda);
                 }
             }
-            SessionEvent::Idle { .. } => self.sessions.ended(id, &mut self.agenda),
+            SessionEvent::Idle { .. } => self.sessions.ended(id, &self.names, &mut self.agenda),
             _ => {}
         }
     }
@@ -240,7 +269,7 @@ impl Machine for Client {
                 Configuration::Client { source, difference } => self.configure(source, difference),
                 Configuration::Server { .. } => {}
             },
-            Input::Look => {}
+            Input::Look => self.links.look(&mut self.agenda),
             Input::GiveUp => self.draining = Some(now),
             // A client listens nowhere.
             Input::Accepted { .. }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::time::Instant;
 
 use super::names::Names;
 use crate::base::address::HostPort;
@@ -15,7 +16,8 @@ use crate::base::id::{ConnId, NameId};
 use crate::base::name::Name;
 use crate::config::Publication;
 use crate::config::client_difference::ClientDifference;
-use crate::machine::{Agenda, Fact, NameFault, Output};
+use crate::machine::status::PublicationState;
+use crate::machine::{Agenda, Fact, NameFault, Output, Proving, Reason};
 use crate::wire::control::{
     ControlFrame, Denial, GrantedAddress, PublicationNumber, Publish, Transports, Want,
 };
@@ -67,6 +69,7 @@ enum Answer {
 struct Standing {
     offer: OfferId,
     answer: Answer,
+    proving: Proving,
 }
 
 /// A control connection on which publications were said.
@@ -105,14 +108,68 @@ impl Publications {
         self.offers.get(&id?)
     }
 
+    // What is known of them.
+
+    /// The publication of an offer, while that is the one that holds for new sessions.
+    fn standing_of(&mut self, id: Option<OfferId>) -> Option<(&Name, &mut Standing)> {
+        let offer = self.offers.get(&id?)?;
+        let standing = self.standing.get_mut(&offer.number)?;
+        (Some(standing.offer) == id).then_some((&offer.publication.name, standing))
+    }
+
+    /// A session or a probe has found its local server.
+    pub fn proved(&mut self, id: Option<OfferId>, agenda: &mut Agenda) {
+        if let Some((service, standing)) = self.standing_of(id)
+            && standing.proving.proved(agenda.now)
+        {
+            agenda.fact(Fact::ServiceProved { service: service.clone(), key: None });
+        }
+    }
+
+    /// What is published fails; people are to be told if that is news, or know it.
+    pub fn failed(&mut self, id: Option<OfferId>, reason: Reason, tells: bool, agenda: &mut Agenda) {
+        if let Some((service, standing)) = self.standing_of(id)
+            && standing.proving.failed(reason.clone())
+            && tells
+        {
+            agenda.fact(Fact::ServiceFails { service: service.clone(), key: None, reason });
+        }
+    }
+
+    /// The session of a user has ended, which sent bytes and was answered, or not.
+    pub fn session_ended(&mut self, id: Option<OfferId>, sent: bool, answered: bool) {
+        if let Some((_, standing)) = self.standing_of(id) {
+            standing.proving.ended(sent, answered);
+        }
+    }
+
+    /// What is known of each: what is published, in what state, when it was proved, and how many of its last sessions
+    /// had no answer. `link` says why none can be served, if that is so.
+    pub fn states(
+        &self,
+        link: Option<Reason>,
+        now: Instant,
+    ) -> impl Iterator<Item = (&Publication, PublicationState, &Proving)> {
+        self.standing.values().filter_map(move |standing| {
+            let publication = &self.offers.get(&standing.offer)?.publication;
+            let denied = match standing.answer {
+                Answer::Denied(reason) => Some(Reason::Denied(reason)),
+                Answer::Granted | Answer::Nothing => None,
+            };
+            let other = link.clone().or(denied);
+            Some((publication, standing.proving.state(other, now), &standing.proving))
+        })
+    }
+
     // Coming, changing, going.
 
     /// Adds a publication.
-    pub fn add(&mut self, publication: Publication, names: &mut Names) {
+    pub fn add(&mut self, publication: Publication, names: &mut Names, now: Instant) {
         self.last += 1;
         self.numbers.insert(publication.name.clone(), self.last);
         let offer = self.make_offer(self.last, publication, names);
-        self.standing.insert(self.last, Standing { offer, answer: Answer::Nothing });
+        let (answer, proving) = (Answer::Nothing, Proving::new(now));
+        self.standing.insert(self.last, Standing { offer, answer, proving });
     }
 
     fn make_offer(
@@ -149,11 +206,12 @@ impl Publications {
             let Some(&number) = self.numbers.get(&publication.name) else { continue };
             let offer = self.make_offer(number, publication.clone(), names);
             if let Some(standing) = self.standing.get_mut(&number) {
-                standing.offer = offer;
+                // Nothing is known of where its users go now.
+                (standing.offer, standing.proving) = (offer, Proving::new(agenda.now));
             }
         }
         for publication in difference.asked_anew.iter().chain(&difference.added) {
-            self.add(publication.clone(), names);
+            self.add(publication.clone(), names, agenda.now);
             agenda.fact(Fact::Asked { service: publication.name.clone() });
         }
         if !leaving {

@@ -4,18 +4,21 @@
 //! A local server is dialled at most once per session that has not been seen before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::Duration;
 
 use super::attempt::{Attempt, Attempts};
 use super::names::{Consulted, Names};
-use super::publications::{OfferId, Publications, at_offset};
+use super::publications::{Publications, at_offset};
 use super::seen::Seen;
-use crate::base::address::PackedAddress;
+use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
 use crate::config::client_difference::ClientDifference;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Traffic};
+use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Reason, Traffic};
 use crate::wire::frame::{AbortReason, Sid, Start};
+
+/// Least time that a server gives a probe.
+const PROBE_TIME: Duration = Duration::from_secs(2);
 
 /// A message connection.
 struct Message {
@@ -40,21 +43,24 @@ struct Session {
     attempt: Option<Box<Attempt>>,
 }
 
-/// The user of a session.
-#[derive(Clone, Copy)]
-struct UserOf {
-    number: u64,
-    address: PackedAddress,
-    /// `None` if there is no such publication.
-    offer: Option<OfferId>,
-    port_offset: u16,
-    since: Instant,
-}
-
 /// A proxy connection; its session may be over before it.
 struct Proxy {
     message: ConnId,
     user: UserOf,
+}
+
+/// How many sessions run.
+#[derive(Default)]
+struct Running {
+    users: usize,
+    probes: usize,
+}
+
+impl Running {
+    /// Those of this kind.
+    fn like(&mut self, user: &UserOf) -> &mut usize {
+        if user.is_probe() { &mut self.probes } else { &mut self.users }
+    }
 }
 
 /// All message connections, sessions and proxy connections.
@@ -65,7 +71,7 @@ pub(super) struct Sessions {
     proved: usize,
     proxies: Table<kind::Connection, Proxy>,
     /// Sessions that run.
-    running: usize,
+    running: Running,
     attempts: Attempts,
 }
 
@@ -77,7 +83,7 @@ impl Sessions {
             messages: Table::default(),
             proved: 0,
             proxies: Table::default(),
-            running: 0,
+            running: Running::default(),
             attempts: Attempts::default(),
         }
     }
@@ -89,6 +95,11 @@ impl Sessions {
         self.proved
     }
 
+    /// Whether some of them wait for a session.
+    pub fn has_idle(&self) -> bool {
+        self.proved > self.running.users + self.running.probes
+    }
+
     /// A message connection is dialled for a link.
     pub fn dialling(&mut self, id: ConnId, link: LinkId) {
         self.messages.insert(id, Message { link, state: State::Coming });
@@ -96,7 +107,7 @@ impl Sessions {
 
     /// How many sessions run.
     pub fn running_count(&self) -> usize {
-        self.running
+        self.running.users
     }
 
     pub fn is_proxy(&self, id: ConnId) -> bool {
@@ -129,7 +140,7 @@ impl Sessions {
         }
         self.proved -= 1;
         if let State::Busy(session) = state {
-            self.running -= 1;
+            *self.running.like(&session.user) -= 1;
             let reason = if reason == CloseReason::LinkLost { reason } else { CloseReason::Truncated };
             self.attempts.end(session.attempt, reason, agenda);
         }
@@ -163,31 +174,31 @@ impl Sessions {
         agenda.at(id, None);
         let first_new = start.first_sid == 0 || seen.insert(start.first_sid);
         let new = seen.insert(start.sid);
-        let user = UserOf {
-            number: start.number,
-            address: start.user.into(),
-            offer: self.publications.offer_of(start.publication),
-            port_offset: start.port_offset,
-            since: agenda.now,
-        };
+        let user = UserOf::new(&start, &self.publications, agenda.now);
         let session = Session { user, sid: start.sid, attempt: None };
         agenda.at(id, None);
         match std::mem::replace(&mut message.state, State::Busy(session)) {
             // Its end was not told of yet.
-            State::Busy(before) => self.attempts.end(before.attempt, CloseReason::Retired, agenda),
-            State::Coming | State::Idle => self.running += 1,
+            State::Busy(before) => {
+                *self.running.like(&before.user) -= 1;
+                self.attempts.end(before.attempt, CloseReason::Retired, agenda);
+            }
+            State::Coming | State::Idle => {}
         }
+        *self.running.like(&user) += 1;
         if !first_new || !new {
             // The copy that was read first is served, or has been. This one ends alone.
             agenda.push(Output::Abort { message: id, reason: AbortReason::Duplicate });
             return agenda.fact(Fact::Duplicate { number: start.number });
         }
         if self.publications.offer(user.offer).is_none_or(|offer| offer.local(user.port_offset).is_none()) {
-            return refuse(id, agenda);
+            // What a probe would tell of is not published any more.
+            let reason = if user.is_probe() { AbortReason::Removed } else { AbortReason::Refused };
+            return agenda.push(Output::Abort { message: id, reason });
         }
         if self.proxies.len() + self.attempts.asked >= self.proxies_max(agenda) {
-            self.tell_failed(user, CloseReason::Full, agenda);
-            return refuse(id, agenda);
+            let reason = user.not_served(CloseReason::Full, &mut self.publications, agenda);
+            return agenda.push(Output::Abort { message: id, reason });
         }
         agenda.push(Output::Accept(id));
         self.dial(id, names, agenda);
@@ -198,20 +209,6 @@ impl Sessions {
     fn proxies_max(&self, agenda: &Agenda) -> usize {
         let limits = &agenda.limits;
         (2 * self.proved + limits.proxies_spare).min(limits.messages_per_client_max)
-    }
-
-    fn tell_failed(&self, user: UserOf, reason: CloseReason, agenda: &mut Agenda) {
-        if let Some((offer, local)) =
-            self.publications.offer(user.offer).and_then(|it| Some((it, it.local(user.port_offset)?)))
-        {
-            agenda.fact(Fact::LocalFailed {
-                number: user.number,
-                user: user.address.into(),
-                service: offer.publication.name.clone(),
-                local,
-                reason,
-            });
-        }
     }
 
     /// Seeks a session's local server: dials it, or waits for its name's addresses first.
@@ -245,7 +242,9 @@ impl Sessions {
         let attempt = session.attempt.get_or_insert_with(|| self.attempts.begin());
         let Some((address, left)) = attempt.next(found) else {
             if attempt.last().is_none() {
-                refuse(id, agenda);
+                let user = session.user;
+                let reason = user.not_resolved(names, &mut self.publications, agenda);
+                agenda.push(Output::Abort { message: id, reason });
             }
             return;
         };
@@ -307,19 +306,37 @@ impl Sessions {
         names.stop_waiting(offer.name, id);
         if names.found(offer.name).is_empty() {
             offer.tell_name(NameFault::Late, agenda);
-            return refuse(id, agenda);
+            let user = session.user;
+            let reason = user.not_resolved(names, &mut self.publications, agenda);
+            return agenda.push(Output::Abort { message: id, reason });
         }
         self.dial_next(id, names, agenda);
     }
 
     /// Both directions of a session have ended.
-    pub fn ended(&mut self, id: ConnId, agenda: &mut Agenda) {
+    pub fn ended(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
         agenda.at(id, None);
         if let Some(message) = self.messages.get_mut(id)
             && let State::Busy(session) = std::mem::replace(&mut message.state, State::Idle)
         {
-            self.running -= 1;
+            *self.running.like(&session.user) -= 1;
+            self.note_given_up(id, &session, names, agenda);
             self.attempts.end(session.attempt, CloseReason::Retired, agenda);
+        }
+    }
+
+    /// The server has given a probe up whose local server is still sought: it has waited for it long enough.
+    fn note_given_up(&mut self, id: ConnId, session: &Session, names: &Names, agenda: &mut Agenda) {
+        let user = session.user;
+        if !user.is_probe() || agenda.now < user.since + PROBE_TIME {
+            return;
+        }
+        let is_dialled = session.attempt.as_ref().is_some_and(|attempt| attempt.last().is_some());
+        let name = self.publications.offer(user.offer).map(|offer| offer.name);
+        if is_dialled {
+            user.failed(Reason::LocalUnanswered, &mut self.publications, agenda);
+        } else if name.is_some_and(|name| names.is_awaited(name, id)) {
+            user.not_resolved(names, &mut self.publications, agenda);
         }
     }
 
@@ -352,6 +369,7 @@ impl Sessions {
             names.worked(offer.name, dialled.address, dialled.at, agenda.now);
         }
         agenda.at(message, None);
+        session.user.proved(&mut self.publications, agenda);
         self.attempts.rivals.earn();
         self.attempts.end(Some(attempt), CloseReason::Retired, agenda);
     }
@@ -442,18 +460,8 @@ impl Sessions {
             self.dial_failed(id, message, user, reason, names, agenda);
         } else if reason == CloseReason::Retired {
             // Another one has served its session, or nobody waits for it.
-        } else if let Some((offer, local)) =
-            self.publications.offer(user.offer).and_then(|it| Some((it, it.local(user.port_offset)?)))
-        {
-            agenda.fact(Fact::SessionEnded {
-                number: user.number,
-                user: user.address.into(),
-                service: offer.publication.name.clone(),
-                local,
-                traffic,
-                lasted: agenda.now.saturating_duration_since(user.since),
-                reason,
-            });
+        } else {
+            user.ended(reason, traffic, &mut self.publications, agenda);
         }
         true
     }
@@ -489,8 +497,8 @@ impl Sessions {
             return;
         }
         agenda.at(message, None);
-        self.tell_failed(user, told, agenda);
-        refuse(message, agenda);
+        let reason = user.not_served(told, &mut self.publications, agenda);
+        agenda.push(Output::Abort { message, reason });
     }
 }
 

@@ -39,11 +39,6 @@ impl Proving {
         is_news
     }
 
-    /// What it asks for is asked for anew: what is known stays, but for a failure.
-    pub fn forget_failure(&mut self) {
-        self.failure = None;
-    }
-
     /// The session of a user has ended. It had sent bytes and got some, or not.
     pub fn ended(&mut self, sent: bool, answered: bool) {
         match (sent, answered) {

@@ -1,9 +1,12 @@
 //! Why something does not work, in the words of status and log. Scripts rely on some of them.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::mem::discriminant;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::close::CloseReason;
 use super::fault::Fault;
 use crate::wire::control::{Denial, Refusal};
 use crate::wire::frame::AbortReason;
@@ -20,7 +23,7 @@ pub enum Reason {
     /// The same, as the server is told of it.
     LocalUnreachable,
     /// The host name of a local server or of the server leads nowhere. The server is not told which it is.
-    Unresolved(Option<Box<str>>),
+    Unresolved(Option<Arc<str>>),
     /// The client was heard so long ago, and does not answer.
     ClientSilent(Duration),
     /// The server was heard so long ago, and does not answer.
@@ -49,6 +52,8 @@ pub enum Reason {
     ServerUnanswered,
     /// Connecting to the server failed with this error of the system.
     Server(Fault),
+    /// There is no link to the server.
+    NotConnected,
     /// The process has no file descriptor left for it.
     NoDescriptor,
 }
@@ -63,6 +68,32 @@ impl Reason {
             AbortReason::Unreachable => Some(Reason::LocalUnreachable),
             AbortReason::NoDescriptor => Some(Reason::NoDescriptor),
             _ => None,
+        }
+    }
+
+    /// Why the server cannot be reached, as a control connection that was not proved ended. One that takes connections
+    /// and ends them without an answer does so with whoever has not proved a key.
+    pub fn of_server(reason: CloseReason) -> Reason {
+        match reason {
+            CloseReason::DialFailed(fault) if fault.is_exhaustion() => Reason::NoDescriptor,
+            CloseReason::DialFailed(fault) => match fault.kind() {
+                ErrorKind::ConnectionRefused => Reason::ServerRefused,
+                ErrorKind::TimedOut => Reason::ServerUnanswered,
+                _ => Reason::Server(fault),
+            },
+            CloseReason::HandshakeTimedOut => Reason::ServerUnanswered,
+            _ => Reason::KeyNotTaken,
+        }
+    }
+
+    /// Why a message connection did not come to be.
+    pub fn of_message_port(reason: CloseReason) -> Reason {
+        match reason {
+            CloseReason::DialFailed(fault) if fault.is_exhaustion() => Reason::NoDescriptor,
+            CloseReason::DialFailed(fault) if fault.kind() == ErrorKind::ConnectionRefused => {
+                Reason::MessagePortRefused
+            }
+            _ => Reason::MessagePortUnanswered,
         }
     }
 
@@ -101,6 +132,7 @@ impl fmt::Display for Reason {
             Reason::ServerRefused => "server refuses connections",
             Reason::ServerUnanswered => "server does not answer",
             Reason::Server(fault) => return write!(f, "server: {fault}"),
+            Reason::NotConnected => "not connected to the server",
             Reason::NoDescriptor => "out of file descriptors",
         })
     }

@@ -127,7 +127,12 @@ impl Start {
 
     /// Whether it is the start of a probe.
     pub fn is_probe(&self) -> bool {
-        self.user == NOBODY
+        Start::is_nobody(self.user)
+    }
+
+    /// Whether this is the address of no user, but that of a probe.
+    pub fn is_nobody(address: SocketAddr) -> bool {
+        address == NOBODY
     }
 }
 

@@ -4,6 +4,7 @@ mod dials;
 mod end;
 mod gateway;
 mod names;
+mod probes;
 mod publications;
 mod sessions;
 

@@ -7,6 +7,7 @@ mod offers;
 mod policies;
 mod pool;
 mod ports;
+mod probes;
 mod publications;
 mod rates;
 mod reload;

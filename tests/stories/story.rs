@@ -145,6 +145,14 @@ impl Outputs {
         })
     }
 
+    /// Probes that began: the message connection, and what the client is told.
+    pub fn probes(&self) -> Vec<(ConnId, Start)> {
+        self.pick(|output| match output {
+            Output::Probe { message, start } => Some((*message, *start)),
+            _ => None,
+        })
+    }
+
     /// What holds for the sessions that began.
     pub fn terms(&self) -> Vec<Terms> {
         self.pick(|output| match output {
