@@ -209,6 +209,11 @@ impl Surroundings for Tasks {
             // It does not count strangers.
             Output::Admit(_) => {}
             Output::LimitUsers(_) => {}
+            // It probes nobody: what this would have begun on is still free.
+            Output::Probe { message: id, .. } => {
+                let event = SessionEvent::Idle { settled: true };
+                self.inbox.push_back(Input::Session { id, event });
+            }
             // It passes bytes as they come.
             Output::Rate { .. } => {}
             // It asks no kernel.
