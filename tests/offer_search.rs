@@ -406,7 +406,7 @@ impl World {
                     let frame = self.connections[number].client.accept().expect("it has begun");
                     self.send_to_server(number, frame);
                 }
-                Output::Dial { dial: Dial::Proxy(message, _), .. } => {
+                Output::Dial { dial: Dial::Proxy(message, ..), .. } => {
                     self.dials += 1;
                     self.served = Served::By(connection(message));
                 }

@@ -335,7 +335,7 @@ impl Tasks {
         let (greeting, purpose) = match dial {
             Dial::Control(greeting) => (greeting, Dialled::Control),
             Dial::Message(link, greeting) => (greeting, Dialled::Message(link)),
-            Dial::Proxy(message, _) => {
+            Dial::Proxy(message, ..) => {
                 let Ok(id) = self.slots.insert(Owner::Relay(message)) else { return };
                 self.inbox.push_back(Input::Dialling { id, purpose: Dialled::Proxy(message) });
                 if self.command(message, Command::Dial(Box::new((id, address, deadline)))).is_err() {

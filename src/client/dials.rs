@@ -79,6 +79,11 @@ pub(super) struct Dials {
 }
 
 impl Dials {
+    /// The control port of the server.
+    pub fn control(&self) -> SocketAddr {
+        self.control
+    }
+
     /// No dials, and the addresses for those to come. Connecting to the control port took so long.
     pub fn new(addresses: &[SocketAddr], control: SocketAddr, took: Duration) -> Dials {
         let mut dials = Dials {

@@ -137,6 +137,7 @@ impl Gateway {
         &self.settings.server
     }
 
+    /// The key that is proved to it.
     pub fn key(&self) -> &Name {
         &self.settings.key.name
     }

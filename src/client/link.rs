@@ -89,6 +89,16 @@ impl Link {
         self.schedule(agenda);
     }
 
+    /// Where its server is.
+    pub fn address(&self) -> SocketAddr {
+        self.dials.control()
+    }
+
+    /// To its server and back.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip.smoothed()
+    }
+
     /// How long the server may be silent.
     fn patience(&self) -> Duration {
         self.round_trip.wait(self.heartbeat)
@@ -261,6 +271,10 @@ impl Links {
     /// The link that a control connection is the head of.
     pub fn of_control(&self, control: ConnId) -> Option<LinkId> {
         self.controls.get(control).copied()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.slots.iter()
     }
 
     pub fn is_empty(&self) -> bool {

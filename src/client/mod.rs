@@ -8,9 +8,10 @@
 //! | [`names`] | host names and their addresses |
 //! | [`dials`] | message connections on their way |
 //! | [`publications`] | what is published, and what the server says to that |
-//! | [`sessions`], [`user`] | message connections, sessions, proxy connections; whose a session is |
+//! | [`sessions`], [`session`], [`user`] | message connections, sessions, proxy connections; whose a session is |
 //! | [`attempt`] | seeking a session's local server |
 //! | [`seen`] | which sessions of a link have been seen |
+//! | [`survey`] | what the client shows of itself |
 //!
 //! It closes no idle message connection of its own accord, and opens one only for a ticket.
 
@@ -21,7 +22,9 @@ mod link;
 mod names;
 mod publications;
 mod seen;
+mod session;
 mod sessions;
+mod survey;
 mod user;
 
 use std::sync::Arc;
@@ -29,14 +32,12 @@ use std::time::Instant;
 
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, LinkId, NameId};
-use crate::base::name::Name;
 use crate::config::ClientConfig;
 use crate::config::client_difference::ClientDifference;
 use crate::config::limits::Limits;
-use crate::machine::status::PublicationStatus;
 use crate::machine::{
     Agenda, CloseReason, Configuration, Dialled, Fact, Input, Lookup, Machine, Output, Reason, SessionEvent,
-    Traffic,
+    Survey, Traffic,
 };
 use crate::wire::control::ControlFrame;
 use gateway::{Gateway, Settings};
@@ -44,6 +45,7 @@ use link::Links;
 use names::Names;
 use publications::Publications;
 use sessions::Sessions;
+use survey::Surveyor;
 
 /// The client's machine.
 pub struct Client {
@@ -76,37 +78,22 @@ impl Client {
             server: config.server,
         };
         let mut publications = Publications::default();
-        let add = |publication| publications.add(publication, &mut names, now);
-        config.publications.into_iter().for_each(add);
-        let sessions = Sessions::new(publications);
         let mut agenda = Agenda::new(limits, jitter, now);
+        for publication in config.publications {
+            publications.add(publication, &mut names, &mut agenda);
+        }
+        let sessions = Sessions::new(publications, now);
         agenda.fact(Fact::Connecting { server: settings.server.clone() });
         let (gateway, links) = (Gateway::new(settings, now), Links::default());
         Client { gateway, links, names, sessions, agenda, draining: None }
     }
 
     /// Why nothing can be served now, if that is so: the server is not reached, or brings no session.
-    pub fn fault(&self, now: Instant) -> Option<Reason> {
+    fn fault(&self, now: Instant) -> Option<Reason> {
         match self.gateway.current() {
             Ok(link) => self.links.get(link)?.fault(self.sessions.has_idle(), now),
             Err(reason) => reason,
         }
-    }
-
-    /// Why the message port of the current link does not work, if it does not. Sessions may come through the control
-    /// port meanwhile.
-    pub fn message_fault(&self) -> Option<&Reason> {
-        self.links.get(self.gateway.current().ok()?)?.message_fault()
-    }
-
-    /// What is known of each publication, and its name.
-    pub fn publications(&self, now: Instant) -> impl Iterator<Item = (&Name, PublicationStatus)> {
-        let key = self.gateway.key();
-        self.sessions.publications.states(self.fault(now), now).map(move |(publication, state, proving)| {
-            let (proof, unanswered) = (proving.proof(), proving.unanswered());
-            let client = self.gateway.address();
-            (&publication.name, PublicationStatus { key: key.clone(), client, state, proof, unanswered })
-        })
     }
 
     fn dialling(&mut self, id: ConnId, purpose: Dialled) {
@@ -273,6 +260,7 @@ impl Machine for Client {
             Input::GiveUp => self.draining = Some(now),
             // A client listens nowhere.
             Input::Accepted { .. }
+            | Input::TurnedAway { .. }
             | Input::Greeted { .. }
             | Input::Proved { .. }
             | Input::Answered { .. }
@@ -306,5 +294,11 @@ impl Machine for Client {
 
     fn poll_timeout(&self) -> Option<Instant> {
         [self.gateway.due(), self.draining, self.agenda.next_deadline()].into_iter().flatten().min()
+    }
+
+    fn survey(&self, survey: &mut Survey, rows: usize) {
+        let Client { gateway, links, sessions, agenda, .. } = self;
+        let fault = self.fault(survey.now);
+        Surveyor { gateway, links, sessions, agenda, fault }.go_on(survey, rows);
     }
 }

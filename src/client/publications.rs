@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::names::Names;
 use crate::base::address::HostPort;
-use crate::base::id::{ConnId, NameId};
+use crate::base::id::{AccountId, ConnId, NameId};
 use crate::base::name::Name;
 use crate::config::Publication;
 use crate::config::client_difference::ClientDifference;
@@ -33,6 +33,8 @@ pub(super) struct Offer {
     pub publication: Publication,
     /// Where its local server's addresses are kept.
     pub name: NameId,
+    /// Where its users are counted.
+    pub account: Option<AccountId>,
 }
 
 impl Offer {
@@ -61,7 +63,7 @@ pub(super) fn at_offset(address: SocketAddr, port_offset: u16) -> SocketAddr {
 /// What the server said last.
 enum Answer {
     Nothing,
-    Granted,
+    Granted(Vec<GrantedAddress>),
     Denied(Denial),
 }
 
@@ -88,6 +90,8 @@ pub(super) struct Publications {
     /// Those of the publications that stand, and those that sessions keep.
     offers: BTreeMap<OfferId, Offer>,
     hearers: BTreeMap<ConnId, Hearer>,
+    /// Where the users of each name are counted, whatever number it has.
+    accounts: BTreeMap<Name, AccountId>,
     last: PublicationNumber,
     last_offer: u32,
 }
@@ -101,6 +105,11 @@ impl Publications {
     /// Whose offer a session keeps.
     pub fn number_of(&self, id: Option<OfferId>) -> Option<PublicationNumber> {
         self.offer(id).map(|offer| offer.number)
+    }
+
+    /// The numbers of publications that stand, from this one on.
+    pub fn numbers_from(&self, number: PublicationNumber) -> impl Iterator<Item = PublicationNumber> {
+        self.standing.range(number..).map(|(&number, _)| number)
     }
 
     /// The offer that a session keeps.
@@ -143,32 +152,36 @@ impl Publications {
         }
     }
 
-    /// What is known of each: what is published, in what state, when it was proved, and how many of its last sessions
-    /// had no answer. `link` says why none can be served, if that is so.
-    pub fn states(
+    /// What is known of the publication of this number: what is published, where its users connect as far as the server
+    /// has said so, in what state it is, and when it was proved. `link` says why none can be served, if that is so.
+    pub fn numbered(
         &self,
+        number: PublicationNumber,
         link: Option<Reason>,
         now: Instant,
-    ) -> impl Iterator<Item = (&Publication, PublicationState, &Proving)> {
-        self.standing.values().filter_map(move |standing| {
-            let publication = &self.offers.get(&standing.offer)?.publication;
-            let denied = match standing.answer {
-                Answer::Denied(reason) => Some(Reason::Denied(reason)),
-                Answer::Granted | Answer::Nothing => None,
-            };
-            let other = link.clone().or(denied);
-            Some((publication, standing.proving.state(other, now), &standing.proving))
-        })
+    ) -> Option<(&Offer, &[GrantedAddress], PublicationState, &Proving)> {
+        let Standing { offer, answer, proving } = self.standing.get(&number)?;
+        let (addresses, denied) = match answer {
+            Answer::Granted(addresses) => (&addresses[..], None),
+            Answer::Denied(reason) => (&[][..], Some(Reason::Denied(*reason))),
+            Answer::Nothing => (&[][..], None),
+        };
+        Some((self.offers.get(offer)?, addresses, proving.state(link.or(denied), now), proving))
     }
 
     // Coming, changing, going.
 
     /// Adds a publication.
-    pub fn add(&mut self, publication: Publication, names: &mut Names, now: Instant) {
+    pub fn add(&mut self, publication: Publication, names: &mut Names, agenda: &mut Agenda) {
         self.last += 1;
         self.numbers.insert(publication.name.clone(), self.last);
+        if !self.accounts.contains_key(&publication.name)
+            && let Some(account) = agenda.tally.open(None)
+        {
+            self.accounts.insert(publication.name.clone(), account);
+        }
         let offer = self.make_offer(self.last, publication, names);
-        let (answer, proving) = (Answer::Nothing, Proving::new(now));
+        let (answer, proving) = (Answer::Nothing, Proving::new(agenda.now));
         self.standing.insert(self.last, Standing { offer, answer, proving });
     }
 
@@ -186,7 +199,8 @@ impl Publications {
         let name = known.unwrap_or_else(add);
         let id = OfferId(NonZeroU32::MIN.saturating_add(self.last_offer));
         self.last_offer += 1;
-        self.offers.insert(id, Offer { number, publication, name });
+        let account = self.accounts.get(&publication.name).copied();
+        self.offers.insert(id, Offer { number, publication, name, account });
         id
     }
 
@@ -211,8 +225,13 @@ impl Publications {
             }
         }
         for publication in difference.asked_anew.iter().chain(&difference.added) {
-            self.add(publication.clone(), names, agenda.now);
+            self.add(publication.clone(), names, agenda);
             agenda.fact(Fact::Asked { service: publication.name.clone() });
+        }
+        for name in difference.removed.iter().filter(|name| !self.numbers.contains_key(name)) {
+            if let Some(account) = self.accounts.remove(name) {
+                agenda.tally.close(account);
+            }
         }
         if !leaving {
             let controls: Vec<ConnId> = self.hearers.keys().copied().collect();
@@ -305,7 +324,7 @@ impl Publications {
         }
         let Some(standing) = self.standing.get_mut(&number) else { return };
         let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { return };
-        standing.answer = Answer::Granted;
+        standing.answer = Answer::Granted(addresses.clone());
         let (service, local) = (publication.name.clone(), publication.local.clone());
         agenda.fact(Fact::Granted { service, addresses, local });
     }
@@ -326,7 +345,7 @@ impl Publications {
         match std::mem::replace(&mut standing.answer, Answer::Denied(reason)) {
             Answer::Denied(before) if before == reason => {}
             before => {
-                let (service, withdrawn) = (publication.name.clone(), matches!(before, Answer::Granted));
+                let (service, withdrawn) = (publication.name.clone(), matches!(before, Answer::Granted(_)));
                 agenda.fact(Fact::Denied { service, reason, withdrawn });
             }
         }

@@ -9,6 +9,8 @@ use crate::base::ports::Ports;
 pub struct Limits {
     /// Users served at once; at the limit the request ports stop accepting, and shed after `wait`.
     pub users_max: usize,
+    /// As many were asked for, before file descriptors made it less; 0 if nothing did.
+    pub users_asked: usize,
     /// Links at once, all of them with one key if no other key exists; the next one is refused.
     pub links_max: usize,
     /// Places for users who wait for a message connection. When all are taken, the newest user of the service that
@@ -149,6 +151,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             users_max: 10_000,
+            users_asked: 0,
             links_max: 1_024,
             waiting_max: 4_096,
             waiting_sure: 8,
@@ -222,6 +225,7 @@ impl Limits {
         let room = room - 2 * self.pipes_max;
         self.room = room.saturating_sub(self.strangers_max);
         self.pool = self.pool.min((room / 4).max(1));
+        self.users_asked = self.users_max;
         self.users_max = self.users_at_most(1, 0);
         self.messages_per_client_max = self.messages_per_client_max.min((room / 2).max(1));
     }

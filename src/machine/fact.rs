@@ -138,6 +138,8 @@ pub enum Fact {
     UserShed {
         /// The user.
         peer: SocketAddr,
+        /// The service that it came to.
+        service: Option<Name>,
         /// Users that are served.
         users: usize,
     },

@@ -9,9 +9,10 @@ use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 use super::close::CloseReason;
+use super::fault::Fault;
 use super::output::{Dialled, Door};
 use super::silence::Measured;
-use crate::base::id::{ConnId, ListenerId, NameId};
+use crate::base::id::{ConnId, ListenerId, NameId, ServiceId};
 use crate::config::ServerConfig;
 use crate::config::client_difference::ClientDifference;
 use crate::wire::control::ControlFrame;
@@ -27,6 +28,13 @@ pub struct Traffic {
     pub sent: u64,
 }
 
+impl Traffic {
+    /// The same, seen from the other end: what passed a proxy connection, as its user would count it.
+    pub fn mirrored(self) -> Traffic {
+        Traffic { received: self.sent, sent: self.received }
+    }
+}
+
 /// What the reactor tells a machine.
 #[derive(Debug)]
 pub enum Input {
@@ -40,6 +48,15 @@ pub enum Input {
         peer: SocketAddr,
         /// The address that it connected to.
         asked: SocketAddr,
+    },
+    /// A user was turned away at accept.
+    TurnedAway {
+        /// The service that it came to.
+        service: ServiceId,
+        /// Where it came from.
+        peer: SocketAddr,
+        /// What the system said to it; `None` if as many users are served as may be.
+        fault: Option<Fault>,
     },
     /// A listener listens, for the first time or again.
     Listening {

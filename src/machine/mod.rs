@@ -12,12 +12,15 @@ mod fact;
 mod fault;
 mod input;
 mod name_fault;
+mod outcome;
 mod output;
 mod proving;
 mod reason;
 mod reload_fault;
 mod silence;
 pub mod status;
+mod survey;
+mod tally;
 mod throttle;
 mod words;
 
@@ -31,11 +34,14 @@ pub use fact::Fact;
 pub use fault::{Advised, Fault, Needed, OptionFailed};
 pub use input::{Configuration, Input, LINK_RANDOM_BYTES, Lookup, Proof, SessionEvent, Traffic};
 pub use name_fault::NameFault;
+pub use outcome::{Cause, End, Outcome};
 pub use output::{Dial, Dialled, Door, Greeting, Output, Terms};
 pub use proving::Proving;
 pub use reason::Reason;
 pub use reload_fault::ReloadFault;
 pub use silence::{Measured, Silence, Verdict};
+pub use survey::{Place, Survey};
+pub use tally::Tally;
 pub use throttle::Throttle;
 
 /// The half that decides. See the module.
@@ -48,4 +54,6 @@ pub trait Machine {
     fn poll_output(&mut self) -> Option<Output>;
     /// When to call [`Machine::handle_timeout`].
     fn poll_timeout(&self) -> Option<Instant>;
+    /// Adds no more than about so many rows to a survey, for somebody who looks.
+    fn survey(&self, survey: &mut Survey, rows: usize);
 }

@@ -101,7 +101,7 @@ impl fmt::Display for Fact {
                     Ending::User(*reason)
                 )
             }
-            Fact::UserShed { peer, users } => {
+            Fact::UserShed { peer, users, .. } => {
                 write!(f, "user {peer} was reset: {users} users are served, the most allowed")
             }
             Fact::Draining { sessions, time } => {

@@ -57,6 +57,8 @@ pub(super) struct Link {
     pub identity: Identity,
     pub peer: SocketAddr,
     pub capabilities: Capabilities,
+    /// When it began.
+    pub since: Instant,
     /// Names it in the hello of message connections.
     pub wire_id: KeyId,
     pub pool_key: Secret,
@@ -124,6 +126,7 @@ impl Link {
             identity,
             peer,
             capabilities: Capabilities::default(),
+            since: now,
             wire_id,
             pool_key,
             rate: None,
@@ -373,6 +376,11 @@ impl Links {
 
     pub fn count(&self) -> usize {
         self.slots.len()
+    }
+
+    /// The links of this slot and of those behind it.
+    pub fn iter_from(&self, slot: u32) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.slots.iter_from(slot)
     }
 
     pub fn ids(&self) -> Vec<LinkId> {

@@ -6,14 +6,14 @@
 //! - a session that is not accepted in time is offered again, on a connection that has proved to be alive;
 //! - a user whose bytes may have reached a client goes to no other one, unless that one refused it.
 
+mod coming;
 mod condition;
 mod draining;
 mod probing;
 mod waiting;
 
 use std::cell::Cell;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::admission::Admission;
 use super::drain::Drain;
@@ -25,14 +25,14 @@ use super::refill;
 use super::sending::Sending;
 use super::services::{Readiness, Services};
 use super::turn::Turn;
-use super::users::User;
 use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
 use crate::config::limits::Limits;
 use crate::config::policy::{Policy, UserRules};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, SessionEvent, Traffic};
 use crate::wire::frame::AbortReason;
-use condition::Condition;
+use coming::Coming;
+pub(super) use condition::Condition;
 use draining::Draining;
 use probing::Probing;
 use waiting::{Asked, Waiting};
@@ -50,6 +50,11 @@ pub(super) struct Matching {
 }
 
 impl Matching {
+    /// For users who come.
+    pub fn coming<'m>(&'m mut self, agenda: &'m mut Agenda) -> Coming<'m> {
+        Coming { all: self, agenda }
+    }
+
     /// For users who wait, or were refused.
     pub fn waiting<'m>(&'m mut self, agenda: &'m mut Agenda) -> Waiting<'m> {
         Waiting { all: self, agenda }
@@ -165,66 +170,13 @@ impl Matching {
     // Services.
 
     /// Adds a service; `None` if there are as many as can be named.
-    pub fn add_service(&mut self, name: &Name, rules: UserRules) -> Option<ServiceId> {
+    pub fn add_service(&mut self, name: &Name, rules: UserRules, agenda: &mut Agenda) -> Option<ServiceId> {
         let id = self.services.add(name)?;
-        self.admission.add(id, name.clone(), rules);
+        self.admission.add(id, name.clone(), rules, agenda.tally.open(None));
         Some(id)
     }
 
     // Users.
-
-    /// A user came.
-    pub fn user_came(
-        &mut self,
-        id: ConnId,
-        service: ServiceId,
-        (peer, asked): (SocketAddr, SocketAddr),
-        agenda: &mut Agenda,
-    ) {
-        self.last_number += 1;
-        if let Err(reason) = self.admission.take(service, peer) {
-            return self.refuse(id, service, peer, reason, agenda);
-        }
-        self.sending.users.insert(id, User::new(service, peer, asked, self.last_number), agenda.now);
-        if self.sending.users.is_beyond_share(id) {
-            return agenda.reset(id, CloseReason::Full);
-        }
-        if let Some(publication) = self.next_ready(service, agenda.now) {
-            return self.begin(id, publication, agenda);
-        }
-        let asked = match self.next_to_ask(service) {
-            Asked::None { all_full: true } => return agenda.reset(id, CloseReason::KeyUsersLimit),
-            Asked::None { .. } => None,
-            Asked::Link(link) => Some(link),
-        };
-        // Only a user who has to wait counts as waiting.
-        if self.services.waiting_count() >= agenda.limits.waiting_max {
-            match self.services.must_make_room(service, self.sending.users.origin(id), &agenda.limits) {
-                Some(last) => {
-                    self.services.stop_waiting(last);
-                    agenda.reset(last, CloseReason::Full);
-                }
-                None => return agenda.reset(id, CloseReason::Full),
-            }
-        }
-        self.services.wait(id, self.sending.users.origin(id), service, false);
-        self.wait_asked(id, asked, agenda);
-    }
-
-    /// A user may not come: it is reset before anything is spent on it.
-    fn refuse(
-        &mut self,
-        id: ConnId,
-        service: ServiceId,
-        user: SocketAddr,
-        reason: CloseReason,
-        agenda: &mut Agenda,
-    ) {
-        agenda.reset(id, reason);
-        let Some(service) = self.admission.name(service).cloned() else { return };
-        let (number, traffic, lasted) = (self.last_number, Traffic::default(), Duration::ZERO);
-        agenda.fact(Fact::UserLeft { number, user, service, traffic, lasted, served: false, reason });
-    }
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
         let Matching { services, sending: Sending { links, pools, holders, .. }, .. } = self;
@@ -286,8 +238,7 @@ impl Matching {
         self.charge(id, link);
         let Some(of) = self.services.publication(publication) else { return };
         if let Some(message) = self.sending.pools.next_idle(of.link) {
-            let idle = self.admission.rules(of.service).and_then(|rules| rules.idle);
-            self.sending.begin_on(message, id, (publication, of), idle, agenda);
+            self.sending.begin_on(message, id, (publication, of), self.admission.terms(of.service), agenda);
         }
     }
 
@@ -299,7 +250,8 @@ impl Matching {
         let paired = self.sending.offers.get(id).and_then(Offer::paired);
         self.sending.end_offer(id, paired, agenda);
         let lasted = self.sending.users.lasted(&user, agenda.now);
-        let service = self.admission.name(user.service).cloned();
+        let (service, account) =
+            (self.admission.name(user.service).cloned(), self.admission.account(user.service));
         self.admission.left(user.service, user.peer());
         let Some(service) = service else { return };
         let served = traffic.sent > 0 || user.first.is_some() && user.refused.is_none();
@@ -307,7 +259,7 @@ impl Matching {
             self.probes.session_ended(publication, traffic.received > 0, traffic.sent > 0);
         }
         let (number, user) = (user.number, user.peer());
-        agenda.fact(Fact::UserLeft { number, user, service, traffic, lasted, served, reason });
+        agenda.fact_of(account, Fact::UserLeft { number, user, service, traffic, lasted, served, reason });
     }
 
     /// A user has waited as long as it may.

@@ -18,6 +18,7 @@
 //! | [`users`] | users |
 //! | [`reload`] | from one configuration to the next |
 //! | [`drain`] | how far the server's own drain has come |
+//! | [`survey`] | what it shows of itself |
 
 mod admission;
 mod clients;
@@ -41,6 +42,7 @@ mod reload;
 mod sending;
 mod services;
 mod strangers;
+mod survey;
 mod tickets;
 mod turn;
 mod users;
@@ -55,10 +57,9 @@ use crate::base::id::{ConnId, LinkId, ListenerId};
 use crate::base::name::Name;
 use crate::config::ServerConfig;
 use crate::config::limits::Limits;
-use crate::machine::status::PublicationStatus;
 use crate::machine::{
-    Agenda, CloseReason, Configuration, Door, Fact, Input, Machine, Manner, Output, Proof, Reason,
-    ReloadFault, Traffic,
+    Agenda, CloseReason, Configuration, Door, Fact, Input, Machine, Manner, Output, Proof, ReloadFault,
+    Survey, Traffic,
 };
 use crate::wire::control::ControlFrame;
 use crate::wire::handshake::{ClearHello, Purpose};
@@ -71,6 +72,7 @@ use publishing::{Asked, Publishing};
 use reload::{Progress, Reload, Request};
 use sending::Sending;
 use strangers::{Claim, Stranger, Strangers};
+use survey::Surveyor;
 
 /// The server's machine.
 pub struct Server {
@@ -126,7 +128,9 @@ impl Server {
             server.matching.sending.add_key(key, policy, &mut server.agenda);
         }
         for service in &config.services {
-            let Some(id) = server.matching.add_service(&service.name, service.rules.clone()) else {
+            let Some(id) =
+                server.matching.add_service(&service.name, service.rules.clone(), &mut server.agenda)
+            else {
                 continue;
             };
             wanted.extend(service.listen.iter().map(|&at| (ListenerUse::Users(id), at)));
@@ -134,12 +138,6 @@ impl Server {
         wanted.extend(ListenerUse::of_clients(&config));
         wanted.into_iter().for_each(|(serves, at)| server.listeners.open(serves, at, &mut server.agenda));
         server
-    }
-
-    /// What is known of each client's offer of a service that the server declares, and why there is none where there is
-    /// none.
-    pub fn publications(&self, service: &Name, now: Instant) -> (Vec<PublicationStatus>, Option<Reason>) {
-        self.matching.condition(now, &self.agenda.limits).of_service(service)
     }
 
     /// Its listeners.
@@ -245,7 +243,9 @@ impl Server {
 
     fn accepted(&mut self, id: ConnId, door: Door, peer: SocketAddr, asked: SocketAddr) {
         match door {
-            Door::Users(service) => self.matching.user_came(id, service, (peer, asked), &mut self.agenda),
+            Door::Users(service) => {
+                self.matching.coming(&mut self.agenda).came(id, service, (peer, asked));
+            }
             Door::Clients | Door::Shut => self.strangers.came(id, peer),
         }
     }
@@ -443,6 +443,9 @@ impl Machine for Server {
                 self.clocks = Clocks { now, wall };
                 self.configure(Request { config, source });
             }
+            Input::TurnedAway { service, peer, fault } => {
+                self.matching.coming(&mut self.agenda).turned_away(service, peer, fault);
+            }
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
             Input::Returned { id, refused, spoken } => {
                 self.matching.waiting(&mut self.agenda).returned(id, refused, spoken);
@@ -495,5 +498,10 @@ impl Machine for Server {
         let probe = matching.probes.next_due();
         let due = [agenda.next_deadline(), self.draining, listeners.due(), exposed.next_due(), probe];
         due.into_iter().flatten().min()
+    }
+
+    fn survey(&self, survey: &mut Survey, rows: usize) {
+        let Server { matching, listeners, exposed, agenda, .. } = self;
+        Surveyor { matching, listeners, exposed, agenda }.go_on(survey, rows);
     }
 }

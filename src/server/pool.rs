@@ -279,6 +279,11 @@ impl Pools {
         self.total_of(link) - self.count(link, Count::Leaving)
     }
 
+    /// How many have a session.
+    pub fn busy(&self, link: LinkId) -> usize {
+        self.count(link, Count::Running)
+    }
+
     /// All message connections of a link.
     pub fn total_of(&self, link: LinkId) -> usize {
         self.pools.get(link).map_or(0, |pool| pool.counts.iter().sum())

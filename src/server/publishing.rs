@@ -255,6 +255,8 @@ pub(super) fn remove_service(
     matching: &mut Matching,
     agenda: &mut Agenda,
 ) -> Vec<Publication> {
+    let account = matching.admission.account(id);
+    account.into_iter().for_each(|account| agenda.tally.close(account));
     let users =
         if matching.admission.remove(id) { matching.sending.users.of_service(id) } else { Vec::new() };
     for user in users {

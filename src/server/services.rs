@@ -123,6 +123,11 @@ impl Services {
         self.services.get(id).map(|service| &service.name)
     }
 
+    /// The services of this slot and of those behind it: which, its name, and how many of its users wait for any link.
+    pub fn iter_from(&self, slot: u32) -> impl Iterator<Item = (ServiceId, &Name, usize)> {
+        self.services.iter_from(slot).map(|(id, service)| (id, &service.name, service.waiting.len()))
+    }
+
     pub fn add_link(&mut self, link: LinkId) {
         self.offers.insert(link, Offers::default());
     }
@@ -252,7 +257,7 @@ impl Services {
 
     /// The publications of a service.
     pub fn publication_ids(&self, service: ServiceId) -> impl Iterator<Item = PublicationId> {
-        self.services.get(service).into_iter().flat_map(|service| &service.publications).copied()
+        self.publications_behind(service, None)
     }
 
     /// The same, and what they are.
@@ -263,6 +268,17 @@ impl Services {
     /// The services that a link publishes.
     pub fn services_of(&self, link: LinkId) -> impl Iterator<Item = ServiceId> {
         self.offers.get(link).into_iter().flat_map(|offers| offers.publications.keys()).copied()
+    }
+
+    /// The publications of a service behind this one, or all.
+    pub fn publications_behind(
+        &self,
+        service: ServiceId,
+        last: Option<PublicationId>,
+    ) -> impl Iterator<Item = PublicationId> {
+        let behind = (last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let service = self.services.get(service).into_iter();
+        service.flat_map(move |service| service.publications.range(behind)).copied()
     }
 
     /// The publication by which a link serves a service.

@@ -145,7 +145,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             && local.takes_bytes()
         {
             let rings = &mut self.relay.buffers.rings;
-            let written = write_rated(local, self.relay.rates, now, |local, most| {
+            let written = write_rated(local, self.relay.rates, self.relay.meters, now, |local, most| {
                 local.write(rings, &pieces[..count], most)
             });
             let (local, left) = (local.id, local.out.is_some());

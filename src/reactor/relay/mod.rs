@@ -15,6 +15,7 @@ use std::io;
 
 use super::buffers::{Buffers, Scratch, stash};
 use super::connections::{Connections, Kind, Life, Local, Message, Reading, Side, Writing};
+use super::meters::Meters;
 use super::rates::{Direction, Rates};
 use super::world::network::Socket;
 use crate::base::id::ConnId;
@@ -35,6 +36,7 @@ pub(super) struct Relay<'a, S: Socket> {
     pub all: &'a mut Connections<S>,
     pub buffers: &'a mut Buffers<S>,
     pub rates: &'a mut Rates,
+    pub meters: &'a mut Meters,
     pub limits: &'a Limits,
 }
 
@@ -49,7 +51,7 @@ impl<S: Socket> Relay<'_, S> {
             let event = SessionEvent::Idle { settled: true };
             return self.all.tell(Input::Session { id: message, event });
         };
-        local.rate = terms.rate;
+        (local.rate, local.account) = (terms.rate, terms.account);
         let Some(it) = self.all.message_even_closing(message) else {
             // It never came to be a message connection.
             return self.give_back_user(user, false);
@@ -122,13 +124,13 @@ impl<S: Socket> Relay<'_, S> {
             Err(error) if is_end_of_connection(error.kind()) => Some(error.into()),
             Err(error) => return self.all.reset(id, CloseReason::DialFailed(error.into())),
         };
-        let Kind::Proxy(message, sid) = connection.kind else { return };
+        let Kind::Proxy(message, sid, account) = connection.kind else { return };
         if !self.all.wants_proxy(message, sid) {
             // Its rival was first, or the session is over.
             return self.all.reset(id, CloseReason::Retired);
         }
         let Some(connection) = self.all.find(id) else { return };
-        connection.kind = Kind::Local(Local::new(Side::Proxy));
+        connection.kind = Kind::Local(Local::new(Side::Proxy, account));
         // An end or an error that the event told of stays noted.
         (connection.ready.readable, connection.ready.writable) = (true, true);
         connection.ready.ended |= broken.is_some();

@@ -300,7 +300,8 @@ impl Exposing<'_> {
         let Some(service) = self.matching.services.add_exposed(&name) else {
             return self.deny(id, Denial::Limit, Until::Room);
         };
-        self.matching.admission.add(service, name, UserRules::default());
+        let account = self.agenda.tally.open(Some(owner.key.clone()));
+        self.matching.admission.add(service, name, UserRules::default(), account);
         self.exposed.grants.add(service, owner, ports, places);
         if let Some(grant) = self.exposed.grants.get_mut(service) {
             grant.members.push(id);

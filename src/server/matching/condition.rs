@@ -3,8 +3,7 @@
 use std::time::Instant;
 
 use super::Matching;
-use crate::base::id::{LinkId, ServiceId};
-use crate::base::name::Name;
+use crate::base::id::{LinkId, PublicationId, ServiceId};
 use crate::config::limits::Limits;
 use crate::machine::Reason;
 use crate::machine::status::PublicationStatus;
@@ -27,27 +26,17 @@ impl Condition<'_> {
         (!has_idle && link.lacks_messages(self.now, self.limits)).then_some(Reason::MessagePortUnanswered)
     }
 
-    /// What is known of each publication of the service of this name, and why it has none if it has none.
-    pub fn of_service(&self, name: &Name) -> (Vec<PublicationStatus>, Option<Reason>) {
-        let Some(id) = self.all.services.id(name) else { return (Vec::new(), None) };
-        let publications: Vec<_> = self.publications(id).collect();
-        let reason = publications.is_empty().then(|| self.unserved(id));
-        (publications, reason)
-    }
-
-    /// What is known of each publication of a service.
-    pub fn publications(&self, service: ServiceId) -> impl Iterator<Item = PublicationStatus> {
-        self.all.services.publication_ids(service).filter_map(|id| {
-            let of = self.all.services.publication(id)?;
-            let link = self.all.sending.links.get(of.link)?;
-            let proving = self.all.probes.proving(id)?;
-            Some(PublicationStatus {
-                key: link.key().clone(),
-                client: Some(link.peer),
-                state: proving.state(self.fault(of.link), self.now),
-                proof: proving.proof(),
-                unanswered: proving.unanswered(),
-            })
+    /// What is known of a publication.
+    pub fn publication(&self, id: PublicationId) -> Option<PublicationStatus> {
+        let of = self.all.services.publication(id)?;
+        let link = self.all.sending.links.get(of.link)?;
+        let proving = self.all.probes.proving(id)?;
+        Some(PublicationStatus {
+            key: link.key().clone(),
+            client: Some(link.peer),
+            state: proving.state(self.fault(of.link), self.now),
+            proof: proving.proof(),
+            unanswered: proving.unanswered(),
         })
     }
 

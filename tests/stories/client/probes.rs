@@ -15,8 +15,7 @@ fn failed(number: u16) -> CloseReason {
 impl Stage {
     /// In what state a publication is.
     fn state(&self, service: &str) -> PublicationState {
-        let found = self.machine.publications(self.now).find(|it| it.0 == &name(service));
-        found.expect("it is published").1.state
+        self.service(service).publications.remove(0).state
     }
 
     fn reason(&self) -> String {
@@ -179,6 +178,6 @@ fn a_message_port_that_does_not_work_is_told_of_until_it_does() {
         let message = stage.dialling(Dialled::Message(link));
         stage.connected(message);
         assert!(matches!(stage.state("web"), PublicationState::Unproven(_)), "sessions come through");
-        assert_eq!(stage.machine.message_fault().map(|it| it.to_string()).as_deref(), Some(words));
+        assert_eq!(stage.snapshot().links[0].reason.as_deref(), Some(words));
     }
 }

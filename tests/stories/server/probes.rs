@@ -44,7 +44,7 @@ fn begin_proved_with(pool: usize) -> (Stage, Client, ConnId) {
 
 impl Stage {
     fn status(&self, service: &str) -> PublicationStatus {
-        let (mut publications, _) = self.machine.publications(&name(service), self.now);
+        let mut publications = self.service(service).publications;
         assert_eq!(publications.len(), 1, "{publications:?}");
         publications.remove(0)
     }
@@ -368,8 +368,7 @@ fn sessions_without_an_answer_are_counted_in_a_row_and_are_no_failure() {
 #[test]
 fn a_service_that_nobody_serves_says_why() {
     let (mut stage, client, _) = begin_proved();
-    let unserved =
-        |stage: &Stage| stage.machine.publications(&name("web"), stage.now).1.map(|it| it.to_string());
+    let unserved = |stage: &Stage| stage.service("web").reason.map(String::from);
     assert_eq!(unserved(&stage), None);
     stage.gone(client.control, CloseReason::PeerClosed);
     assert_eq!(unserved(&stage).as_deref(), Some("no client"));
