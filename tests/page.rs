@@ -112,7 +112,6 @@ fn text_of(json: &str, key: &str) -> Option<String> {
 }
 
 #[test]
-#[ignore = "probes and figures are not plugged in yet"]
 fn the_page_draws_the_status_and_a_row_turns_to_its_cause() {
     // Nobody accepts: its kernel does.
     let local = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -19,7 +19,7 @@ use super::reload::{Reader, Reload, Reloadable};
 use super::report::Report;
 use super::standing::Standing;
 use super::status::desk;
-use super::status::exchange::Showing;
+use super::status::exchange::{Showing, Wish};
 use super::status::view::Head;
 use super::status::ways::{WayError, Ways};
 use crate::base::address::{Listen, any_addresses};
@@ -29,8 +29,7 @@ use crate::client::Client as ClientMachine;
 use crate::config::limits::Limits;
 use crate::config::options::Side;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::machine::status::Snapshot;
-use crate::machine::{Advised, Fault, Machine};
+use crate::machine::{Advised, Fault, Input, Machine};
 use crate::reactor::Reactor;
 use crate::reactor::world::inherited::Inherited;
 use crate::reactor::world::mio_network::MioNetwork;
@@ -381,8 +380,14 @@ fn turn<M: Machine, C: Reloadable>(
 
 /// Gathers what those who look have asked for.
 fn show<M: Machine>(reactor: &mut Reactor<M, MioNetwork>, showing: &mut Showing) {
-    if showing.begin().is_some() {
-        showing.deliver(Snapshot::default(), reactor.now(), reactor.wall());
+    if let Some(Wish { is_look }) = showing.begin() {
+        if is_look {
+            reactor.tell(Input::Look);
+        }
+        reactor.begin_survey();
+    }
+    if let Some(snapshot) = reactor.take_snapshot() {
+        showing.deliver(snapshot, reactor.now(), reactor.wall());
     }
 }
 

@@ -140,16 +140,6 @@ impl Showing {
         Some(Wish { is_look: std::mem::take(&mut inside.is_look) })
     }
 
-    /// Something is being gathered, over several turns of the loop.
-    pub fn is_gathering(&self) -> bool {
-        self.gathering.is_some()
-    }
-
-    /// Has the loop turn once more without sleeping.
-    pub fn go_on(&self) {
-        (self.exchange.wake_loop)();
-    }
-
     /// Hands over what was gathered.
     pub fn deliver(&mut self, snapshot: Snapshot, at: Instant, wall: SystemTime) {
         let Some(number) = self.gathering.take() else { return };
@@ -158,7 +148,7 @@ impl Showing {
         self.wake_desk();
         // What was asked meanwhile is begun in the next turn.
         if self.exchange.is_asked.load(Ordering::Acquire) {
-            self.go_on();
+            (self.exchange.wake_loop)();
         }
     }
 

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 
 use super::judge::{self, State};
 use super::view::View;
-use crate::machine::status::{CAUSES, ENDS, Figures, LinkStatus, ServiceStatus, WAIT_BOUNDS, Waits};
+use crate::base::name::Name;
+use crate::machine::status::{CAUSES, ENDS, Figures, LinkStatus, ServiceStatus, WAIT_BOUNDS};
 
 /// Writes all families.
 pub fn write(view: &View) -> String {
@@ -27,7 +28,8 @@ pub fn write(view: &View) -> String {
 struct Row {
     labels: String,
     figures: Figures,
-    is_proven: bool,
+    /// Whether all of it is; nothing is said of what is away.
+    is_proven: Option<bool>,
     /// Of what is proven least.
     proof_age_s: Option<f64>,
 }
@@ -40,14 +42,18 @@ impl Row {
             match &service.exposed_by {
                 None => rows.push(Row::of(view, service, format!("service=\"{}\"", service.name))),
                 Some(key) => {
-                    let labels = format!("service=\"\",key=\"{key}\"");
-                    let row = Row::of(view, service, labels);
+                    let row = Row::of(view, service, of_key(key));
                     match of_keys.get_mut(key.as_str()) {
                         Some(all) => all.add(row),
                         None => drop(of_keys.insert(key.as_str(), row)),
                     }
                 }
             }
+        }
+        for (key, figures) in &view.snapshot.totals.gone {
+            // What is gone has counts, and neither users nor a state.
+            let row = of_keys.entry(key.as_str()).or_insert_with(|| Row::gone(key));
+            row.figures.add(figures);
         }
         rows.extend(of_keys.into_values());
         rows
@@ -56,22 +62,30 @@ impl Row {
     fn of(view: &View, service: &ServiceStatus, labels: String) -> Row {
         let judgement = judge::of_service(service, view.at);
         let proof_age_s = judgement.proof.map(|proof| view.age(proof).as_secs_f64());
-        let is_proven = judgement.state == State::Proven;
+        let is_there = service.exposed_by.is_none() || !service.publications.is_empty();
+        let is_proven = is_there.then_some(judgement.state == State::Proven);
         Row { labels, figures: service.figures.clone(), is_proven, proof_age_s }
+    }
+
+    /// A key whose holder has asked for nothing that is still there.
+    fn gone(key: &Name) -> Row {
+        let (labels, figures) = (of_key(key), Figures::default());
+        Row { labels, figures, is_proven: None, proof_age_s: None }
     }
 
     /// Counts another one beside it.
     fn add(&mut self, other: Row) {
-        let (all, more) = (&mut self.figures, &other.figures);
-        all.users += more.users;
-        all.waiting += more.waiting;
-        all.traffic.received += more.traffic.received;
-        all.traffic.sent += more.traffic.sent;
-        all.ended.iter_mut().zip(more.ended).for_each(|(all, more)| *all += more);
-        all.refused.iter_mut().zip(more.refused).for_each(|(all, more)| *all += more);
-        self.is_proven &= other.is_proven;
+        self.figures.add(&other.figures);
+        self.is_proven = match (self.is_proven, other.is_proven) {
+            (Some(one), Some(another)) => Some(one && another),
+            (one, another) => one.or(another),
+        };
         self.proof_age_s = self.proof_age_s.zip(other.proof_age_s).map(|(one, another)| one.max(another));
     }
+}
+
+fn of_key(key: &Name) -> String {
+    format!("service=\"\",key=\"{key}\"")
 }
 
 /// Families one after the other, each with its head.
@@ -130,18 +144,14 @@ fn services(rows: &[Row], text: &mut Families) {
         Some(row.figures.waiting as f64)
     });
     let help = "Whether a session or a probe was started within a minute.";
-    gauge("skyorg_proven", help, &|row| Some(u8::from(row.is_proven).into()));
+    gauge("skyorg_proven", help, &|row| row.is_proven.map(|it| u8::from(it).into()));
     let help = "Time since a session or a probe was last started.";
     gauge("skyorg_proof_age_seconds", help, &|row| row.proof_age_s);
 }
 
 /// How long users waited, of all services together.
 fn waits(view: &View, text: &mut Families) {
-    let mut all = Waits::default();
-    for Waits { counts, sum } in view.snapshot.services.iter().map(|service| &service.figures.waits) {
-        all.counts.iter_mut().zip(counts).for_each(|(all, more)| *all += more);
-        all.sum += *sum;
-    }
+    let all = &view.snapshot.totals.waits;
     let name = "skyorg_wait_seconds";
     text.family(name, "histogram", "How long users waited for a message connection.");
     let mut below = 0;

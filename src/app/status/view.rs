@@ -85,7 +85,7 @@ pub(super) mod examples {
     use super::*;
     use crate::machine::Traffic;
     use crate::machine::status::{
-        Figures, LinkStatus, PublicationState, PublicationStatus, ServiceStatus, Totals,
+        Figures, LinkStatus, PublicationState, PublicationStatus, ServiceStatus, Totals, Waits,
     };
 
     /// A publication in this state, whose proof is as old as that, if there is one.
@@ -116,6 +116,11 @@ pub(super) mod examples {
     pub fn view(services: impl FnOnce(Instant) -> Vec<ServiceStatus>) -> View {
         let at = Instant::now();
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let (services, mut totals) = (services(at), Totals::default());
+        for Waits { counts, sum } in services.iter().map(|service| &service.figures.waits) {
+            totals.waits.counts.iter_mut().zip(counts).for_each(|(all, more)| *all += more);
+            totals.waits.sum += *sum;
+        }
         let hour = Duration::from_secs(3_600);
         let link = LinkStatus {
             key: "office".parse().expect("a name"),
@@ -129,7 +134,7 @@ pub(super) mod examples {
             reason: None,
         };
         View {
-            snapshot: Snapshot { services: services(at), links: vec![link], totals: Totals::default() },
+            snapshot: Snapshot { services, links: vec![link], totals },
             head: Head {
                 role: Side::Server,
                 since: wall - hour,
