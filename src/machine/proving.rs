@@ -107,7 +107,9 @@ mod tests {
     #[test]
     fn sessions_without_an_answer_are_counted_in_a_row() {
         let mut proving = Proving::new(Instant::now());
-        [(true, false), (false, false), (true, false)].map(|(sent, answered)| proving.ended(sent, answered));
+        for (sent, answered) in [(true, false), (false, false), (true, false)] {
+            proving.ended(sent, answered);
+        }
         assert_eq!(proving.unanswered(), 2);
         proving.ended(false, true);
         assert_eq!(proving.unanswered(), 0);

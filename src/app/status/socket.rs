@@ -193,7 +193,8 @@ pub fn find(role: Option<Side>) -> Vec<PathBuf> {
             [Side::Server, Side::Client].into_iter().any(|it| role.is_none_or(|role| role == it) && is_of(it))
         };
         let mut here: Vec<PathBuf> = entries(&folder).filter(is_wanted).collect();
-        here.sort();
+        // Servers first.
+        here.sort_by(|one, another| another.cmp(one));
         // The same folder may have two names.
         found.extend(here.into_iter().filter_map(|path| path.canonicalize().ok()));
     }
