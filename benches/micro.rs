@@ -20,7 +20,7 @@ use skyorg::base::buffer::Buffer;
 use skyorg::base::id::{ConnId, ListenerId, NameId, ServiceId};
 use skyorg::base::ring::{RING_BYTES, Rings};
 use skyorg::config::limits::Limits;
-use skyorg::machine::{Door, Input, Machine, Output, Terms};
+use skyorg::machine::{Door, Input, Machine, Output, Place, Survey, Terms};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::{Accepted, Event, Network, Socket};
 use skyorg::reactor::world::tcp_info::TcpInfo;
@@ -280,6 +280,10 @@ impl Machine for Matchmaker {
 
     fn poll_timeout(&self) -> Option<Instant> {
         None
+    }
+
+    fn survey(&self, survey: &mut Survey, _: usize) {
+        survey.place = Place::Over;
     }
 }
 

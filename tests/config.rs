@@ -90,7 +90,7 @@ fn a_good_file_is_told_in_plain_words() {
 #[test]
 fn every_fault_is_told_with_its_place() {
     faults(
-        "mesage = 1\nkeys = \"keys\"\npool = \"10\"\nplain = 1\ndrain = \"5s\"\nmetrics = 9\n\
+        "mesage = 1\nkeys = \"keys\"\npool = \"10\"\nplain = 1\ndrain = \"5s\"\nudp = 9\n\
          [service.web]\nlisten = [\"443\", 70000, \"host:1\"]\nform = \"::1\"\nusers = 0\nidle = \"31 d\"\n\
          [service.db]\n[service.'a b']\nlisten = 81\n[servcie.x]\n\
          [key.office]\nrate = \"7 kbit/s\"\nexpires = \"2027-02-29\"\nports = [\"9-8\", \"80/tcp+udp\"]\n[key.ofice]\n",

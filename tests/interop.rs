@@ -135,10 +135,12 @@ fn start_client(
     local: SocketAddr,
 ) {
     let at = |address: SocketAddr| HostPort { host: address.ip().to_string().into(), port: address.port() };
+    let service = Publication::of_service("default".parse().expect("a good name"), at(local));
     let config = ClientConfig {
         server: at(control),
         message: Some(at(message)),
-        publications: vec![Publication::of_service("default".parse().expect("a good name"), at(local))],
+        // Each session at the local server is that of a user.
+        publications: vec![Publication { probe: false, ..service }],
         key,
         plain,
         limits: limits(),

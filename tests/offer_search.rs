@@ -214,7 +214,7 @@ impl World {
         let dial_time = Duration::from_secs(5);
         let (want, transports) = (Want::Service, Transports::Tcp);
         let publish =
-            Publish { number: 1, name: name("web"), want, transports, dial_time, share: false, probe: true };
+            Publish { number: 1, name: name("web"), want, transports, dial_time, share: false, probe: false };
         for frame in [ControlFrame::Hello(hello), ControlFrame::Publish(publish)] {
             self.tell_server(Input::Control { id: id(CONTROL), frame });
         }
@@ -406,7 +406,7 @@ impl World {
                     let frame = self.connections[number].client.accept().expect("it has begun");
                     self.send_to_server(number, frame);
                 }
-                Output::Dial { dial: Dial::Proxy(message, _), .. } => {
+                Output::Dial { dial: Dial::Proxy(message, ..), .. } => {
                     self.dials += 1;
                     self.served = Served::By(connection(message));
                 }

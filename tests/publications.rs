@@ -227,7 +227,7 @@ impl Ends {
         let reader = move |_: &ClientConfig| {
             let config = source.lock().expect("no holder panics").clone();
             let format = skyorg::app::journal::Format::Text;
-            Ok(Reread { config, log: None, level: log::LevelFilter::Info, format })
+            Ok(Reread { config, log: None, level: log::LevelFilter::Info, format, ways: None })
         };
         thread::spawn(move || server.run().expect("runs"));
         thread::spawn(move || client.run_and_reload("client.toml".into(), Box::new(reader)).expect("runs"));

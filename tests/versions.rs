@@ -241,7 +241,7 @@ fn a_side_that_is_a_version_ahead_is_served() {
         story.client.handle(Input::Connected { id: id(MESSAGE) }, story.now);
         story.client.handle(Input::Session { id: id(MESSAGE), event: SessionEvent::Start(start) }, story.now);
         let dialled = std::iter::from_fn(|| story.client.poll_output()).find_map(|output| match output {
-            Output::Dial { dial: Dial::Proxy(message, _), address, .. } if message == id(MESSAGE) => {
+            Output::Dial { dial: Dial::Proxy(message, ..), address, .. } if message == id(MESSAGE) => {
                 Some(address)
             }
             _ => None,

@@ -209,6 +209,11 @@ impl Surroundings for Tasks {
             // It does not count strangers.
             Output::Admit(_) => {}
             Output::LimitUsers(_) => {}
+            // It probes nobody: what this would have begun on is still free.
+            Output::Probe { message: id, .. } => {
+                let event = SessionEvent::Idle { settled: true };
+                self.inbox.push_back(Input::Session { id, event });
+            }
             // It passes bytes as they come.
             Output::Rate { .. } => {}
             // It asks no kernel.
@@ -330,7 +335,7 @@ impl Tasks {
         let (greeting, purpose) = match dial {
             Dial::Control(greeting) => (greeting, Dialled::Control),
             Dial::Message(link, greeting) => (greeting, Dialled::Message(link)),
-            Dial::Proxy(message, _) => {
+            Dial::Proxy(message, ..) => {
                 let Ok(id) = self.slots.insert(Owner::Relay(message)) else { return };
                 self.inbox.push_back(Input::Dialling { id, purpose: Dialled::Proxy(message) });
                 if self.command(message, Command::Dial(Box::new((id, address, deadline)))).is_err() {

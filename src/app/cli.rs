@@ -14,8 +14,9 @@ use log::LevelFilter;
 
 use crate::app::demo;
 use crate::app::journal::{self, Format, Place};
-use crate::app::reload::Reread;
+use crate::app::reload::{Refusal, Reread};
 use crate::app::run::{Client, Server, StartError, close_unused, forbid_core_dumps};
+use crate::app::status::ways::Ways;
 use crate::base::address::Listen;
 use crate::base::name::Name;
 use crate::config::fault::{Fault, Faults};
@@ -30,6 +31,7 @@ mod arguments;
 mod beside;
 mod check;
 mod said;
+mod status;
 mod unit;
 
 use arguments::{
@@ -109,6 +111,7 @@ fn named_command(words: &[&str]) -> &'static str {
         Some(&"server") => "skyorg server",
         Some(&"client") => "skyorg client",
         Some(&"check") => "skyorg check",
+        Some(&"status") => "skyorg status",
         Some(&"unit") => "skyorg unit",
         Some(&"keygen") => "skyorg keygen",
         Some(&"demo") => "skyorg demo",
@@ -127,6 +130,7 @@ fn run(asked: Asked) -> Result<(), Failure> {
         Command::Server(arguments) => serve(arguments, &given),
         Command::Client(arguments) => connect(arguments, &given),
         Command::Check(CheckArguments { files }) => check::run(&files),
+        Command::Status(arguments) => status::run(arguments),
         Command::Unit(UnitArguments { side }) => unit::run(side, &given),
         Command::Keygen(KeygenArguments { name }) => {
             let name = name.unwrap_or_else(default_service);
@@ -158,6 +162,7 @@ fn print_line(line: &str) -> Result<(), Failure> {
 #[cold]
 fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
     let log = Log::of(arguments.log_level, arguments.log_format, arguments.log_file.clone(), given);
+    let socket = arguments.status.clone();
     let source = match arguments.config.clone() {
         Some(path) => {
             beside::none(Side::Server, given, &path)?;
@@ -182,18 +187,23 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
         );
         let _ = io::stderr().write_all(lines.as_bytes());
     }
-    let server = match Server::bind_with(read.config, inherited()) {
+    let ways = Ways::of(Side::Server, &read.running, socket.as_deref());
+    let mut inherited = inherited();
+    let metrics = ways.take(&mut inherited);
+    let mut server = match Server::bind_with(read.config, inherited) {
         Err(StartError::AskedToEnd) => return Ok(()),
         bound => bound.map_err(Failure::Start)?,
     };
+    server.show(ways, metrics, source.file()).map_err(Failure::Start)?;
     if let Some(shortage) = server.shortage() {
         log::warn!("{shortage}");
     }
     let name = source.name();
     let reader = move |running: &ServerConfig| {
-        let read = source.read(Occasion::Reload).map_err(|refused| refused.in_one_line())?;
+        let read = source.read(Occasion::Reload).map_err(refusal)?;
         let faults = restart::of_server(running, &read);
-        log.reread(read, faults)
+        let ways = Ways::of(Side::Server, &read.running, socket.as_deref());
+        log.reread(read, Some(ways), faults)
     };
     let outcome = server.run_and_reload(name, Box::new(reader));
     outcome.map_err(|error| Failure::Io("the server cannot go on", error))
@@ -203,6 +213,7 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
 fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     let ready_file = arguments.ready_file.clone();
     let log = Log::of(arguments.log_level, arguments.log_format, arguments.log_file.clone(), given);
+    let socket = arguments.status.clone();
     let source = match arguments.config.clone() {
         Some(path) => {
             beside::none(Side::Client, given, &path)?;
@@ -219,15 +230,20 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     }
     read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     log::info!("{}", read.keys_from);
-    close_unused(inherited());
+    let ways = Ways::of(Side::Client, &read.running, socket.as_deref());
+    let mut inherited = inherited();
+    let metrics = ways.take(&mut inherited);
+    close_unused(inherited);
     let mut client = Client::new(read.config).map_err(Failure::Start)?;
+    client.show(ways, metrics, source.file()).map_err(Failure::Start)?;
     let ready_file = ready_file.or(read.running.ready_file);
     client.announce(ready_file).map_err(|error| Failure::Io("cannot tell where users connect", error))?;
     let name = source.name();
     let reader = move |running: &ClientConfig| {
-        let read = source.read(Occasion::Reload).map_err(|refused| refused.in_one_line())?;
+        let read = source.read(Occasion::Reload).map_err(refusal)?;
         let faults = restart::of_client(running, &read);
-        log.reread(read, faults)
+        let ways = Ways::of(Side::Client, &read.running, socket.as_deref());
+        log.reread(read, Some(ways), faults)
     };
     let outcome = client.run_and_reload(name, Box::new(reader));
     outcome.map_err(|error| Failure::Io("the client cannot go on", error))
@@ -269,17 +285,29 @@ impl Log {
     }
 
     /// What was read while the process runs, unless it would have to restart for it.
-    fn reread<Config>(&self, read: Read<Config>, restarts: Vec<Fault>) -> Result<Reread<Config>, String> {
+    fn reread<Config>(
+        &self,
+        read: Read<Config>,
+        ways: Option<Ways>,
+        restarts: Vec<Fault>,
+    ) -> Result<Reread<Config>, Refusal> {
         if let Some(first) = restarts.first() {
             // Of a command line only the keys are read again.
             let flags = format!("keys: {}", first.what);
             let mut faults = Faults::default();
             restarts.into_iter().for_each(|fault| faults.push(fault));
-            return Err(if read.places.are_of_a_file() { faults.in_one_line() } else { flags });
+            return Err(if read.places.are_of_a_file() { faults.into() } else { flags.into() });
         }
         read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let (level, format, log) = self.of_file(&read.running);
-        Ok(Reread { config: read.config, log, level, format })
+        Ok(Reread { config: read.config, log, level, format, ways })
+    }
+}
+
+fn refusal(refused: Refused) -> Refusal {
+    match refused {
+        Refused::File(faults) => faults.into(),
+        refused => refused.in_one_line().into(),
     }
 }
 
@@ -321,6 +349,8 @@ enum Failure {
     File(Faults),
     /// `check` found a file that would not be taken, and has said why.
     Checked,
+    /// `status` found that not everything is proven, and has said what.
+    NotProven(u8),
     /// The log file cannot be opened.
     LogFile(PathBuf, io::Error),
     /// No usable key.
@@ -338,13 +368,14 @@ impl Failure {
     fn tell(&self) {
         match self {
             Failure::File(faults) => check::tell(faults),
-            Failure::Checked => {}
+            Failure::Checked | Failure::NotProven(_) => {}
             failure => journal::tell_failure(failure),
         }
     }
 
     fn status(&self) -> u8 {
         match self {
+            Self::NotProven(status) => *status,
             Self::Start(_) | Self::Demo(_) | Self::Io(..) | Self::Key(KeyError::Random) => 1,
             _ => 2,
         }
@@ -402,7 +433,7 @@ impl fmt::Display for Failure {
             ),
             Self::Beside(sentences) => f.write_str(&sentences.join("\nskyorg: ")),
             Self::File(faults) => write!(f, "{faults}"),
-            Self::Checked => Ok(()),
+            Self::Checked | Self::NotProven(_) => Ok(()),
             Self::LogFile(path, error) => write!(
                 f,
                 "cannot open the log file {}: {error}; give --log-file a file in a folder that exists and may \
@@ -488,7 +519,7 @@ mod tests {
     fn the_version_needs_no_command_and_nothing_at_all_shows_the_help() {
         assert_eq!(text(&["--version"]), "skyorg 0.1.0");
         assert_eq!(text(&[]), text(&["--help"]));
-        assert!(text(&[]).starts_with("Usage: skyorg server|client|check|unit|keygen|demo"));
+        assert!(text(&[]).starts_with("Usage: skyorg server|client|check|status|unit|keygen|demo"));
         assert!(text(&["client", "-h"]).contains("--publish"));
     }
 

@@ -12,3 +12,4 @@ pub mod reload;
 mod report;
 pub mod run;
 mod standing;
+pub mod status;

@@ -13,7 +13,11 @@ use log::{Level, LevelFilter, warn};
 
 use super::journal::{self, Format, Place};
 use super::run::{fit_descriptors, fit_server};
+use super::status::exchange::Doors;
+use super::status::socket::SocketFile;
+use super::status::ways::Ways;
 use crate::config::client_difference::ClientDifference;
+use crate::config::fault::Faults;
 use crate::config::{ClientConfig, ServerConfig};
 use crate::machine::{Configuration, Fact, Input};
 
@@ -61,20 +65,53 @@ pub struct Reread<C> {
     pub level: LevelFilter,
     /// How a line looks.
     pub format: Format,
+    /// Where those who look come in; none where nobody may.
+    pub ways: Option<Ways>,
 }
 
-/// Reads the configuration that is to take the place of the one that runs. A refusal is one line that begins with the
-/// place of the first fault.
-pub type Reader<C> = Box<dyn FnMut(&C) -> Result<Reread<C>, String> + Send>;
+/// Why a configuration does not hold.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The place of the first fault, what it is, and how many more there are.
+    pub line: String,
+    /// All of them.
+    pub faults: Arc<[String]>,
+}
+
+impl From<String> for Refusal {
+    fn from(line: String) -> Refusal {
+        Refusal { faults: [line.clone()].into(), line }
+    }
+}
+
+impl From<Faults> for Refusal {
+    fn from(faults: Faults) -> Refusal {
+        let line = faults.in_one_line();
+        Refusal { line, faults: faults.to_string().lines().map(str::to_owned).collect() }
+    }
+}
+
+/// Reads the configuration that is to take the place of the one that runs.
+pub type Reader<C> = Box<dyn FnMut(&C) -> Result<Reread<C>, Refusal> + Send>;
 
 /// What holds once the machine has it.
 struct Next<C> {
     config: Arc<C>,
     changes: Configuration,
+    rest: Rest,
+}
+
+/// What holds beside the machine's.
+struct Rest {
     log: Place,
     level: LevelFilter,
     format: Format,
+    ways: Option<Ways>,
+    opened: Opened,
 }
+
+/// Ways in that were opened for those who look.
+pub type Opened = (Doors, Option<SocketFile>);
 
 /// How far a reload has come.
 enum Stage<C> {
@@ -83,7 +120,7 @@ enum Stage<C> {
     /// A thread reads.
     Reading,
     /// The machine has been told.
-    Told { config: Arc<C>, log: Place, level: LevelFilter, format: Format },
+    Told { config: Arc<C>, rest: Box<Rest> },
 }
 
 /// Reloads of one process.
@@ -91,15 +128,19 @@ pub struct Reload<C> {
     /// What is read: the file, or `keys`.
     source: Arc<str>,
     running: Arc<C>,
+    /// How those who look come in.
+    ways: Option<Ways>,
     /// One thread at a time has it.
     reader: Arc<Mutex<Reader<C>>>,
     stage: Stage<C>,
     /// It was asked for while one ran.
     again: bool,
     /// Why the last one was refused, if it was.
-    refused: Option<String>,
-    outcome: Sender<Result<Next<C>, String>>,
-    outcomes: Receiver<Result<Next<C>, String>>,
+    refused: Option<Refusal>,
+    /// What the last one that held has opened, until it is taken.
+    opened: Option<Opened>,
+    outcome: Sender<Result<Next<C>, Refusal>>,
+    outcomes: Receiver<Result<Next<C>, Refusal>>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -108,6 +149,7 @@ impl<C: Reloadable> Reload<C> {
     pub fn new(
         source: Arc<str>,
         running: C,
+        ways: Option<Ways>,
         reader: Reader<C>,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> Reload<C> {
@@ -117,10 +159,12 @@ impl<C: Reloadable> Reload<C> {
         Reload {
             source,
             running,
+            ways,
             reader,
             stage: Stage::Rest,
             again: false,
             refused: None,
+            opened: None,
             outcome,
             outcomes,
             wake,
@@ -133,8 +177,13 @@ impl<C: Reloadable> Reload<C> {
     }
 
     /// Why the last one was refused, if it was.
-    pub fn refused(&self) -> Option<&str> {
-        self.refused.as_deref()
+    pub fn refused(&self) -> Option<&Refusal> {
+        self.refused.as_ref()
+    }
+
+    /// What the last one that held has opened for those who look, once.
+    pub fn take_opened(&mut self) -> Option<Opened> {
+        self.opened.take()
     }
 
     /// It is asked for.
@@ -145,28 +194,30 @@ impl<C: Reloadable> Reload<C> {
         let Stage::Rest = self.stage else { return self.again = true };
         let (running, reader) = (self.running.clone(), self.reader.clone());
         let (outcome, wake, source) = (self.outcome.clone(), self.wake.clone(), self.source.clone());
+        let ways = self.ways.clone();
         let read = move || {
             let reread = reader.lock().unwrap_or_else(PoisonError::into_inner)(&running);
             // If the loop is gone, the outcome is not needed.
-            let _ = outcome.send(reread.and_then(|reread| compare(&*running, reread, &source)));
+            let _ =
+                outcome.send(reread.and_then(|reread| compare(&*running, ways.as_ref(), reread, &source)));
             wake();
         };
         let thread = thread::Builder::new().name("reload".into()).stack_size(STACK_BYTES);
         match thread.spawn(read) {
             Ok(_) => self.stage = Stage::Reading,
-            Err(error) => self.tell_refused(&format!("{}: no thread: {error}", self.source)),
+            Err(error) => self.refuse(format!("{}: no thread: {error}", self.source).into()),
         }
     }
 
     /// What the machine is to be told, if anything was read.
     pub fn poll(&mut self) -> Option<Input> {
         match self.outcomes.try_recv().ok()? {
-            Ok(Next { config, changes, log, level, format }) => {
-                self.stage = Stage::Told { config, log, level, format };
+            Ok(Next { config, changes, rest }) => {
+                self.stage = Stage::Told { config, rest: Box::new(rest) };
                 Some(Input::Configure(Box::new(changes)))
             }
             Err(why) => {
-                self.tell_refused(&why);
+                self.refuse(why);
                 self.rest();
                 None
             }
@@ -177,12 +228,13 @@ impl<C: Reloadable> Reload<C> {
     pub fn take(&mut self, fact: &Fact) {
         self.refused = match fact {
             Fact::ClientReloaded { .. } | Fact::Reloaded { .. } => None,
-            Fact::ReloadRefused { source, fault } => Some(format!("{source}: {fault}")),
+            Fact::ReloadRefused { source, fault } => Some(format!("{source}: {fault}").into()),
             _ => return,
         };
-        if let Stage::Told { config, log, level, format } = std::mem::replace(&mut self.stage, Stage::Rest) {
+        if let Stage::Told { config, rest } = std::mem::replace(&mut self.stage, Stage::Rest) {
             if self.refused.is_none() {
-                self.running = config;
+                let Rest { log, level, format, ways, opened } = *rest;
+                (self.running, self.ways, self.opened) = (config, ways, Some(opened));
                 journal::go_on_in(log);
                 log::set_max_level(level);
                 journal::set_format(format);
@@ -191,12 +243,12 @@ impl<C: Reloadable> Reload<C> {
         }
     }
 
-    fn tell_refused(&mut self, why: &str) {
-        let sentence = format_args!("refused {why}; the running configuration stays");
+    fn refuse(&mut self, why: Refusal) {
+        let sentence = format_args!("refused {}; the running configuration stays", why.line);
         journal::tell(Level::Error, sentence, "reload refused", |json| {
-            json.key("reason").text(why);
+            json.key("reason").text(&why.line);
         });
-        self.refused = Some(why.to_owned());
+        self.refused = Some(why);
     }
 
     fn rest(&mut self) {
@@ -208,8 +260,13 @@ impl<C: Reloadable> Reload<C> {
 }
 
 /// Looks whether what was read may take the place of what runs.
-fn compare<C: Reloadable>(running: &C, reread: Reread<C>, source: &Arc<str>) -> Result<Next<C>, String> {
-    let Reread { mut config, log, level, format } = reread;
+fn compare<C: Reloadable>(
+    running: &C,
+    open: Option<&Ways>,
+    reread: Reread<C>,
+    source: &Arc<str>,
+) -> Result<Next<C>, Refusal> {
+    let Reread { mut config, log, level, format, ways } = reread;
     config.fit();
     let log = match log {
         None => Place::StandardError,
@@ -218,7 +275,11 @@ fn compare<C: Reloadable>(running: &C, reread: Reread<C>, source: &Arc<str>) -> 
     };
     let config = Arc::new(config);
     let changes = running.changes_to(&config, source);
-    Ok(Next { config, changes, log, level, format })
+    let opened = match &ways {
+        Some(ways) => ways.open(open, None).map_err(|error| error.to_string())?,
+        None => Opened::default(),
+    };
+    Ok(Next { config, changes, rest: Rest { log, level, format, ways, opened } })
 }
 
 #[cfg(test)]
@@ -244,15 +305,16 @@ mod tests {
         let wake = move || drop(woken.lock().map(|woken| woken.send(())));
         let mut numbers = numbers.iter();
         let reader = move |_: &Number| match numbers.next() {
-            None | Some(13) => Err("file:1:1: nothing".to_owned()),
+            None | Some(13) => Err("file:1:1: nothing".to_owned().into()),
             Some(&number) => Ok(Reread {
                 config: Number(number),
                 log: None,
                 level: LevelFilter::Info,
                 format: Format::Text,
+                ways: None,
             }),
         };
-        (Reload::new("file".into(), Number(0), Box::new(reader), wake), wakes)
+        (Reload::new("file".into(), Number(0), None, Box::new(reader), wake), wakes)
     }
 
     fn holds() -> Fact {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -18,13 +18,18 @@ use super::notify::Notifier;
 use super::reload::{Reader, Reload, Reloadable};
 use super::report::Report;
 use super::standing::Standing;
+use super::status::desk;
+use super::status::exchange::{Showing, Wish};
+use super::status::view::Head;
+use super::status::ways::{WayError, Ways};
 use crate::base::address::{Listen, any_addresses};
 use crate::base::clocks::Clocks;
 use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
 use crate::config::limits::Limits;
+use crate::config::options::Side;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::machine::{Advised, Fault, Machine};
+use crate::machine::{Advised, Fault, Input, Machine};
 use crate::reactor::Reactor;
 use crate::reactor::world::inherited::Inherited;
 use crate::reactor::world::mio_network::MioNetwork;
@@ -91,6 +96,8 @@ pub enum StartError {
     },
     /// The system does not give what every process of ours needs.
     System(&'static str, Fault),
+    /// Nobody could look at the status where that is wanted.
+    Way(WayError),
     /// The process was asked to end before it could listen everywhere.
     AskedToEnd,
 }
@@ -110,6 +117,7 @@ impl fmt::Display for StartError {
                 }
             }
             StartError::System(what, fault) => write!(f, "the system gives no {what}: {}", Advised(*fault)),
+            StartError::Way(error) => write!(f, "{error}"),
             StartError::AskedToEnd => f.write_str("asked to end"),
         }
     }
@@ -135,7 +143,7 @@ pub struct Server {
     shortage: Option<Shortage>,
     reactor: Reactor<ServerMachine, MioNetwork>,
     config: ServerConfig,
-    wake: Box<dyn Fn() + Send + Sync>,
+    wake: Wake,
     companions: Companions<ServerConfig>,
 }
 
@@ -157,7 +165,7 @@ impl Server {
         let clocks = Clocks { now: Instant::now(), wall: SystemTime::now() };
         let jitter = fastrand::Rng::new();
         let machine = ServerMachine::new(config.clone(), limits.clone(), instance, jitter, clocks);
-        let wake = Box::new(network.waker());
+        let wake: Wake = Arc::new(network.waker());
         let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
         let mut companions = Companions::default();
         reactor.begin();
@@ -182,10 +190,21 @@ impl Server {
         &self.bound
     }
 
+    /// Shows itself to those who look, by these ways; `metrics` was handed over, and `file` says all else.
+    pub fn show(
+        &mut self,
+        ways: Ways,
+        metrics: Option<TcpListener>,
+        file: Option<Arc<str>>,
+    ) -> Result<(), StartError> {
+        let (wake, readers_max) = (self.wake.clone(), self.config.limits.readers_max);
+        self.companions.show(ways, metrics, head(Side::Server, file, self.reactor.wall()), readers_max, wake)
+    }
+
     /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader.
     pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ServerConfig>) -> io::Result<()> {
-        let (config, wake) = (self.config.clone(), std::mem::replace(&mut self.wake, Box::new(|| ())));
-        self.companions.reload = Some(Reload::new(source, config, reader, wake));
+        let (config, wake, ways) = (self.config.clone(), self.wake.clone(), self.companions.ways.take());
+        self.companions.reload = Some(Reload::new(source, config, ways, reader, move || wake()));
         self.companions.notifier = Notifier::of_environment(Standing::of_server(), self.reactor.now());
         self.run()
     }
@@ -215,7 +234,7 @@ impl Server {
 pub struct Client {
     reactor: Reactor<ClientMachine, MioNetwork>,
     config: ClientConfig,
-    wake: Box<dyn Fn() + Send + Sync>,
+    wake: Wake,
     companions: Companions<ClientConfig>,
 }
 
@@ -227,9 +246,20 @@ impl Client {
         let limits = Arc::new(config.limits.clone());
         let (jitter, now) = (fastrand::Rng::new(), Instant::now());
         let machine = ClientMachine::new(config.clone(), limits.clone(), instance, jitter, now);
-        let wake = Box::new(network.waker());
+        let wake: Wake = Arc::new(network.waker());
         let reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
         Ok(Client { reactor, config, wake, companions: Companions::default() })
+    }
+
+    /// Shows itself to those who look, by these ways; `metrics` was handed over, and `file` says all else.
+    pub fn show(
+        &mut self,
+        ways: Ways,
+        metrics: Option<TcpListener>,
+        file: Option<Arc<str>>,
+    ) -> Result<(), StartError> {
+        let (wake, readers_max) = (self.wake.clone(), self.config.limits.readers_max);
+        self.companions.show(ways, metrics, head(Side::Client, file, self.reactor.wall()), readers_max, wake)
     }
 
     /// Has it tell on standard output, and in the ready file if there is one, where users connect.
@@ -242,7 +272,8 @@ impl Client {
     pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ClientConfig>) -> io::Result<()> {
         let standing = Standing::of_client(self.config.server.to_string(), self.config.publications.len());
         self.companions.notifier = Notifier::of_environment(standing, self.reactor.now());
-        self.companions.reload = Some(Reload::new(source, self.config, reader, self.wake));
+        let (wake, ways) = (self.wake, self.companions.ways.take());
+        self.companions.reload = Some(Reload::new(source, self.config, ways, reader, move || wake()));
         run(self.reactor, self.companions)
     }
 
@@ -258,12 +289,44 @@ struct Companions<C> {
     announcer: Option<Announcer>,
     reload: Option<Reload<C>>,
     notifier: Option<Notifier>,
+    showing: Option<Showing>,
+    /// How those who look come in at the start.
+    ways: Option<Ways>,
 }
+
+/// What wakes the loop from other threads.
+type Wake = Arc<dyn Fn() + Send + Sync>;
 
 impl<C> Default for Companions<C> {
     fn default() -> Companions<C> {
-        Companions { report: Report::default(), announcer: None, reload: None, notifier: None }
+        let (announcer, reload, notifier, showing, ways) = (None, None, None, None, None);
+        Companions { report: Report::default(), announcer, reload, notifier, showing, ways }
     }
+}
+
+impl<C> Companions<C> {
+    /// Has those who look be answered.
+    #[cold]
+    fn show(
+        &mut self,
+        ways: Ways,
+        metrics: Option<TcpListener>,
+        head: Head,
+        readers_max: usize,
+        wake: Wake,
+    ) -> Result<(), StartError> {
+        let (doors, file) = ways.open(None, metrics).map_err(StartError::Way)?;
+        let exchange = desk::start(readers_max, move || wake());
+        let exchange = exchange.map_err(|error| StartError::System("thread for the status", error.into()))?;
+        let mut showing = Showing::new(exchange, head);
+        showing.open(doors, file);
+        (self.showing, self.ways) = (Some(showing), Some(ways));
+        Ok(())
+    }
+}
+
+fn head(role: Side, file: Option<Arc<str>>, now: SystemTime) -> Head {
+    Head { role, since: now, file, configured: now, refused: None, is_draining: false }
 }
 
 /// One turn of the loop, and what it has to tell; false once the machine is done.
@@ -271,7 +334,7 @@ fn turn<M: Machine, C: Reloadable>(
     reactor: &mut Reactor<M, MioNetwork>,
     companions: &mut Companions<C>,
 ) -> io::Result<bool> {
-    let Companions { report, announcer, reload, notifier } = companions;
+    let Companions { report, announcer, reload, notifier, showing, .. } = companions;
     let turned = reactor.turn();
     let is_asked = reactor.take_hang_up();
     if let Some(reload) = reload {
@@ -287,6 +350,7 @@ fn turn<M: Machine, C: Reloadable>(
     for fact in reactor.facts() {
         // The line about a reload is the first of a new log file.
         reload.iter_mut().for_each(|reload| reload.take(&fact));
+        showing.iter_mut().for_each(|showing| showing.take(&fact));
         report.take(&fact, now);
         announcer.iter_mut().for_each(|announcer| announcer.take(&fact));
         notifier.iter_mut().for_each(|notifier| notifier.take(&fact));
@@ -296,7 +360,7 @@ fn turn<M: Machine, C: Reloadable>(
     if let Some(notifier) = notifier {
         if let Some(reload) = reload.as_ref().filter(|reload| notifier.is_reloading() && reload.is_at_rest())
         {
-            notifier.ready(reload.refused(), now);
+            notifier.ready(reload.refused().map(|refusal| refusal.line.as_str()), now);
         }
         if reactor.is_asked_to_end() {
             notifier.stopping(now);
@@ -304,7 +368,27 @@ fn turn<M: Machine, C: Reloadable>(
         notifier.settle(now);
         reactor.wake_at(notifier.due());
     }
+    if let Some(showing) = showing {
+        if let Some(reload) = reload {
+            showing.note_refused(reload.refused());
+            reload.take_opened().into_iter().for_each(|(doors, file)| showing.open(doors, file));
+        }
+        show(reactor, showing);
+    }
     turned
+}
+
+/// Gathers what those who look have asked for.
+fn show<M: Machine>(reactor: &mut Reactor<M, MioNetwork>, showing: &mut Showing) {
+    if let Some(Wish { is_look }) = showing.begin() {
+        if is_look {
+            reactor.tell(Input::Look);
+        }
+        reactor.begin_survey();
+    }
+    if let Some(snapshot) = reactor.take_snapshot() {
+        showing.deliver(snapshot, reactor.now(), reactor.wall());
+    }
 }
 
 fn run<M: Machine, C: Reloadable>(
@@ -379,7 +463,9 @@ pub(super) fn fit_descriptors(limits: &mut Limits, listeners: usize) -> Option<S
     let raised = Rlimit { current: found.maximum, maximum: found.maximum };
     let granted = if setrlimit(Resource::Nofile, raised).is_ok() { found.maximum } else { found.current };
     let granted = granted.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
-    let room = granted.saturating_sub(limits.descriptor_reserve + listeners);
+    limits.readers_max = limits.readers_max.min((granted / 64).max(2));
+    let kept = limits.descriptor_reserve + listeners + desk::descriptors(limits.readers_max);
+    let room = granted.saturating_sub(kept);
     let asked = limits.users_max;
     limits.share_descriptors(room);
     let users = limits.users_max;

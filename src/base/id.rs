@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 
 /// Bits of an id that say the slot; the others are the serial.
 const SLOT_BITS: u32 = 24;
@@ -62,6 +62,25 @@ pub type ListenerId = Id<kind::Listener>;
 pub type NameId = Id<kind::Name>;
 /// Names what the sessions of one key share of its rate.
 pub type RateId = Id<kind::Rate>;
+
+/// Names what is counted together: the users of a service, or of a publication at the client.
+///
+/// It is a slot alone, because every connection that carries users' bytes has one: it is given to another account only
+/// once no connection counts there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId(NonZeroU32);
+
+impl AccountId {
+    /// The account in this slot; `None` if it cannot be named.
+    pub fn new(slot: usize) -> Option<AccountId> {
+        u32::try_from(slot).ok()?.checked_add(1).and_then(NonZeroU32::new).map(AccountId)
+    }
+
+    /// Its slot, as an index.
+    pub fn index(self) -> usize {
+        (self.0.get() - 1) as usize
+    }
+}
 
 impl<K> Id<K> {
     /// The id of the thing in `slot` that has this serial. A serial counts from 1 and wraps after 2^40.
@@ -159,6 +178,12 @@ mod tests {
     fn a_serial_that_wraps_is_never_zero() {
         assert_eq!(ConnId::new(7, SERIALS).map(Id::serial), Some(1));
         assert_eq!(ConnId::new(0, 0).map(Id::serial), Some(1));
+    }
+
+    #[test]
+    fn an_account_is_its_slot() {
+        assert_eq!(AccountId::new(7).map(AccountId::index), Some(7));
+        assert_eq!((AccountId::new(usize::MAX), size_of::<Option<AccountId>>()), (None, 4));
     }
 
     #[test]

@@ -59,6 +59,12 @@ impl<K, T> Slots<K, T> {
         self.entries.iter().map(|(_, entry)| (entry.0, &entry.1))
     }
 
+    /// The entries of this slot and of those behind it, by slot.
+    pub fn iter_from(&self, slot: u32) -> impl Iterator<Item = (Id<K>, &T)> {
+        let slots = slot as usize..self.entries.capacity();
+        slots.filter_map(|slot| self.entries.get(slot)).map(|entry| (entry.0, &entry.1))
+    }
+
     /// The entries.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Id<K>, &mut T)> {
         self.entries.iter_mut().map(|(_, entry)| (entry.0, &mut entry.1))
@@ -90,5 +96,6 @@ mod tests {
         assert_eq!((slots.get(old).copied(), slots.remove(old)), (None, None));
         assert_eq!((slots.get(new), slots.at(new.slot()), slots.len()), (Some(&"new"), Some(new), 1));
         assert_eq!(slots.iter().collect::<Vec<_>>(), [(new, &"new")]);
+        assert_eq!((slots.iter_from(new.slot()).count(), slots.iter_from(new.slot() + 1).count()), (1, 0));
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::base::id::{ConnId, LinkId};
 use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Output};
+use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Output, Reason};
 
 /// Rivals that a link may have before its first message connection.
 const RIVALS_FIRST: u32 = 4;
@@ -74,9 +74,16 @@ pub(super) struct Dials {
     /// When that was.
     arrived_at: Option<Instant>,
     rivals: Share,
+    /// Why the message port does not work, as its last dial showed; what the control port brings does not end it.
+    fault: Option<Reason>,
 }
 
 impl Dials {
+    /// The control port of the server.
+    pub fn control(&self) -> SocketAddr {
+        self.control
+    }
+
     /// No dials, and the addresses for those to come. Connecting to the control port took so long.
     pub fn new(addresses: &[SocketAddr], control: SocketAddr, took: Duration) -> Dials {
         let mut dials = Dials {
@@ -90,6 +97,7 @@ impl Dials {
             took,
             arrived_at: None,
             rivals: Share::new(RIVALS_FIRST),
+            fault: None,
         };
         dials.lead_to(addresses);
         dials
@@ -106,6 +114,17 @@ impl Dials {
         let late_after = agenda.limits.late_after(self.took);
         let late = self.coming.iter().find(|coming| !coming.is_late).map(|coming| coming.begun + late_after);
         retry.into_iter().chain(late).min()
+    }
+
+    /// Why the message port does not work, if it does not.
+    pub fn fault(&self) -> Option<&Reason> {
+        self.fault.as_ref()
+    }
+
+    fn note_fault(&mut self, address: SocketAddr, reason: CloseReason) {
+        if self.addresses.is_empty() || address != self.control {
+            self.fault = Some(Reason::of_message_port(reason));
+        }
     }
 
     // Where.
@@ -270,6 +289,10 @@ impl Dials {
             }
             coming.is_late = true;
             let (way, begun) = (coming.way, coming.begun);
+            let is_lost = self.arrived_at.is_some_and(|at| at >= begun);
+            if self.pause.is_some() || !is_lost {
+                self.note_fault(way.address, CloseReason::HandshakeTimedOut);
+            }
             if self.pause.is_some() {
                 self.tell_late(way.address, agenda);
             } else if self.arrived_at.is_none_or(|at| at < begun) {
@@ -312,6 +335,9 @@ impl Dials {
     /// Returns how long it took.
     pub fn arrived(&mut self, id: ConnId, agenda: &mut Agenda) -> Option<Duration> {
         let Coming { way, begun, .. } = self.remove(id)?;
+        if self.addresses.is_empty() || way.address != self.control {
+            self.fault = None;
+        }
         (self.took, self.arrived_at) = (agenda.now.saturating_duration_since(begun), Some(agenda.now));
         self.rivals.earn();
         let number = way.ticket.number;
@@ -355,6 +381,9 @@ impl Dials {
     /// A message connection could not be made. Returns its ticket, if nobody will bring it: a server may have seen it.
     pub fn failed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) -> Option<u64> {
         let Coming { way, is_late, .. } = self.remove(id)?;
+        if reason != CloseReason::Retired {
+            self.note_fault(way.address, reason);
+        }
         if !is_late {
             self.pause(way.address, agenda.now + agenda.limits.retry, true, agenda);
             self.pause.iter_mut().for_each(|pause| pause.told = true);

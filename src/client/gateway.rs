@@ -14,9 +14,10 @@ use super::names::Names;
 use super::publications::Publications;
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, LinkId, NameId};
+use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::config::Key;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Manner, Output};
+use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Manner, Output, Reason};
 use crate::wire::control::{Capabilities, ControlFrame, Hello, VERSIONS, Welcome};
 use crate::wire::handshake::{ClearHello, Purpose, Suite, key_id};
 
@@ -72,6 +73,10 @@ pub(super) struct Gateway {
     left: VecDeque<SocketAddr>,
     /// The client leaves: no attempt follows.
     leaving: bool,
+    /// Why the last attempt failed, or the last link ended; until the next link stands.
+    reason: Option<Reason>,
+    /// Where the server was reached last.
+    address: Option<SocketAddr>,
 }
 
 /// A dial that has begun.
@@ -118,6 +123,8 @@ impl Gateway {
             round_trip: RoundTrip::default(),
             left: VecDeque::new(),
             leaving: false,
+            reason: None,
+            address: None,
         }
     }
 
@@ -128,6 +135,24 @@ impl Gateway {
 
     pub fn server(&self) -> &HostPort {
         &self.settings.server
+    }
+
+    /// The key that is proved to it.
+    pub fn key(&self) -> &Name {
+        &self.settings.key.name
+    }
+
+    /// Where the server was reached last.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The current link, or why there is none, if that is known.
+    pub fn current(&self) -> Result<LinkId, Option<Reason>> {
+        match self.stage {
+            Stage::Up(link) => Ok(link),
+            _ => Err(self.reason.clone()),
+        }
     }
 
     /// Whether no attempt is made, and none is to come.
@@ -162,6 +187,7 @@ impl Gateway {
         self.left = names.found(self.settings.name).iter().copied().collect();
         if self.left.is_empty() || names.failure(self.settings.name).is_some() {
             names.tell_unresolved(self.settings.name, "the server", agenda);
+            self.reason = Some(Reason::Unresolved(names.host(self.settings.name)));
         }
         self.dial_next(agenda);
     }
@@ -263,6 +289,7 @@ impl Gateway {
             }
             (&Stage::Greeted(control, ..), ControlFrame::Refused(refusal)) if control == id => {
                 agenda.fact(Fact::Refused { refusal });
+                self.reason = Some(Reason::Refused(refusal));
                 (self.stage, self.due) = (Stage::Refused(id), None);
                 agenda.close(id, CloseReason::Drained, Manner::Whole);
             }
@@ -301,6 +328,7 @@ impl Gateway {
         let message_name = self.settings.message_name;
         let mut link = Link::new(id, heartbeat, greeting, dials, message_name, self.round_trip, agenda.now);
         link.heard(agenda);
+        (self.reason, self.address) = (None, Some(address));
         match links.add(link) {
             Some(link) => self.stage = Stage::Up(link),
             None => return agenda.reset(id, CloseReason::Full),
@@ -360,6 +388,7 @@ impl Gateway {
         }
         if self.tell_at.take_if(|at| *at <= agenda.now).is_some() {
             let (server, reason) = (self.settings.server.clone(), CloseReason::HandshakeTimedOut);
+            self.reason = Some(Reason::of_server(reason));
             agenda.fact(Fact::ServerUnreachable { server, reason });
         }
         if self.left.is_empty() {
@@ -423,6 +452,7 @@ impl Gateway {
             (self.draining, self.sought_until) = (None, None);
         }
         if matches!(self.stage, Stage::Up(current) if current == link) {
+            self.reason = Some(Reason::NotConnected);
             self.forgive(stood);
             self.pause(agenda);
         }
@@ -433,6 +463,9 @@ impl Gateway {
         let server = self.settings.server.clone();
         if self.late.take_if(|late| late.id == id).is_some() {
             let is_unproved = !matches!(reason, CloseReason::DialFailed(_) | CloseReason::Retired);
+            if reason != CloseReason::Retired {
+                self.reason = Some(Reason::of_server(reason));
+            }
             if is_unproved {
                 let key = self.settings.key.name.clone();
                 agenda.fact(Fact::ServerUnproved { server, key, reason });
@@ -455,11 +488,13 @@ impl Gateway {
         }
         match self.stage {
             Stage::Greeted(control, ..) if control == id => {
+                self.reason = Some(Reason::NotConnected);
                 agenda.fact(Fact::NotWelcomed { server, reason });
                 self.pause(agenda);
             }
             Stage::Refused(control) if control == id => self.pause_refused(agenda),
             Stage::Dialling(begun) if begun.id == id => {
+                self.reason = Some(Reason::of_server(reason));
                 agenda.fact(match reason {
                     CloseReason::DialFailed(_) => Fact::ServerUnreachable { server, reason },
                     _ => Fact::ServerUnproved { server, key: self.settings.key.name.clone(), reason },

@@ -14,8 +14,13 @@ use crate::base::id::{ConnId, LinkId, NameId, kind};
 use crate::base::round_trip::RoundTrip;
 use crate::base::slots::Slots;
 use crate::base::table::Table;
-use crate::machine::{Agenda, CloseReason, Fact, Greeting, Measured, Output, Silence, Verdict};
+use crate::machine::{Agenda, CloseReason, Fact, Greeting, Measured, Output, Reason, Silence, Verdict};
 use crate::wire::control::ControlFrame;
+
+/// A server that answers no ping for this time is said to be silent.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// While somebody looks, it is asked again when it was not heard for this time.
+const LOOKED_AT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a link stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub(super) struct Link {
     round_trip: RoundTrip,
     /// When the server's silence is looked at next.
     check_at: Instant,
+    /// When it was pinged, if it has said nothing since.
+    pinged_at: Option<Instant>,
     /// What its message connections prove; each with a ticket of its own.
     greeting: Greeting,
     dials: Dials,
@@ -66,6 +73,7 @@ impl Link {
             silence: Silence::default(),
             round_trip,
             check_at: now + heartbeat / 2,
+            pinged_at: None,
             greeting,
             dials,
             message_name,
@@ -77,7 +85,18 @@ impl Link {
     /// often than that, so it is asked only when it is late.
     pub fn heard(&mut self, agenda: &mut Agenda) {
         (self.heard, self.check_at) = (agenda.now, agenda.now + self.heartbeat / 2);
+        self.pinged_at = None;
         self.schedule(agenda);
+    }
+
+    /// Where its server is.
+    pub fn address(&self) -> SocketAddr {
+        self.dials.control()
+    }
+
+    /// To its server and back.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip.smoothed()
     }
 
     /// How long the server may be silent.
@@ -115,8 +134,31 @@ impl Link {
         self.dial(id, agenda);
     }
 
-    fn ping(&self, agenda: &mut Agenda) {
+    fn ping(&mut self, agenda: &mut Agenda) {
+        self.pinged_at = self.pinged_at.or(Some(agenda.now));
         agenda.push(Output::Send { id: self.control, frame: ControlFrame::Ping });
+    }
+
+    /// Somebody looks: the server is asked for a sign of life, unless it has given one a moment ago or is asked
+    /// already.
+    fn look(&mut self, agenda: &mut Agenda) {
+        if self.pinged_at.is_none() && agenda.now >= self.heard + LOOKED_AT_AGAIN {
+            self.ping(agenda);
+        }
+    }
+
+    /// Why nothing can be served over it, if that is so. Some message connections wait for sessions, or none does.
+    pub fn fault(&self, has_idle: bool, now: Instant) -> Option<Reason> {
+        let is_silent = |&at: &Instant| now >= at + self.round_trip.wait(SILENT_AFTER);
+        match self.pinged_at.filter(is_silent) {
+            Some(_) => Some(Reason::ServerSilent(now.saturating_duration_since(self.heard))),
+            None => self.message_fault().filter(|_| !has_idle).cloned(),
+        }
+    }
+
+    /// Why the message port does not work, if it does not.
+    pub fn message_fault(&self) -> Option<&Reason> {
+        self.dials.fault()
     }
 
     /// It is known how soon the server is tried again.
@@ -231,6 +273,10 @@ impl Links {
         self.controls.get(control).copied()
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.slots.iter()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
@@ -242,6 +288,11 @@ impl Links {
             link.is_due(id, agenda);
         }
         true
+    }
+
+    /// Somebody looks.
+    pub fn look(&mut self, agenda: &mut Agenda) {
+        self.slots.iter_mut().for_each(|(_, link)| link.look(agenda));
     }
 
     /// The system was suspended.

@@ -8,9 +8,10 @@
 //! | [`names`] | host names and their addresses |
 //! | [`dials`] | message connections on their way |
 //! | [`publications`] | what is published, and what the server says to that |
-//! | [`sessions`] | message connections, sessions, proxy connections |
+//! | [`sessions`], [`session`], [`user`] | message connections, sessions, proxy connections; whose a session is |
 //! | [`attempt`] | seeking a session's local server |
 //! | [`seen`] | which sessions of a link have been seen |
+//! | [`survey`] | what the client shows of itself |
 //!
 //! It closes no idle message connection of its own accord, and opens one only for a ticket.
 
@@ -21,7 +22,10 @@ mod link;
 mod names;
 mod publications;
 mod seen;
+mod session;
 mod sessions;
+mod survey;
+mod user;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,7 +36,8 @@ use crate::config::ClientConfig;
 use crate::config::client_difference::ClientDifference;
 use crate::config::limits::Limits;
 use crate::machine::{
-    Agenda, CloseReason, Configuration, Dialled, Fact, Input, Lookup, Machine, Output, SessionEvent, Traffic,
+    Agenda, CloseReason, Configuration, Dialled, Fact, Input, Lookup, Machine, Output, Reason, SessionEvent,
+    Survey, Traffic,
 };
 use crate::wire::control::ControlFrame;
 use gateway::{Gateway, Settings};
@@ -40,6 +45,7 @@ use link::Links;
 use names::Names;
 use publications::Publications;
 use sessions::Sessions;
+use survey::Surveyor;
 
 /// The client's machine.
 pub struct Client {
@@ -72,12 +78,22 @@ impl Client {
             server: config.server,
         };
         let mut publications = Publications::default();
-        config.publications.into_iter().for_each(|publication| publications.add(publication, &mut names));
-        let sessions = Sessions::new(publications);
         let mut agenda = Agenda::new(limits, jitter, now);
+        for publication in config.publications {
+            publications.add(publication, &mut names, &mut agenda);
+        }
+        let sessions = Sessions::new(publications, now);
         agenda.fact(Fact::Connecting { server: settings.server.clone() });
         let (gateway, links) = (Gateway::new(settings, now), Links::default());
         Client { gateway, links, names, sessions, agenda, draining: None }
+    }
+
+    /// Why nothing can be served now, if that is so: the server is not reached, or brings no session.
+    fn fault(&self, now: Instant) -> Option<Reason> {
+        match self.gateway.current() {
+            Ok(link) => self.links.get(link)?.fault(self.sessions.has_idle(), now),
+            Err(reason) => reason,
+        }
     }
 
     fn dialling(&mut self, id: ConnId, purpose: Dialled) {
@@ -162,7 +178,7 @@ impl Client {
                     sessions.begin(id, start, &mut link.seen, names, agenda);
                 }
             }
-            SessionEvent::Idle { .. } => self.sessions.ended(id, &mut self.agenda),
+            SessionEvent::Idle { .. } => self.sessions.ended(id, &self.names, &mut self.agenda),
             _ => {}
         }
     }
@@ -240,9 +256,11 @@ impl Machine for Client {
                 Configuration::Client { source, difference } => self.configure(source, difference),
                 Configuration::Server { .. } => {}
             },
+            Input::Look => self.links.look(&mut self.agenda),
             Input::GiveUp => self.draining = Some(now),
             // A client listens nowhere.
             Input::Accepted { .. }
+            | Input::TurnedAway { .. }
             | Input::Greeted { .. }
             | Input::Proved { .. }
             | Input::Answered { .. }
@@ -276,5 +294,11 @@ impl Machine for Client {
 
     fn poll_timeout(&self) -> Option<Instant> {
         [self.gateway.due(), self.draining, self.agenda.next_deadline()].into_iter().flatten().min()
+    }
+
+    fn survey(&self, survey: &mut Survey, rows: usize) {
+        let Client { gateway, links, sessions, agenda, .. } = self;
+        let fault = self.fault(survey.now);
+        Surveyor { gateway, links, sessions, agenda, fault }.go_on(survey, rows);
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::address::HostPort;
@@ -99,6 +100,16 @@ impl Names {
     /// Why the last lookup of a name failed, if it did.
     pub fn failure(&self, id: NameId) -> Option<&str> {
         self.0.get(id)?.failure.as_deref()
+    }
+
+    /// The name.
+    pub fn host(&self, id: NameId) -> Option<Arc<str>> {
+        self.0.get(id).map(|entry| entry.host.host.clone())
+    }
+
+    /// Whether the session on this message connection waits for the answer.
+    pub fn is_awaited(&self, id: NameId, message: ConnId) -> bool {
+        self.0.get(id).is_some_and(|entry| entry.waiting.contains_key(&message))
     }
 
     /// Whether an answer is on its way.

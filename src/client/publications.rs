@@ -8,14 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::time::Instant;
 
 use super::names::Names;
 use crate::base::address::HostPort;
-use crate::base::id::{ConnId, NameId};
+use crate::base::id::{AccountId, ConnId, NameId};
 use crate::base::name::Name;
 use crate::config::Publication;
 use crate::config::client_difference::ClientDifference;
-use crate::machine::{Agenda, Fact, NameFault, Output};
+use crate::machine::status::PublicationState;
+use crate::machine::{Agenda, Fact, NameFault, Output, Proving, Reason};
 use crate::wire::control::{
     ControlFrame, Denial, GrantedAddress, PublicationNumber, Publish, Transports, Want,
 };
@@ -31,6 +33,8 @@ pub(super) struct Offer {
     pub publication: Publication,
     /// Where its local server's addresses are kept.
     pub name: NameId,
+    /// Where its users are counted.
+    pub account: Option<AccountId>,
 }
 
 impl Offer {
@@ -59,7 +63,7 @@ pub(super) fn at_offset(address: SocketAddr, port_offset: u16) -> SocketAddr {
 /// What the server said last.
 enum Answer {
     Nothing,
-    Granted,
+    Granted(Vec<GrantedAddress>),
     Denied(Denial),
 }
 
@@ -67,6 +71,7 @@ enum Answer {
 struct Standing {
     offer: OfferId,
     answer: Answer,
+    proving: Proving,
 }
 
 /// A control connection on which publications were said.
@@ -85,6 +90,8 @@ pub(super) struct Publications {
     /// Those of the publications that stand, and those that sessions keep.
     offers: BTreeMap<OfferId, Offer>,
     hearers: BTreeMap<ConnId, Hearer>,
+    /// Where the users of each name are counted, whatever number it has.
+    accounts: BTreeMap<Name, AccountId>,
     last: PublicationNumber,
     last_offer: u32,
 }
@@ -100,19 +107,82 @@ impl Publications {
         self.offer(id).map(|offer| offer.number)
     }
 
+    /// The numbers of publications that stand, from this one on.
+    pub fn numbers_from(&self, number: PublicationNumber) -> impl Iterator<Item = PublicationNumber> {
+        self.standing.range(number..).map(|(&number, _)| number)
+    }
+
     /// The offer that a session keeps.
     pub fn offer(&self, id: Option<OfferId>) -> Option<&Offer> {
         self.offers.get(&id?)
     }
 
+    // What is known of them.
+
+    /// The publication of an offer, while that is the one that holds for new sessions.
+    fn standing_of(&mut self, id: Option<OfferId>) -> Option<(&Name, &mut Standing)> {
+        let offer = self.offers.get(&id?)?;
+        let standing = self.standing.get_mut(&offer.number)?;
+        (Some(standing.offer) == id).then_some((&offer.publication.name, standing))
+    }
+
+    /// A session or a probe has found its local server.
+    pub fn proved(&mut self, id: Option<OfferId>, agenda: &mut Agenda) {
+        if let Some((service, standing)) = self.standing_of(id)
+            && standing.proving.proved(agenda.now)
+        {
+            agenda.fact(Fact::ServiceProved { service: service.clone(), key: None });
+        }
+    }
+
+    /// What is published fails; people are to be told if that is news, or know it.
+    pub fn failed(&mut self, id: Option<OfferId>, reason: Reason, tells: bool, agenda: &mut Agenda) {
+        if let Some((service, standing)) = self.standing_of(id)
+            && standing.proving.failed(reason.clone())
+            && tells
+        {
+            agenda.fact(Fact::ServiceFails { service: service.clone(), key: None, reason });
+        }
+    }
+
+    /// The session of a user has ended, which sent bytes and was answered, or not.
+    pub fn session_ended(&mut self, id: Option<OfferId>, sent: bool, answered: bool) {
+        if let Some((_, standing)) = self.standing_of(id) {
+            standing.proving.ended(sent, answered);
+        }
+    }
+
+    /// What is known of the publication of this number: what is published, where its users connect as far as the server
+    /// has said so, in what state it is, and when it was proved. `link` says why none can be served, if that is so.
+    pub fn numbered(
+        &self,
+        number: PublicationNumber,
+        link: Option<Reason>,
+        now: Instant,
+    ) -> Option<(&Offer, &[GrantedAddress], PublicationState, &Proving)> {
+        let Standing { offer, answer, proving } = self.standing.get(&number)?;
+        let (addresses, denied) = match answer {
+            Answer::Granted(addresses) => (&addresses[..], None),
+            Answer::Denied(reason) => (&[][..], Some(Reason::Denied(*reason))),
+            Answer::Nothing => (&[][..], None),
+        };
+        Some((self.offers.get(offer)?, addresses, proving.state(link.or(denied), now), proving))
+    }
+
     // Coming, changing, going.
 
     /// Adds a publication.
-    pub fn add(&mut self, publication: Publication, names: &mut Names) {
+    pub fn add(&mut self, publication: Publication, names: &mut Names, agenda: &mut Agenda) {
         self.last += 1;
         self.numbers.insert(publication.name.clone(), self.last);
+        if !self.accounts.contains_key(&publication.name)
+            && let Some(account) = agenda.tally.open(None)
+        {
+            self.accounts.insert(publication.name.clone(), account);
+        }
         let offer = self.make_offer(self.last, publication, names);
-        self.standing.insert(self.last, Standing { offer, answer: Answer::Nothing });
+        let (answer, proving) = (Answer::Nothing, Proving::new(agenda.now));
+        self.standing.insert(self.last, Standing { offer, answer, proving });
     }
 
     fn make_offer(
@@ -129,7 +199,8 @@ impl Publications {
         let name = known.unwrap_or_else(add);
         let id = OfferId(NonZeroU32::MIN.saturating_add(self.last_offer));
         self.last_offer += 1;
-        self.offers.insert(id, Offer { number, publication, name });
+        let account = self.accounts.get(&publication.name).copied();
+        self.offers.insert(id, Offer { number, publication, name, account });
         id
     }
 
@@ -149,12 +220,18 @@ impl Publications {
             let Some(&number) = self.numbers.get(&publication.name) else { continue };
             let offer = self.make_offer(number, publication.clone(), names);
             if let Some(standing) = self.standing.get_mut(&number) {
-                standing.offer = offer;
+                // Nothing is known of where its users go now.
+                (standing.offer, standing.proving) = (offer, Proving::new(agenda.now));
             }
         }
         for publication in difference.asked_anew.iter().chain(&difference.added) {
-            self.add(publication.clone(), names);
+            self.add(publication.clone(), names, agenda);
             agenda.fact(Fact::Asked { service: publication.name.clone() });
+        }
+        for name in difference.removed.iter().filter(|name| !self.numbers.contains_key(name)) {
+            if let Some(account) = self.accounts.remove(name) {
+                agenda.tally.close(account);
+            }
         }
         if !leaving {
             let controls: Vec<ConnId> = self.hearers.keys().copied().collect();
@@ -247,7 +324,7 @@ impl Publications {
         }
         let Some(standing) = self.standing.get_mut(&number) else { return };
         let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { return };
-        standing.answer = Answer::Granted;
+        standing.answer = Answer::Granted(addresses.clone());
         let (service, local) = (publication.name.clone(), publication.local.clone());
         agenda.fact(Fact::Granted { service, addresses, local });
     }
@@ -268,7 +345,7 @@ impl Publications {
         match std::mem::replace(&mut standing.answer, Answer::Denied(reason)) {
             Answer::Denied(before) if before == reason => {}
             before => {
-                let (service, withdrawn) = (publication.name.clone(), matches!(before, Answer::Granted));
+                let (service, withdrawn) = (publication.name.clone(), matches!(before, Answer::Granted(_)));
                 agenda.fact(Fact::Denied { service, reason, withdrawn });
             }
         }

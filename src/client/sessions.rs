@@ -4,81 +4,44 @@
 //! A local server is dialled at most once per session that has not been seen before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::attempt::{Attempt, Attempts};
+use super::attempt::Attempts;
 use super::names::{Consulted, Names};
-use super::publications::{OfferId, Publications, at_offset};
+use super::publications::{Publications, at_offset};
 use super::seen::Seen;
-use crate::base::address::PackedAddress;
+use super::session::{Counts, Message, Proxy, Session, Stage, State};
+use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
 use crate::config::client_difference::ClientDifference;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Traffic};
+use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Reason, Traffic};
 use crate::wire::frame::{AbortReason, Sid, Start};
 
-/// A message connection.
-struct Message {
-    /// The link that it belongs to; its sessions are numbered there.
-    link: LinkId,
-    state: State,
-}
-
-/// What a message connection does.
-enum State {
-    /// It is dialled, and not proved yet.
-    Coming,
-    Idle,
-    Busy(Session),
-}
-
-/// A session that runs on a message connection.
-struct Session {
-    user: UserOf,
-    sid: Sid,
-    /// While its local server is sought.
-    attempt: Option<Box<Attempt>>,
-}
-
-/// The user of a session.
-#[derive(Clone, Copy)]
-struct UserOf {
-    number: u64,
-    address: PackedAddress,
-    /// `None` if there is no such publication.
-    offer: Option<OfferId>,
-    port_offset: u16,
-    since: Instant,
-}
-
-/// A proxy connection; its session may be over before it.
-struct Proxy {
-    message: ConnId,
-    user: UserOf,
-}
+/// Least time that a server gives a probe.
+const PROBE_TIME: Duration = Duration::from_secs(2);
 
 /// All message connections, sessions and proxy connections.
 pub(super) struct Sessions {
     pub publications: Publications,
     messages: Table<kind::Connection, Message>,
-    /// Message connections that are proved.
-    proved: usize,
     proxies: Table<kind::Connection, Proxy>,
-    /// Sessions that run.
-    running: usize,
+    counts: Counts,
     attempts: Attempts,
+    /// When the client began.
+    began: Instant,
 }
 
 impl Sessions {
-    /// No sessions of these publications.
-    pub fn new(publications: Publications) -> Sessions {
+    /// No sessions of these publications, at a client that begins now.
+    pub fn new(publications: Publications, now: Instant) -> Sessions {
         Sessions {
             publications,
             messages: Table::default(),
-            proved: 0,
             proxies: Table::default(),
-            running: 0,
+            counts: Counts::default(),
             attempts: Attempts::default(),
+            began: now,
         }
     }
 
@@ -86,17 +49,28 @@ impl Sessions {
 
     /// How many message connections are proved.
     pub fn proved_count(&self) -> usize {
-        self.proved
+        self.counts.proved()
+    }
+
+    /// Whether some of them wait for a session.
+    pub fn has_idle(&self) -> bool {
+        self.counts.idle() > 0
     }
 
     /// A message connection is dialled for a link.
     pub fn dialling(&mut self, id: ConnId, link: LinkId) {
+        self.counts.turn(link, None, Some(&State::Coming));
         self.messages.insert(id, Message { link, state: State::Coming });
+    }
+
+    /// How many message connections of a link are coming, idle and busy.
+    pub fn counts(&self, link: LinkId) -> [usize; 3] {
+        self.counts.of_link(link)
     }
 
     /// How many sessions run.
     pub fn running_count(&self) -> usize {
-        self.running
+        self.counts.users()
     }
 
     pub fn is_proxy(&self, id: ConnId) -> bool {
@@ -117,20 +91,20 @@ impl Sessions {
         let message = self.messages.get_mut(id)?;
         let State::Coming = message.state else { return None };
         message.state = State::Idle;
-        self.proved += 1;
+        self.counts.turn(message.link, Some(&State::Coming), Some(&State::Idle));
         Some(message.link)
     }
 
     /// A message connection is gone; returns its link, if it was never proved.
     pub fn message_gone(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) -> Option<LinkId> {
         let Message { link, state } = self.messages.remove(id)?;
+        self.counts.turn(link, Some(&state), None);
         if let State::Coming = state {
             return Some(link);
         }
-        self.proved -= 1;
-        if let State::Busy(session) = state {
-            self.running -= 1;
+        if let State::Busy(mut session) = state {
             let reason = if reason == CloseReason::LinkLost { reason } else { CloseReason::Truncated };
+            session.not_served(reason, &self.publications, agenda);
             self.attempts.end(session.attempt, reason, agenda);
         }
         None
@@ -148,6 +122,18 @@ impl Sessions {
         self.messages.get(id).map(|message| &message.state)
     }
 
+    fn session_mut(&mut self, id: ConnId) -> Option<&mut Session> {
+        match &mut self.messages.get_mut(id)?.state {
+            State::Busy(session) => Some(session),
+            State::Coming | State::Idle => None,
+        }
+    }
+
+    /// Whether the user of the session on a message connection is still to be counted. It is, from now on.
+    fn is_uncounted(&mut self, id: ConnId) -> bool {
+        self.session_mut(id).is_some_and(Session::take_uncounted)
+    }
+
     // Sessions.
 
     /// A session has begun on a message connection; `seen` is its link's.
@@ -163,19 +149,15 @@ impl Sessions {
         agenda.at(id, None);
         let first_new = start.first_sid == 0 || seen.insert(start.first_sid);
         let new = seen.insert(start.sid);
-        let user = UserOf {
-            number: start.number,
-            address: start.user.into(),
-            offer: self.publications.offer_of(start.publication),
-            port_offset: start.port_offset,
-            since: agenda.now,
-        };
-        let session = Session { user, sid: start.sid, attempt: None };
+        let user = UserOf::new(&start, &self.publications, self.began, agenda.now);
+        let session = Session { user, sid: start.sid, stage: Stage::Over, attempt: None };
         agenda.at(id, None);
-        match std::mem::replace(&mut message.state, State::Busy(session)) {
+        let before = std::mem::replace(&mut message.state, State::Busy(session));
+        self.counts.turn(message.link, Some(&before), Some(&message.state));
+        if let State::Busy(mut before) = before {
             // Its end was not told of yet.
-            State::Busy(before) => self.attempts.end(before.attempt, CloseReason::Retired, agenda),
-            State::Coming | State::Idle => self.running += 1,
+            before.not_served(CloseReason::Aborted(AbortReason::Reset), &self.publications, agenda);
+            self.attempts.end(before.attempt, CloseReason::Retired, agenda);
         }
         if !first_new || !new {
             // The copy that was read first is served, or has been. This one ends alone.
@@ -183,11 +165,19 @@ impl Sessions {
             return agenda.fact(Fact::Duplicate { number: start.number });
         }
         if self.publications.offer(user.offer).is_none_or(|offer| offer.local(user.port_offset).is_none()) {
-            return refuse(id, agenda);
+            // What a probe would tell of is not published any more.
+            let reason = if user.is_probe() { AbortReason::Removed } else { AbortReason::Refused };
+            return agenda.push(Output::Abort { message: id, reason });
+        }
+        if user.came(&self.publications, agenda)
+            && let Some(session) = self.session_mut(id)
+        {
+            session.stage = Stage::Seeking;
         }
         if self.proxies.len() + self.attempts.asked >= self.proxies_max(agenda) {
-            self.tell_failed(user, CloseReason::Full, agenda);
-            return refuse(id, agenda);
+            self.is_uncounted(id);
+            let reason = user.not_served(CloseReason::Full, &mut self.publications, agenda);
+            return agenda.push(Output::Abort { message: id, reason });
         }
         agenda.push(Output::Accept(id));
         self.dial(id, names, agenda);
@@ -197,21 +187,7 @@ impl Sessions {
     /// and aborts sessions for ever must not take all descriptors with them.
     fn proxies_max(&self, agenda: &Agenda) -> usize {
         let limits = &agenda.limits;
-        (2 * self.proved + limits.proxies_spare).min(limits.messages_per_client_max)
-    }
-
-    fn tell_failed(&self, user: UserOf, reason: CloseReason, agenda: &mut Agenda) {
-        if let Some((offer, local)) =
-            self.publications.offer(user.offer).and_then(|it| Some((it, it.local(user.port_offset)?)))
-        {
-            agenda.fact(Fact::LocalFailed {
-                number: user.number,
-                user: user.address.into(),
-                service: offer.publication.name.clone(),
-                local,
-                reason,
-            });
-        }
+        (2 * self.counts.proved() + limits.proxies_spare).min(limits.messages_per_client_max)
     }
 
     /// Seeks a session's local server: dials it, or waits for its name's addresses first.
@@ -221,7 +197,7 @@ impl Sessions {
             return refuse(id, agenda);
         };
         // A session that must wait for a name waits no longer than for a local server.
-        let last = session.user.since + offer.publication.dial_time;
+        let last = session.user.since(self.began) + offer.publication.dial_time;
         let until = match names.consult(offer.name, agenda) {
             Consulted::Go => return self.dial_next(id, names, agenda),
             Consulted::WaitUntil(until) => until.min(last),
@@ -245,12 +221,14 @@ impl Sessions {
         let attempt = session.attempt.get_or_insert_with(|| self.attempts.begin());
         let Some((address, left)) = attempt.next(found) else {
             if attempt.last().is_none() {
-                refuse(id, agenda);
+                let (user, is_uncounted) = (session.user, session.take_uncounted());
+                let reason = user.not_resolved(is_uncounted, names, &mut self.publications, agenda);
+                agenda.push(Output::Abort { message: id, reason });
             }
             return;
         };
         // Each address gets its share of what is left of the time.
-        let last = session.user.since + offer.publication.dial_time;
+        let last = session.user.since(self.began) + offer.publication.dial_time;
         let share = last.saturating_duration_since(agenda.now) / (1 + left as u32);
         attempt.dial(address, agenda.now);
         self.attempts.asked += 1;
@@ -258,7 +236,8 @@ impl Sessions {
         agenda.at(id, Some(late_at).filter(|_| left > 0));
         let deadline = agenda.now + share;
         let address = at_offset(address, session.user.port_offset);
-        agenda.push(Output::Dial { dial: Dial::Proxy(id, session.sid), address, deadline });
+        let dial = Dial::Proxy(id, session.sid, offer.account);
+        agenda.push(Output::Dial { dial, address, deadline });
     }
 
     /// A dial of a session's local server is late: another address is dialled beside it, or in its place if that one
@@ -307,19 +286,38 @@ impl Sessions {
         names.stop_waiting(offer.name, id);
         if names.found(offer.name).is_empty() {
             offer.tell_name(NameFault::Late, agenda);
-            return refuse(id, agenda);
+            let (user, is_uncounted) = (session.user, self.is_uncounted(id));
+            let reason = user.not_resolved(is_uncounted, names, &mut self.publications, agenda);
+            return agenda.push(Output::Abort { message: id, reason });
         }
         self.dial_next(id, names, agenda);
     }
 
     /// Both directions of a session have ended.
-    pub fn ended(&mut self, id: ConnId, agenda: &mut Agenda) {
+    pub fn ended(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
         agenda.at(id, None);
-        if let Some(message) = self.messages.get_mut(id)
-            && let State::Busy(session) = std::mem::replace(&mut message.state, State::Idle)
-        {
-            self.running -= 1;
+        let Some(message) = self.messages.get_mut(id) else { return };
+        let before = std::mem::replace(&mut message.state, State::Idle);
+        self.counts.turn(message.link, Some(&before), Some(&message.state));
+        if let State::Busy(mut session) = before {
+            session.not_served(CloseReason::Aborted(AbortReason::Reset), &self.publications, agenda);
+            self.note_given_up(id, &session, names, agenda);
             self.attempts.end(session.attempt, CloseReason::Retired, agenda);
+        }
+    }
+
+    /// The server has given a probe up whose local server is still sought: it has waited for it long enough.
+    fn note_given_up(&mut self, id: ConnId, session: &Session, names: &Names, agenda: &mut Agenda) {
+        let user = session.user;
+        if !user.is_probe() || agenda.now < user.since(self.began) + PROBE_TIME {
+            return;
+        }
+        let is_dialled = session.attempt.as_ref().is_some_and(|attempt| attempt.last().is_some());
+        let name = self.publications.offer(user.offer).map(|offer| offer.name);
+        if is_dialled {
+            user.failed(Reason::LocalUnanswered, &mut self.publications, agenda);
+        } else if name.is_some_and(|name| names.is_awaited(name, id)) {
+            user.not_resolved(false, names, &mut self.publications, agenda);
         }
     }
 
@@ -329,7 +327,7 @@ impl Sessions {
     pub fn dialling_proxy(&mut self, id: ConnId, message: ConnId, agenda: &mut Agenda) {
         match self.messages.get_mut(message).map(|message| &mut message.state) {
             Some(State::Busy(session)) => {
-                self.proxies.insert(id, Proxy { message, user: session.user });
+                self.proxies.insert(id, Proxy { message, user: session.user, is_served: false });
                 match session.attempt.as_mut().is_some_and(|attempt| attempt.begun(id)) {
                     true => self.attempts.asked -= 1,
                     false => agenda.reset(id, CloseReason::Retired),
@@ -352,6 +350,11 @@ impl Sessions {
             names.worked(offer.name, dialled.address, dialled.at, agenda.now);
         }
         agenda.at(message, None);
+        if session.take_uncounted() {
+            session.stage = Stage::Served;
+            self.proxies.get_mut(id).into_iter().for_each(|proxy| proxy.is_served = true);
+        }
+        session.user.proved(&mut self.publications, agenda);
         self.attempts.rivals.earn();
         self.attempts.end(Some(attempt), CloseReason::Retired, agenda);
     }
@@ -403,6 +406,7 @@ impl Sessions {
                 names.stop_waiting(offer.name, id);
             }
             agenda.at(id, None);
+            session.not_served(CloseReason::Removed, &self.publications, agenda);
             self.attempts.end(session.attempt.take(), CloseReason::Removed, agenda);
             agenda.push(Output::Abort { message: id, reason });
         }
@@ -437,23 +441,16 @@ impl Sessions {
         names: &mut Names,
         agenda: &mut Agenda,
     ) -> bool {
-        let Some(Proxy { message, user }) = self.proxies.remove(id) else { return false };
+        let Some(Proxy { message, user, is_served }) = self.proxies.remove(id) else { return false };
+        if !is_served {
+            user.passed(traffic, &self.publications, agenda);
+        }
         if let CloseReason::DialFailed(_) = reason {
             self.dial_failed(id, message, user, reason, names, agenda);
         } else if reason == CloseReason::Retired {
             // Another one has served its session, or nobody waits for it.
-        } else if let Some((offer, local)) =
-            self.publications.offer(user.offer).and_then(|it| Some((it, it.local(user.port_offset)?)))
-        {
-            agenda.fact(Fact::SessionEnded {
-                number: user.number,
-                user: user.address.into(),
-                service: offer.publication.name.clone(),
-                local,
-                traffic,
-                lasted: agenda.now.saturating_duration_since(user.since),
-                reason,
-            });
+        } else {
+            user.ended(is_served, reason, (traffic, self.began), &mut self.publications, agenda);
         }
         true
     }
@@ -467,6 +464,7 @@ impl Sessions {
         names: &mut Names,
         agenda: &mut Agenda,
     ) {
+        let began = self.began;
         let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
             return;
         };
@@ -478,7 +476,7 @@ impl Sessions {
         names.ask_again(offer.name, agenda);
         let told = attempt.fail(dialled.address, reason);
         let has_more = attempt.next(names.found(offer.name)).is_some();
-        if has_more && agenda.now < user.since + offer.publication.dial_time {
+        if has_more && agenda.now < user.since(began) + offer.publication.dial_time {
             return match attempt.last() {
                 // There was one beside it, which may be late as well.
                 Some(_) => self.dial_late(message, names, agenda),
@@ -489,22 +487,12 @@ impl Sessions {
             return;
         }
         agenda.at(message, None);
-        self.tell_failed(user, told, agenda);
-        refuse(message, agenda);
+        session.stage = Stage::Over;
+        let reason = user.not_served(told, &mut self.publications, agenda);
+        agenda.push(Output::Abort { message, reason });
     }
 }
 
 fn refuse(message: ConnId, agenda: &mut Agenda) {
     agenda.push(Output::Abort { message, reason: AbortReason::Refused });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A client holds one of these per idle session, and two of its user.
-    #[test]
-    fn a_session_takes_little_memory() {
-        assert_eq!((size_of::<Message>(), size_of::<Proxy>()), (72, 56));
-    }
 }

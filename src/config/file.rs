@@ -17,7 +17,8 @@ pub use server::ServerSaid;
 use super::document::{Document, Entry, Value};
 use super::fault::{Collector, Fault, Faults, Place, quoted};
 use super::options::{Described, Section, Side, keys};
-use super::values::unknown;
+use super::values::{Setting, unknown};
+use crate::base::address::Listen;
 use settings::Settings;
 
 /// Largest file that is parsed, in bytes.
@@ -40,6 +41,30 @@ pub struct Running {
     pub log_file: Option<PathBuf>,
     /// Where a client writes what it was granted.
     pub ready_file: Option<PathBuf>,
+    /// Where the status is asked for by TCP.
+    pub metrics: Option<Listen>,
+    /// The socket by which the status is asked for, or `none`.
+    pub status: Option<PathBuf>,
+}
+
+impl Running {
+    /// What stands before all tables.
+    #[cold]
+    fn read(top: &Settings) -> Running {
+        let path = |name| top.text(name).map(PathBuf::from);
+        let metrics = match top.get("metrics") {
+            Some(Setting::Places(places)) => places.first().map(|&(at, _)| at),
+            _ => None,
+        };
+        Running {
+            log_level: top.text("log-level").map(str::to_owned),
+            log_format: top.text("log-format").map(str::to_owned),
+            log_file: path("log-file"),
+            ready_file: path("ready-file"),
+            metrics,
+            status: path("status"),
+        }
+    }
 }
 
 /// What a file says.

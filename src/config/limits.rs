@@ -11,6 +11,8 @@ pub struct Limits {
     pub users_max: usize,
     /// Whether the operator asked for that many users: only then is it told that fewer fit.
     pub users_max_is_said: bool,
+    /// As many were asked for, before file descriptors made it less; 0 if nothing did.
+    pub users_asked: usize,
     /// Links at once, all of them with one key if no other key exists; the next one is refused.
     pub links_max: usize,
     /// Places for users who wait for a message connection. When all are taken, the newest user of the service that
@@ -138,6 +140,8 @@ pub struct Limits {
     pub listen: Duration,
     /// Time between two such attempts.
     pub listen_retry: Duration,
+    /// Those who look at the status at once, of each way in; one more takes the place of the oldest.
+    pub readers_max: usize,
     /// File descriptors kept back from users and strangers.
     pub descriptor_reserve: usize,
     /// File descriptors for users, links, message connections and ports that clients ask for, at the server.
@@ -152,6 +156,7 @@ impl Default for Limits {
         Limits {
             users_max: 10_000,
             users_max_is_said: false,
+            users_asked: 0,
             links_max: 1_024,
             waiting_max: 4_096,
             waiting_sure: 8,
@@ -208,6 +213,7 @@ impl Default for Limits {
             pipes_max: 64,
             listen: Duration::from_secs(5),
             listen_retry: Duration::from_millis(100),
+            readers_max: 64,
             descriptor_reserve: 16,
             room: usize::MAX,
             local_ports: None,
@@ -225,6 +231,7 @@ impl Limits {
         let room = room - 2 * self.pipes_max;
         self.room = room.saturating_sub(self.strangers_max);
         self.pool = self.pool.min((room / 4).max(1));
+        self.users_asked = self.users_max;
         self.users_max = self.users_at_most(1, 0);
         self.messages_per_client_max = self.messages_per_client_max.min((room / 2).max(1));
     }

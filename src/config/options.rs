@@ -211,9 +211,12 @@ const DRAINED: &str = "seconds that running sessions get to finish after SIGTERM
 const LEVEL: &str = "least serious lines to log: off, error, warn, info, debug or trace";
 const LOG_FORMAT: &str = "how a line of the log looks: text or json";
 const LOG_FILE: &str = "FILE to append the log to, instead of standard error";
-const CONFIG: &str = "FILE that says all this instead; no other option beside it but the log's";
+const CONFIG: &str = "FILE that says all this instead; no other option beside it but --status and the log's";
 const CLIENT_CONFIG: &str =
-    "FILE that says all this instead; no other option beside it but the log's and --ready-file";
+    "FILE that says all this instead; no other option beside it but --ready-file, --status and the log's";
+const METRICS: &str = "[ADDR:]PORT where a browser, Prometheus and health checks ask for the status; PORT alone is for \
+                       this host";
+const STATUS: &str = "PATH of the socket where 'skyorg status' asks, or 'none'";
 
 /// All of them, in the order of the help and of README.
 #[rustfmt::skip]
@@ -242,6 +245,9 @@ pub const OPTIONS: &[Described] = {
             "seconds of silence after which a client is given up"),
         top(Server, Both, "drain", seconds(DRAIN), "5", Reload, DRAINED),
         top(Server, Both, "max-users", count(USERS), "10000", Reload, "users served at once"),
+        top(Server, Both, "metrics", Kind::Place, "", Reload, METRICS),
+        top(Server, FlagBesideFile, "status", Kind::File, "server.sock in /run/skyorg or in $XDG_RUNTIME_DIR/skyorg",
+            Reload, STATUS),
         top(Server, FlagBesideFile, "log-level", Kind::Level, "info", Reload, LEVEL),
         top(Server, FlagBesideFile, "log-format", Kind::Format, "text", Reload, LOG_FORMAT),
         top(Server, FlagBesideFile, "log-file", Kind::File, "", Reload, LOG_FILE),
@@ -283,6 +289,9 @@ pub const OPTIONS: &[Described] = {
         top(Client, Both, "drain", seconds(DRAIN), "5", Reload, DRAINED),
         top(Client, FlagBesideFile, "ready-file", Kind::File, "", Reload,
             "FILE to write the addresses of all that is served into, as JSON, once all was granted"),
+        top(Client, Both, "metrics", Kind::Place, "", Reload, METRICS),
+        top(Client, FlagBesideFile, "status", Kind::File, "client.sock in /run/skyorg or in $XDG_RUNTIME_DIR/skyorg",
+            Reload, STATUS),
         top(Client, FlagBesideFile, "log-level", Kind::Level, "info", Reload, LEVEL),
         top(Client, FlagBesideFile, "log-format", Kind::Format, "text", Reload, LOG_FORMAT),
         top(Client, FlagBesideFile, "log-file", Kind::File, "", Reload, LOG_FILE),

@@ -139,6 +139,14 @@ pub enum Either {
 }
 
 impl<Said> Source<Said> {
+    /// The file, as it was typed, if it is one.
+    pub fn file(&self) -> Option<Arc<str>> {
+        match self {
+            Source::File(path) => Some(named(path)),
+            Source::Flags { .. } => None,
+        }
+    }
+
     /// What people are told is read again: the file as it was typed, or `keys`, as nothing else of a command line can
     /// change.
     pub fn name(&self) -> Arc<str> {
@@ -401,6 +409,13 @@ fn resolved(running: Running, folder: &Path) -> Running {
         log_format: running.log_format,
         log_file: resolve(running.log_file),
         ready_file: resolve(running.ready_file),
+        metrics: running.metrics,
+        // The word is no path.
+        status: if running.status.as_deref() == Some(Path::new("none")) {
+            running.status
+        } else {
+            resolve(running.status)
+        },
     }
 }
 

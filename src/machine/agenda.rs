@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{CloseReason, Fact, Manner, Output};
+use super::{CloseReason, Fact, Manner, Output, Tally};
 use crate::base::deadlines::Deadlines;
-use crate::base::id::{ConnId, kind};
+use crate::base::id::{AccountId, ConnId, kind};
 use crate::config::limits::Limits;
 
 /// Outputs, deadlines, and what every decision needs: the time, the limits and jitter.
@@ -15,6 +15,8 @@ pub struct Agenda {
     pub now: Instant,
     /// The bounds.
     pub limits: Arc<Limits>,
+    /// What is counted.
+    pub tally: Tally,
     jitter: fastrand::Rng,
     outputs: VecDeque<Output>,
     deadlines: Deadlines<kind::Connection>,
@@ -23,7 +25,8 @@ pub struct Agenda {
 impl Agenda {
     /// An agenda with nothing on it.
     pub fn new(limits: Arc<Limits>, jitter: fastrand::Rng, now: Instant) -> Agenda {
-        Agenda { now, limits, jitter, outputs: VecDeque::new(), deadlines: Deadlines::default() }
+        let (outputs, deadlines) = (VecDeque::new(), Deadlines::default());
+        Agenda { now, limits, tally: Tally::default(), jitter, outputs, deadlines }
     }
 
     /// Adds an output.
@@ -46,8 +49,17 @@ impl Agenda {
         self.close(id, reason, Manner::Reset);
     }
 
-    /// Tells people.
+    /// Tells people, and counts it.
     pub fn fact(&mut self, fact: Fact) {
+        self.tally.take(&fact, self.now);
+        self.push(Output::Fact(fact));
+    }
+
+    /// Tells people what became of a user, and counts it there.
+    pub fn fact_of(&mut self, account: Option<AccountId>, fact: Fact) {
+        if let Some(account) = account {
+            self.tally.take_of(account, &fact);
+        }
         self.push(Output::Fact(fact));
     }
 

@@ -64,6 +64,8 @@ pub enum CloseReason {
     LinkLost,
     /// No client could take the user in time.
     NoClient,
+    /// A client could take the user, and no message connection came for it in time.
+    NotReached,
     /// Too many users are waiting, or too many are served.
     Full,
     /// What was aborted did not end, or a good ending was not read, in time.
@@ -121,6 +123,7 @@ impl fmt::Display for CloseReason {
             Self::Replaced => f.write_str("replaced by a newer connection of the same client"),
             Self::LinkLost => f.write_str("link lost"),
             Self::NoClient => f.write_str("no client took the user in time"),
+            Self::NotReached => f.write_str("no message connection came for the user in time"),
             Self::Full => f.write_str("the limit is reached"),
             Self::EndTimedOut => f.write_str("the other side did not end in time"),
             Self::Policy => f.write_str("the policy does not allow it any more"),
@@ -167,6 +170,7 @@ impl CloseReason {
         matches!(
             self,
             Self::NoClient
+                | Self::NotReached
                 | Self::Full
                 | Self::NotStarted
                 | Self::From
@@ -195,6 +199,7 @@ impl CloseReason {
             Self::ProtocolError => "protocol error",
             Self::BadRecord => "bad record",
             Self::NoClient => "no client",
+            Self::NotReached => "not reached",
             Self::Full => "full",
             Self::From => "from",
             Self::UsersLimit => "users limit",

@@ -93,6 +93,7 @@ mod tests {
             (Ending::User(CloseReason::EndTimedOut), "user did not read in time"),
             (Ending::Proxy(CloseReason::EndTimedOut), "local server did not read in time"),
             (Ending::User(CloseReason::NoClient), "no client took the user in time"),
+            (Ending::User(CloseReason::NotReached), "no message connection came for the user in time"),
             (
                 Ending::User(CloseReason::Aborted(AbortReason::Refused)),
                 "the local server did not take the connection",

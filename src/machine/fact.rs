@@ -11,6 +11,7 @@ use super::close::CloseReason;
 use super::fault::Fault;
 use super::input::Traffic;
 use super::name_fault::NameFault;
+use super::reason::Reason;
 use super::reload_fault::ReloadFault;
 use super::throttle::{LINKS_AT_ONCE, PUBLICATIONS_AT_ONCE, Throttle};
 use super::words::has_no_port;
@@ -139,6 +140,8 @@ pub enum Fact {
     UserShed {
         /// The user.
         peer: SocketAddr,
+        /// The service that it came to.
+        service: Option<Name>,
         /// Users that are served.
         users: usize,
     },
@@ -357,6 +360,24 @@ pub enum Fact {
         number: u64,
     },
 
+    // Both.
+    /// What users of a service need does not work.
+    ServiceFails {
+        /// The service.
+        service: Name,
+        /// At the server: the key of the client that offers it.
+        key: Option<Name>,
+        /// Why.
+        reason: Reason,
+    },
+    /// A service that failed is proved again.
+    ServiceProved {
+        /// The service.
+        service: Name,
+        /// At the server: the key of the client that offers it.
+        key: Option<Name>,
+    },
+
     // The reactor.
     /// The system takes long to begin connections to local servers, and the loop stands meanwhile.
     DialsSlow {
@@ -411,6 +432,7 @@ impl Fact {
             | Fact::ServerDrains { .. }
             | Fact::LinkLost { .. }
             | Fact::MessageArrived { .. }
+            | Fact::ServiceProved { .. }
             | Fact::SessionEnded { .. } => Level::Info,
             Fact::Refused { .. } | Fact::Denied { .. } | Fact::ReloadRefused { .. } => Level::Error,
             _ => Level::Warn,
@@ -457,6 +479,8 @@ impl Fact {
                 once("no local port", Some(service))
             }
             Fact::LocalFailed { service, .. } => once("local failed", Some(service)),
+            Fact::ServiceFails { service, .. } => once("service fails", Some(service)),
+            Fact::ServiceProved { service, .. } => once("service proved", Some(service)),
             Fact::DialsSlow { .. } => once("dials slow", None),
             Fact::Duplicate { .. } => once("duplicate", None),
             _ => None,

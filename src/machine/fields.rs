@@ -61,6 +61,8 @@ impl Fact {
             Fact::UserLeft { served: false, .. } => "user left unserved",
             Fact::UserLeft { .. } | Fact::SessionEnded { .. } => "session ended",
             Fact::UserShed { .. } | Fact::LocalFailed { .. } => "user refused",
+            Fact::ServiceFails { .. } => "service fails",
+            Fact::ServiceProved { .. } => "service proved",
             Fact::Draining { .. } => "draining",
             Fact::DrainOver { .. } => "drain over",
             Fact::AddressInUse { .. } => "address in use",
@@ -98,6 +100,14 @@ impl Fact {
     #[cold]
     pub fn fields(&self, to: &mut impl Fields) {
         match self {
+            Fact::ServiceFails { service, key, reason } => {
+                texts!(to, "service" service, "reason" reason);
+                key.iter().for_each(|key| texts!(to, "key" key));
+            }
+            Fact::ServiceProved { service, key } => {
+                texts!(to, "service" service);
+                key.iter().for_each(|key| texts!(to, "key" key));
+            }
             Fact::ClientCame { link, key, peer } => texts!(to, "link" link, "key" key, "client" peer),
             Fact::ClientGone { link, key, peer, reason } => {
                 texts!(to, "link" link, "key" key, "client" peer, "reason" reason);
@@ -126,7 +136,8 @@ impl Fact {
                 texts!(to, "user" user);
                 session(to, *number, (received, sent), *lasted, Ending::User(*reason));
             }
-            Fact::UserShed { peer, users } => {
+            Fact::UserShed { peer, users, service } => {
+                service.iter().for_each(|service| texts!(to, "service" service));
                 texts!(to, "user" peer, "reason" "as many users are served as may be");
                 to.number("users", *users as u64);
             }

@@ -9,13 +9,14 @@ use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 use super::close::CloseReason;
+use super::fault::Fault;
 use super::output::{Dialled, Door};
 use super::silence::Measured;
-use crate::base::id::{ConnId, ListenerId, NameId};
+use crate::base::id::{ConnId, ListenerId, NameId, ServiceId};
 use crate::config::ServerConfig;
 use crate::config::client_difference::ClientDifference;
 use crate::wire::control::ControlFrame;
-use crate::wire::frame::Start;
+use crate::wire::frame::{AbortReason, Start};
 use crate::wire::handshake::{ClearHello, KeyId, Secret};
 
 /// Bytes of one session that passed a user's or a proxy connection.
@@ -25,6 +26,13 @@ pub struct Traffic {
     pub received: u64,
     /// Bytes written to it.
     pub sent: u64,
+}
+
+impl Traffic {
+    /// The same, seen from the other end: what passed a proxy connection, as its user would count it.
+    pub fn mirrored(self) -> Traffic {
+        Traffic { received: self.sent, sent: self.received }
+    }
 }
 
 /// What the reactor tells a machine.
@@ -40,6 +48,15 @@ pub enum Input {
         peer: SocketAddr,
         /// The address that it connected to.
         asked: SocketAddr,
+    },
+    /// A user was turned away at accept.
+    TurnedAway {
+        /// The service that it came to.
+        service: ServiceId,
+        /// Where it came from.
+        peer: SocketAddr,
+        /// What the system said to it; `None` if as many users are served as may be.
+        fault: Option<Fault>,
     },
     /// A listener listens, for the first time or again.
     Listening {
@@ -145,6 +162,9 @@ pub enum Input {
     },
     /// Another configuration is to take the place of the one before.
     Configure(Box<Configuration>),
+    /// Somebody looks at what is known, now and for the next ten seconds: what was proved longer ago than a moment is
+    /// proved again.
+    Look,
     /// The operator asked the process to end.
     Drain,
     /// The operator asked again: the time that running sessions have is over now.
@@ -240,6 +260,8 @@ pub enum SessionEvent {
     Duplicate,
     /// Server: the client refuses the session, and its user is not paired with this copy; see [`Input::Returned`].
     Refused,
+    /// Server: a probe was aborted, for this reason.
+    ProbeAborted(AbortReason),
     /// Both directions have ended and everything is flushed: the connection is free.
     Idle {
         /// Server: so little was sent to the client that all of it has certainly been read. More than that may still

@@ -13,10 +13,15 @@ mod fault;
 mod fields;
 mod input;
 mod name_fault;
+mod outcome;
 mod output;
+mod proving;
+mod reason;
 mod reload_fault;
 mod silence;
 pub mod status;
+mod survey;
+mod tally;
 mod throttle;
 mod words;
 
@@ -31,9 +36,14 @@ pub use fault::{Advised, Fault, Needed, OptionFailed};
 pub use fields::Fields;
 pub use input::{Configuration, Input, LINK_RANDOM_BYTES, Lookup, Proof, SessionEvent, Traffic};
 pub use name_fault::NameFault;
+pub use outcome::{Cause, End, Outcome};
 pub use output::{Dial, Dialled, Door, Greeting, Output, Terms};
+pub use proving::Proving;
+pub use reason::Reason;
 pub use reload_fault::ReloadFault;
 pub use silence::{Measured, Silence, Verdict};
+pub use survey::{Place, Survey};
+pub use tally::Tally;
 pub use throttle::Throttle;
 
 /// The half that decides. See the module.
@@ -46,4 +56,6 @@ pub trait Machine {
     fn poll_output(&mut self) -> Option<Output>;
     /// When to call [`Machine::handle_timeout`].
     fn poll_timeout(&self) -> Option<Instant>;
+    /// Adds no more than about so many rows to a survey, for somebody who looks.
+    fn survey(&self, survey: &mut Survey, rows: usize);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::close::{CloseReason, Manner};
 use super::fact::Fact;
 use crate::base::address::{HostPort, Listen};
-use crate::base::id::{ConnId, LinkId, ListenerId, NameId, RateId, ServiceId};
+use crate::base::id::{AccountId, ConnId, LinkId, ListenerId, NameId, RateId, ServiceId};
 use crate::base::rate::Rate;
 use crate::wire::control::ControlFrame;
 use crate::wire::frame::{AbortReason, Sid, Start};
@@ -31,8 +31,8 @@ pub enum Dial {
     /// A message connection of this link, which is the client's own name for it.
     Message(LinkId, Greeting),
     /// A proxy connection for the session of this number that has begun on this message connection. It is not made if
-    /// another session has taken its place meanwhile: that one may be of another service.
-    Proxy(ConnId, Sid),
+    /// another session has taken its place meanwhile: that one may be of another service. Its bytes are counted there.
+    Proxy(ConnId, Sid, Option<AccountId>),
 }
 
 /// What a connection that is being dialled is for.
@@ -68,6 +68,8 @@ pub struct Terms {
     pub rate: Option<RateId>,
     /// How long it may go on without a byte in either direction. What its first copy began with holds to its end.
     pub idle: Option<Duration>,
+    /// Where its bytes are counted.
+    pub account: Option<AccountId>,
 }
 
 /// What a machine asks of the reactor. An output that names a connection already marked for closing does nothing.
@@ -148,6 +150,14 @@ pub enum Output {
         start: Start,
         /// What holds for it.
         terms: Terms,
+    },
+    /// Begin a session without a user on an idle message connection, and end its own direction at once. What comes of
+    /// it is told by session events, and what the local server says is thrown away. `Abort` ends it.
+    Probe {
+        /// The message connection.
+        message: ConnId,
+        /// What to tell the client.
+        start: Start,
     },
     /// All sessions that share this rate may pass so many bytes of users each way, or as many as they will; those that
     /// run, too. It comes to be by this, and without a rate it is forgotten.

@@ -1,8 +1,8 @@
 //! What a machine and its reactor show of themselves when somebody looks: plain values, gathered a few rows a turn, and
 //! written as text, JSON or metrics by a thread that may be slow.
 //!
-//! Counters begin with the process and only grow. A service is its name: what clients expose is counted for its key, and
-//! its name is theirs.
+//! Counters begin with the process and only grow. A service is its name. What clients expose has names of their
+//! own, and is counted for its key once it is gone.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ pub struct Figures {
     pub peak: u64,
     /// Users who wait for a message connection.
     pub waiting: u64,
-    /// Users that came: the sum of `ended` and `refused`, and those that are there.
+    /// Users that came: those of `ended` and `refused`, and those that are there.
     pub total: u64,
     /// Bytes read from users and written towards them, running sessions included.
     pub traffic: Traffic,
@@ -87,22 +87,58 @@ pub struct Figures {
     pub waits: Waits,
 }
 
-/// How sessions end.
-pub const ENDS: [&str; 6] = ["finished", "user_reset", "local_reset", "link_lost", "removed", "drained"];
+impl Figures {
+    /// Adds the counts of something that is gone.
+    pub fn add(&mut self, other: &Figures) {
+        let Figures { users, peak, waiting, total, traffic, ended, refused, waits } = other;
+        self.users += users;
+        self.peak = self.peak.max(*peak);
+        self.waiting += waiting;
+        self.total += total;
+        self.traffic.received += traffic.received;
+        self.traffic.sent += traffic.sent;
+        self.ended.iter_mut().zip(ended).for_each(|(count, more)| *count += more);
+        self.refused.iter_mut().zip(refused).for_each(|(count, more)| *count += more);
+        self.waits.counts.iter_mut().zip(waits.counts).for_each(|(count, more)| *count += more);
+        self.waits.sum += waits.sum;
+    }
+}
 
-/// Why users are refused.
-pub const CAUSES: [&str; 12] = [
+/// How sessions end, in the order of [`End`](super::End).
+pub const ENDS: [&str; 7] =
+    ["finished", "user_reset", "local_reset", "link_lost", "removed", "drained", "idle"];
+
+/// Why users are refused, in the order of [`Cause`](super::Cause).
+pub const CAUSES: [&str; 14] = [
     "no_client",
     "local_refused",
     "wait_over",
     "users_limit",
     "address_limit",
     "key_users_limit",
+    "full",
     "from",
     "rate",
     "descriptors",
     "left",
     "removed",
+    "drained",
+    "other",
+];
+
+/// Why hellos are refused.
+pub const HELLO_CAUSES: [&str; 12] = [
+    "unknown_key",
+    "unknown_link",
+    "replayed",
+    "no_handshake",
+    "evicted",
+    "version",
+    "not_skyorg",
+    "policy",
+    "from",
+    "expired",
+    "links",
     "other",
 ];
 
@@ -167,7 +203,7 @@ pub struct LinkStatus {
     pub coming: usize,
     /// How long its key is good.
     pub expires_in: Option<Duration>,
-    /// Why it does not stand.
+    /// Why it does not stand, or what is wrong with it though it does.
     pub reason: Option<Box<str>>,
 }
 
@@ -180,6 +216,10 @@ pub struct Totals {
     pub hellos_refused: Vec<(&'static str, u64)>,
     /// Sessions that were offered again.
     pub redeliveries: u64,
+    /// How long users of all services waited for a message connection.
+    pub waits: Waits,
+    /// What clients exposed and expose no more, for each of their keys.
+    pub gone: Vec<(Name, Figures)>,
     /// Whether the process has no file descriptor for one more user.
     pub is_out_of_descriptors: bool,
 }

@@ -9,6 +9,7 @@ use super::ending::Ending;
 use super::fact::Fact;
 use super::fault::Advised;
 use super::input::Traffic;
+use crate::base::name::Name;
 use crate::wire::control::{Denial, GrantedAddress, Ports, Refusal};
 
 /// The system has no local port left for a dial (connect(2), EADDRNOTAVAIL).
@@ -32,6 +33,15 @@ impl fmt::Display for PortsOf<'_> {
             write!(f, "{} {ports}", if place > 0 { "," } else { "" })?;
         }
         Ok(())
+    }
+}
+
+/// Whose service it is, where that is to be told.
+struct Of<'a>(Option<&'a Name>);
+
+impl fmt::Display for Of<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |key| write!(f, " of client {key}"))
     }
 }
 
@@ -91,7 +101,7 @@ impl fmt::Display for Fact {
                     Ending::User(*reason)
                 )
             }
-            Fact::UserShed { peer, users } => {
+            Fact::UserShed { peer, users, .. } => {
                 write!(f, "user {peer} was reset: {users} users are served, the most allowed")
             }
             Fact::Draining { sessions, time } => {
@@ -177,6 +187,12 @@ impl fmt::Display for Fact {
                 )
             }
             Fact::Duplicate { number } => write!(f, "#{number} came again and has been seen already"),
+            Fact::ServiceFails { service, key, reason } => {
+                write!(f, "{service}{}: failing: {reason}", Of(key.as_ref()))
+            }
+            Fact::ServiceProved { service, key } => {
+                write!(f, "{service}{}: proven again", Of(key.as_ref()))
+            }
             Fact::DialsSlow { address, mean } => write!(
                 f,
                 "the system takes {:.1} ms to find a local port for each connection to {address}: {PORTS_ADVICE}",

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::world::network::{Accepted, Network};
 use crate::base::deadlines::Deadlines;
-use crate::base::id::{ListenerId, kind};
+use crate::base::id::{ListenerId, ServiceId, kind};
 use crate::base::table::Table;
 use crate::machine::{Door, Fact, Fault};
 
@@ -44,6 +44,8 @@ pub(super) struct Listeners<L> {
     paused: Deadlines<kind::Listener>,
     users: usize,
     users_max: usize,
+    /// The system had no descriptor for the last connection that was tried.
+    is_exhausted: bool,
     /// How long a user may wait in the queue of a full server before it is reset.
     wait: Duration,
 }
@@ -52,7 +54,9 @@ pub(super) struct Listeners<L> {
 pub(super) enum Tried<S> {
     /// A connection to serve.
     Taken(Accepted<S>, Door),
-    /// A connection was turned away, or died in the queue: the next one is another.
+    /// A user of this service, from this address, was reset: as many are served as may be.
+    Shed(ServiceId, SocketAddr),
+    /// A connection died in the queue: the next one is another.
     Lost,
     /// The listener has no more, or may not be tried for a while.
     Nothing,
@@ -66,6 +70,7 @@ impl<L> Listeners<L> {
             paused: Deadlines::default(),
             users: 0,
             users_max,
+            is_exhausted: false,
             wait,
         }
     }
@@ -186,8 +191,11 @@ impl<L> Listeners<L> {
             entry.ready = false;
             return Tried::Nothing;
         }
-        let full = matches!(entry.door, Door::Users(_)) && self.users >= self.users_max;
-        if full {
+        let full = match entry.door {
+            Door::Users(service) if self.users >= self.users_max => Some(service),
+            _ => None,
+        };
+        if full.is_some() {
             // A user may wait in the queue as long as any other; then it is told that it is not served.
             let shed_at = *entry.full_since.get_or_insert(now) + self.wait;
             if shed_at > now {
@@ -200,34 +208,40 @@ impl<L> Listeners<L> {
         let taken = network.accept(&mut entry.listener);
         let failed = taken.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
         entry.failures = if failed { entry.failures.saturating_add(1) } else { 0 };
-        match taken {
+        if taken.is_ok() {
+            self.is_exhausted = false;
+        }
+        match (taken, full) {
             // Dropping it resets it.
-            Ok(accepted) if full => {
-                facts.push_back(Fact::UserShed { peer: accepted.peer, users: self.users });
-                Tried::Lost
-            }
-            Ok(accepted) => {
+            (Ok(accepted), Some(service)) => Tried::Shed(service, accepted.peer),
+            (Ok(accepted), None) => {
                 self.users += usize::from(matches!(entry.door, Door::Users(_)));
                 Tried::Taken(accepted, entry.door)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                (entry.ready, entry.full_since) = (false, None);
+            (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
+                (entry.ready, entry.full_since, self.is_exhausted) = (false, None, false);
                 // Another connection may use this room.
                 self.resume_one();
                 Tried::Nothing
             }
-            Err(error) => {
+            (Err(error), _) => {
                 let (fault, at) = (Fault::from(error), entry.address);
                 // The connection died in the queue (accept(2), ERRORS): the next one is another.
                 if !fault.is_exhaustion() && entry.failures < FAILURES_MAX {
                     return Tried::Lost;
                 }
                 // The system has run out of something, or forbids it, or its network is down: that lasts.
+                self.is_exhausted |= fault.is_exhaustion();
                 facts.push_back(Fact::AcceptPaused { at, fault });
                 self.paused.set(id, Some(now + FAILED_PAUSE));
                 Tried::Nothing
             }
         }
+    }
+
+    /// Whether the system had no descriptor for the last connection that was tried.
+    pub fn is_exhausted(&self) -> bool {
+        self.is_exhausted
     }
 
     /// No more users are let in at once than this.

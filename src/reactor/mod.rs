@@ -10,7 +10,7 @@
 //! | [`strangers`], [`greeting`] | the handshake, at the server and at the client |
 //! | [`control`], [`relay`], [`leaving`] | what is done with a control connection, a session, an end |
 //! | [`fence`] | when a control ping is answered |
-//! | [`rates`] | how many bytes the sessions of a key may pass |
+//! | [`rates`], [`meters`] | how many bytes the sessions of a key may pass; how many have passed |
 //! | [`idle`], [`pulse`], [`rounds`] | sessions on which no byte moves; who is not there any more |
 //! | [`buffers`], [`crowd`] | rings, pipes and scratch, leased while bytes wait; when memory is given back |
 //! | [`world`] | the system: sockets, clock, names, signals, allocator |
@@ -29,6 +29,7 @@ mod greeting;
 mod idle;
 mod leaving;
 mod listeners;
+mod meters;
 mod pulse;
 mod rates;
 mod relay;
@@ -44,7 +45,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::table::SLOTS_KEPT;
 use crate::config::limits::Limits;
-use crate::machine::{Fact, Input, Machine, drive, drive_timeout};
+use crate::machine::status::Snapshot;
+use crate::machine::{Fact, Input, Machine, Place, Survey, drive, drive_timeout};
 use crowd::Crowd;
 use rates::{Direction, TURN_CALLS};
 use sockets::Sockets;
@@ -55,6 +57,8 @@ use world::trim;
 const SUSPENDED: Duration = Duration::from_secs(3);
 /// Errands of one turn.
 const TURN_ERRANDS: usize = 16;
+/// Rows of a snapshot that are gathered in one turn.
+const TURN_ROWS: usize = 64;
 
 /// The loop: a machine that decides, and the sockets that it decides about.
 pub struct Reactor<M, N: Network> {
@@ -68,6 +72,8 @@ pub struct Reactor<M, N: Network> {
     hung_up: bool,
     /// When a turn is wanted from outside, if nothing else brings one.
     wake_at: Option<Instant>,
+    /// What is being gathered for somebody who looks.
+    survey: Option<Survey>,
 }
 
 impl<M: Machine, N: Network> Reactor<M, N> {
@@ -83,6 +89,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             terminated: false,
             hung_up: false,
             wake_at: None,
+            survey: None,
         }
     }
 
@@ -112,6 +119,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         self.fire_deadlines();
         self.run_errands();
         self.reap();
+        self.go_on_with_survey();
         Ok(!self.sockets.exit)
     }
 
@@ -145,6 +153,17 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         self.sockets.all.now = self.sockets.network.now();
         self.sockets.all.tell(input);
         self.settle();
+    }
+
+    /// Somebody looks: a few rows of a snapshot are gathered in each turn from now on. It must not be asked to sleep
+    /// before the first.
+    pub fn begin_survey(&mut self) {
+        self.survey = Some(Survey::new(self.now()));
+    }
+
+    /// The snapshot that was gathered, once it is whole.
+    pub fn take_snapshot(&mut self) -> Option<Snapshot> {
+        self.survey.take_if(|survey| survey.place == Place::Over).map(|survey| survey.snapshot)
     }
 
     /// Ends: closes what is whole in peace, so that its last bytes still arrive; a session that still runs is reset.
@@ -200,6 +219,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         let has_work = sockets.all.has_work()
             || sockets.rates.has_work()
             || !sockets.errands.is_empty()
+            || self.survey.is_some()
             || sockets.fence.is_waiting();
         let timeout = if has_work {
             Some(Duration::ZERO)
@@ -308,6 +328,20 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         while self.sockets.reap_one() {
             self.settle();
         }
+    }
+
+    /// Gathers a few rows of a snapshot. Every input is told and every fact is counted by now.
+    fn go_on_with_survey(&mut self) {
+        let Some(survey) = &mut self.survey else { return };
+        survey.now = self.sockets.all.now;
+        let before = survey.snapshot.services.len();
+        self.machine.survey(survey, TURN_ROWS);
+        for (service, account) in survey.added(before) {
+            let running = self.sockets.meters.of(account);
+            service.figures.traffic.received += running.received;
+            service.figures.traffic.sent += running.sent;
+        }
+        survey.snapshot.totals.is_out_of_descriptors |= self.sockets.listeners.is_exhausted();
     }
 
     /// The one place where the machine is called.

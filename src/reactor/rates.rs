@@ -36,31 +36,43 @@ pub(super) enum Direction {
     Down,
 }
 
-/// In which directions a session waits for its rate.
+/// In which directions a session waits for its rate. One byte, because every session has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Waits {
-    up: bool,
-    down: bool,
+pub(super) enum Waits {
+    #[default]
+    No,
+    Up,
+    Down,
+    Both,
 }
 
 impl Waits {
+    fn of(up: bool, down: bool) -> Waits {
+        match (up, down) {
+            (false, false) => Waits::No,
+            (true, false) => Waits::Up,
+            (false, true) => Waits::Down,
+            (true, true) => Waits::Both,
+        }
+    }
+
     pub fn waits(self, direction: Direction) -> bool {
         match direction {
-            Direction::Up => self.up,
-            Direction::Down => self.down,
+            Direction::Up => matches!(self, Waits::Up | Waits::Both),
+            Direction::Down => matches!(self, Waits::Down | Waits::Both),
         }
     }
 
     pub fn waits_at_all(self) -> bool {
-        self.up || self.down
+        self != Waits::No
     }
 
     /// It stands in a queue, or no longer does.
     pub fn set(&mut self, direction: Direction, waits: bool) {
-        match direction {
-            Direction::Up => self.up = waits,
-            Direction::Down => self.down = waits,
-        }
+        *self = match direction {
+            Direction::Up => Waits::of(waits, self.waits(Direction::Down)),
+            Direction::Down => Waits::of(self.waits(Direction::Up), waits),
+        };
     }
 }
 

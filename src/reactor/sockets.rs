@@ -15,13 +15,14 @@ use super::fence::Fence;
 use super::greeting::Greeter;
 use super::idle::Idle;
 use super::listeners::{Listeners, Tried};
+use super::meters::Meters;
 use super::pulse::Pulses;
 use super::rates::{Direction, Rates};
 use super::relay::Relay;
 use super::strangers::{Manners, Strangers};
 use super::world::network::{Accepted, BACKLOG, Network, Socket};
 use super::{control, greeting, leaving, strangers};
-use crate::base::id::{ConnId, ListenerId};
+use crate::base::id::{ConnId, ListenerId, ServiceId};
 use crate::config::limits::Limits;
 use crate::machine::{
     CloseReason, Dial, Dialled, Door, Fact, Fault, Input, Manner, Measured, Output, Surroundings, Traffic,
@@ -37,6 +38,7 @@ pub(super) struct Sockets<N: Network> {
     strangers: Strangers,
     pub buffers: Buffers<N::Socket>,
     pub rates: Rates,
+    pub meters: Meters,
     pub errands: Errands,
     pub fence: Fence,
     dial_cost: DialCost,
@@ -85,6 +87,7 @@ impl<N: Network> Surroundings for Sockets<N> {
                 }
                 self.relay().start(message, user, start, terms);
             }
+            Output::Probe { message, start } => self.relay().probe(message, start),
             Output::Rate { id, rate } => self.rates.set(id, rate, self.all.now),
             Output::Take { message, user } => self.relay().take(message, user),
             Output::AbortCopy(message) => self.relay().abort_copy(message),
@@ -112,6 +115,7 @@ impl<N: Network> Sockets<N> {
             strangers: Strangers::new(&limits, jitter),
             buffers: Buffers::new(&limits),
             rates: Rates::default(),
+            meters: Meters::default(),
             errands: Errands::default(),
             fence: Fence::default(),
             dial_cost: DialCost::default(),
@@ -124,7 +128,13 @@ impl<N: Network> Sockets<N> {
     }
 
     fn relay(&mut self) -> Relay<'_, N::Socket> {
-        Relay { all: &mut self.all, buffers: &mut self.buffers, rates: &mut self.rates, limits: &self.limits }
+        Relay {
+            all: &mut self.all,
+            buffers: &mut self.buffers,
+            rates: &mut self.rates,
+            meters: &mut self.meters,
+            limits: &self.limits,
+        }
     }
 
     fn close(&mut self, id: ConnId, reason: CloseReason, manner: Manner) {
@@ -163,11 +173,16 @@ impl<N: Network> Sockets<N> {
                 left -= 1;
                 match self.listeners.try_one(id, &mut self.network, now, &mut self.facts) {
                     Tried::Taken(accepted, door) => self.welcome(accepted, door),
+                    Tried::Shed(service, peer) => self.turn_away(service, peer, None),
                     Tried::Lost => {}
                     Tried::Nothing => break,
                 }
             }
         }
+    }
+
+    fn turn_away(&mut self, service: ServiceId, peer: SocketAddr, fault: Option<Fault>) {
+        self.all.tell(Input::TurnedAway { service, peer, fault });
     }
 
     /// Takes what waits in the queue of a listener that ends, as long as there is room for it: those who came before
@@ -178,6 +193,7 @@ impl<N: Network> Sockets<N> {
         for _ in 0..BACKLOG {
             match self.listeners.try_one(id, &mut self.network, now, &mut self.facts) {
                 Tried::Taken(accepted, door) => self.welcome(accepted, door),
+                Tried::Shed(service, peer) => self.turn_away(service, peer, None),
                 Tried::Lost => {}
                 Tried::Nothing => break,
             }
@@ -187,15 +203,19 @@ impl<N: Network> Sockets<N> {
     fn welcome(&mut self, accepted: Accepted<N::Socket>, door: Door) {
         let Accepted { socket, peer, asked } = accepted;
         let kind = match door {
-            Door::Users(_) => Kind::Local(Local::new(Side::User)),
+            Door::Users(_) => Kind::Local(Local::new(Side::User, None)),
             Door::Clients | Door::Shut => Kind::Stranger(Box::default()),
         };
         // A peer that connects has often spoken already: it is read at once.
-        let Some(id) = self.insert(socket, kind, Life::Open) else {
-            if matches!(door, Door::Users(_)) {
-                self.listeners.user_left();
+        let id = match self.insert(socket, kind, Life::Open) {
+            Ok(id) => id,
+            Err(fault) => {
+                if let Door::Users(service) = door {
+                    self.listeners.user_left();
+                    self.turn_away(service, peer, Some(fault));
+                }
+                return;
             }
-            return;
         };
         self.all.tell(Input::Accepted { id, door, peer, asked });
         match door {
@@ -204,14 +224,15 @@ impl<N: Network> Sockets<N> {
         }
     }
 
-    fn insert(&mut self, mut socket: N::Socket, kind: Kind, life: Life) -> Option<ConnId> {
-        let id = self.all.next_id()?;
+    fn insert(&mut self, mut socket: N::Socket, kind: Kind, life: Life) -> Result<ConnId, Fault> {
+        let id = self.all.next_id().ok_or(Fault::from(io::ErrorKind::OutOfMemory))?;
         if let Err(error) = self.network.register(&mut socket, id) {
-            self.facts.push_back(Fact::NotWatched { fault: error.into() });
-            return None;
+            let fault = Fault::from(error);
+            self.facts.push_back(Fact::NotWatched { fault });
+            return Err(fault);
         }
         self.all.insert(id, socket, kind, life);
-        Some(id)
+        Ok(id)
     }
 
     /// Serves one connection; true if it was a stranger before.
@@ -279,6 +300,7 @@ impl<N: Network> Sockets<N> {
             all: &mut self.all,
             buffers: &mut self.buffers,
             rates: &mut self.rates,
+            meters: &mut self.meters,
             limits: &self.limits,
         };
         self.pulses.feel(&mut relay);
@@ -338,12 +360,12 @@ impl<N: Network> Sockets<N> {
             Dial::Message(link, greeting) => {
                 (Kind::Greeting(Box::new(Greeter::new(greeting))), Dialled::Message(link))
             }
-            Dial::Proxy(message, sid) => {
+            Dial::Proxy(message, sid, account) => {
                 // The session may have ended since it was asked for; the machine has heard, or is about to.
                 if !self.all.wants_proxy(message, sid) {
                     return false;
                 }
-                (Kind::Proxy(message, sid), Dialled::Proxy(message))
+                (Kind::Proxy(message, sid, account), Dialled::Proxy(message))
             }
         };
         let began = self.network.now();
@@ -355,9 +377,9 @@ impl<N: Network> Sockets<N> {
         {
             self.facts.push_back(Fact::DialsSlow { address, mean });
         }
-        let inserted = connected.map(|socket| self.insert(socket, kind, Life::Connecting));
-        match inserted {
-            Ok(Some(id)) => {
+        let connected = connected.map_err(Fault::from);
+        match connected.and_then(|socket| self.insert(socket, kind, Life::Connecting)) {
+            Ok(id) => {
                 self.all.tell(Input::Dialling { id, purpose });
                 self.all.set_deadline(id, Some(deadline));
                 // A local server on this host has answered by now. What came with the session goes to it at once: its
@@ -369,9 +391,8 @@ impl<N: Network> Sockets<N> {
                     self.relay().deliver(message);
                 }
             }
-            failed => {
+            Err(fault) => {
                 // It never had a slot; the machine hears of it like of any other failure.
-                let fault = failed.err().map_or(io::ErrorKind::Other.into(), Fault::from);
                 let Some(id) = self.all.next_id() else { return true };
                 self.all.tell(Input::Dialling { id, purpose });
                 let (reason, traffic) = (CloseReason::DialFailed(fault), Traffic::default());
@@ -397,9 +418,12 @@ impl<N: Network> Sockets<N> {
         for ring in connection.take_rings().into_iter().flatten() {
             self.buffers.rings.give_back(ring);
         }
-        if let Kind::Local(Local { side: Side::User, .. }) = connection.kind {
-            self.listeners.user_left();
-            self.idle.forget(id);
+        if let Kind::Local(local) = &connection.kind {
+            self.meters.end(local);
+            if local.side == Side::User {
+                self.listeners.user_left();
+                self.idle.forget(id);
+            }
         }
         let traffic = connection.traffic();
         if resets {

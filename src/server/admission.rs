@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::base::address::Origin;
-use crate::base::id::ServiceId;
+use crate::base::id::{AccountId, ServiceId};
 use crate::base::name::Name;
 use crate::config::policy::UserRules;
-use crate::machine::CloseReason;
+use crate::machine::{CloseReason, Terms};
 
 /// A service, from its users' side.
 struct Entry {
     name: Name,
+    /// Where its users are counted.
+    account: Option<AccountId>,
     /// What new users must keep to; `None` if the service is gone, and takes none.
     rules: Option<UserRules>,
     users: usize,
@@ -25,8 +27,9 @@ pub(super) struct Admission(HashMap<ServiceId, Entry>);
 
 impl Admission {
     /// A service takes users who keep to these rules.
-    pub fn add(&mut self, id: ServiceId, name: Name, rules: UserRules) {
-        self.0.insert(id, Entry { name, rules: Some(rules), users: 0, of_address: HashMap::new() });
+    pub fn add(&mut self, id: ServiceId, name: Name, rules: UserRules, account: Option<AccountId>) {
+        let of_address = HashMap::new();
+        self.0.insert(id, Entry { name, account, rules: Some(rules), users: 0, of_address });
     }
 
     /// A service takes no user any more; returns whether it has some.
@@ -43,6 +46,18 @@ impl Admission {
     /// The name of a service, which may be gone, but for its last users.
     pub fn name(&self, id: ServiceId) -> Option<&Name> {
         self.0.get(&id).map(|entry| &entry.name)
+    }
+
+    /// Where the users of a service are counted.
+    pub fn account(&self, id: ServiceId) -> Option<AccountId> {
+        self.0.get(&id)?.account
+    }
+
+    /// What holds for sessions of a service, whosever rate they share.
+    pub fn terms(&self, id: ServiceId) -> Terms {
+        let Some(entry) = self.0.get(&id) else { return Terms::default() };
+        let idle = entry.rules.as_ref().and_then(|rules| rules.idle);
+        Terms { rate: None, idle, account: entry.account }
     }
 
     /// The rules that users of a service keep to.

@@ -9,8 +9,8 @@ use super::publishing::Publishing;
 use crate::base::clocks::Clocks;
 use crate::base::id::{ConnId, HolderId, LinkId};
 use crate::base::name::Name;
-use crate::machine::{CloseReason, Fact, Manner, Output};
-use crate::wire::control::{Capabilities, ControlFrame, Hello, Refusal, Versions, Welcome};
+use crate::machine::{CloseReason, Fact, Manner, Output, Reason};
+use crate::wire::control::{Capabilities, ControlFrame, Denial, Hello, Refusal, Versions, Welcome};
 use crate::wire::handshake::{KeyId, Secret};
 
 /// One step with clients: it borrows what it works on.
@@ -199,6 +199,16 @@ impl Clients<'_> {
         agenda.fact(Fact::ClientGone { link: control, key: it.key().clone(), peer, reason });
         agenda.at(control, None);
         asked.remove_link(link);
+        let forbidden = match reason {
+            CloseReason::KeyExpired => Some(Reason::KeyExpired),
+            CloseReason::KeyRevoked => Some(Reason::KeyRevoked),
+            CloseReason::Policy => Some(Reason::Denied(Denial::Policy)),
+            _ => None,
+        };
+        if let Some(reason) = forbidden {
+            let services = matching.services.services_of(link);
+            services.for_each(|service| matching.probes.forbidden(service, reason.clone()));
+        }
         matching.remove_link(link, agenda);
         self.publishing.exposing().link_gone(link, reason);
     }

@@ -21,6 +21,7 @@ mod grants;
 mod permitted;
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::id::{LinkId, ListenerId, ServiceId};
@@ -33,7 +34,7 @@ use crate::server::publishing::Asked;
 use crate::wire::control::{Denial, Publish, Transports};
 use asks::Asks;
 pub(super) use exposing::Exposing;
-use grants::Grants;
+use grants::{Grant, Grants};
 use permitted::Permitted;
 
 /// Mean time between listeners that a key may open for long.
@@ -133,6 +134,17 @@ impl Exposed {
     /// The server ends: nothing is granted any more.
     pub fn stop(&mut self) {
         self.stopped = true;
+    }
+
+    /// Where users of a service connect, as people write it; `None` if it is none of these.
+    pub fn addresses(&self, service: ServiceId) -> Option<Vec<String>> {
+        let Grant { ports, places, .. } = self.grants.get(service)?;
+        let address = |place: &Option<IpAddr>| match place {
+            None => format!("*:{ports}"),
+            Some(IpAddr::V4(ip)) => format!("{ip}:{ports}"),
+            Some(IpAddr::V6(ip)) => format!("[{ip}]:{ports}"),
+        };
+        Some(places.iter().map(address).collect())
     }
 
     /// When something is to be done.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::failing::Failing;
-use super::refill::Burst;
+use super::refill::{Burst, More};
 use super::services::Readiness;
 use super::tickets::{Redeemed, Tickets};
 use crate::base::id::{ConnId, HolderId, LinkId, RateId, kind};
@@ -26,11 +26,8 @@ const PINGED_INTERVAL: Duration = Duration::from_millis(50);
 /// Pings beyond that pace before the link is closed.
 const PINGS_BEYOND: u32 = 50;
 
-/// With every so many message connections that users wait for, one more is asked for: some may be lost.
-const MORE_OF: usize = 20;
-/// The same for a while after one was late.
-const MORE_OF_LATE: usize = 10;
-const MORE_FOR: Duration = Duration::from_secs(60);
+/// A client that answers no ping, or brings no message connection, for this time is said to.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// How often sessions may be offered again for each place of the pool.
 const OFFERS_PER_PLACE: u32 = 2;
@@ -60,6 +57,8 @@ pub(super) struct Link {
     pub identity: Identity,
     pub peer: SocketAddr,
     pub capabilities: Capabilities,
+    /// When it began.
+    pub since: Instant,
     /// Names it in the hello of message connections.
     pub wire_id: KeyId,
     pub pool_key: Secret,
@@ -92,12 +91,10 @@ pub(super) struct Link {
     coming: usize,
     /// How long the last one took to come after it was asked for, and when it came.
     came: Option<(Duration, Instant)>,
-    /// When one was late last while others came.
-    late_at: Option<Instant>,
     /// What may be asked for in the place of others that are late.
     instead: Share,
-    /// How many users have waited for one since one more was asked for.
-    waited: usize,
+    /// How many more are asked for than users wait for.
+    pub more: More,
     /// What may be spent on offering late sessions again. So what is done because a client is late does not add to what
     /// makes it late.
     offers: Share,
@@ -110,6 +107,8 @@ pub(super) struct Link {
     pub overdue: BTreeSet<ConnId>,
     /// The last tickets expired or were given back, and none has brought a message connection since.
     pub brings_none: bool,
+    /// What it publishes is probed.
+    pub is_probed: bool,
 }
 
 impl Link {
@@ -127,6 +126,7 @@ impl Link {
             identity,
             peer,
             capabilities: Capabilities::default(),
+            since: now,
             wire_id,
             pool_key,
             rate: None,
@@ -148,15 +148,15 @@ impl Link {
             tickets: Tickets::default(),
             coming: 0,
             came: None,
-            late_at: None,
             instead: Share::new(1),
-            waited: 0,
+            more: More::default(),
             offers: Share::full(OFFERS_PER_PLACE * pool as u32),
             failing: Failing::default(),
             refuses: false,
             listed: false,
             overdue: BTreeSet::new(),
             brings_none: false,
+            is_probed: false,
         }
     }
 
@@ -194,6 +194,29 @@ impl Link {
     /// How long it may be silent.
     fn patience(&self) -> Duration {
         self.round_trip.wait(self.heartbeat)
+    }
+
+    /// Places of its pool. A probe leaves one to users, so that a pool of one place has another for it.
+    pub fn places(&self, limits: &Limits) -> usize {
+        if self.is_probed { limits.pool.max(limits.messages_sure) } else { limits.pool }
+    }
+
+    /// When it is called silent, if a ping is on its way that it has said nothing after.
+    pub fn silent_at(&self) -> Option<Instant> {
+        let sent = self.ping_sent.filter(|&sent| self.heard <= sent)?;
+        Some(sent + self.round_trip.wait(SILENT_AFTER))
+    }
+
+    /// How long it has been silent, if it is called so.
+    pub fn silent_for(&self, now: Instant) -> Option<Duration> {
+        self.silent_at().filter(|&at| at <= now).map(|_| now.saturating_duration_since(self.heard))
+    }
+
+    /// Whether its client does not bring the message connections that it was asked for.
+    pub fn lacks_messages(&self, now: Instant, limits: &Limits) -> bool {
+        let patience = self.late_after(limits).max(SILENT_AFTER);
+        let is_late = |issued| now >= issued + patience && self.came.is_none_or(|(_, at)| at < issued);
+        self.brings_none || self.tickets.oldest().is_some_and(is_late)
     }
 
     /// Whether it was silent for too long. If it may be, the kernel is asked.
@@ -281,13 +304,13 @@ impl Link {
     fn give_up_late(&mut self, now: Instant, limits: &Limits) -> usize {
         let Some(issued_by) = now.checked_sub(self.late_after(limits)) else { return 0 };
         let rest = self.patience();
-        let Link { tickets, instead, came, late_at, ping_sent, .. } = self;
+        let Link { tickets, instead, came, more, ping_sent, .. } = self;
         let before = tickets.outstanding();
         tickets.look_at_late(issued_by, rest, |issued| {
             // A client that owes a pong is slow.
             let others_come = ping_sent.is_none() && came.is_some_and(|(_, at)| at >= issued);
             if others_come {
-                *late_at = Some(now);
+                more.late(now);
             }
             others_come && instead.spend()
         });
@@ -295,18 +318,6 @@ impl Link {
         // Those beyond the pool were meant for users, who wait for others now.
         self.wanted += before.saturating_sub(limits.pool) - after.saturating_sub(limits.pool);
         before - after
-    }
-
-    /// How many more are asked for than these that users wait for, who take what comes first.
-    pub fn more_than(&mut self, awaited: usize, now: Instant) -> usize {
-        if awaited == 0 {
-            return 0;
-        }
-        let is_lossy = self.late_at.is_some_and(|at| now < at + MORE_FOR);
-        let of = if is_lossy { MORE_OF_LATE } else { MORE_OF };
-        let waited = self.waited + awaited;
-        self.waited = waited % of;
-        waited / of
     }
 }
 
@@ -365,6 +376,11 @@ impl Links {
 
     pub fn count(&self) -> usize {
         self.slots.len()
+    }
+
+    /// The links of this slot and of those behind it.
+    pub fn iter_from(&self, slot: u32) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.slots.iter_from(slot)
     }
 
     pub fn ids(&self) -> Vec<LinkId> {

@@ -11,6 +11,7 @@ use std::time::Instant;
 use crate::base::address::Listen;
 use crate::base::id::{ListenerId, ServiceId, kind};
 use crate::base::slots::Slots;
+use crate::config::ServerConfig;
 use crate::machine::{Agenda, Door, Fact, Output};
 
 /// What connects to a listener.
@@ -29,6 +30,14 @@ pub enum Use {
 }
 
 impl Use {
+    /// Those of clients, and where they are to be.
+    pub(super) fn of_clients(config: &ServerConfig) -> Vec<(Use, Listen)> {
+        match config.shares_a_port() {
+            true => vec![(Use::Clients, config.control)],
+            false => vec![(Use::Message, config.message), (Use::Control, config.control)],
+        }
+    }
+
     /// What the reactor needs to know of it.
     pub fn door(self) -> Door {
         match self {
@@ -120,6 +129,13 @@ impl Listeners {
         let id = self.slots.insert(Listener { serves, at, state: State::Asked }).ok()?;
         self.join(id, serves);
         Some(id)
+    }
+
+    /// Adds a listener, and asks for it.
+    pub(super) fn open(&mut self, serves: Use, at: Listen, agenda: &mut Agenda) {
+        if let Some(id) = self.add(serves, at) {
+            agenda.push(Output::Listen { id, at, door: serves.door() });
+        }
     }
 
     fn join(&mut self, id: ListenerId, serves: Use) {

@@ -6,27 +6,35 @@
 //! - a session that is not accepted in time is offered again, on a connection that has proved to be alive;
 //! - a user whose bytes may have reached a client goes to no other one, unless that one refused it.
 
+mod coming;
+mod condition;
+mod draining;
+mod probing;
 mod waiting;
+
 use std::cell::Cell;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::admission::Admission;
 use super::drain::Drain;
 use super::links::Life;
 use super::offers::{Left, Offer};
 use super::pool::{Place, State};
+use super::probes::Probes;
 use super::refill;
 use super::sending::Sending;
 use super::services::{Readiness, Services};
 use super::turn::Turn;
-use super::users::User;
 use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
+use crate::config::limits::Limits;
 use crate::config::policy::{Policy, UserRules};
-use crate::machine::{Agenda, CloseReason, Fact, Manner, Output, SessionEvent, Traffic};
-use crate::wire::control::ControlFrame;
+use crate::machine::{Agenda, CloseReason, Fact, Manner, SessionEvent, Traffic};
 use crate::wire::frame::AbortReason;
+use coming::Coming;
+pub(super) use condition::Condition;
+use draining::Draining;
+use probing::Probing;
 use waiting::{Asked, Waiting};
 
 /// Users, message connections, and what joins them.
@@ -35,15 +43,36 @@ pub(super) struct Matching {
     pub services: Services,
     pub admission: Admission,
     pub sending: Sending,
+    pub probes: Probes,
     turn: Turn,
     last_number: u64,
     drain: Drain,
 }
 
 impl Matching {
+    /// For users who come.
+    pub fn coming<'m>(&'m mut self, agenda: &'m mut Agenda) -> Coming<'m> {
+        Coming { all: self, agenda }
+    }
+
     /// For users who wait, or were refused.
     pub fn waiting<'m>(&'m mut self, agenda: &'m mut Agenda) -> Waiting<'m> {
         Waiting { all: self, agenda }
+    }
+
+    /// For probes.
+    pub fn probing<'m>(&'m mut self, agenda: &'m mut Agenda) -> Probing<'m> {
+        Probing { all: self, agenda }
+    }
+
+    /// What is known now, for people.
+    pub fn condition<'m>(&'m self, now: Instant, limits: &'m Limits) -> Condition<'m> {
+        Condition { all: self, now, limits }
+    }
+
+    /// For a server that ends.
+    pub fn draining<'m>(&'m mut self, agenda: &'m mut Agenda) -> Draining<'m> {
+        Draining { all: self, agenda }
     }
 
     /// Whether there is something to do in the next turn.
@@ -62,6 +91,7 @@ impl Matching {
 
     /// A link is gone: its message connections close, and users who waited for it go elsewhere or are told.
     pub fn remove_link(&mut self, link: LinkId, agenda: &mut Agenda) {
+        self.probes.forget_link(link);
         let messages = self.sending.pools.remove_link(link);
         for &(id, _) in &messages {
             agenda.at(id, None);
@@ -140,67 +170,13 @@ impl Matching {
     // Services.
 
     /// Adds a service; `None` if there are as many as can be named.
-    pub fn add_service(&mut self, name: &Name, rules: UserRules) -> Option<ServiceId> {
+    pub fn add_service(&mut self, name: &Name, rules: UserRules, agenda: &mut Agenda) -> Option<ServiceId> {
         let id = self.services.add(name)?;
-        self.admission.add(id, name.clone(), rules);
+        self.admission.add(id, name.clone(), rules, agenda.tally.open(None));
         Some(id)
     }
 
     // Users.
-
-    /// A user came.
-    pub fn user_came(
-        &mut self,
-        id: ConnId,
-        service: ServiceId,
-        (peer, asked): (SocketAddr, SocketAddr),
-        agenda: &mut Agenda,
-    ) {
-        self.last_number += 1;
-        if let Err(reason) = self.admission.take(service, peer) {
-            return self.refuse(id, service, peer, reason, agenda);
-        }
-        self.sending.users.insert(id, User::new(service, peer, asked, self.last_number), agenda.now);
-        if self.sending.users.is_beyond_share(id) {
-            return agenda.reset(id, CloseReason::Full);
-        }
-        if let Some(publication) = self.next_ready(service, agenda.now) {
-            return self.begin(id, publication, agenda);
-        }
-        let asked = match self.next_to_ask(service) {
-            Asked::None { all_full: true } => return agenda.reset(id, CloseReason::KeyUsersLimit),
-            Asked::None { .. } => None,
-            Asked::Link(link) => Some(link),
-        };
-        // Only a user who has to wait counts as waiting.
-        if self.services.waiting_count() >= agenda.limits.waiting_max {
-            match self.services.must_make_room(service, self.sending.users.origin(id), &agenda.limits) {
-                Some(last) => {
-                    self.services.stop_waiting(last);
-                    agenda.reset(last, CloseReason::Full);
-                }
-                None => return agenda.reset(id, CloseReason::Full),
-            }
-        }
-        self.services.wait(id, self.sending.users.origin(id), service, false);
-        self.wait_asked(id, asked, agenda);
-    }
-
-    /// A user may not come: it is reset before anything is spent on it.
-    fn refuse(
-        &mut self,
-        id: ConnId,
-        service: ServiceId,
-        user: SocketAddr,
-        reason: CloseReason,
-        agenda: &mut Agenda,
-    ) {
-        agenda.reset(id, reason);
-        let Some(service) = self.admission.name(service).cloned() else { return };
-        let (number, traffic, lasted) = (self.last_number, Traffic::default(), Duration::ZERO);
-        let (key, served) = (None, false);
-        agenda.fact(Fact::UserLeft { number, user, service, key, traffic, lasted, served, reason });
-    }
 
     fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
         let Matching { services, sending: Sending { links, pools, holders, .. }, .. } = self;
@@ -262,8 +238,7 @@ impl Matching {
         self.charge(id, link);
         let Some(of) = self.services.publication(publication) else { return };
         if let Some(message) = self.sending.pools.next_idle(of.link) {
-            let idle = self.admission.rules(of.service).and_then(|rules| rules.idle);
-            self.sending.begin_on(message, id, (publication, of), idle, agenda);
+            self.sending.begin_on(message, id, (publication, of), self.admission.terms(of.service), agenda);
         }
     }
 
@@ -275,19 +250,24 @@ impl Matching {
         let paired = self.sending.offers.get(id).and_then(Offer::paired);
         self.sending.end_offer(id, paired, agenda);
         let lasted = self.sending.users.lasted(&user, agenda.now);
-        let service = self.admission.name(user.service).cloned();
+        let (service, account) =
+            (self.admission.name(user.service).cloned(), self.admission.account(user.service));
         self.admission.left(user.service, user.peer());
         let Some(service) = service else { return };
         let served = traffic.sent > 0 || user.first.is_some() && user.refused.is_none();
+        if let Some(publication) = user.served_by.filter(|_| served) {
+            self.probes.session_ended(publication, traffic.received > 0, traffic.sent > 0);
+        }
         let (number, user, key) = (user.number, user.peer(), self.sending.key_of(user.charged));
-        agenda.fact(Fact::UserLeft { number, user, service, key, traffic, lasted, served, reason });
+        agenda
+            .fact_of(account, Fact::UserLeft { number, user, service, key, traffic, lasted, served, reason });
     }
 
     /// A user has waited as long as it may.
     pub fn user_due(&mut self, id: ConnId, agenda: &mut Agenda) {
         if self.sending.offers.contains(id) {
             if let Some(link) = self.sending.offer_due(id, agenda) {
-                self.offer_again(id, link, agenda);
+                self.waiting(agenda).offer_again(id, link);
             }
         } else if self.services.is_waiting(id) {
             self.sending.waited(id, self.services.awaited(id), agenda);
@@ -340,14 +320,18 @@ impl Matching {
                 let left = self.sending.offers.duplicate(user, id);
                 self.waiting(agenda).lost(user, left);
             }
-            (SessionEvent::Started, State::Accepted) => {
+            (SessionEvent::Started, State::Accepted(publication)) => {
                 self.sending.pools.set(id, State::Busy, Place::Back);
                 agenda.at(id, None);
                 if let Some(link) = self.sending.links.get_mut(link) {
                     link.session_started();
                 }
+                publication.into_iter().for_each(|it| self.probing(agenda).proved(it));
             }
             (SessionEvent::Idle { settled }, state) => {
+                if let State::Probing(publication) = state {
+                    self.probing(agenda).lost(id, publication);
+                }
                 // It was aborted for another reason, or was never sent.
                 if let State::Offered(user) = state
                     && self.sending.offers.lost(user, id) != Left::Copies
@@ -364,6 +348,7 @@ impl Matching {
             (SessionEvent::Pong, State::Pinged(since) | State::Suspect(since)) => {
                 self.became_idle(id, since, Place::Back, agenda);
             }
+            (event, State::Probing(publication)) => self.probing(agenda).heard(id, publication, event),
             (SessionEvent::Drain, State::Idle { .. } | State::Pinged(_) | State::Suspect(_)) => {
                 self.sending.pools.retire(id, CloseReason::Drained, agenda);
             }
@@ -384,6 +369,7 @@ impl Matching {
         let pause = agenda.jittered(agenda.limits.idle_ping);
         agenda.after(id, pause);
         self.waiting(agenda).use_idle(link, usize::MAX);
+        self.probing(agenda).idle(link);
         if self.drain == Drain::Retiring {
             self.sending.pools.retire_idle(link, agenda);
         }
@@ -402,40 +388,23 @@ impl Matching {
         let Some((link, state)) = self.sending.pools.get(id) else { return };
         match state {
             State::Idle { since, .. } => {
-                let pong = self.sending.links.pong_time(link, &agenda.limits);
-                self.sending.pools.idle_due(id, (link, pong), since, agenda);
+                let Sending { links, pools, .. } = &mut self.sending;
+                let places = links.get(link).map_or(0, |link| link.places(&agenda.limits));
+                let pong = links.pong_time(link, &agenda.limits);
+                pools.idle_due(id, (link, places, pong), since, agenda);
             }
             State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
-            State::Accepted => {
+            State::Accepted(publication) => {
                 agenda.reset(id, CloseReason::NotStarted);
                 if let Some(link) = self.sending.links.get_mut(link) {
                     link.session_failed(agenda.now);
                 }
+                publication.into_iter().for_each(|it| self.probes.suspect(it, agenda.now));
             }
+            State::Probing(publication) => self.probing(agenda).due(id, publication),
+            State::Probed => self.probing(agenda).abort(id),
             State::Offered(_) | State::Busy | State::Leaving => {}
         }
-    }
-
-    /// A late session is offered again on a connection that was heard since its last `Start`. Those that were not may
-    /// have failed likewise, and are pinged.
-    fn offer_again(&mut self, id: ConnId, link_id: LinkId, agenda: &mut Agenda) {
-        let Some(offer) = self.sending.offers.get(id).filter(|offer| offer.has_room()) else { return };
-        let Some(service) = self.sending.users.get(id).map(|user| user.service) else { return };
-        let Some(publication) = self.services.publication_of(link_id, service) else { return };
-        let sent = offer.sent;
-        if self.services.is_waiting(id) || !self.sending.may_serve(link_id) {
-            return;
-        }
-        // Without a token it waits for the copies that it has.
-        if self.sending.links.get_mut(link_id).is_none_or(|link| !link.spend_offer()) {
-            return;
-        }
-        self.sending.ping_unheard(link_id, sent, agenda);
-        if self.sending.is_ready(link_id) {
-            return self.begin(id, publication, agenda);
-        }
-        self.services.wait_for_link(id, self.sending.users.origin(id), link_id, true);
-        self.sending.want_one(link_id, agenda.now);
     }
 
     /// A message connection is gone.
@@ -446,9 +415,13 @@ impl Matching {
         } else {
             self.close_if_drained(link, agenda);
         }
-        if let State::Offered(user) = state {
-            let left = self.sending.offers.lost(user, id);
-            self.waiting(agenda).lost(user, left);
+        match state {
+            State::Offered(user) => {
+                let left = self.sending.offers.lost(user, id);
+                self.waiting(agenda).lost(user, left);
+            }
+            State::Probing(publication) => self.probing(agenda).lost(id, publication),
+            _ => {}
         }
     }
 
@@ -461,31 +434,6 @@ impl Matching {
                 refill::ask(link, links, pools, self.services.is_wanted(link), agenda);
             }
         }
-    }
-
-    /// No user comes any more: clients are told, so that they look for another server while their sessions go on.
-    pub fn drain(&mut self, agenda: &mut Agenda) {
-        self.drain = Drain::Begun;
-        for link in self.sending.links.ids().into_iter().filter_map(|link| self.sending.links.get(link)) {
-            agenda.push(Output::Send { id: link.control, frame: ControlFrame::Drain });
-        }
-    }
-
-    /// Closes idle connections of a server that drains, once every session is accepted.
-    pub fn go_on_draining(&mut self, agenda: &mut Agenda) {
-        let unaccepted = self.services.waiting_count() + self.turn.refused() + self.sending.offers.len();
-        if self.drain.retires_at(unaccepted) {
-            let links = self.sending.links.ids();
-            links.into_iter().for_each(|link| self.sending.pools.retire_idle(link, agenda));
-        }
-    }
-
-    /// The time of the drain is over: users who are left are told. Returns how many.
-    pub fn give_up(&mut self, agenda: &mut Agenda) -> usize {
-        let mut users: Vec<ConnId> = self.sending.users.iter().map(|(id, _)| id).collect();
-        users.sort();
-        users.iter().for_each(|&id| agenda.reset(id, CloseReason::Shutdown));
-        users.len()
     }
 
     pub fn user_count(&self) -> usize {

@@ -14,9 +14,11 @@
 //! | [`refused`] | where a refused user goes |
 //! | [`sending`], [`offers`] | sessions on their way to clients, and when they are late |
 //! | [`pool`], [`refill`] | message connections, and how many more are asked for |
+//! | [`probes`] | what is known of publications, and when they are probed |
 //! | [`users`] | users |
 //! | [`reload`] | from one configuration to the next |
 //! | [`drain`] | how far the server's own drain has come |
+//! | [`survey`] | what it shows of itself |
 
 mod admission;
 mod clients;
@@ -30,6 +32,7 @@ mod listeners;
 mod matching;
 mod offers;
 mod pool;
+mod probes;
 mod publishing;
 mod queue;
 mod rates;
@@ -39,6 +42,7 @@ mod reload;
 mod sending;
 mod services;
 mod strangers;
+mod survey;
 mod tickets;
 mod turn;
 mod users;
@@ -55,7 +59,7 @@ use crate::config::ServerConfig;
 use crate::config::limits::Limits;
 use crate::machine::{
     Agenda, CloseReason, Configuration, Door, Fact, Input, Machine, Manner, Output, Proof, ReloadFault,
-    Traffic,
+    Survey, Traffic,
 };
 use crate::wire::control::ControlFrame;
 use crate::wire::handshake::{ClearHello, Purpose};
@@ -68,6 +72,7 @@ use publishing::{Asked, Publishing};
 use reload::{Progress, Reload, Request};
 use sending::Sending;
 use strangers::{Claim, Stranger, Strangers};
+use survey::Surveyor;
 
 /// The server's machine.
 pub struct Server {
@@ -100,7 +105,6 @@ impl Server {
         clocks: Clocks,
     ) -> Server {
         let now = clocks.now;
-        let one_port = config.shares_a_port();
         let exposed = Exposed::new(&config, limits.local_ports);
         let mut server = Server {
             config: Arc::new(config),
@@ -124,21 +128,15 @@ impl Server {
             server.matching.sending.add_key(key, policy, &mut server.agenda);
         }
         for service in &config.services {
-            let Some(id) = server.matching.add_service(&service.name, service.rules.clone()) else {
+            let Some(id) =
+                server.matching.add_service(&service.name, service.rules.clone(), &mut server.agenda)
+            else {
                 continue;
             };
             wanted.extend(service.listen.iter().map(|&at| (ListenerUse::Users(id), at)));
         }
-        if one_port {
-            wanted.push((ListenerUse::Clients, config.control));
-        } else {
-            wanted.extend([(ListenerUse::Message, config.message), (ListenerUse::Control, config.control)]);
-        }
-        for (serves, at) in wanted {
-            if let Some(id) = server.listeners.add(serves, at) {
-                server.agenda.push(Output::Listen { id, at, door: serves.door() });
-            }
-        }
+        wanted.extend(ListenerUse::of_clients(&config));
+        wanted.into_iter().for_each(|(serves, at)| server.listeners.open(serves, at, &mut server.agenda));
         server
     }
 
@@ -245,7 +243,9 @@ impl Server {
 
     fn accepted(&mut self, id: ConnId, door: Door, peer: SocketAddr, asked: SocketAddr) {
         match door {
-            Door::Users(service) => self.matching.user_came(id, service, (peer, asked), &mut self.agenda),
+            Door::Users(service) => {
+                self.matching.coming(&mut self.agenda).came(id, service, (peer, asked));
+            }
             Door::Clients | Door::Shut => self.strangers.came(id, peer),
         }
     }
@@ -395,7 +395,7 @@ impl Server {
         if self.listeners.remove(id) && self.listeners.is_empty() {
             let (sessions, time) = (self.matching.user_count(), self.agenda.limits.drain);
             self.agenda.fact(Fact::Draining { sessions, time });
-            self.matching.drain(&mut self.agenda);
+            self.matching.draining(&mut self.agenda).begin();
             self.exit_if_drained();
         }
     }
@@ -443,11 +443,15 @@ impl Machine for Server {
                 self.clocks = Clocks { now, wall };
                 self.configure(Request { config, source });
             }
+            Input::TurnedAway { service, peer, fault } => {
+                self.matching.coming(&mut self.agenda).turned_away(service, peer, fault);
+            }
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
             Input::Returned { id, refused, spoken } => {
                 self.matching.waiting(&mut self.agenda).returned(id, refused, spoken);
             }
             Input::Closed { id, reason, traffic } => self.closed(id, reason, traffic),
+            Input::Look => self.matching.probes.look(now),
             Input::Drain => self.drain(),
             Input::GiveUp => self.draining = Some(now),
             // A server dials nothing.
@@ -456,7 +460,7 @@ impl Machine for Server {
         while let Some(service) = self.matching.services.next_turned() {
             self.publishing().open_if_served(service);
         }
-        self.matching.go_on_draining(&mut self.agenda);
+        self.matching.draining(&mut self.agenda).go_on();
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -471,13 +475,14 @@ impl Machine for Server {
         }
         self.exposing().look_again();
         if self.draining.take_if(|at| *at <= now).is_some() {
-            let sessions = self.matching.give_up(&mut self.agenda);
+            let sessions = self.matching.draining(&mut self.agenda).give_up();
             if sessions > 0 {
                 self.agenda.fact(Fact::DrainOver { sessions });
             }
             self.agenda.push(Output::Exit);
         }
         self.matching.waiting(&mut self.agenda).begin_more();
+        self.matching.probing(&mut self.agenda).go_on();
         self.matching.refill(&mut self.agenda);
     }
 
@@ -490,7 +495,13 @@ impl Machine for Server {
         if matching.has_work() || exposed.has_work() {
             return Some(agenda.now);
         }
-        let due = [agenda.next_deadline(), self.draining, listeners.due(), exposed.next_due()];
+        let probe = matching.probes.next_due();
+        let due = [agenda.next_deadline(), self.draining, listeners.due(), exposed.next_due(), probe];
         due.into_iter().flatten().min()
+    }
+
+    fn survey(&self, survey: &mut Survey, rows: usize) {
+        let Server { matching, listeners, exposed, agenda, .. } = self;
+        Surveyor { matching, listeners, exposed, agenda }.go_on(survey, rows);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::base::id::{ConnId, LinkId, kind};
+use crate::base::id::{ConnId, LinkId, PublicationId, kind};
 use crate::base::table::Table;
 use crate::machine::{Agenda, CloseReason, Manner, Output};
 
@@ -33,8 +33,12 @@ pub(super) enum State {
     Suspect(Instant),
     /// The session of this user was sent on it, and the client has not answered.
     Offered(ConnId),
-    /// The client connects to its local server.
-    Accepted,
+    /// The client connects to its local server, for a user of this publication.
+    Accepted(Option<PublicationId>),
+    /// A probe of this publication was sent on it, and was not started.
+    Probing(PublicationId),
+    /// A probe on it was started, or has failed, and ends.
+    Probed,
     /// A session runs on it, or is being aborted.
     Busy,
     /// Asked to close.
@@ -48,6 +52,7 @@ enum Count {
     Pinged,
     Suspect,
     Running,
+    Probing,
     Leaving,
 }
 
@@ -57,7 +62,8 @@ impl State {
             State::Idle { .. } => Count::Idle,
             State::Pinged(_) => Count::Pinged,
             State::Suspect(_) => Count::Suspect,
-            State::Offered(_) | State::Accepted | State::Busy => Count::Running,
+            State::Offered(_) | State::Accepted(_) | State::Busy => Count::Running,
+            State::Probing(_) | State::Probed => Count::Probing,
             State::Leaving => Count::Leaving,
         }
     }
@@ -93,7 +99,7 @@ struct Pool {
     /// The idle ones; the one that is used next is the first.
     idle: List,
     others: List,
-    counts: [usize; 5],
+    counts: [usize; 6],
     peaks: Peaks,
 }
 
@@ -192,16 +198,17 @@ impl Pools {
             .find(|&other| matches!(self.get(other), Some((it, State::Idle { .. })) if it == link))
     }
 
-    /// An idle message connection is pinged, or retired if there are more than the link needs.
+    /// An idle message connection is pinged, or retired if there are more than the link needs: as many as were used at
+    /// once lately, and these places.
     pub fn idle_due(
         &mut self,
         id: ConnId,
-        (link, pong_time): (LinkId, Duration),
+        (link, places, pong_time): (LinkId, usize, Duration),
         since: Instant,
         agenda: &mut Agenda,
     ) {
         let (now, limits) = (agenda.now, agenda.limits.clone());
-        let needed = self.recent_peak(link, now, limits.retire) + limits.pool;
+        let needed = self.recent_peak(link, now, limits.retire) + places;
         let surplus = self.total_of(link) > needed;
         if surplus && now.saturating_duration_since(since) >= limits.retire {
             // Of the two ends of the tables the upper one goes, so that they can shrink: a lower one waits for it.
@@ -258,13 +265,23 @@ impl Pools {
     }
 
     /// How many will be idle in a moment, if they are alive.
-    pub fn pinged(&self, link: LinkId) -> usize {
-        self.count(link, Count::Pinged)
+    pub fn soon_idle(&self, link: LinkId) -> usize {
+        self.count(link, Count::Pinged) + self.count(link, Count::Probing)
+    }
+
+    /// How many are idle, or will be in a moment if they are alive.
+    pub fn usable(&self, link: LinkId) -> usize {
+        self.idle(link) + self.soon_idle(link)
     }
 
     /// How many are not asked to close.
     pub fn staying(&self, link: LinkId) -> usize {
         self.total_of(link) - self.count(link, Count::Leaving)
+    }
+
+    /// How many have a session.
+    pub fn busy(&self, link: LinkId) -> usize {
+        self.count(link, Count::Running)
     }
 
     /// All message connections of a link.
@@ -366,7 +383,7 @@ mod tests {
         (0..3).for_each(|slot| pools.add(id(slot), link(0), now));
         assert_eq!(pools.next_idle(link(0)), Some(id(2)));
         pools.set(id(2), State::Pinged(now), Place::Back);
-        assert_eq!((pools.idle(link(0)), pools.pinged(link(0))), (2, 1));
+        assert_eq!((pools.idle(link(0)), pools.soon_idle(link(0))), (2, 1));
         pools.set(id(2), idle(now), Place::Back);
         assert_eq!(pools.next_idle(link(0)), Some(id(1)));
         pools.set(id(0), State::Busy, Place::Back);

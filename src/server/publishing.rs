@@ -12,7 +12,7 @@ use crate::base::id::{LinkId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::table::Table;
 use crate::config::policy::UserRules;
-use crate::machine::{Agenda, CloseReason, Fact, Output};
+use crate::machine::{Agenda, CloseReason, Fact, Output, Reason};
 use crate::wire::control::{ControlFrame, Denial, GrantedAddress, Ports, PublicationNumber, Publish, Want};
 
 /// What each link asks for, by its numbers.
@@ -144,6 +144,7 @@ impl Publishing<'_> {
             Unpublishable::UnknownService => Denial::UnknownService,
             Unpublishable::AlreadyPublished => Denial::AlreadyPublished,
         })?;
+        self.matching.probing(self.agenda).published(link, service, publish.probe);
         Ok(self.listeners.addresses(service))
     }
 
@@ -174,6 +175,9 @@ impl Publishing<'_> {
         let gone = asked.filter(|(_, it)| it.want == Want::Service && !policy.services.contain(&it.name));
         for number in gone.map(|it| *it.0).collect::<Vec<_>>() {
             if self.asked.denied.insert((link, number)) {
+                if let Some((_, service)) = self.matching.services.numbered(link, number) {
+                    self.matching.probes.forbidden(service, Reason::Denied(Denial::Policy));
+                }
                 self.withdraw(link, number, CloseReason::Policy);
                 self.tell_withdrawn(link, number, Denial::Policy);
             }
@@ -207,6 +211,7 @@ impl Publishing<'_> {
         if let Some(id) = services.id(service) {
             let users = sending.users.iter().filter(|(_, user)| user.service == id);
             admission.set_rules(id, rules, users.map(|(_, user)| user.peer()));
+            self.matching.probing(self.agenda).rules_changed(id);
         }
     }
 
@@ -250,12 +255,15 @@ pub(super) fn remove_service(
     matching: &mut Matching,
     agenda: &mut Agenda,
 ) -> Vec<Publication> {
+    let account = matching.admission.account(id);
+    account.into_iter().for_each(|account| agenda.tally.close(account));
     let users =
         if matching.admission.remove(id) { matching.sending.users.of_service(id) } else { Vec::new() };
     for user in users {
         matching.services.stop_waiting(user);
         agenda.reset(user, CloseReason::Removed);
     }
+    matching.probes.served(id);
     matching.services.remove(id)
 }
 

@@ -19,6 +19,12 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// packets that a connection may have on their way at first (RFC 6928).
 const BURST_OF_ROUND_TRIP: u32 = 8;
 
+/// With every so many message connections that users wait for, one more is asked for.
+const MORE_OF: usize = 20;
+/// The same for a while after one was late.
+const MORE_OF_LATE: usize = 10;
+const MORE_FOR: Duration = Duration::from_secs(60);
+
 /// Users of a link that have come since its client was asked last. A burst of them is asked for in one `Open`: of many
 /// small packets, the later ones wait for those that are lost, and for the acknowledgement of those that are not.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +44,34 @@ impl Burst {
         let pause = (round_trip.smoothed() / PAUSE_OF_ROUND_TRIP).max(PAUSE_MIN);
         let longest = round_trip.smoothed() / BURST_OF_ROUND_TRIP;
         if longest < pause { self.first } else { (self.last + pause).min(self.first + longest) }
+    }
+}
+
+/// How many more message connections are asked for than users wait for, who take what comes first: some may be lost.
+#[derive(Default)]
+pub(super) struct More {
+    /// When one was late last while others came.
+    late_at: Option<Instant>,
+    /// How many users have waited for one since one more was asked for.
+    waited: usize,
+}
+
+impl More {
+    /// One is late while others come.
+    pub fn late(&mut self, now: Instant) {
+        self.late_at = Some(now);
+    }
+
+    /// How many more than these that users wait for.
+    fn than(&mut self, awaited: usize, now: Instant) -> usize {
+        if awaited == 0 {
+            return 0;
+        }
+        let is_lossy = self.late_at.is_some_and(|at| now < at + MORE_FOR);
+        let of = if is_lossy { MORE_OF_LATE } else { MORE_OF };
+        let waited = self.waited + awaited;
+        self.waited = waited % of;
+        waited / of
     }
 }
 
@@ -97,7 +131,7 @@ fn missing(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted: bool, 
     let held = pools.total() + links.outstanding();
     let most = limits.messages_at_most(links.count(), links.ports);
     let peak = pools.recent_peak(link, agenda.now, limits.retire);
-    let (total, idle) = (pools.total_of(link), pools.idle(link) + pools.pinged(link));
+    let (total, idle) = (pools.total_of(link), pools.usable(link));
     // What other links are sure of is lent to nobody.
     let lent = most.saturating_sub(limits.messages_sure * links.count()).saturating_sub(held);
     let Some(it) = links.get_mut(link) else { return 0 };
@@ -112,8 +146,8 @@ fn missing(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted: bool, 
     let own = (peak + users + 2 * limits.pool).min(limits.messages_per_client_max);
     let room = own.saturating_sub(total + outstanding).min(lent.max(sure));
     let at_once = if it.brings_none { 1 } else { ASKED_MAX };
-    let missing = limits.pool.saturating_sub(idle + outstanding) + it.wanted;
+    let missing = it.places(limits).saturating_sub(idle + outstanding) + it.wanted;
     let missing = missing.min(room).min(at_once.saturating_sub(outstanding));
-    let more = if it.brings_none { 0 } else { it.more_than(missing.min(it.wanted), agenda.now) };
+    let more = if it.brings_none { 0 } else { it.more.than(missing.min(it.wanted), agenda.now) };
     (missing + more).min(room)
 }

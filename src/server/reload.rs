@@ -259,7 +259,7 @@ fn change_services(
         [&difference.services.added, &difference.services.changed].map(|names| names.iter().collect());
     for service in &config.services {
         if added.contains(&service.name) {
-            publishing.matching.add_service(&service.name, service.rules.clone());
+            publishing.matching.add_service(&service.name, service.rules.clone(), publishing.agenda);
         } else if changed.contains(&service.name) {
             publishing.set_rules(&service.name, service.rules.clone());
         }

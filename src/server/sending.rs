@@ -111,20 +111,25 @@ impl Sending {
         }
     }
 
-    /// Sends `Start` on this connection; the session may be idle for so long, if there is a limit.
+    /// Sends `Start` on this connection; its link says whose rate the session shares beside these terms.
     pub fn begin_on(
         &mut self,
         message: ConnId,
         id: ConnId,
         (publication, of): (PublicationId, &Publication),
-        idle: Option<Duration>,
+        terms: Terms,
         agenda: &mut Agenda,
     ) {
+        let lasted = self.users.get(id).map(|user| self.users.lasted(user, agenda.now));
         let &Publication { link: link_id, number, dial_ms, first_port, .. } = of;
         let (Some(link), Some(user)) = (self.links.get_mut(link_id), self.users.get_mut(id)) else { return };
-        user.served_by = Some(publication);
+        match (user.served_by.replace(publication), terms.account, lasted) {
+            (None, Some(account), Some(wait)) => agenda.tally.waited(account, wait),
+            (None, ..) => {}
+            (Some(_), ..) => agenda.tally.redelivered(),
+        }
         let start = user.start(link_id, link.next_sid(), number, first_port);
-        let terms = Terms { rate: link.rate, idle };
+        let terms = Terms { rate: link.rate, ..terms };
         Burst::note(&mut link.burst, agenda.now);
         let looked_at = self.offers.add(id, message, (link_id, link), dial_ms, (agenda.now, &agenda.limits));
         self.pools.set(message, State::Offered(id), Place::Back);
@@ -160,7 +165,8 @@ impl Sending {
         link.session_accepted();
         let margin = link.round_trip.times(0).max(STARTED_MARGIN);
         let Some(offer) = self.end_offer(user, Some(id), agenda) else { return };
-        self.pools.set(id, State::Accepted, Place::Back);
+        let publication = self.users.get(user).and_then(|user| user.served_by);
+        self.pools.set(id, State::Accepted(publication), Place::Back);
         agenda.after(id, Duration::from_millis(offer.dial_ms.into()) + margin);
     }
 
@@ -250,7 +256,8 @@ impl Sending {
         if until > agenda.now {
             agenda.at(id, Some(until));
         } else {
-            agenda.reset(id, CloseReason::NoClient);
+            let is_served = link.is_some_and(|link| self.links.may_serve(link));
+            agenda.reset(id, if is_served { CloseReason::NotReached } else { CloseReason::NoClient });
         }
     }
 

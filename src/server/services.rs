@@ -19,8 +19,8 @@ use crate::base::name::Name;
 use crate::base::slots::Slots;
 use crate::base::table::Table;
 use crate::config::limits::Limits;
-pub(super) use publication::Publication;
 use publication::{Offers, drop_stale};
+pub(super) use publication::{Publication, Readiness, Unpublishable};
 
 /// Publications that are looked at for one with an idle connection, before one without is taken.
 pub(super) const LOOKED_AT_MAX: usize = 8;
@@ -48,22 +48,6 @@ struct Service {
 enum Place {
     Service(ServiceId),
     Link(LinkId),
-}
-
-/// Whether a link may be given a user now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Readiness {
-    Ready,
-    /// It has accepted a session lately, and not started it.
-    Failing,
-    Not,
-}
-
-/// Why a service cannot be published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unpublishable {
-    UnknownService,
-    AlreadyPublished,
 }
 
 /// All services; see the module.
@@ -137,6 +121,11 @@ impl Services {
 
     pub fn name(&self, id: ServiceId) -> Option<&Name> {
         self.services.get(id).map(|service| &service.name)
+    }
+
+    /// The services of this slot and of those behind it: which, its name, and how many of its users wait for any link.
+    pub fn iter_from(&self, slot: u32) -> impl Iterator<Item = (ServiceId, &Name, usize)> {
+        self.services.iter_from(slot).map(|(id, service)| (id, &service.name, service.waiting.len()))
     }
 
     pub fn add_link(&mut self, link: LinkId) {
@@ -267,9 +256,29 @@ impl Services {
     }
 
     /// The publications of a service.
+    pub fn publication_ids(&self, service: ServiceId) -> impl Iterator<Item = PublicationId> {
+        self.publications_behind(service, None)
+    }
+
+    /// The same, and what they are.
     pub fn publications_of(&self, service: ServiceId) -> impl Iterator<Item = &Publication> {
-        let ids = self.services.get(service).into_iter().flat_map(|service| &service.publications);
-        ids.filter_map(|&id| self.publications.get(id))
+        self.publication_ids(service).filter_map(|id| self.publications.get(id))
+    }
+
+    /// The services that a link publishes.
+    pub fn services_of(&self, link: LinkId) -> impl Iterator<Item = ServiceId> {
+        self.offers.get(link).into_iter().flat_map(|offers| offers.publications.keys()).copied()
+    }
+
+    /// The publications of a service behind this one, or all.
+    pub fn publications_behind(
+        &self,
+        service: ServiceId,
+        last: Option<PublicationId>,
+    ) -> impl Iterator<Item = PublicationId> {
+        let behind = (last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let service = self.services.get(service).into_iter();
+        service.flat_map(move |service| service.publications.range(behind)).copied()
     }
 
     /// The publication by which a link serves a service.

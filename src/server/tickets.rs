@@ -113,6 +113,11 @@ impl Tickets {
         before - self.open.len()
     }
 
+    /// When the oldest that counts was issued.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.open.front().map(|ticket| ticket.issued)
+    }
+
     /// How many count.
     pub fn outstanding(&self) -> usize {
         self.open.len()

@@ -98,6 +98,11 @@ impl Users {
         }
     }
 
+    /// Whether there are as many as may be, and fewer than were asked for.
+    pub fn is_short(&self, asked: usize) -> bool {
+        self.most < asked && self.table.len() >= self.most
+    }
+
     /// A user comes now.
     pub fn insert(&mut self, id: ConnId, mut user: User, now: Instant) {
         let began = *self.began.get_or_insert(now);

@@ -4,7 +4,7 @@
 //! whole frame of kind 128 or more. All other frames have exactly one form: trailing bytes are refused.
 
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::control::PublicationNumber;
 use super::{FIRST_SKIPPED_KIND, Fields, MAPPED_IP_BYTES, mapped, skip_extensions};
@@ -39,11 +39,30 @@ pub enum AbortReason {
     Idle,
     /// What it belonged to was removed from the configuration.
     Removed,
+    /// Of a probe: the name of the local server leads nowhere.
+    Unresolved,
+    /// Of a probe: the local server did not answer in time.
+    Unanswered,
+    /// Of a probe: the system could not reach the local server, or found no way to it.
+    Unreachable,
+    /// Of a probe: the client has no file descriptor left.
+    NoDescriptor,
 }
 
 impl AbortReason {
-    const ALL: [AbortReason; 6] =
-        [Self::Reset, Self::Refused, Self::Duplicate, Self::Shutdown, Self::Idle, Self::Removed];
+    /// The last four are said to a server that has sent a probe, and so knows them.
+    const ALL: [AbortReason; 10] = [
+        Self::Reset,
+        Self::Refused,
+        Self::Duplicate,
+        Self::Shutdown,
+        Self::Idle,
+        Self::Removed,
+        Self::Unresolved,
+        Self::Unanswered,
+        Self::Unreachable,
+        Self::NoDescriptor,
+    ];
 
     fn code(self) -> u8 {
         match self {
@@ -53,6 +72,10 @@ impl AbortReason {
             Self::Shutdown => 4,
             Self::Idle => 5,
             Self::Removed => 6,
+            Self::Unresolved => 7,
+            Self::Unanswered => 8,
+            Self::Unreachable => 9,
+            Self::NoDescriptor => 10,
         }
     }
 }
@@ -66,6 +89,10 @@ impl fmt::Display for AbortReason {
             Self::Shutdown => "the other side is shutting down",
             Self::Idle => "idle",
             Self::Removed => "removed from the configuration",
+            Self::Unresolved => "the name of the local server does not resolve",
+            Self::Unanswered => "the local server does not answer",
+            Self::Unreachable => "the local server cannot be reached",
+            Self::NoDescriptor => "out of file descriptors",
         })
     }
 }
@@ -87,6 +114,26 @@ pub struct Start {
     pub asked: SocketAddr,
     /// The server's own number of the user, in the logs of both sides.
     pub number: u64,
+}
+
+/// Where no user comes from: a session that says so is a probe, also to a client that does not know what that is.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+impl Start {
+    /// The start of a probe: a session without a user and without bytes, which proves that the local server is reached.
+    pub fn probe(sid: Sid, publication: PublicationNumber, port_offset: u16) -> Start {
+        Start { sid, first_sid: 0, publication, port_offset, user: NOBODY, asked: NOBODY, number: 0 }
+    }
+
+    /// Whether it is the start of a probe.
+    pub fn is_probe(&self) -> bool {
+        Start::is_nobody(self.user)
+    }
+
+    /// Whether this is the address of no user, but that of a probe.
+    pub fn is_nobody(address: SocketAddr) -> bool {
+        address == NOBODY
+    }
 }
 
 /// A session frame. `Data` borrows its bytes.

@@ -192,6 +192,8 @@ impl Process {
             }
         };
         command.args(arguments).args(more).env_remove("SKYORG_KEY");
+        // No socket but one that is named: many processes run at once.
+        command.env_remove("RUNTIME_DIRECTORY").env("XDG_RUNTIME_DIR", "/nonexistent");
         Process::start(&format!("{program:?} {}", arguments.join(" ")), command)
     }
 

@@ -4,6 +4,7 @@ mod dials;
 mod end;
 mod gateway;
 mod names;
+mod probes;
 mod publications;
 mod sessions;
 
@@ -193,7 +194,7 @@ impl Outputs {
     /// Local servers that were dialled, and for which message connections.
     fn proxies(&self) -> Vec<(ConnId, SocketAddr)> {
         let proxy = |(dial, address)| match dial {
-            &Dial::Proxy(message, _) => Some((message, address)),
+            &Dial::Proxy(message, ..) => Some((message, address)),
             _ => None,
         };
         self.dials().into_iter().filter_map(proxy).collect()

@@ -7,6 +7,7 @@ mod offers;
 mod policies;
 mod pool;
 mod ports;
+mod probes;
 mod publications;
 mod rates;
 mod reload;
@@ -109,7 +110,7 @@ fn publish(number: u32, service: &str) -> ControlFrame {
         transports: Transports::Tcp,
         dial_time: DIAL,
         share: false,
-        probe: true,
+        probe: false,
     })
 }
 

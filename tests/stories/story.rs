@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use skyorg::base::id::{ConnId, RateId};
 use skyorg::base::name::Name;
 use skyorg::base::rate::Rate;
+use skyorg::machine::status::{ServiceStatus, Snapshot};
 use skyorg::machine::{
-    CloseReason, Fact, Input, Machine, Manner, Measured, Output, SessionEvent, Surroundings, Terms, Traffic,
-    drive, drive_timeout,
+    CloseReason, Fact, Input, Machine, Manner, Measured, Output, Place, SessionEvent, Surroundings, Survey,
+    Terms, Traffic, drive, drive_timeout,
 };
 use skyorg::wire::control::ControlFrame;
 use skyorg::wire::frame::{AbortReason, Start};
@@ -97,6 +98,23 @@ impl<M: Machine> Story<M> {
         std::mem::take(&mut self.record.outputs)
     }
 
+    /// What the machine shows to somebody who looks now, gathered a row at a time.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut survey = Survey::new(self.now);
+        while survey.place != Place::Over {
+            self.machine.survey(&mut survey, 1);
+        }
+        survey.snapshot
+    }
+
+    /// What it shows of a service.
+    pub fn service(&self, service: &str) -> ServiceStatus {
+        let mut services = self.snapshot().services.into_iter().filter(|it| it.name == name(service));
+        let found = services.next().expect("it is shown");
+        assert_eq!(services.next(), None, "it is shown once");
+        found
+    }
+
     pub fn hear(&mut self, id: ConnId, frame: ControlFrame) -> Outputs {
         self.tell(Input::Control { id, frame })
     }
@@ -141,6 +159,14 @@ impl Outputs {
     pub fn starts(&self) -> Vec<(ConnId, ConnId, Start)> {
         self.pick(|output| match output {
             Output::Start { message, user, start, .. } => Some((*message, *user, *start)),
+            _ => None,
+        })
+    }
+
+    /// Probes that began: the message connection, and what the client is told.
+    pub fn probes(&self) -> Vec<(ConnId, Start)> {
+        self.pick(|output| match output {
+            Output::Probe { message, start } => Some((*message, *start)),
             _ => None,
         })
     }

@@ -14,6 +14,7 @@ use crate::app::journal::Format;
 use crate::base::address::{BadAddress, HostPort, Listen};
 use crate::base::name::{BadName, NAME_BYTES_MAX, Name};
 use crate::base::ports::{BadPorts, Ports, PortsAt};
+use crate::config::options::Side;
 use crate::config::policy::PortRules;
 use crate::config::{CONTROL_PORT, MESSAGE_PORT, options, values};
 use crate::wire::publication::Want;
@@ -21,7 +22,7 @@ use crate::wire::publication::Want;
 /// Makes a server in a private network reachable at a port of a public host.
 #[derive(FromArgs, Debug)]
 #[argh(
-    usage = "server|client|check|unit|keygen|demo [<options>]",
+    usage = "server|client|check|status|unit|keygen|demo [<options>]",
     help_triggers("-h", "--help", "help"),
     example = "skyorg demo\n    See a request travel through a tunnel on this machine.",
     example = "skyorg server\n    On the public host: users connect to port 33333.",
@@ -43,6 +44,7 @@ pub(super) enum Command {
     Server(ServerArguments),
     Client(ClientArguments),
     Check(CheckArguments),
+    Status(StatusArguments),
     Unit(UnitArguments),
     Keygen(KeygenArguments),
     Demo(DemoArguments),
@@ -61,7 +63,7 @@ pub(super) enum Command {
         Clients must reach the message and the control port, users the request ports."
 )]
 pub(super) struct ServerArguments {
-    /// FILE that says all this instead; no other option beside it but the log's
+    /// FILE that says all this instead; no other option beside it but --status and the log's
     #[argh(option)]
     pub(super) config: Option<PathBuf>,
     /// ADDR where users of the service 'default' connect [default: 33333]
@@ -98,6 +100,13 @@ pub(super) struct ServerArguments {
     /// users served at once, 1 to 1000000 [default: 10000]
     #[argh(option)]
     pub(super) max_users: Option<Within<{ options::USERS.0 }, { options::USERS.1 }>>,
+    /// [ADDR:]PORT where a browser, Prometheus and health checks ask for the status; PORT alone is for this host
+    #[argh(option, from_str_fn(listen))]
+    pub(super) metrics: Option<Listen>,
+    /// PATH of the socket where 'skyorg status' asks, or 'none' [default: server.sock in /run/skyorg or in
+    /// $XDG_RUNTIME_DIR/skyorg]
+    #[argh(option)]
+    pub(super) status: Option<PathBuf>,
     /// least serious lines to log: off, error, warn, info, debug or trace [default: info]
     #[argh(option, default = "LevelFilter::Info", from_str_fn(log_level))]
     pub(super) log_level: LevelFilter,
@@ -123,7 +132,7 @@ pub(super) struct ServerArguments {
         The key: SKYORG_KEY may hold its line 'NAME SECRET' instead; a file is safer."
 )]
 pub(super) struct ClientArguments {
-    /// FILE that says all this instead; no other option beside it but the log's and --ready-file
+    /// FILE that says all this instead; no other option beside it but --ready-file, --status and the log's
     #[argh(option)]
     pub(super) config: Option<PathBuf>,
     /// HOST or HOST:PORT of the server's control port [default port: 33335]
@@ -159,6 +168,13 @@ pub(super) struct ClientArguments {
     /// FILE to write the addresses of all that is served into, as JSON, once all was granted
     #[argh(option)]
     pub(super) ready_file: Option<PathBuf>,
+    /// [ADDR:]PORT where a browser, Prometheus and health checks ask for the status; PORT alone is for this host
+    #[argh(option, from_str_fn(listen))]
+    pub(super) metrics: Option<Listen>,
+    /// PATH of the socket where 'skyorg status' asks, or 'none' [default: client.sock in /run/skyorg or in
+    /// $XDG_RUNTIME_DIR/skyorg]
+    #[argh(option)]
+    pub(super) status: Option<PathBuf>,
     /// least serious lines to log: off, error, warn, info, debug or trace [default: info]
     #[argh(option, default = "LevelFilter::Info", from_str_fn(log_level))]
     pub(super) log_level: LevelFilter,
@@ -183,6 +199,36 @@ pub(super) struct CheckArguments {
     /// FILE of a server or a client
     #[argh(positional, arg_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
+}
+
+/// Show what the processes that run here do, and what fails.
+#[derive(FromArgs, Clone, Debug)]
+#[argh(
+    subcommand,
+    name = "status",
+    usage = "[server|client] [<options>]",
+    help_triggers("-h", "--help", "help"),
+    example = "skyorg status -f",
+    example = "skyorg status client --wait 10 && start-what-needs-it",
+    note = "Exit status: 0 if everything is proven, 1 if something is, 2 if nothing is\n\
+        or no process answers."
+)]
+pub(super) struct StatusArguments {
+    /// only servers or only clients
+    #[argh(positional, arg_name = "server|client", from_str_fn(role))]
+    pub(super) role: Option<Side>,
+    /// JSON for scripts
+    #[argh(switch)]
+    pub(super) json: bool,
+    /// show it live; q leaves
+    #[argh(switch, short = 'f')]
+    pub(super) follow: bool,
+    /// SECONDS to wait for everything to be proven
+    #[argh(option)]
+    pub(super) wait: Option<Within<0, 86_400>>,
+    /// PATH of the socket to ask at, as said to the process
+    #[argh(option)]
+    pub(super) status: Option<PathBuf>,
 }
 
 /// Print a hardened unit of systemd for this command line.
@@ -413,6 +459,11 @@ fn log_level(text: &str) -> Result<LevelFilter, String> {
     text.parse().map_err(|_| BadValue::Level.to_string())
 }
 
+fn role(text: &str) -> Result<Side, String> {
+    let role = [Side::Server, Side::Client].into_iter().find(|role| role.name() == text);
+    role.ok_or_else(|| "wanted server or client".to_owned())
+}
+
 fn log_format(text: &str) -> Result<Format, String> {
     text.parse().map_err(|()| BadValue::Format.to_string())
 }
@@ -539,7 +590,7 @@ mod tests {
 
     #[test]
     fn help_names_every_option_and_fits_a_terminal() {
-        for command in ["server", "client", "check", "keygen", "demo"] {
+        for command in ["server", "client", "check", "status", "keygen", "demo"] {
             let exit = Arguments::from_args(&["skyorg"], &[command, "--help"]).expect_err("help");
             assert_eq!(exit.status, Ok(()));
             assert!(exit.output.starts_with(&format!("Usage: skyorg {command}")), "{}", exit.output);

@@ -58,7 +58,7 @@ pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, F
         plain: arguments.plain,
         limits,
         keys: None,
-        running: Running::default(),
+        running: Running { metrics: arguments.metrics, status: arguments.status, ..Running::default() },
         policies_at: Vec::new(),
     };
     Ok(Source::Flags { said, keys: arguments.keys })
@@ -108,7 +108,12 @@ pub(super) fn client(arguments: ClientArguments) -> Result<Source<ClientSaid>, F
         plain: arguments.plain,
         limits,
         key: None,
-        running: Running { ready_file: arguments.ready_file, ..Running::default() },
+        running: Running {
+            ready_file: arguments.ready_file,
+            metrics: arguments.metrics,
+            status: arguments.status,
+            ..Running::default()
+        },
     };
     Ok(Source::Flags { said, keys: arguments.key })
 }

@@ -74,7 +74,7 @@ fn server(arguments: ServerArguments, given: &[Given]) -> Result<Wanted, Failure
     let limits = &read.config.limits;
     Ok(Wanted {
         needs_port: ports(&read.config)
-            .chain(metrics(given))
+            .chain(read.running.metrics.map(Listen::port))
             .any(|port| (1..FIRST_FREE_PORT).contains(&port)),
         drain: limits.drain,
         descriptors: (2 * limits.users_max + DESCRIPTORS.0 / 4).clamp(DESCRIPTORS.0, DESCRIPTORS.1),
@@ -97,7 +97,7 @@ fn client(arguments: ClientArguments, given: &[Given]) -> Result<Wanted, Failure
         warn(&format!("a unit can be read by all, so the key in {} does not stand in it", keys::VARIABLE));
     }
     Ok(Wanted {
-        needs_port: metrics(given).any(|port| (1..FIRST_FREE_PORT).contains(&port)),
+        needs_port: read.running.metrics.is_some_and(|at| (1..FIRST_FREE_PORT).contains(&at.port())),
         drain: read.config.limits.drain,
         ..Wanted::new(Side::Client, given, read.key_file, &read.running)?
     })
@@ -134,12 +134,6 @@ fn ports(config: &ServerConfig) -> impl Iterator<Item = u16> {
         PortRules::These(ports) => &ports[..],
     });
     own.chain(asked.map(|at| at.ports.first))
-}
-
-/// The ports of `--metrics`.
-fn metrics(given: &[Given]) -> impl Iterator<Item = u16> {
-    let all = given.iter().filter(|given| given.option.name == "metrics");
-    all.filter_map(|given| given.value.rsplit(':').next()?.parse().ok())
 }
 
 impl Wanted {

@@ -54,12 +54,6 @@ impl ClientSaid {
                 "nothing is published: there is no [publish.NAME] and no [expose.NAME]".to_owned()
             });
         }
-        let running = Running {
-            log_level: top.text("log-level").map(str::to_owned),
-            log_format: top.text("log-format").map(str::to_owned),
-            log_file: top.text("log-file").map(Into::into),
-            ready_file: top.text("ready-file").map(Into::into),
-        };
         ClientSaid {
             server: top.address("server"),
             message: top.address("message"),
@@ -67,7 +61,7 @@ impl ClientSaid {
             plain: top.switch("plain").unwrap_or(false),
             limits,
             key: top.text("key").map(|path| (path.to_owned(), top.at("key").unwrap_or(0))),
-            running,
+            running: Running::read(top),
         }
     }
 

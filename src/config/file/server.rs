@@ -101,12 +101,7 @@ impl ServerSaid {
         let services = services.into_iter().filter_map(|(_, service)| service).collect();
         let keys = top.text("keys").map(|path| (path.to_owned(), top.at("keys").unwrap_or(0)));
         let plain = top.switch("plain").unwrap_or(false);
-        let running = Running {
-            log_level: top.text("log-level").map(str::to_owned),
-            log_format: top.text("log-format").map(str::to_owned),
-            log_file: top.text("log-file").map(Into::into),
-            ready_file: None,
-        };
+        let running = Running::read(top);
         ServerSaid { services, policies, message, control, plain, limits, keys, running, policies_at }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::base::id::{ConnId, RateId};
+use crate::base::id::{AccountId, ConnId, RateId};
 use crate::base::ring::Ring;
 use crate::machine::{CloseReason, Fault, Traffic};
 use crate::reactor::buffers::Piped;
@@ -79,8 +79,8 @@ pub(in crate::reactor) enum Kind {
     /// A message connection.
     Message(Message),
     /// Client: a proxy connection on its way, for the session of this number on this message connection. It may have a
-    /// rival, and only the first that stands is paired.
-    Proxy(ConnId, Sid),
+    /// rival, and only the first that stands is paired. Its bytes are counted there.
+    Proxy(ConnId, Sid, Option<AccountId>),
     /// The local side of a session: a user's connection on the server, a proxy connection on the client.
     Local(Local),
 }
@@ -121,8 +121,12 @@ pub(in crate::reactor) struct Message {
     pub failed: Option<Fault>,
     /// Payload sent on it in this session, as far as it fits.
     pub carried_bytes: u32,
+    /// What its local side says fills the reads: worth splicing.
+    pub is_bulk: bool,
     /// The machine has been told that the session which it knows of is over.
     pub announced_idle: bool,
+    /// Its session is a probe: nobody gets what the local server says.
+    pub is_probe: bool,
     pub pulse: Pulse,
 }
 
@@ -136,7 +140,9 @@ impl Message {
             expects_head: false,
             failed: None,
             carried_bytes: 0,
+            is_bulk: false,
             announced_idle: true,
+            is_probe: false,
             pulse: Pulse::new(heartbeat),
         }
     }
@@ -190,16 +196,16 @@ pub(in crate::reactor) struct Local {
     /// Server: what was read before `Started`, kept in case it must be sent again.
     pub retained: Option<Ring>,
     pub traffic: Traffic,
+    /// Where its bytes are counted, too, once its session has begun.
+    pub account: Option<AccountId>,
     /// Server: whose rate it shares.
     pub rate: Option<RateId>,
     pub waits: Waits,
-    /// Its reads fill: worth splicing.
-    pub is_bulk: bool,
     pub debt: Debt,
 }
 
 impl Local {
-    pub fn new(side: Side) -> Local {
+    pub fn new(side: Side, account: Option<AccountId>) -> Local {
         Local {
             side,
             peer: None,
@@ -207,9 +213,9 @@ impl Local {
             writing: Writing::Open,
             retained: None,
             traffic: Traffic::default(),
+            account,
             rate: None,
             waits: Waits::default(),
-            is_bulk: false,
             debt: Debt::default(),
         }
     }

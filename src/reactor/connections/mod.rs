@@ -242,8 +242,11 @@ impl<S: Socket> Connections<S> {
             }
         }
         debug_assert_eq!(self.peer(message).and_then(|peer| self.peer(peer)), Some(message));
-        let heartbeat = self.message_even_closing(message).map(|it| it.pulse.heartbeat());
-        self.begun = least(self.begun, heartbeat);
+        if let Some(it) = self.message_even_closing(message) {
+            it.is_bulk = false;
+            let heartbeat = it.pulse.heartbeat();
+            self.begun = least(self.begun, Some(heartbeat));
+        }
     }
 
     /// Parts a connection from its peer, and returns that.

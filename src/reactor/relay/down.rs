@@ -12,7 +12,7 @@ use crate::reactor::connections::{Kind, Writing};
 use crate::reactor::rates::Direction;
 use crate::reactor::world::network::Socket;
 use crate::session::Step;
-use crate::wire::frame::Frame;
+use crate::wire::frame::{AbortReason, Frame};
 use crate::wire::record::{HEADROOM, RECORD_BYTES_MAX};
 
 /// What a frame asks of the relay, and what is answered.
@@ -145,7 +145,7 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             && local.takes_bytes()
         {
             let rings = &mut self.relay.buffers.rings;
-            let written = write_rated(local, self.relay.rates, now, |local, most| {
+            let written = write_rated(local, self.relay.rates, self.relay.meters, now, |local, most| {
                 local.write(rings, &pieces[..count], most)
             });
             let (local, left) = (local.id, local.out.is_some());
@@ -198,6 +198,8 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
                 }
                 return self.relay.all.queue(peer);
             }
+            Step::Abort(reason) if self.is_probe() => SessionEvent::ProbeAborted(reason),
+            Step::Returned if self.is_probe() => SessionEvent::ProbeAborted(AbortReason::Refused),
             Step::Returned => match self.relay.all.unpair(id) {
                 Some(user) => return self.relay.give_back_user(user, true),
                 None => SessionEvent::Refused,
@@ -216,6 +218,10 @@ impl<'r, 'a, S: Socket> Down<'r, 'a, S> {
             Step::Drain => SessionEvent::Drain,
         };
         self.relay.all.tell(Input::Session { id, event });
+    }
+
+    fn is_probe(&mut self) -> bool {
+        self.relay.all.message(self.id).is_some_and(|message| message.is_probe)
     }
 
     /// Message connection → local side: payload of a `Data` record whose head has been read, no more than these bytes.

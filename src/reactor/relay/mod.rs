@@ -15,6 +15,7 @@ use std::io;
 
 use super::buffers::{Buffers, Scratch, stash};
 use super::connections::{Connections, Kind, Life, Local, Message, Reading, Side, Writing};
+use super::meters::Meters;
 use super::rates::{Direction, Rates};
 use super::world::network::Socket;
 use crate::base::id::ConnId;
@@ -35,6 +36,7 @@ pub(super) struct Relay<'a, S: Socket> {
     pub all: &'a mut Connections<S>,
     pub buffers: &'a mut Buffers<S>,
     pub rates: &'a mut Rates,
+    pub meters: &'a mut Meters,
     pub limits: &'a Limits,
 }
 
@@ -49,12 +51,12 @@ impl<S: Socket> Relay<'_, S> {
             let event = SessionEvent::Idle { settled: true };
             return self.all.tell(Input::Session { id: message, event });
         };
-        local.rate = terms.rate;
+        (local.rate, local.account) = (terms.rate, terms.account);
         let Some(it) = self.all.message_even_closing(message) else {
             // It never came to be a message connection.
             return self.give_back_user(user, false);
         };
-        (it.announced_idle, it.carried_bytes) = (false, 0);
+        (it.announced_idle, it.is_probe, it.carried_bytes) = (false, false, 0);
         it.pulse.heard();
         let frame = it.session.start(start);
         if self.all.peer(user).is_none() {
@@ -66,6 +68,17 @@ impl<S: Socket> Relay<'_, S> {
         }
         // The user is queued first, so that its first bytes leave in one write with `Start`.
         self.all.queue(user);
+        self.all.queue(message);
+    }
+
+    /// Begins a session without a user on an idle message connection. Its local server sees a connection that ends at
+    /// once.
+    pub fn probe(&mut self, message: ConnId, start: Start) {
+        let Some(it) = self.all.message(message) else { return };
+        (it.announced_idle, it.is_probe, it.carried_bytes) = (false, true, 0);
+        it.pulse.heard();
+        self.with_session(message, |session| session.start(start));
+        self.with_session(message, |session| session.finish());
         self.all.queue(message);
     }
 
@@ -111,13 +124,13 @@ impl<S: Socket> Relay<'_, S> {
             Err(error) if is_end_of_connection(error.kind()) => Some(error.into()),
             Err(error) => return self.all.reset(id, CloseReason::DialFailed(error.into())),
         };
-        let Kind::Proxy(message, sid) = connection.kind else { return };
+        let Kind::Proxy(message, sid, account) = connection.kind else { return };
         if !self.all.wants_proxy(message, sid) {
             // Its rival was first, or the session is over.
             return self.all.reset(id, CloseReason::Retired);
         }
         let Some(connection) = self.all.find(id) else { return };
-        connection.kind = Kind::Local(Local::new(Side::Proxy));
+        connection.kind = Kind::Local(Local::new(Side::Proxy, account));
         // An end or an error that the event told of stays noted.
         (connection.ready.readable, connection.ready.writable) = (true, true);
         connection.ready.ended |= broken.is_some();
@@ -279,8 +292,9 @@ impl<S: Socket> Relay<'_, S> {
     pub fn reads_message(&mut self, id: ConnId) -> bool {
         match self.all.message(id) {
             None => return false,
+            Some(message) if !message.session.delivers() || message.is_probe => return true,
             // No byte of the local server comes before `Accepted`, and a copy has no local side until then.
-            Some(message) if !message.session.delivers() || message.session.is_unaccepted() => return true,
+            Some(message) if message.session.is_unaccepted() => return true,
             Some(_) => {}
         }
         let Some(local) = self.all.peer(id) else { return false };

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use super::Relay;
 use crate::base::id::ConnId;
+use crate::machine::Traffic;
 use crate::reactor::connections::{Connection, Kind};
+use crate::reactor::meters::Meters;
 use crate::reactor::rates::{Direction, Rates};
 use crate::reactor::world::network::Socket;
 
@@ -31,7 +33,7 @@ impl<S: Socket> Relay<'_, S> {
         let Some(connection) = self.all.find(id) else { return false };
         while !connection.is_flushed() {
             let flush = |it: &mut Connection<S>, most| it.flush(self.buffers, most);
-            if let Err(error) = write_rated(connection, self.rates, now, flush) {
+            if let Err(error) = write_rated(connection, self.rates, self.meters, now, flush) {
                 self.fail_local_writing(id, error.into());
                 return false;
             }
@@ -62,18 +64,22 @@ impl<S: Socket> Relay<'_, S> {
 }
 
 /// Writes to a connection by `write`, which is told how many bytes may go now and says how many have gone. If it is a
-/// user's that shares a rate, these are counted.
+/// user's that shares a rate, these are counted for it; and all that left are, whatever comes of the rest.
 pub(super) fn write_rated<S: Socket>(
     to: &mut Connection<S>,
     rates: &mut Rates,
+    meters: &mut Meters,
     now: Instant,
     mut write: impl FnMut(&mut Connection<S>, usize) -> io::Result<usize>,
 ) -> io::Result<()> {
     let (id, Kind::Local(local)) = (to.id, &mut to.kind) else { return write(to, usize::MAX).map(drop) };
-    let allowed = rates.allow(id, local, Direction::Down, now);
-    let written = write(to, allowed)?;
+    let (allowed, before) = (rates.allow(id, local, Direction::Down, now), local.traffic.sent);
+    let written = write(to, allowed);
     if let Kind::Local(local) = &mut to.kind {
-        rates.spend(id, local, Direction::Down, written);
+        meters.add(local, Traffic { received: 0, sent: local.traffic.sent - before });
+        if let Ok(written) = written {
+            rates.spend(id, local, Direction::Down, written);
+        }
     }
-    Ok(())
+    written.map(drop)
 }

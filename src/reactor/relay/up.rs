@@ -6,7 +6,7 @@ use super::splice::{SPARSE_BYTES, SPLICE_BYTES_MAX, Spliced, splices, unspliced}
 use super::{Relay, SMALL_FRAMES_ROOM};
 use crate::base::id::ConnId;
 use crate::base::ring::{RING_BYTES, Ring};
-use crate::machine::CloseReason;
+use crate::machine::{CloseReason, Traffic};
 use crate::reactor::buffers::stash;
 use crate::reactor::connections::Kind;
 use crate::reactor::rates::Direction;
@@ -52,7 +52,7 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
             if allowed == 0 {
                 return;
             }
-            if half.is_bulk && allowed >= SPARSE_BYTES && splices(other) && message.is_flushed() {
+            if other.is_bulk && allowed >= SPARSE_BYTES && splices(other) && message.is_flushed() {
                 match self.splice(allowed) {
                     Spliced::Moved => continue,
                     Spliced::Stopped => return,
@@ -92,8 +92,9 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
             self.relay.rates.spend(id, half, Direction::Up, count);
             self.budget = self.budget.saturating_sub(count);
             half.traffic.received += count as u64;
+            self.relay.meters.add(half, Traffic { received: count as u64, sent: 0 });
             other.carried_bytes = other.carried_bytes.saturating_add(count as u32);
-            half.is_bulk = count >= BULK_READ_BYTES && half.traffic.received >= BULK_SESSION_BYTES;
+            other.is_bulk = count >= BULK_READ_BYTES && half.traffic.received >= BULK_SESSION_BYTES;
             let raw = &mut raw[..HEADROOM + count];
             if unstarted {
                 stash(&mut half.retained, &mut self.relay.buffers.rings, &raw[HEADROOM..]);
@@ -148,8 +149,9 @@ impl<'r, 'a, S: Socket> Up<'r, 'a, S> {
         self.relay.rates.spend(id, half, Direction::Up, held);
         self.budget = self.budget.saturating_sub(held);
         half.traffic.received += held as u64;
+        self.relay.meters.add(half, Traffic { received: held as u64, sent: 0 });
         other.carried_bytes = other.carried_bytes.saturating_add(held as u32);
-        half.is_bulk = held >= SPARSE_BYTES;
+        other.is_bulk = held >= SPARSE_BYTES;
         (piped.held, piped.header_left) = (held, HEADROOM);
         let Some(header) = other.channel.plain_data_header(other.session.sid(), held) else {
             self.relay.buffers.pipes.give_back(piped);

@@ -300,7 +300,8 @@ impl Exposing<'_> {
         let Some(service) = self.matching.services.add_exposed(&name) else {
             return self.deny(id, Denial::Limit, Until::Room);
         };
-        self.matching.admission.add(service, name, UserRules::default());
+        let account = self.agenda.tally.open(Some(owner.key.clone()));
+        self.matching.admission.add(service, name, UserRules::default(), account);
         self.exposed.grants.add(service, owner, ports, places);
         if let Some(grant) = self.exposed.grants.get_mut(service) {
             grant.members.push(id);
@@ -315,9 +316,7 @@ impl Exposing<'_> {
         grant.state = State::Opening(count);
         self.matching.services.set_first_port(service, grant.ports.first);
         for at in grant.addresses() {
-            if let Some(id) = self.listeners.add(Use::Users(service), at) {
-                self.agenda.push(Output::Listen { id, at, door: Use::Users(service).door() });
-            }
+            self.listeners.open(Use::Users(service), at, self.agenda);
         }
         self.count_listeners(&key, count as isize);
         self.exposed.pay(&key, count, self.agenda.now);
@@ -392,11 +391,12 @@ impl Exposing<'_> {
     /// A client serves what it asked for from now on.
     fn grant(&mut self, id: AskId, service: ServiceId) {
         let Some(Ask { link, publish, .. }) = self.exposed.asks.get(id) else { return };
-        let (link, number, name) = (*link, publish.number, publish.name.clone());
+        let (link, number, name, probe) = (*link, publish.number, publish.name.clone(), publish.probe);
         let dial_ms = publish.dial_time.min(self.agenda.limits.local_dial_max).as_millis() as u32;
         if self.matching.services.publish(link, number, service, dial_ms).is_err() {
             return;
         }
+        self.matching.probing(self.agenda).published(link, service, probe);
         self.exposed.asks.set(id, Stage::Granted(service));
         let Some(it) = self.matching.sending.links.get(link) else { return };
         let (control, key) = (it.control, it.key().clone());

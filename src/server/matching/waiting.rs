@@ -54,6 +54,8 @@ impl Waiting<'_> {
         let Some(user) = self.all.sending.users.get_mut(id) else { return };
         let Some(served_by) = user.served_by else { return };
         user.refused.get_or_insert_with(|| Box::new(Refused::by(served_by)));
+        // What it could not be served by is looked at, and only that may call it failing.
+        self.all.probes.suspect(served_by, self.agenda.now);
         if let Some(link) = self.all.services.publication(served_by).map(|it| it.link)
             && let Some(link) = self.all.sending.links.get_mut(link)
         {
@@ -63,6 +65,29 @@ impl Waiting<'_> {
             true => self.offer_elsewhere(id),
             false => self.all.turn.put_off(id, self.all.sending.users.origin(id)),
         }
+    }
+
+    /// A late session is offered again on a connection that was heard since its last `Start`. Those that were not may
+    /// have failed likewise, and are pinged.
+    pub fn offer_again(&mut self, id: ConnId, link_id: LinkId) {
+        let Matching { services, sending, .. } = &mut *self.all;
+        let Some(offer) = sending.offers.get(id).filter(|offer| offer.has_room()) else { return };
+        let Some(service) = sending.users.get(id).map(|user| user.service) else { return };
+        let Some(publication) = services.publication_of(link_id, service) else { return };
+        let sent = offer.sent;
+        if services.is_waiting(id) || !sending.may_serve(link_id) {
+            return;
+        }
+        // Without a token it waits for the copies that it has.
+        if sending.links.get_mut(link_id).is_none_or(|link| !link.spend_offer()) {
+            return;
+        }
+        sending.ping_unheard(link_id, sent, self.agenda);
+        if sending.is_ready(link_id) {
+            return self.all.begin(id, publication, self.agenda);
+        }
+        services.wait_for_link(id, sending.users.origin(id), link_id, true);
+        sending.want_one(link_id, self.agenda.now);
     }
 
     /// A user's session has lost a copy.

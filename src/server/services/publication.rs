@@ -26,6 +26,22 @@ pub(in crate::server) struct Publication {
     pub is_used: bool,
 }
 
+/// Whether a link may be given a user now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum Readiness {
+    Ready,
+    /// It has accepted a session lately, and not started it.
+    Failing,
+    Not,
+}
+
+/// Why a service cannot be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum Unpublishable {
+    UnknownService,
+    AlreadyPublished,
+}
+
 /// What a link publishes, and which users wait for it alone.
 #[derive(Default)]
 pub struct Offers {

@@ -180,7 +180,7 @@ fn a_dial_names_its_session_so_that_no_other_gets_its_local_server() {
     let (mut stage, _, message) = ready(config());
     for sid in [1, 2] {
         let outputs = stage.start(message, start(sid, 0));
-        let [(&Dial::Proxy(of, number), _)] = outputs.dials()[..] else { panic!("{outputs:?}") };
+        let [(&Dial::Proxy(of, number, _), _)] = outputs.dials()[..] else { panic!("{outputs:?}") };
         assert_eq!((of, number), (message, sid));
         stage.idle(message);
     }

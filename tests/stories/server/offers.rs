@@ -323,5 +323,5 @@ fn a_user_waits_for_a_connection_of_a_slow_client_for_four_round_trips() {
     stage.slow_down(&mut client);
     let (user, _) = stage.user();
     assert_eq!(stage.wait(millis(7_900)).closes(), []);
-    assert_eq!(stage.wait(millis(600)).closes(), [(user, CloseReason::NoClient, Manner::Reset)]);
+    assert_eq!(stage.wait(millis(600)).closes(), [(user, CloseReason::NotReached, Manner::Reset)]);
 }

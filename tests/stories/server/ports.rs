@@ -44,7 +44,7 @@ fn expose(number: PublicationNumber, publication: &str, wanted: &str, share: boo
         transports: Transports::Tcp,
         dial_time: DIAL,
         share,
-        probe: true,
+        probe: false,
     })
 }
 

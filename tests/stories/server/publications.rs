@@ -56,7 +56,7 @@ fn a_publication_that_asks_for_ports_or_datagrams_is_denied() {
             transports,
             dial_time: DIAL,
             share: false,
-            probe: true,
+            probe: false,
         };
         let outputs = stage.hear(client.control, ControlFrame::Publish(asked));
         let reason = Denial::Policy;

@@ -41,7 +41,7 @@ fn a_user_without_a_connection_waits_for_one_more_and_is_reset_in_the_end() {
     let (user, outputs) = stage.user();
     assert_eq!(outputs.asked(client.control), [(3, 1)]);
     assert_eq!(stage.wait(limits().wait - millis(1)).closes(), []);
-    assert_eq!(stage.wait(millis(1)).closes(), [(user, CloseReason::NoClient, Manner::Reset)]);
+    assert_eq!(stage.wait(millis(1)).closes(), [(user, CloseReason::NotReached, Manner::Reset)]);
 }
 
 #[test]
@@ -267,5 +267,5 @@ fn a_user_that_waits_is_given_longer_where_the_round_trip_has_grown_meanwhile() 
     stage.hear(client.control, ControlFrame::Pong);
     assert_eq!(stage.wait(secs(1)).closes(), []);
     let outputs = stage.wait(limits().user_patience);
-    assert!(outputs.closes().contains(&(user, CloseReason::NoClient, Manner::Reset)), "{outputs:?}");
+    assert!(outputs.closes().contains(&(user, CloseReason::NotReached, Manner::Reset)), "{outputs:?}");
 }

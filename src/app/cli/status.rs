@@ -1,0 +1,148 @@
+//! `skyorg status`: asks the processes that run here, and shows what they say.
+//!
+//! Exit status: 0 where everything is proven, 1 where something is, 2 where nothing is or a process does not answer; of
+//! several processes the worst.
+
+mod asking;
+mod live;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use super::arguments::StatusArguments;
+use crate::app::status::document::{FRAME, processes};
+use crate::app::status::socket;
+use asking::Answer;
+
+/// Time between two questions while somebody waits for everything to be proven.
+const WAIT_STEP: Duration = Duration::from_millis(250);
+/// The exit status where no process answers.
+const NOTHING: u8 = 2;
+
+/// Shows what was asked for.
+#[cold]
+pub(super) fn run(arguments: StatusArguments) -> Result<(), Failure> {
+    if arguments.follow && (arguments.json || arguments.wait.is_some()) {
+        let problem = "-f stands without --json and --wait".to_owned();
+        return Err(Failure::Usage { command: "skyorg status", problem });
+    }
+    if arguments.follow && io::stdout().is_terminal() {
+        return end(live::run(&arguments)?);
+    }
+    if arguments.follow {
+        return follow(&arguments);
+    }
+    let deadline = arguments.wait.map(|wait| Instant::now() + Duration::from_secs(wait.0.into()));
+    let told = loop {
+        let told = Told::ask(&arguments, false);
+        match deadline {
+            Some(deadline) if told.status != 0 && Instant::now() < deadline => {
+                thread::sleep(WAIT_STEP.min(deadline.saturating_duration_since(Instant::now())));
+            }
+            _ => break told,
+        }
+    };
+    let complaints: String = told.complaints.iter().map(|line| format!("skyorg: {line}\n")).collect();
+    let _ = io::stderr().write_all(complaints.as_bytes());
+    super::print_line(&told.text)?;
+    end(told.status)
+}
+
+/// Shows a screen each second to a reader that is no terminal, for as long as it reads.
+fn follow(arguments: &StatusArguments) -> Result<(), Failure> {
+    loop {
+        let told = Told::ask(arguments, true);
+        let mut text = told.text;
+        told.complaints.iter().for_each(|line| text += &format!("{line}\n"));
+        if io::stdout().write_all((text + "\n").as_bytes()).is_err() {
+            return end(told.status);
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn end(status: u8) -> Result<(), Failure> {
+    if status == 0 { Ok(()) } else { Err(Failure::NotProven(status)) }
+}
+
+/// What all processes have said together.
+struct Told {
+    text: String,
+    /// Of processes that did not answer.
+    complaints: Vec<String>,
+    /// The worst exit status.
+    status: u8,
+}
+
+impl Told {
+    /// Asks all that run.
+    fn ask(arguments: &StatusArguments, is_live: bool) -> Told {
+        let paths = match &arguments.status {
+            Some(path) => vec![path.clone()],
+            None => socket::find(arguments.role),
+        };
+        let target = match arguments.json {
+            true => "/status.json".to_owned(),
+            false => {
+                let (colours, live) = (u8::from(has_colours()), u8::from(is_live));
+                format!("/status.txt?width={}&colours={colours}&live={live}", width())
+            }
+        };
+        let (mut bodies, mut complaints, mut status) = (Vec::new(), Vec::new(), 0);
+        for (path, answer) in paths.iter().zip(ask_all(&paths, &target)) {
+            match answer {
+                Answer::Told { body, exit_status } => {
+                    status = status.max(exit_status);
+                    bodies.push(body);
+                }
+                Answer::Silent(process) => {
+                    status = NOTHING;
+                    complaints.push(format!("{process} does not answer"));
+                }
+                // What an ended process has left says nothing, unless it was named.
+                Answer::Gone(error) if arguments.status.is_some() => {
+                    complaints.push(format!("no process answers at {}: {error}", path.display()));
+                }
+                Answer::Gone(_) => {}
+            }
+        }
+        if bodies.is_empty() {
+            status = NOTHING;
+            if complaints.is_empty() {
+                complaints
+                    .push(format!("no {} runs here", arguments.role.map_or("process", |role| role.name())));
+            }
+        }
+        let text = if arguments.json {
+            let all: Vec<&str> = bodies.iter().filter_map(|body| processes(body)).collect();
+            [FRAME.0, &all.join(","), FRAME.1].concat()
+        } else {
+            bodies.join("\n")
+        };
+        Told { text, complaints, status }
+    }
+}
+
+/// All at once: one that does not answer delays no other.
+fn ask_all(paths: &[PathBuf], target: &str) -> Vec<Answer> {
+    thread::scope(|scope| {
+        let asked: Vec<_> = paths.iter().map(|path| scope.spawn(|| asking::ask(path, target))).collect();
+        asked.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Answer::lost())).collect()
+    })
+}
+
+/// How wide a line may be.
+fn width() -> usize {
+    let columns = || std::env::var("COLUMNS").ok()?.parse().ok();
+    live::size().map(|size| size.columns).or_else(columns).filter(|&width| width > 0).unwrap_or(80)
+}
+
+/// Colours are for terminals, and for those who want them (no-color.org).
+fn has_colours() -> bool {
+    let is_said = |name| std::env::var_os(name).is_some_and(|value: std::ffi::OsString| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb");
+    io::stdout().is_terminal() && !is_said("NO_COLOR") && !is_dumb
+}

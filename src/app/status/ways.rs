@@ -1,0 +1,130 @@
+//! The ways in for those who look, as the operator wants them.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+
+use super::exchange::{Door, Doors};
+use super::socket::{self, Place, SocketError, SocketFile};
+use crate::base::address::Listen;
+use crate::config::file::Running;
+use crate::config::options::Side;
+use crate::reactor::world::inherited::Inherited;
+
+/// The ways in that are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ways {
+    role: Side,
+    metrics: Option<SocketAddr>,
+    socket: Place,
+}
+
+/// A way in that cannot be opened.
+#[derive(Debug)]
+pub enum WayError {
+    /// The TCP listener.
+    Metrics(SocketAddr, io::Error),
+    /// The unix socket, at a place that was named.
+    Socket(SocketError),
+}
+
+impl fmt::Display for WayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WayError::Metrics(address, error) => write!(f, "cannot listen on {address} for metrics: {error}"),
+            WayError::Socket(SocketError { path, error, .. }) => {
+                write!(f, "cannot make the socket {} for 'skyorg status': {error}", path.display())
+            }
+        }
+    }
+}
+
+impl Ways {
+    /// What a file or a command line says; the flag `--status` comes before a file.
+    pub fn of(role: Side, running: &Running, status: Option<&Path>) -> Ways {
+        let metrics = running.metrics.map(|at| match at {
+            // What a process says of itself is not everybody's.
+            Listen::Any(port) => (Ipv4Addr::LOCALHOST, port).into(),
+            Listen::At(address) => address,
+        });
+        Ways { role, metrics, socket: Place::of(status.or(running.status.as_deref())) }
+    }
+
+    /// The TCP listener, if the service manager has opened it.
+    pub fn take(&self, inherited: &mut Inherited) -> Option<TcpListener> {
+        inherited.take(Listen::At(self.metrics?)).map(|(_, listener)| listener)
+    }
+
+    /// Opens those that are not open yet, but for a TCP listener that was handed over.
+    pub fn open(
+        &self,
+        open: Option<&Ways>,
+        metrics: Option<TcpListener>,
+    ) -> Result<(Doors, Option<SocketFile>), WayError> {
+        let mut doors = Doors::default();
+        if open.is_none_or(|open| open.metrics != self.metrics) {
+            doors.metrics = match self.metrics {
+                None => Door::Closed,
+                Some(address) => {
+                    let listener = listen(address, metrics);
+                    Door::New(listener.map_err(|error| WayError::Metrics(address, error))?)
+                }
+            };
+        }
+        let mut file = None;
+        if open.is_none_or(|open| open.socket != self.socket) {
+            doors.socket = match socket::open(self.role, &self.socket) {
+                Ok(Some((listener, made))) => {
+                    file = Some(made);
+                    Door::New(listener)
+                }
+                Ok(None) => Door::Closed,
+                Err(failed) if failed.is_named => return Err(WayError::Socket(failed)),
+                Err(SocketError { path, error, .. }) => {
+                    let path = path.display();
+                    log::debug!(
+                        "no socket {path} for 'skyorg status': {error}; --status PATH makes one elsewhere"
+                    );
+                    Door::Closed
+                }
+            };
+        }
+        Ok((doors, file))
+    }
+}
+
+fn listen(address: SocketAddr, handed_over: Option<TcpListener>) -> io::Result<TcpListener> {
+    let listener = handed_over.map_or_else(|| TcpListener::bind(address), Ok)?;
+    listener.set_nonblocking(true)?;
+    log::info!("metrics: http://{}/", listener.local_addr()?);
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ways(metrics: &str) -> Ways {
+        let metrics = Some(metrics.parse().expect("a place"));
+        Ways::of(Side::Server, &Running { metrics, ..Running::default() }, Some(Path::new("none")))
+    }
+
+    #[test]
+    fn a_port_alone_is_for_this_host_alone() {
+        assert_eq!(ways("9100").metrics, Some(([127, 0, 0, 1], 9100).into()));
+        assert_eq!(ways("0.0.0.0:9100").metrics, Some(([0, 0, 0, 0], 9100).into()));
+    }
+
+    #[test]
+    fn what_is_open_is_not_opened_again_and_what_is_taken_is_refused() {
+        let first = ways("0");
+        let (doors, _) = first.open(None, None).expect("any port");
+        let Door::New(listener) = doors.metrics else { panic!("it is new") };
+        assert!(matches!(first.open(Some(&first), None).expect("nothing to do").0.metrics, Door::Same));
+        let taken = ways(&listener.local_addr().expect("bound").to_string());
+        assert!(matches!(taken.open(Some(&first), None), Err(WayError::Metrics(..))));
+        let without = Ways { metrics: None, ..first.clone() };
+        assert!(matches!(without.open(Some(&first), None).expect("nothing to do").0.metrics, Door::Closed));
+    }
+}

@@ -1,0 +1,140 @@
+//! One session at the client, the connections that carry it, and how many message connections do what.
+
+use std::collections::BTreeMap;
+
+use super::attempt::Attempt;
+use super::publications::Publications;
+use super::user::UserOf;
+use crate::base::id::{ConnId, LinkId};
+use crate::machine::{Agenda, CloseReason};
+use crate::wire::frame::Sid;
+
+/// A message connection.
+pub(super) struct Message {
+    /// The link that it belongs to; its sessions are numbered there.
+    pub link: LinkId,
+    pub state: State,
+}
+
+/// What a message connection does.
+pub(super) enum State {
+    /// It is dialled, and not proved yet.
+    Coming,
+    Idle,
+    Busy(Session),
+}
+
+/// A session that runs on a message connection.
+pub(super) struct Session {
+    pub user: UserOf,
+    pub sid: Sid,
+    pub stage: Stage,
+    /// While its local server is sought.
+    pub attempt: Option<Box<Attempt>>,
+}
+
+impl Session {
+    /// Whether its user is still to be counted. It is, from now on.
+    pub fn take_uncounted(&mut self) -> bool {
+        std::mem::replace(&mut self.stage, Stage::Over) == Stage::Seeking
+    }
+
+    /// It ends. If its local server is still sought, its user is not served.
+    pub fn not_served(&mut self, reason: CloseReason, publications: &Publications, agenda: &mut Agenda) {
+        if self.take_uncounted() {
+            self.user.left(reason, publications, agenda);
+        }
+    }
+}
+
+/// How far a session has come. Its user is counted once: when it is not served, or as its proxy connection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Its local server is sought.
+    Seeking,
+    /// Its local server has taken the connection.
+    Served,
+    /// Its user is counted, or is not to be.
+    Over,
+}
+
+/// A proxy connection; its session may be over before it.
+pub(super) struct Proxy {
+    pub message: ConnId,
+    pub user: UserOf,
+    /// It serves its session, and its user is counted by it.
+    pub is_served: bool,
+}
+
+/// What is counted of message connections.
+#[derive(Clone, Copy)]
+enum Count {
+    Coming,
+    Idle,
+    Users,
+    Probes,
+}
+
+impl State {
+    fn count(&self) -> Count {
+        match self {
+            State::Coming => Count::Coming,
+            State::Idle => Count::Idle,
+            State::Busy(session) if session.user.is_probe() => Count::Probes,
+            State::Busy(_) => Count::Users,
+        }
+    }
+}
+
+/// How many message connections do what: of each link, and of all.
+#[derive(Default)]
+pub(super) struct Counts {
+    of_link: BTreeMap<LinkId, [usize; 4]>,
+    all: [usize; 4],
+}
+
+impl Counts {
+    /// One of a link leaves a state, or comes; and enters another, or is gone.
+    pub fn turn(&mut self, link: LinkId, before: Option<&State>, after: Option<&State>) {
+        let own = self.of_link.entry(link).or_default();
+        for counts in [&mut *own, &mut self.all] {
+            before.into_iter().for_each(|state| counts[state.count() as usize] -= 1);
+            after.into_iter().for_each(|state| counts[state.count() as usize] += 1);
+        }
+        if *own == [0; 4] {
+            self.of_link.remove(&link);
+        }
+    }
+
+    /// Those that are proved.
+    pub fn proved(&self) -> usize {
+        self.idle() + self.users() + self.all[Count::Probes as usize]
+    }
+
+    /// Those that wait for a session.
+    pub fn idle(&self) -> usize {
+        self.all[Count::Idle as usize]
+    }
+
+    /// Those with the session of a user.
+    pub fn users(&self) -> usize {
+        self.all[Count::Users as usize]
+    }
+
+    /// Those of a link that are coming, idle, and busy.
+    pub fn of_link(&self, link: LinkId) -> [usize; 3] {
+        let [coming, idle, users, probes] = self.of_link.get(&link).copied().unwrap_or_default();
+        [coming, idle, users + probes]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client holds one of these per idle session, and two of its user.
+    #[test]
+    fn a_session_takes_little_memory() {
+        assert_eq!((size_of::<Message>(), size_of::<Proxy>()), (72, 56));
+    }
+}

@@ -1,0 +1,54 @@
+//! In what condition services, publications and links are, for people.
+
+use std::time::Instant;
+
+use super::Matching;
+use crate::base::id::{LinkId, PublicationId, ServiceId};
+use crate::config::limits::Limits;
+use crate::machine::Reason;
+use crate::machine::status::PublicationStatus;
+
+/// A look at what is known now.
+pub(in crate::server) struct Condition<'m> {
+    pub(super) all: &'m Matching,
+    pub(super) now: Instant,
+    pub(super) limits: &'m Limits,
+}
+
+impl Condition<'_> {
+    /// Why nothing that a link publishes can be served, if that is so.
+    pub fn fault(&self, link_id: LinkId) -> Option<Reason> {
+        let link = self.all.sending.links.get(link_id)?;
+        if let Some(time) = link.silent_for(self.now) {
+            return Some(Reason::ClientSilent(time));
+        }
+        let has_idle = self.all.sending.pools.usable(link_id) > 0;
+        (!has_idle && link.lacks_messages(self.now, self.limits)).then_some(Reason::MessagePortUnanswered)
+    }
+
+    /// What is known of a publication.
+    pub fn publication(&self, id: PublicationId) -> Option<PublicationStatus> {
+        let of = self.all.services.publication(id)?;
+        let link = self.all.sending.links.get(of.link)?;
+        let proving = self.all.probes.proving(id)?;
+        Some(PublicationStatus {
+            key: link.key().clone(),
+            client: Some(link.peer),
+            state: proving.state(self.fault(of.link), self.now),
+            proof: proving.proof(),
+            unanswered: proving.unanswered(),
+        })
+    }
+
+    /// Why nobody serves a service that has no publication.
+    pub fn unserved(&self, service: ServiceId) -> Reason {
+        self.all.probes.unserved(service)
+    }
+
+    /// Whether a service is probed, as far as its rules and its clients say.
+    pub fn is_probed(&self, service: ServiceId) -> bool {
+        let lets = self.all.admission.rules(service).is_some_and(|rules| rules.probe);
+        let mut ids = self.all.services.publication_ids(service).peekable();
+        lets && (ids.peek().is_none() || ids.any(|id| self.all.probes.is_probed(id)))
+    }
+}

@@ -1,0 +1,206 @@
+//! Probes: sessions without a user and without bytes, which prove that a publication's local server is reached through
+//! a pooled message connection.
+//!
+//! A probe counts for no limit and is offered once. It takes a connection only where another one stays idle, so that a
+//! user who comes meanwhile does not wait. Its own direction ends at once. What the local server says is thrown away,
+//! and if that does not end by itself it is aborted.
+
+use std::time::Instant;
+
+use super::Matching;
+use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
+use crate::base::name::Name;
+use crate::machine::{Agenda, Fact, Output, Reason, SessionEvent};
+use crate::server::drain::Drain;
+use crate::server::pool::{Place, State};
+use crate::server::probes::{DOUBT, END_TIME, PROBE_TIME, Probe};
+use crate::wire::frame::{AbortReason, Start};
+
+/// Idle connections of a link of which a probe takes one.
+const SPARE: usize = 2;
+
+/// One step with probes: it borrows what it works on.
+pub(in crate::server) struct Probing<'m> {
+    pub(super) all: &'m mut Matching,
+    pub(super) agenda: &'m mut Agenda,
+}
+
+impl Probing<'_> {
+    /// Probes what is to be probed now.
+    pub fn go_on(&mut self) {
+        while let Some(id) = self.all.probes.next(self.agenda.now) {
+            self.attempt(id);
+        }
+    }
+
+    fn attempt(&mut self, id: PublicationId) {
+        let now = self.agenda.now;
+        let Matching { services, sending, probes, drain, .. } = &mut *self.all;
+        let Some(of) = services.publication(id) else { return probes.forget(id) };
+        let (link_id, number) = (of.link, of.number);
+        if *drain != Drain::No || !sending.may_serve(link_id) {
+            return probes.retry(id, false, now);
+        }
+        let spare = sending.pools.next_idle(link_id).filter(|_| sending.pools.idle(link_id) >= SPARE);
+        let Some(link) = sending.links.get_mut(link_id) else { return };
+        link.is_probed = true;
+        match spare {
+            Some(message) => {
+                let start = Start::probe(link.next_sid(), number, 0);
+                let doubted = link.round_trip.times(3).max(DOUBT);
+                sending.pools.set(message, State::Probing(id), Place::Back);
+                probes.begin(id, message, now);
+                self.agenda.after(message, doubted);
+                self.agenda.push(Output::Probe { message, start });
+            }
+            None => {
+                sending.want_refill(link_id);
+                probes.wait(id, link_id, now);
+            }
+        }
+        // Its answer tells a client that is gone from message connections that are.
+        sending.ping_link(link_id, self.agenda);
+        if spare.is_none()
+            && let Some(reason) = self.all.condition(now, &self.agenda.limits).fault(link_id)
+            && self.all.probes.cannot(id, reason.clone())
+        {
+            self.tell_failed(id, reason);
+        }
+    }
+
+    /// Something happened to the probe of this publication.
+    pub fn heard(&mut self, message: ConnId, id: PublicationId, event: SessionEvent) {
+        match event {
+            SessionEvent::Accepted => self.all.probes.accepted(id),
+            SessionEvent::Started => {
+                self.all.probes.end(id, message);
+                self.over(message, Some(self.agenda.now + END_TIME));
+                self.proved(id);
+                self.all.probes.rest(id);
+            }
+            SessionEvent::ProbeAborted(reason) => {
+                let probe = self.all.probes.end(id, message);
+                self.over(message, None);
+                self.failed(id, probe, Reason::of_probe(reason));
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing more is awaited of a probe but its end, until then.
+    fn over(&mut self, message: ConnId, until: Option<Instant>) {
+        self.all.sending.pools.set(message, State::Probed, Place::Back);
+        self.agenda.at(message, until);
+    }
+
+    /// A probe is lost with its message connection, or by no fault of the client's.
+    pub fn lost(&mut self, message: ConnId, id: PublicationId) {
+        let probe = self.all.probes.end(id, message);
+        self.failed(id, probe, None);
+    }
+
+    /// The time of a probe has come: to doubt its message connection, or to give it up.
+    pub fn due(&mut self, message: ConnId, id: PublicationId) {
+        let (now, Matching { sending, probes, .. }) = (self.agenda.now, &mut *self.all);
+        let (Some(probe), Some((link_id, _))) = (probes.probe(id, message), sending.pools.get(message))
+        else {
+            return self.abort(message);
+        };
+        let Some(link) = sending.links.get(link_id) else { return };
+        let silent = link.silent_for(now).map(Reason::ClientSilent);
+        let until = probe.began + link.round_trip.wait(PROBE_TIME);
+        let judged = if probe.accepted { until } else { link.silent_at().map_or(until, |at| until.max(at)) };
+        if now < judged && silent.is_none() {
+            if !probe.accepted && link.answered_ping_of >= probe.began {
+                sending.ping_unheard(link_id, probe.began, self.agenda);
+            }
+            sending.ping_link(link_id, self.agenda);
+            return self.agenda.at(message, Some(if now < until { until } else { judged }));
+        }
+        let is_alone = sending.pools.all_idle(link_id).any(|(.., heard)| heard > probe.began);
+        let reason = match silent {
+            Some(silent) => Some(silent),
+            None if probe.accepted => Some(Reason::LocalUnanswered),
+            // The others were heard meanwhile, and a user would have been served on one of them.
+            None => (!is_alone).then_some(Reason::MessagesSilent),
+        };
+        let probe = probes.end(id, message);
+        let is_lost = reason.is_none();
+        self.abort(message);
+        self.failed(id, probe, reason);
+        if is_lost {
+            self.all.probes.retry(id, true, now);
+        }
+    }
+
+    /// Ends a probe that does not end by itself.
+    pub fn abort(&mut self, message: ConnId) {
+        self.over(message, None);
+        self.agenda.push(Output::Abort { message, reason: AbortReason::Reset });
+    }
+
+    /// A session or a probe of a publication was started.
+    pub fn proved(&mut self, id: PublicationId) {
+        if !self.all.probes.proved(id, self.agenda.now) {
+            return;
+        }
+        if let Some(of) = self.all.services.publication(id)
+            && let Some(link) = self.all.sending.links.get_mut(of.link)
+        {
+            // Users may be given to it again.
+            link.session_started();
+        }
+        if let Some((service, key)) = self.names(id) {
+            self.agenda.fact(Fact::ServiceProved { service, key });
+        }
+    }
+
+    fn failed(&mut self, id: PublicationId, probe: Option<Probe>, reason: Option<Reason>) {
+        self.all.probes.retry(id, false, self.agenda.now);
+        if let (Some(probe), Some(reason)) = (probe, reason)
+            && self.all.probes.failed(id, probe, reason.clone())
+        {
+            self.tell_failed(id, reason);
+        }
+    }
+
+    fn tell_failed(&mut self, id: PublicationId, reason: Reason) {
+        if let Some((service, key)) = self.names(id) {
+            self.agenda.fact(Fact::ServiceFails { service, key, reason });
+        }
+    }
+
+    /// The service of a publication, and the key of its client.
+    fn names(&self, id: PublicationId) -> Option<(Name, Option<Name>)> {
+        let of = self.all.services.publication(id)?;
+        let key = self.all.sending.links.get(of.link).map(|link| link.key().clone());
+        Some((self.all.services.name(of.service)?.clone(), key))
+    }
+
+    /// A link has one more idle connection.
+    pub fn idle(&mut self, link: LinkId) {
+        if self.all.sending.pools.idle(link) >= SPARE {
+            self.all.probes.spare(link, self.agenda.now);
+        }
+    }
+
+    /// A link serves a service now; its client lets that be probed, or not.
+    pub fn published(&mut self, link: LinkId, service: ServiceId, client_lets: bool) {
+        self.all.probes.served(service);
+        if let Some(id) = self.all.services.publication_of(link, service) {
+            self.all.probes.add(id, (client_lets, self.service_lets(service)), self.agenda.now);
+        }
+    }
+
+    fn service_lets(&self, service: ServiceId) -> bool {
+        self.all.admission.rules(service).is_some_and(|rules| rules.probe)
+    }
+
+    /// The rules of a service may let it be probed now, or not any more.
+    pub fn rules_changed(&mut self, service: ServiceId) {
+        let lets = self.service_lets(service);
+        for id in self.all.services.publication_ids(service).collect::<Vec<_>>() {
+            self.all.probes.let_be_probed(id, lets, self.agenda.now);
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What is known of each publication, and when it is probed next.
+//!
+//! Invariant: a publication that may be probed has at most one probe on its way, and else stands in one of two queues:
+//! in that of the proved ones, by its last proof, or in that of the others, by its next attempt. A session of a user
+//! proves it, too, and moves nothing: what stands too early is put where it belongs when its time has come. So a proof
+//! costs a session nothing but a note, and nobody walks over all of them.
+//!
+//! The others take every second turn at most: a client whose publications all fail does not keep the proofs of the
+//! rest from being renewed.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::base::deadlines::Deadlines;
+use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
+use crate::base::table::Table;
+use crate::machine::{Proving, Reason};
+
+/// A proof is renewed after this time.
+const RENEWED_AFTER: Duration = Duration::from_secs(30);
+/// The same, while somebody looks.
+const RENEWED_SOON: Duration = Duration::from_secs(5);
+/// Somebody who has looked does so for this time.
+const LOOK: Duration = Duration::from_secs(10);
+/// What failed, or is not proved, is tried again after this time.
+const RETRIED_AFTER: Duration = Duration::from_secs(5);
+/// What was refused to a user is looked at at once, but not more often than that.
+const SUSPECTED_AGAIN: Duration = Duration::from_secs(1);
+/// Between two probes of all.
+const PACE: Duration = Duration::from_millis(20);
+/// Publications that are looked at in one turn.
+const LOOKS_MAX: usize = 64;
+/// How long a probe may take to be started.
+pub(super) const PROBE_TIME: Duration = Duration::from_secs(3);
+/// After this part of its time one that was not accepted has other message connections looked at.
+pub(super) const DOUBT: Duration = Duration::from_secs(1);
+/// How long the end of a probe may take that was started.
+pub(super) const END_TIME: Duration = Duration::from_secs(1);
+
+/// A probe on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Probe {
+    pub message: ConnId,
+    pub began: Instant,
+    /// The client has read it.
+    pub accepted: bool,
+}
+
+/// Where a publication stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In the queue of the proved ones.
+    Proved,
+    /// In the queue of the others, to be tried then.
+    Other(Instant),
+    /// In none: its probe is on its way, or it is not to be probed.
+    Nowhere,
+}
+
+/// What is known of a publication.
+struct Known {
+    proving: Proving,
+    place: Place,
+    probe: Option<Probe>,
+    /// When its last probe began.
+    attempted: Option<Instant>,
+    /// It stands in its link's list of those that wait for a message connection.
+    waits: bool,
+    /// Its client lets it be probed, and the rules of its service do.
+    client_lets: bool,
+    service_lets: bool,
+}
+
+impl Known {
+    fn is_probed(&self) -> bool {
+        self.client_lets && self.service_lets
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Probes {
+    known: Table<kind::Publication, Known>,
+    /// By their last proofs, or earlier ones.
+    proved: Deadlines<kind::Publication>,
+    /// By their next attempts.
+    others: Deadlines<kind::Publication>,
+    /// Publications of each link that wait for a message connection.
+    waiting: Table<kind::Link, VecDeque<PublicationId>>,
+    look_until: Option<Instant>,
+    /// When the next probe may begin.
+    next_at: Option<Instant>,
+    /// The last turn was one of the others.
+    is_turn_of_proved: bool,
+    /// Why services lost their last clients, where it was not by chance.
+    unserved: HashMap<ServiceId, Reason>,
+}
+
+impl Probes {
+    // Publications.
+
+    /// A client serves something now. Its client lets it be probed, and the rules of its service do, or not.
+    pub fn add(&mut self, id: PublicationId, (client_lets, service_lets): (bool, bool), now: Instant) {
+        let (proving, place) = (Proving::new(now), Place::Nowhere);
+        let (probe, attempted, waits) = (None, None, false);
+        self.known.insert(id, Known { proving, place, probe, attempted, waits, client_lets, service_lets });
+        self.put(id, Place::Other(now));
+    }
+
+    /// What was published is so no more.
+    pub fn forget(&mut self, id: PublicationId) {
+        self.put(id, Place::Nowhere);
+        self.known.remove(id);
+    }
+
+    pub fn forget_link(&mut self, link: LinkId) {
+        self.waiting.remove(link);
+    }
+
+    /// The rules of its service let it be probed from now on, or not.
+    pub fn let_be_probed(&mut self, id: PublicationId, lets: bool, now: Instant) {
+        let Some(known) = self.known.get_mut(id) else { return };
+        if std::mem::replace(&mut known.service_lets, lets) != lets && known.probe.is_none() {
+            self.put(id, if lets { Place::Other(now) } else { Place::Nowhere });
+        }
+    }
+
+    /// Puts a publication into another place. One that is not to be probed stands in none.
+    fn put(&mut self, id: PublicationId, place: Place) {
+        let Some(known) = self.known.get_mut(id) else { return };
+        let place = if known.is_probed() { place } else { Place::Nowhere };
+        match (std::mem::replace(&mut known.place, place), place) {
+            (Place::Proved, Place::Other(_) | Place::Nowhere) => self.proved.set(id, None),
+            (Place::Other(_), Place::Proved | Place::Nowhere) => self.others.set(id, None),
+            _ => {}
+        }
+        match place {
+            Place::Proved => self.proved.set(id, known.proving.proof()),
+            Place::Other(at) => self.others.set(id, Some(at)),
+            Place::Nowhere => {}
+        }
+    }
+
+    /// What is known of a publication, if anything is.
+    pub fn proving(&self, id: PublicationId) -> Option<&Proving> {
+        self.known.get(id).map(|known| &known.proving)
+    }
+
+    /// Whether a publication is probed.
+    pub fn is_probed(&self, id: PublicationId) -> bool {
+        self.known.get(id).is_some_and(Known::is_probed)
+    }
+
+    // Services that nobody serves.
+
+    /// A client may not serve a service any more.
+    pub fn forbidden(&mut self, service: ServiceId, reason: Reason) {
+        self.unserved.insert(service, reason);
+    }
+
+    /// Somebody serves a service, or it is gone.
+    pub fn served(&mut self, service: ServiceId) {
+        self.unserved.remove(&service);
+    }
+
+    /// Why nobody serves a service.
+    pub fn unserved(&self, service: ServiceId) -> Reason {
+        self.unserved.get(&service).cloned().unwrap_or(Reason::NoClient)
+    }
+
+    // What proves or disproves it.
+
+    /// A session or a probe was started. Returns whether it failed before.
+    pub fn proved(&mut self, id: PublicationId, now: Instant) -> bool {
+        let Some(known) = self.known.get_mut(id) else { return false };
+        let had_failed = known.proving.proved(now);
+        if let Place::Other(_) = known.place {
+            self.put(id, Place::Proved);
+        }
+        had_failed
+    }
+
+    /// The session of a user has ended, which sent bytes and was answered, or not.
+    pub fn session_ended(&mut self, id: PublicationId, sent: bool, answered: bool) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.proving.ended(sent, answered);
+        }
+    }
+
+    /// A probe that began then has failed. What was proved meanwhile counts more. Returns whether that is news.
+    pub fn failed(&mut self, id: PublicationId, probe: Probe, reason: Reason) -> bool {
+        let Some(known) = self.known.get_mut(id) else { return false };
+        let is_outdated = known.proving.proof().is_some_and(|proof| proof >= probe.began);
+        !is_outdated && known.proving.failed(reason)
+    }
+
+    /// A publication cannot even be probed, for this reason. Returns whether that is news.
+    pub fn cannot(&mut self, id: PublicationId, reason: Reason) -> bool {
+        self.known.get_mut(id).is_some_and(|known| known.proving.failed(reason))
+    }
+
+    /// A client has refused a user: whether its local server takes connections is looked at soon.
+    pub fn suspect(&mut self, id: PublicationId, now: Instant) {
+        let Some(known) = self.known.get(id).filter(|known| known.place != Place::Nowhere) else { return };
+        let at = known.attempted.map_or(now, |at| now.max(at + SUSPECTED_AGAIN));
+        if !matches!(known.place, Place::Other(before) if before <= at) {
+            self.put(id, Place::Other(at));
+        }
+    }
+
+    // When.
+
+    /// Somebody looks.
+    pub fn look(&mut self, now: Instant) {
+        self.look_until = Some(now + LOOK);
+    }
+
+    fn due_after(&self, proof: Instant) -> Instant {
+        let soon = proof + RENEWED_SOON;
+        if self.look_until.is_some_and(|until| soon <= until) { soon } else { proof + RENEWED_AFTER }
+    }
+
+    /// When a publication is to be probed next.
+    pub fn next_due(&self) -> Option<Instant> {
+        let proved = self.proved.next().map(|proof| self.due_after(proof));
+        let due = [proved, self.others.next()].into_iter().flatten().min()?;
+        Some(self.next_at.map_or(due, |at| due.max(at)))
+    }
+
+    /// The publication that is to be probed now. It stands nowhere until it is said what became of that.
+    pub fn next(&mut self, now: Instant) -> Option<PublicationId> {
+        for _ in 0..LOOKS_MAX {
+            if self.next_at.is_some_and(|at| now < at) {
+                return None;
+            }
+            let is_proved_due = self.proved.next().is_some_and(|proof| self.due_after(proof) <= now);
+            let is_other_due = self.others.next().is_some_and(|at| at <= now);
+            let id = match is_proved_due && (self.is_turn_of_proved || !is_other_due) {
+                true => self.proved.pop(),
+                false => self.others.pop_due(now),
+            }?;
+            let Some(known) = self.known.get_mut(id) else { continue };
+            let place = std::mem::replace(&mut known.place, Place::Nowhere);
+            if place == Place::Proved
+                && let Some(proof) = known.proving.proof()
+                && self.due_after(proof) > now
+            {
+                self.put(id, Place::Proved);
+                continue;
+            }
+            self.is_turn_of_proved = place != Place::Proved;
+            self.next_at = Some(now + PACE);
+            return Some(id);
+        }
+        None
+    }
+
+    /// A probe begins.
+    pub fn begin(&mut self, id: PublicationId, message: ConnId, now: Instant) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.attempted = Some(now);
+            known.probe = Some(Probe { message, began: now, accepted: false });
+        }
+    }
+
+    /// The probe on its way on this message connection.
+    pub fn probe(&self, id: PublicationId, message: ConnId) -> Option<Probe> {
+        self.known.get(id)?.probe.filter(|probe| probe.message == message)
+    }
+
+    /// The client has read the probe.
+    pub fn accepted(&mut self, id: PublicationId) {
+        if let Some(probe) = self.known.get_mut(id).and_then(|known| known.probe.as_mut()) {
+            probe.accepted = true;
+        }
+    }
+
+    /// The probe on this message connection is over, one way or the other.
+    pub fn end(&mut self, id: PublicationId, message: ConnId) -> Option<Probe> {
+        self.known.get_mut(id)?.probe.take_if(|probe| probe.message == message)
+    }
+
+    /// A publication stands among the proved ones.
+    pub fn rest(&mut self, id: PublicationId) {
+        self.put(id, Place::Proved);
+    }
+
+    /// A publication is tried again, at once or after a while.
+    pub fn retry(&mut self, id: PublicationId, at_once: bool, now: Instant) {
+        self.put(id, Place::Other(if at_once { now } else { now + RETRIED_AFTER }));
+    }
+
+    // Message connections.
+
+    /// A publication waits until its link has a message connection to spare.
+    pub fn wait(&mut self, id: PublicationId, link: LinkId, now: Instant) {
+        self.retry(id, false, now);
+        let Some(known) = self.known.get_mut(id) else { return };
+        if std::mem::replace(&mut known.waits, true) {
+            return;
+        }
+        if !self.waiting.contains(link) {
+            self.waiting.insert(link, VecDeque::new());
+        }
+        if let Some(waiting) = self.waiting.get_mut(link) {
+            waiting.push_back(id);
+        }
+    }
+
+    /// A link has a message connection to spare: one that waits for it is tried.
+    pub fn spare(&mut self, link: LinkId, now: Instant) {
+        let Some(waiting) = self.waiting.get_mut(link) else { return };
+        while let Some(id) = waiting.pop_front() {
+            let Some(known) = self.known.get_mut(id) else { continue };
+            known.waits = false;
+            if let Place::Other(_) = known.place {
+                return self.put(id, Place::Other(now));
+            }
+        }
+    }
+}

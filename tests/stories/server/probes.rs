@@ -1,0 +1,390 @@
+//! Proofs: what is known of a publication, and the probes that prove it.
+
+use skyorg::config::policy::UserRules;
+use skyorg::machine::Traffic;
+use skyorg::machine::status::{PublicationState, PublicationStatus};
+
+use super::*;
+
+/// Offers of services that may be probed, under these numbers and names.
+fn probed(number: u32, service: &str) -> ControlFrame {
+    let ControlFrame::Publish(publish) = publish(number, service) else { panic!("it is a Publish") };
+    ControlFrame::Publish(Publish { probe: true, ..publish })
+}
+
+/// A server with a client that publishes `web` and has brought so many message connections; what was said last.
+fn begin_probed(limits: Limits, messages: usize) -> (Stage, Client, Outputs) {
+    let mut stage = begin_with(limits);
+    let (mut client, _) = stage.greet(hello(1));
+    client.note(&stage.hear(client.control, probed(1, "web")));
+    stage.hear(client.control, ControlFrame::Pong);
+    let mut outputs = Outputs::default();
+    for _ in 0..messages {
+        outputs.0.extend(stage.bring(&mut client).1.0);
+    }
+    outputs.0.extend(stage.wait(millis(100)).0);
+    client.note(&outputs);
+    (stage, client, outputs)
+}
+
+/// A server whose client has just proved `web`, and the message connection that did.
+fn begin_proved() -> (Stage, Client, ConnId) {
+    begin_proved_with(2)
+}
+
+/// The same, with so many message connections.
+fn begin_proved_with(pool: usize) -> (Stage, Client, ConnId) {
+    let (mut stage, client, outputs) = begin_probed(Limits { pool, ..Limits::default() }, pool);
+    let [(message, _)] = outputs.probes()[..] else { panic!("{outputs:?}") };
+    stage.hear(client.control, ControlFrame::Pong);
+    stage.started(message);
+    stage.idle(message);
+    (stage, client, message)
+}
+
+impl Stage {
+    fn status(&self, service: &str) -> PublicationStatus {
+        let mut publications = self.service(service).publications;
+        assert_eq!(publications.len(), 1, "{publications:?}");
+        publications.remove(0)
+    }
+
+    fn is_proved(&self) -> bool {
+        self.status("web").state == PublicationState::Proven
+    }
+
+    /// Why `web` fails.
+    fn reason(&self) -> String {
+        match self.status("web").state {
+            PublicationState::Failing(reason) => reason.into(),
+            state => format!("{state:?}"),
+        }
+    }
+
+    fn started(&mut self, message: ConnId) -> Outputs {
+        self.session(message, SessionEvent::Accepted);
+        self.session(message, SessionEvent::Started)
+    }
+
+    /// Time passes until a probe begins, for so long at most; pings are answered. The connection, and how long it took.
+    fn until_probed(&mut self, client: &Client, at_most: Duration) -> Option<(ConnId, Duration)> {
+        let began = self.now;
+        while self.now < began + at_most {
+            let outputs = self.wait(millis(100));
+            if let Some(&(message, _)) = outputs.probes().first() {
+                if outputs.said(client.control).contains(&ControlFrame::Ping) {
+                    self.hear(client.control, ControlFrame::Pong);
+                }
+                return Some((message, self.now - began));
+            }
+            for id in outputs.pings() {
+                self.session(id, SessionEvent::Pong);
+            }
+            if outputs.said(client.control).contains(&ControlFrame::Ping) {
+                self.hear(client.control, ControlFrame::Pong);
+            }
+        }
+        None
+    }
+}
+
+#[test]
+fn what_is_published_is_proved_at_once_by_a_session_without_a_user() {
+    let (mut stage, _, outputs) = begin_probed(limits(), 2);
+    let [(message, start)] = outputs.probes()[..] else { panic!("{outputs:?}") };
+    assert!(start.is_probe() && start.publication == 1 && outputs.starts().is_empty());
+    assert!(matches!(stage.status("web").state, PublicationState::Unproven(_)));
+    stage.started(message);
+    assert!(stage.is_proved() && stage.idle(message).facts().is_empty());
+}
+
+#[test]
+fn a_proof_is_renewed_after_thirty_seconds_and_soon_while_somebody_looks() {
+    let (mut stage, client, _) = begin_proved();
+    let (message, after) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    assert!(after > secs(29) && after <= secs(31), "{after:?}");
+    stage.started(message);
+    stage.idle(message);
+    stage.wait(secs(1));
+    assert!(stage.tell(Input::Look).probes().is_empty(), "it was proved a moment ago");
+    let (message, after) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    assert!(after > secs(3) && after <= secs(5), "{after:?}");
+    stage.started(message);
+    stage.idle(message);
+    let (_, after) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    assert!(after <= secs(6), "{after:?}");
+}
+
+#[test]
+fn who_looks_long_after_a_proof_has_it_renewed_at_once() {
+    let (mut stage, _, message) = begin_proved();
+    stage.wait(secs(9));
+    assert_eq!(stage.tell(Input::Look).probes().first().map(|it| it.0), Some(message));
+}
+
+#[test]
+fn a_proof_is_good_for_a_minute() {
+    let (mut stage, _, _) = begin_proved();
+    stage.now += secs(59);
+    assert!(stage.is_proved());
+    stage.now += secs(1);
+    assert!(!stage.is_proved());
+}
+
+#[test]
+fn the_session_of_a_user_proves_as_well() {
+    let (mut stage, client, _) = begin_proved();
+    stage.live(20);
+    let (_, outputs) = stage.user();
+    let (message, _) = outputs.pairs()[0];
+    stage.started(message);
+    stage.idle(message);
+    assert_eq!(stage.status("web").proof, Some(stage.now));
+    let (_, after) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    assert!(after > secs(28), "{after:?}");
+}
+
+#[test]
+fn a_probe_leaves_an_idle_connection_to_users() {
+    let (mut stage, mut client, outputs) = begin_probed(limits(), 1);
+    assert!(outputs.probes().is_empty());
+    let (_, mut outputs) = stage.bring(&mut client);
+    outputs.0.extend(stage.wait(millis(100)).0);
+    let [(message, _)] = outputs.probes()[..] else { panic!("{outputs:?}") };
+    let (user, outputs) = stage.user();
+    assert!(outputs.pairs().iter().all(|pair| pair.0 != message && pair.1 == user));
+    assert_eq!(outputs.pairs().len(), 1);
+}
+
+#[test]
+fn a_pool_of_one_place_has_another_for_probes() {
+    let (mut stage, mut client, _) = begin_probed(Limits { pool: 1, ..Limits::default() }, 1);
+    assert_eq!(client.tickets.len(), 1, "one more is asked for");
+    let (_, mut outputs) = stage.bring(&mut client);
+    outputs.0.extend(stage.wait(millis(100)).0);
+    assert_eq!(outputs.probes().len(), 1);
+}
+
+#[test]
+fn a_pool_that_is_probed_is_not_asked_for_more() {
+    let (_, client, _) = begin_probed(limits(), 2);
+    assert!(client.tickets.is_empty());
+}
+
+#[test]
+fn a_probe_that_does_not_end_is_aborted() {
+    let (mut stage, _, outputs) = begin_probed(limits(), 2);
+    let (message, _) = outputs.probes()[0];
+    stage.started(message);
+    assert_eq!(stage.wait(secs(1)).aborts(), [(message, AbortReason::Reset)]);
+    assert!(stage.is_proved());
+}
+
+#[test]
+fn what_a_probe_is_refused_for_is_told_until_one_is_started() {
+    for (reason, words) in [
+        (AbortReason::Refused, "local server refuses connections"),
+        (AbortReason::Unanswered, "local server does not answer"),
+        (AbortReason::Unreachable, "local server cannot be reached"),
+        (AbortReason::Unresolved, "the name of the local server does not resolve"),
+        (AbortReason::NoDescriptor, "out of file descriptors"),
+    ] {
+        let (mut stage, client, _) = begin_proved();
+        let (message, _) = stage.until_probed(&client, secs(40)).expect("it is probed");
+        stage.session(message, SessionEvent::Accepted);
+        let outputs = stage.session(message, SessionEvent::ProbeAborted(reason));
+        stage.idle(message);
+        assert_eq!(stage.reason(), words);
+        assert_eq!(
+            outputs.facts().iter().map(|it| it.to_string()).collect::<Vec<_>>(),
+            [format!("web of client office: failing: {words}")]
+        );
+        let (message, after) = stage.until_probed(&client, secs(40)).expect("it is tried again");
+        assert!(after <= secs(6), "{after:?}");
+        let outputs = stage.started(message);
+        assert!(stage.is_proved());
+        let told = outputs.facts().into_iter().map(Fact::to_string).collect::<Vec<_>>();
+        assert_eq!(told, ["web of client office: proven again"]);
+    }
+}
+
+#[test]
+fn a_probe_that_ends_for_another_reason_says_nothing() {
+    let (mut stage, client, _) = begin_proved();
+    let (message, _) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    stage.session(message, SessionEvent::ProbeAborted(AbortReason::Removed));
+    assert!(stage.is_proved());
+}
+
+#[test]
+fn a_local_server_that_does_not_answer_in_three_seconds_fails() {
+    let (mut stage, client, _) = begin_proved();
+    let (message, _) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    stage.session(message, SessionEvent::Accepted);
+    let outputs = stage.wait(secs(3));
+    assert_eq!(outputs.aborts(), [(message, AbortReason::Reset)]);
+    assert_eq!(stage.reason(), "local server does not answer");
+}
+
+#[test]
+fn a_client_that_answers_nothing_is_silent() {
+    let (mut stage, _, _) = begin_proved();
+    stage.wait(secs(6));
+    stage.tell(Input::Look);
+    stage.wait(secs(3));
+    assert_eq!(stage.reason(), "client silent for 9 s");
+}
+
+#[test]
+fn a_client_that_answers_on_its_control_connection_alone_has_silent_message_connections() {
+    let (mut stage, client, _) = begin_proved();
+    stage.until_probed(&client, secs(40)).expect("it is probed");
+    let outputs = stage.wait(secs(1));
+    assert_eq!(outputs.pings().len(), 1, "the other one is suspected");
+    stage.hear(client.control, ControlFrame::Pong);
+    stage.wait(secs(2));
+    assert_eq!(stage.reason(), "message connections silent");
+}
+
+#[test]
+fn one_message_connection_that_is_silent_alone_is_no_failure() {
+    let (mut stage, client, _) = begin_proved();
+    let (silent, _) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    let outputs = stage.wait(secs(1));
+    stage.hear(client.control, ControlFrame::Pong);
+    stage.session(outputs.pings()[0], SessionEvent::Pong);
+    assert_eq!(stage.wait(secs(2)).aborts(), [(silent, AbortReason::Reset)]);
+    assert!(stage.is_proved());
+}
+
+#[test]
+fn a_client_that_brings_no_message_connection_does_not_reach_the_port() {
+    let (mut stage, client, _) = begin_probed(limits(), 0);
+    for _ in 0..8 {
+        if stage.wait(secs(1)).said(client.control).contains(&ControlFrame::Ping) {
+            stage.hear(client.control, ControlFrame::Pong);
+        }
+    }
+    assert_eq!(stage.reason(), "message port does not answer");
+}
+
+#[test]
+fn a_user_that_is_refused_has_it_probed_at_once_and_calls_nothing_failing() {
+    let (mut stage, _, _) = begin_proved_with(3);
+    stage.wait(secs(2));
+    let (user, outputs) = stage.user();
+    let (message, _) = outputs.pairs()[0];
+    stage.session(message, SessionEvent::Accepted);
+    let mut outputs = stage.tell(returned(user, true, false));
+    outputs.0.extend(stage.wait(millis(20)).0);
+    assert!(stage.is_proved());
+    let (probed, _) = outputs.probes()[0];
+    stage.session(probed, SessionEvent::ProbeAborted(AbortReason::Refused));
+    assert_eq!(stage.reason(), "local server refuses connections");
+}
+
+#[test]
+fn a_failure_is_outdated_by_a_session_that_was_started_after_its_probe_began() {
+    let (mut stage, client, _) = begin_proved();
+    let (probed, _) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    let (_, outputs) = stage.user();
+    stage.started(outputs.pairs()[0].0);
+    stage.session(probed, SessionEvent::ProbeAborted(AbortReason::Refused));
+    assert!(stage.is_proved());
+}
+
+#[test]
+fn fifty_are_probed_in_a_second_and_failing_ones_leave_half_of_that_to_the_others() {
+    let names: Vec<String> = (0..200).map(|place| format!("s{place}")).collect();
+    let service =
+        |(place, text): (usize, &String)| Service::new(name(text), Listen::Any(10_000 + place as u16));
+    let services = names.iter().enumerate().map(service).collect();
+    let limits = Limits { pool: 100, ..Limits::default() };
+    let mut stage = begin_as(ServerConfig { services, ..config(limits) });
+    let (mut client, _) = stage.greet(hello(1));
+    (0..100).for_each(|_| drop(stage.bring(&mut client)));
+    for (place, text) in names.iter().enumerate() {
+        stage.hear(client.control, probed(place as u32 + 1, text));
+    }
+    let mut probed = Vec::new();
+    for _ in 0..20 {
+        let outputs = stage.wait(millis(100));
+        for (message, start) in outputs.probes() {
+            probed.push(start.publication);
+            match start.publication <= 150 {
+                true => drop(stage.session(message, SessionEvent::ProbeAborted(AbortReason::Refused))),
+                false => drop(stage.started(message)),
+            }
+            stage.idle(message);
+        }
+    }
+    assert!(probed.len() >= 98 && probed.len() <= 102, "{}", probed.len());
+    probed.sort_unstable();
+    probed.dedup();
+    assert!(probed.len() >= 98, "each once: {}", probed.len());
+}
+
+#[test]
+fn what_is_not_to_be_probed_is_not() {
+    let mut unprobed = config(limits());
+    unprobed.services[0].rules = UserRules { probe: false, ..UserRules::default() };
+    for (mut stage, publish) in [(begin_as(unprobed), probed(1, "web")), (begin(), publish(1, "web"))] {
+        let (mut client, _) = stage.greet(hello(1));
+        stage.hear(client.control, publish);
+        stage.hear(client.control, ControlFrame::Pong);
+        (0..2).for_each(|_| drop(stage.bring(&mut client)));
+        stage.tell(Input::Look);
+        assert_eq!(stage.until_probed(&client, secs(60)), None);
+        assert!(matches!(stage.status("web").state, PublicationState::Unproven(_)));
+    }
+}
+
+#[test]
+fn another_configuration_may_have_it_probed_or_not() {
+    let (mut stage, client, _) = begin_proved();
+    let mut unprobed = config(limits());
+    unprobed.services[0].rules = UserRules { probe: false, ..UserRules::default() };
+    stage.reload(unprobed);
+    assert_eq!(stage.until_probed(&client, secs(60)), None);
+    assert_eq!(stage.reload(config(limits())).probes().len(), 1);
+}
+
+#[test]
+fn sessions_without_an_answer_are_counted_in_a_row_and_are_no_failure() {
+    let (mut stage, _, message) = begin_proved();
+    for sent in [0, 0, 5] {
+        let before = stage.status("web").unanswered;
+        let (user, outputs) = stage.user();
+        assert_eq!(outputs.pairs(), [(message, user)]);
+        stage.started(message);
+        let traffic = Traffic { received: 9, sent };
+        stage.tell(Input::Closed { id: user, reason: CloseReason::Finished, traffic });
+        stage.idle(message);
+        assert_eq!(stage.status("web").unanswered, if sent == 0 { before + 1 } else { 0 });
+        assert!(stage.is_proved());
+    }
+}
+
+#[test]
+fn a_service_that_nobody_serves_says_why() {
+    let (mut stage, client, _) = begin_proved();
+    let unserved = |stage: &Stage| stage.service("web").reason.map(String::from);
+    assert_eq!(unserved(&stage), None);
+    stage.gone(client.control, CloseReason::PeerClosed);
+    assert_eq!(unserved(&stage).as_deref(), Some("no client"));
+    let client = stage.client(2);
+    assert_eq!(unserved(&stage), None);
+    let mut revoked = config(limits());
+    revoked.keys = vec![key("other", 8)];
+    stage.reload(revoked);
+    stage.gone(client.control, CloseReason::KeyRevoked);
+    assert_eq!(unserved(&stage).as_deref(), Some("key revoked"));
+}
+
+#[test]
+fn a_server_that_ends_probes_nobody() {
+    let (mut stage, client, _) = begin_proved();
+    stage.drain();
+    stage.tell(Input::Look);
+    assert_eq!(stage.until_probed(&client, secs(4)), None);
+}
