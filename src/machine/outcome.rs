@@ -142,3 +142,84 @@ fn unserved(reason: CloseReason) -> Cause {
         _ => Cause::Other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::handshake::HandshakeError;
+    use std::io::ErrorKind;
+
+    fn word(outcome: Outcome) -> &'static str {
+        match outcome {
+            Outcome::Ended(end) => ENDS[end as usize],
+            Outcome::Refused(cause) => CAUSES[cause as usize],
+        }
+    }
+
+    /// By each reason: what is counted of a user that was served and of one that was not, at the server and at the
+    /// client.
+    #[test]
+    fn every_reason_is_counted_by_one_word() {
+        use AbortReason::*;
+        use CloseReason::*;
+        let (reset, refused) = (ErrorKind::ConnectionReset.into(), ErrorKind::ConnectionRefused.into());
+        let same = |word| [word; 4];
+        let lost = ["link_lost", "no_client", "link_lost", "no_client"];
+        let other = ["link_lost", "other", "link_lost", "other"];
+        let broke = ["user_reset", "left", "local_reset", "left"];
+        let removed = ["removed"; 4];
+        let drained = ["drained"; 4];
+        let idle = ["idle", "other", "idle", "other"];
+        for (reason, words) in [
+            (Finished, ["finished", "other", "finished", "other"]),
+            (PeerClosed, broke),
+            (Io(reset), broke),
+            (EndTimedOut, broke),
+            (Unacknowledged, broke),
+            (Overflow, ["user_reset", "other", "local_reset", "other"]),
+            (Aborted(Reset), ["local_reset", "left", "user_reset", "left"]),
+            (Aborted(Refused), same("local_refused")),
+            (Aborted(Duplicate), lost),
+            (Aborted(AbortReason::Shutdown), drained),
+            (Aborted(AbortReason::Idle), idle),
+            (Aborted(AbortReason::Removed), removed),
+            (DialFailed(refused), same("local_refused")),
+            (LinkLost, lost),
+            (Truncated, lost),
+            (NoClient, same("no_client")),
+            (NotReached, same("wait_over")),
+            (NotAccepted, same("wait_over")),
+            (NotStarted, same("wait_over")),
+            (UsersLimit, same("users_limit")),
+            (AddressLimit, same("address_limit")),
+            (KeyUsersLimit, same("key_users_limit")),
+            (Full, same("full")),
+            (From, same("from")),
+            (CloseReason::Idle, idle),
+            (CloseReason::Removed, removed),
+            (Policy, removed),
+            (CloseReason::Shutdown, drained),
+            (Drained, drained),
+            // None of these ends a user or a session, but by a fault of the program.
+            (ProtocolError, other),
+            (BadRecord, other),
+            (Stranger(HandshakeError::NotSkyorg), other),
+            (UnknownKey, other),
+            (UnknownLink, other),
+            (Replayed, other),
+            (HandshakeTimedOut, other),
+            (Evicted, other),
+            (NoPong, other),
+            (HeartbeatLost, other),
+            (Replaced, other),
+            (KeyRevoked, other),
+            (KeyExpired, other),
+            (Retired, other),
+        ] {
+            let both = [Ending::User(reason), Ending::Proxy(reason)];
+            let [user, proxy] =
+                both.map(|ending| [true, false].map(|served| word(Outcome::of(ending, served))));
+            assert_eq!([user[0], user[1], proxy[0], proxy[1]], words, "{reason:?}");
+        }
+    }
+}

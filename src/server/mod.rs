@@ -17,8 +17,7 @@
 //! | [`probes`] | what is known of publications, and when they are probed |
 //! | [`users`] | users |
 //! | [`reload`] | from one configuration to the next |
-//! | [`drain`] | how far the server's own drain has come |
-//! | [`survey`] | what it shows of itself |
+//! | [`drain`], [`survey`] | how far the server's own drain has come; what it shows of itself |
 
 mod admission;
 mod clients;
@@ -121,22 +120,21 @@ impl Server {
             agenda: Agenda::new(limits, jitter, now),
             draining: None,
         };
-        server.matching.sending.limit_users(&mut server.agenda);
         let (mut wanted, config) = (Vec::new(), server.config.clone());
+        let Server { matching, listeners, agenda, .. } = &mut server;
+        matching.sending.limit_users(agenda);
         for key in &config.keys {
             let policy = config.policies.of(&key.name);
-            server.matching.sending.add_key(key, policy, &mut server.agenda);
+            matching.sending.add_key(key, policy, agenda);
         }
         for service in &config.services {
-            let Some(id) =
-                server.matching.add_service(&service.name, service.rules.clone(), &mut server.agenda)
-            else {
+            let Some(id) = matching.add_service(&service.name, service.rules.clone(), agenda) else {
                 continue;
             };
             wanted.extend(service.listen.iter().map(|&at| (ListenerUse::Users(id), at)));
         }
         wanted.extend(ListenerUse::of_clients(&config));
-        wanted.into_iter().for_each(|(serves, at)| server.listeners.open(serves, at, &mut server.agenda));
+        wanted.into_iter().for_each(|(serves, at)| listeners.open(serves, at, agenda));
         server
     }
 
@@ -242,12 +240,8 @@ impl Server {
     // Strangers.
 
     fn accepted(&mut self, id: ConnId, door: Door, peer: SocketAddr, asked: SocketAddr) {
-        match door {
-            Door::Users(service) => {
-                self.matching.coming(&mut self.agenda).came(id, service, (peer, asked));
-            }
-            Door::Clients | Door::Shut => self.strangers.came(id, peer),
-        }
+        let Door::Users(service) = door else { return self.strangers.came(id, peer) };
+        self.matching.coming(&mut self.agenda).came(id, service, (peer, asked));
     }
 
     fn greeted(&mut self, id: ConnId, hello: ClearHello) {
@@ -501,7 +495,6 @@ impl Machine for Server {
     }
 
     fn survey(&self, survey: &mut Survey, rows: usize) {
-        let Server { matching, listeners, exposed, agenda, .. } = self;
-        Surveyor { matching, listeners, exposed, agenda }.go_on(survey, rows);
+        Surveyor::of(self).go_on(survey, rows);
     }
 }

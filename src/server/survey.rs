@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::Server;
 use super::exposed::Exposed;
 use super::links::Link;
 use super::listeners::{Listener, Listeners};
@@ -13,13 +14,18 @@ use crate::machine::{Agenda, Place, Survey};
 
 /// Looks, and changes nothing.
 pub(super) struct Surveyor<'s> {
-    pub matching: &'s Matching,
-    pub listeners: &'s Listeners,
-    pub exposed: &'s Exposed,
-    pub agenda: &'s Agenda,
+    matching: &'s Matching,
+    listeners: &'s Listeners,
+    exposed: &'s Exposed,
+    agenda: &'s Agenda,
 }
 
 impl Surveyor<'_> {
+    pub fn of(server: &Server) -> Surveyor<'_> {
+        let Server { matching, listeners, exposed, agenda, .. } = server;
+        Surveyor { matching, listeners, exposed, agenda }
+    }
+
     /// Adds rows until there are so many more, or all are there. A service, a publication and a link are one each.
     pub fn go_on(&self, survey: &mut Survey, rows: usize) {
         let mut left = rows;

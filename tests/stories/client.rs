@@ -2,6 +2,7 @@
 
 mod dials;
 mod end;
+mod figures;
 mod gateway;
 mod names;
 mod probes;

@@ -2,6 +2,7 @@
 
 mod clients;
 mod end;
+mod figures;
 mod limits;
 mod offers;
 mod policies;

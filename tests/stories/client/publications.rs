@@ -46,7 +46,7 @@ fn refused(message: ConnId) -> Vec<(ConnId, AbortReason)> {
 
 impl Stage {
     /// The client gets another configuration.
-    fn configure(&mut self, old: &ClientConfig, new: &ClientConfig) -> Outputs {
+    pub fn configure(&mut self, old: &ClientConfig, new: &ClientConfig) -> Outputs {
         let difference = ClientDifference::of(old, new);
         let (source, difference) = ("client.toml".into(), Box::new(difference));
         let configuration = Configuration::Client { source, difference: difference.clone() };

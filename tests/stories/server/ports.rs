@@ -606,3 +606,19 @@ fn a_key_that_opens_and_closes_without_end_waits_for_its_turn() {
     assert_eq!(outputs.listens().len(), 1_000);
     assert_eq!(stage.bind(outputs, &[]).told(&client), [granted(30, "20000-20999")]);
 }
+
+#[test]
+fn users_of_ports_are_counted_for_the_publication_and_afterwards_for_its_key() {
+    let mut stage = begin_with_ports(&["20000-20009"]);
+    let client = stage.joins(guest(), 1);
+    stage.ask(&client, expose(1, "game", "20000", false));
+    let (user, _) = stage.user_at(20000);
+    stage.gone(user, CloseReason::PeerClosed);
+    let game = stage.service("game");
+    assert_eq!((&game.exposed_by, game.addresses.join(",")), (&Some(name("guest")), "*:20000".into()));
+    assert_eq!((game.figures.total, stage.snapshot().totals.gone), (1, vec![]));
+    stage.hear(client.control, ControlFrame::Unpublish(1));
+    let snapshot = stage.snapshot();
+    assert!(snapshot.services.iter().all(|it| it.exposed_by.is_none()), "{snapshot:?}");
+    assert_eq!(snapshot.totals.gone, [(name("guest"), game.figures)]);
+}
