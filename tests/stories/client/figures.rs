@@ -71,7 +71,7 @@ fn sessions_that_no_local_server_takes_are_counted_by_cause_and_once() {
     stage.idle(message);
     stage.start(message, start(4, 0));
     stage.idle(message);
-    [sought, other].map(|id| stage.gone(id, CloseReason::Retired));
+    let _ = [sought, other].map(|id| stage.gone(id, CloseReason::Retired));
     let causes = [("local_refused", 1), ("full", 1), ("left", 2)];
     assert_eq!(counted(&stage.web()), causes);
     assert_eq!((stage.web().users, stage.web().total), (0, 4));
