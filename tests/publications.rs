@@ -186,8 +186,8 @@ struct Ends {
     config: Arc<Mutex<ClientConfig>>,
     /// Where users connect to each service.
     users: Vec<(Name, SocketAddr)>,
-    ready: String,
-    _folder: Folder,
+    ready: Arc<Mutex<String>>,
+    folder: Folder,
 }
 
 impl Ends {
@@ -223,15 +223,17 @@ impl Ends {
             "what is left from before goes at the start"
         );
         let config = Arc::new(Mutex::new(config));
-        let source = config.clone();
+        let ready = Arc::new(Mutex::new(ready));
+        let (source, to_read) = (config.clone(), ready.clone());
         let reader = move |_: &ClientConfig| {
             let config = source.lock().expect("no holder panics").clone();
             let format = skyorg::app::journal::Format::Text;
-            Ok(Reread { config, log: None, level: log::LevelFilter::Info, format, ways: None })
+            let ready_file = Some(to_read.lock().expect("no holder panics").clone().into());
+            Ok(Reread { config, log: None, level: log::LevelFilter::Info, format, ways: None, ready_file })
         };
         thread::spawn(move || server.run().expect("runs"));
         thread::spawn(move || client.run_and_reload("client.toml".into(), Box::new(reader)).expect("runs"));
-        Ends { config, users, ready, _folder: folder }
+        Ends { config, users, ready, folder }
     }
 
     fn user(&self, service: &str) -> TcpStream {
@@ -243,6 +245,10 @@ impl Ends {
     fn reload(&self, publications: Vec<Publication>) {
         self.config.lock().expect("no holder panics").publications = publications;
         kill_process(getpid(), Signal::HUP).expect("it is us");
+    }
+
+    fn ready(&self) -> String {
+        self.ready.lock().expect("no holder panics").clone()
     }
 
     /// Waits until the ready file names these services, and none other.
@@ -258,7 +264,7 @@ impl Ends {
     fn wait_for(&self, wanted: impl Fn(Option<&String>) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let text = fs::read_to_string(&self.ready).ok();
+            let text = fs::read_to_string(self.ready()).ok();
             if wanted(text.as_ref()) {
                 return;
             }
@@ -310,9 +316,14 @@ fn a_reload_resets_what_is_removed_and_nothing_else_and_the_ready_file_follows()
         assert_eq!(greeting(&mut ends.user(service)), *word, "{service}");
     }
 
-    ends.reload(vec![kept.clone(), gone]);
+    ends.reload(vec![kept.clone(), gone.clone()]);
     ends.wait_until_ready(&["gone", "kept"]);
     assert_eq!(greeting(&mut ends.user("gone")), *b"oth");
+    let before =
+        std::mem::replace(&mut *ends.ready.lock().expect("no holder panics"), ends.folder.path("moved"));
+    ends.reload(vec![kept.clone(), gone]);
+    ends.wait_until_ready(&["gone", "kept"]);
+    assert!(!fs::exists(before).expect("the folder is there"), "the ready file is elsewhere now");
     // What the server does not have is denied: then not everything is granted.
     ends.reload(vec![kept, publication("unknown", &new)]);
     ends.wait_for(|text| text.is_none());

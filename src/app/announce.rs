@@ -69,6 +69,9 @@ impl Announcer {
         let lines = Arc::new(Mailbox::default());
         let to_print: Arc<Mailbox<Lines>> = lines.clone();
         start("standard output", move || to_print.serve(print))?;
+        if let Some(path) = &ready_file {
+            remove(path)?;
+        }
         let ready = ready_file.map(Ready::new).transpose()?;
         Ok(Announcer { host: config.server.host.clone(), publications, lines, ready })
     }
@@ -121,6 +124,24 @@ impl Announcer {
         all
     }
 
+    /// The ready file is there from now on, or nowhere.
+    pub fn move_ready_file(&mut self, path: Option<PathBuf>) -> io::Result<()> {
+        if self.ready.as_ref().map(|ready| &ready.path) == path.as_ref() {
+            return Ok(());
+        }
+        match (&mut self.ready, path) {
+            (Some(ready), Some(path)) => {
+                ready.want(Wanted::Nothing);
+                ready.path = path;
+            }
+            (ready, None) => ready.take().iter().for_each(|ready| ready.want(Wanted::Nothing)),
+            (ready, Some(path)) => *ready = Some(Ready::new(path)?),
+        }
+        // What stands there may be from before.
+        self.ready.iter_mut().for_each(|ready| (ready.is_changed, ready.is_untrue) = (true, true));
+        Ok(())
+    }
+
     /// Brings the ready file up to date, once a turn's facts are taken.
     pub fn settle(&mut self) {
         let Some(ready) = &mut self.ready else { return };
@@ -153,7 +174,8 @@ impl Announcer {
 /// The ready file, as far as the loop is concerned.
 struct Ready {
     path: PathBuf,
-    wanted: Arc<Mailbox<Option<Wanted>>>,
+    /// What is to become of this file, and of one that was it before.
+    wanted: Arc<Mailbox<BTreeMap<PathBuf, Wanted>>>,
     /// Something has changed since it was looked at.
     is_changed: bool,
     /// It may name an address that is not granted any more.
@@ -162,16 +184,17 @@ struct Ready {
 
 impl Ready {
     fn new(path: PathBuf) -> io::Result<Ready> {
-        remove(&path)?;
         let wanted = Arc::new(Mailbox::default());
-        let (to_write, file): (Arc<Mailbox<Option<Wanted>>>, _) = (wanted.clone(), path.clone());
-        let write = move |wanted: Option<Wanted>| {
-            let outcome = match wanted {
-                Some(Wanted::Text(text)) => replace(&file, &text),
-                _ => remove(&file),
-            };
-            if let Err(error) = outcome {
-                error!("cannot change the ready file {}: {error}", file.display());
+        let to_write: Arc<Mailbox<BTreeMap<PathBuf, Wanted>>> = wanted.clone();
+        let write = |wanted: BTreeMap<PathBuf, Wanted>| {
+            for (file, wanted) in wanted {
+                let outcome = match wanted {
+                    Wanted::Text(text) => replace(&file, &text),
+                    Wanted::Nothing => remove(&file),
+                };
+                if let Err(error) = outcome {
+                    error!("cannot change the ready file {}: {error}", file.display());
+                }
             }
         };
         start("ready file", move || to_write.serve(write))?;
@@ -179,7 +202,7 @@ impl Ready {
     }
 
     fn want(&self, wanted: Wanted) {
-        self.wanted.leave(|content| *content = Some(wanted));
+        self.wanted.leave(|content| drop(content.insert(self.path.clone(), wanted)));
     }
 }
 
@@ -284,8 +307,8 @@ mod tests {
             let (mut said, mut wanted) = (String::new(), None);
             self.lines.leave(|lines| said = std::mem::take(&mut lines.text));
             let ready = self.ready.as_ref().expect("it has one");
-            ready.wanted.leave(|content| wanted = content.take());
-            let wanted = wanted.map(|wanted| match wanted {
+            ready.wanted.leave(|content| wanted = content.pop_first());
+            let wanted = wanted.map(|(_, wanted)| match wanted {
                 Wanted::Text(text) => text,
                 Wanted::Nothing => "nothing".into(),
             });

@@ -203,7 +203,7 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
         let read = source.read(Occasion::Reload).map_err(refusal)?;
         let faults = restart::of_server(running, &read);
         let ways = Ways::of(Side::Server, &read.running, socket.as_deref());
-        log.reread(read, Some(ways), faults)
+        log.reread(read, ways, None, faults)
     };
     let outcome = server.run_and_reload(name, Box::new(reader));
     outcome.map_err(|error| Failure::Io("the server cannot go on", error))
@@ -236,6 +236,7 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     close_unused(inherited);
     let mut client = Client::new(read.config).map_err(Failure::Start)?;
     client.show(ways, metrics, source.file()).map_err(Failure::Start)?;
+    let said = ready_file.clone();
     let ready_file = ready_file.or(read.running.ready_file);
     client.announce(ready_file).map_err(|error| Failure::Io("cannot tell where users connect", error))?;
     let name = source.name();
@@ -243,7 +244,7 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
         let read = source.read(Occasion::Reload).map_err(refusal)?;
         let faults = restart::of_client(running, &read);
         let ways = Ways::of(Side::Client, &read.running, socket.as_deref());
-        log.reread(read, Some(ways), faults)
+        log.reread(read, ways, said.as_deref(), faults)
     };
     let outcome = client.run_and_reload(name, Box::new(reader));
     outcome.map_err(|error| Failure::Io("the client cannot go on", error))
@@ -288,7 +289,8 @@ impl Log {
     fn reread<Config>(
         &self,
         read: Read<Config>,
-        ways: Option<Ways>,
+        ways: Ways,
+        ready_file: Option<&Path>,
         restarts: Vec<Fault>,
     ) -> Result<Reread<Config>, Refusal> {
         if let Some(first) = restarts.first() {
@@ -300,7 +302,8 @@ impl Log {
         }
         read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let (level, format, log) = self.of_file(&read.running);
-        Ok(Reread { config: read.config, log, level, format, ways })
+        let ready_file = ready_file.map(Path::to_owned).or(read.running.ready_file);
+        Ok(Reread { config: read.config, log, level, format, ways: Some(ways), ready_file })
     }
 }
 

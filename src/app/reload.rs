@@ -67,6 +67,8 @@ pub struct Reread<C> {
     pub format: Format,
     /// Where those who look come in; none where nobody may.
     pub ways: Option<Ways>,
+    /// Where the client's ready file is.
+    pub ready_file: Option<PathBuf>,
 }
 
 /// Why a configuration does not hold.
@@ -107,7 +109,15 @@ struct Rest {
     level: LevelFilter,
     format: Format,
     ways: Option<Ways>,
-    opened: Opened,
+    news: News,
+}
+
+/// What those are to know who hear the facts beside the log.
+pub struct News {
+    /// Ways in that were opened for those who look.
+    pub opened: Opened,
+    /// Where the ready file is from now on.
+    pub ready_file: Option<PathBuf>,
 }
 
 /// Ways in that were opened for those who look.
@@ -137,8 +147,8 @@ pub struct Reload<C> {
     again: bool,
     /// Why the last one was refused, if it was.
     refused: Option<Refusal>,
-    /// What the last one that held has opened, until it is taken.
-    opened: Option<Opened>,
+    /// What came with the last one that held, until it is taken.
+    news: Option<News>,
     outcome: Sender<Result<Next<C>, Refusal>>,
     outcomes: Receiver<Result<Next<C>, Refusal>>,
     wake: Arc<dyn Fn() + Send + Sync>,
@@ -164,7 +174,7 @@ impl<C: Reloadable> Reload<C> {
             stage: Stage::Rest,
             again: false,
             refused: None,
-            opened: None,
+            news: None,
             outcome,
             outcomes,
             wake,
@@ -181,9 +191,9 @@ impl<C: Reloadable> Reload<C> {
         self.refused.as_ref()
     }
 
-    /// What the last one that held has opened for those who look, once.
-    pub fn take_opened(&mut self) -> Option<Opened> {
-        self.opened.take()
+    /// What came with the last one that held, once.
+    pub fn take_news(&mut self) -> Option<News> {
+        self.news.take()
     }
 
     /// It is asked for.
@@ -233,8 +243,8 @@ impl<C: Reloadable> Reload<C> {
         };
         if let Stage::Told { config, rest } = std::mem::replace(&mut self.stage, Stage::Rest) {
             if self.refused.is_none() {
-                let Rest { log, level, format, ways, opened } = *rest;
-                (self.running, self.ways, self.opened) = (config, ways, Some(opened));
+                let Rest { log, level, format, ways, news } = *rest;
+                (self.running, self.ways, self.news) = (config, ways, Some(news));
                 journal::go_on_in(log);
                 log::set_max_level(level);
                 journal::set_format(format);
@@ -266,7 +276,7 @@ fn compare<C: Reloadable>(
     reread: Reread<C>,
     source: &Arc<str>,
 ) -> Result<Next<C>, Refusal> {
-    let Reread { mut config, log, level, format, ways } = reread;
+    let Reread { mut config, log, level, format, ways, ready_file } = reread;
     config.fit();
     let log = match log {
         None => Place::StandardError,
@@ -279,7 +289,8 @@ fn compare<C: Reloadable>(
         Some(ways) => ways.open(open, None).map_err(|error| error.to_string())?,
         None => Opened::default(),
     };
-    Ok(Next { config, changes, rest: Rest { log, level, format, ways, opened } })
+    let news = News { opened, ready_file };
+    Ok(Next { config, changes, rest: Rest { log, level, format, ways, news } })
 }
 
 #[cfg(test)]
@@ -312,6 +323,7 @@ mod tests {
                 level: LevelFilter::Info,
                 format: Format::Text,
                 ways: None,
+                ready_file: None,
             }),
         };
         (Reload::new("file".into(), Number(0), None, Box::new(reader), wake), wakes)

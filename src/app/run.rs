@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use log::{Level, info, warn};
+use log::{Level, error, info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::announce::Announcer;
 use super::in_use;
 use super::journal;
 use super::notify::Notifier;
-use super::reload::{Reader, Reload, Reloadable};
+use super::reload::{News, Reader, Reload, Reloadable};
 use super::report::Report;
 use super::standing::Standing;
 use super::status::desk;
@@ -356,6 +356,15 @@ fn turn<M: Machine, C: Reloadable>(
         notifier.iter_mut().for_each(|notifier| notifier.take(&fact));
     }
     report.tell_left_out(now);
+    if let Some(News { opened: (doors, file), ready_file }) = reload.as_mut().and_then(Reload::take_news) {
+        if let Some(showing) = showing {
+            showing.open(doors, file);
+        }
+        let moved = announcer.as_mut().map(|announcer| announcer.move_ready_file(ready_file));
+        if let Some(Err(error)) = moved {
+            error!("no thread for the ready file: {error}");
+        }
+    }
     announcer.iter_mut().for_each(Announcer::settle);
     if let Some(notifier) = notifier {
         if let Some(reload) = reload.as_ref().filter(|reload| notifier.is_reloading() && reload.is_at_rest())
@@ -371,7 +380,6 @@ fn turn<M: Machine, C: Reloadable>(
     if let Some(showing) = showing {
         if let Some(reload) = reload {
             showing.note_refused(reload.refused());
-            reload.take_opened().into_iter().for_each(|(doors, file)| showing.open(doors, file));
         }
         show(reactor, showing);
     }
