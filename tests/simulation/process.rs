@@ -15,6 +15,7 @@ use skyorg::base::name::Name;
 use skyorg::client::Client;
 use skyorg::config::client_difference::ClientDifference;
 use skyorg::config::{ClientConfig, Key, Publication, ServerConfig, Service};
+use skyorg::machine::status::PublicationStatus;
 use skyorg::machine::{Configuration, Fact, Input, Machine};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::Event;
@@ -205,6 +206,22 @@ impl Process {
         false
     }
 
+    /// What a server knows of each client's offer of a service.
+    pub fn publications(&self, service: &str, now: Instant) -> Vec<PublicationStatus> {
+        match &self.program {
+            Some(Program::Server(reactor)) => reactor.machine().publications(&name(service), now).0,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Somebody looks at what a server knows.
+    pub fn look(&mut self, now: Time) {
+        if let Some(Program::Server(reactor)) = &mut self.program {
+            reactor.tell(Input::Look);
+            self.wake_at = Some(now);
+        }
+    }
+
     /// The client gets another configuration.
     pub fn reload(&mut self, net: &Rc<RefCell<Net>>, difference: ClientDifference) {
         if let Some(Program::Client(reactor)) = &mut self.program {
@@ -297,7 +314,8 @@ pub fn client_config(
     settings: &Settings,
 ) -> (ClientConfig, BTreeMap<String, Vec<SocketAddr>>) {
     let publication = |(service, text): (usize, &&str)| {
-        Publication::of_service(name(text), local(client, service, false, settings))
+        let publication = Publication::of_service(name(text), local(client, service, false, settings));
+        Publication { probe: settings.probes, ..publication }
     };
     let server = HostPort { host: SERVER_IP.to_string().into(), port: CONTROL_PORT };
     let config = ClientConfig {
