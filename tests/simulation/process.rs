@@ -15,8 +15,8 @@ use skyorg::base::name::Name;
 use skyorg::client::Client;
 use skyorg::config::client_difference::ClientDifference;
 use skyorg::config::{ClientConfig, Key, Publication, ServerConfig, Service};
-use skyorg::machine::status::PublicationStatus;
-use skyorg::machine::{Configuration, Fact, Input, Machine};
+use skyorg::machine::status::ServiceStatus;
+use skyorg::machine::{Configuration, Fact, Input, Machine, Survey};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::Event;
 use skyorg::server::Server;
@@ -206,12 +206,13 @@ impl Process {
         false
     }
 
-    /// What a server knows of each client's offer of a service.
-    pub fn publications(&self, service: &str, now: Instant) -> Vec<PublicationStatus> {
-        match &self.program {
-            Some(Program::Server(reactor)) => reactor.machine().publications(&name(service), now).0,
-            _ => Vec::new(),
+    /// What a server knows of its services.
+    pub fn services(&self, now: Instant) -> Vec<ServiceStatus> {
+        let mut survey = Survey::new(now);
+        if let Some(Program::Server(reactor)) = &self.program {
+            reactor.machine().survey(&mut survey, usize::MAX);
         }
+        survey.snapshot.services
     }
 
     /// Somebody looks at what a server knows.

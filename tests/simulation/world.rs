@@ -340,8 +340,10 @@ impl World {
         if now.as_secs() % 60 < 20 {
             self.processes[0].look(now);
         }
-        for (service, text) in SERVICES.iter().enumerate() {
-            for it in self.processes[0].publications(text, self.base + now) {
+        for shown in self.processes[0].services(self.base + now) {
+            let text = shown.name.as_str();
+            let Some(service) = SERVICES.iter().position(|name| *name == text) else { continue };
+            for it in shown.publications {
                 let key = |client: &usize| key(*client).name == it.key;
                 let Some(client) = (0..self.clients()).find(key) else { continue };
                 let taken = self.proofs.taken.get(&(client, service));
@@ -358,9 +360,10 @@ impl World {
         if !self.settings.probes {
             return;
         }
+        let shown = self.processes[0].services(self.base + self.now());
         for text in SERVICES {
-            let all = self.processes[0].publications(text, self.base + self.now());
-            let own = all.iter().filter(|it| (0..self.clients()).any(|client| key(client).name == it.key));
+            let shown = shown.iter().find(|it| it.name.as_str() == text).expect("it is shown");
+            let own = shown.publications.iter().filter(|it| (0..self.clients()).any(|client| key(client).name == it.key));
             let states: Vec<_> = own.map(|it| &it.state).collect();
             let is_proved = |state: &&PublicationState| **state == PublicationState::Proven;
             assert!(
