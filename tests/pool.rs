@@ -162,6 +162,12 @@ impl Story {
                         self.server.handle(Input::Session { id: message, event }, self.now);
                     }
                 }
+                Output::Probe { message: id, .. } => {
+                    let idle = SessionEvent::Idle { settled: true };
+                    for event in [SessionEvent::Accepted, SessionEvent::Started, idle] {
+                        self.server.handle(Input::Session { id, event }, self.now);
+                    }
+                }
                 Output::Close { id, reason, .. } => {
                     assert_eq!(reason, CloseReason::Retired, "{id}");
                     self.messages.remove(&id);

@@ -12,11 +12,11 @@ use super::dials::Dials;
 use super::link::{Link, Links};
 use super::names::Names;
 use super::publications::Publications;
+use super::settings::Settings;
 use crate::base::address::HostPort;
-use crate::base::id::{ConnId, LinkId, NameId};
+use crate::base::id::{ConnId, LinkId};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
-use crate::config::Key;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Manner, Output, Reason};
 use crate::wire::control::{Capabilities, ControlFrame, Hello, VERSIONS, Welcome};
 use crate::wire::handshake::{ClearHello, Purpose, Suite, key_id};
@@ -25,26 +25,6 @@ use crate::wire::handshake::{ClearHello, Purpose, Suite, key_id};
 const REFUSAL_FAILURES: u32 = 8;
 /// A link that stood so many times as long as the last pause was no failure: pauses are short again after it.
 const STOOD_PAUSES: u32 = 10;
-
-/// What the way leads to, and what is proved there.
-pub(super) struct Settings {
-    pub key: Key,
-    /// Random per process.
-    pub instance: [u8; 16],
-    pub plain: bool,
-    pub server: HostPort,
-    /// The server's name.
-    pub name: NameId,
-    /// The name of the host for message connections, if it is another.
-    pub message_name: Option<NameId>,
-}
-
-impl Settings {
-    /// All names that lead to the server.
-    fn names(&self) -> impl Iterator<Item = NameId> + use<> {
-        [Some(self.name), self.message_name].into_iter().flatten()
-    }
-}
 
 /// The way to a server.
 pub(super) struct Gateway {

@@ -3,7 +3,7 @@
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | [`gateway`] | the way to the server, and pauses before the next attempt |
+//! | [`gateway`], [`settings`] | the way to the server, and pauses before the next attempt |
 //! | [`link`] | links that stand: the current one, and one that drains |
 //! | [`names`] | host names and their addresses |
 //! | [`dials`] | message connections on their way |
@@ -24,6 +24,7 @@ mod publications;
 mod seen;
 mod session;
 mod sessions;
+mod settings;
 mod survey;
 mod user;
 
@@ -40,11 +41,12 @@ use crate::machine::{
     Survey, Traffic,
 };
 use crate::wire::control::ControlFrame;
-use gateway::{Gateway, Settings};
+use gateway::Gateway;
 use link::Links;
 use names::Names;
 use publications::Publications;
 use sessions::Sessions;
+use settings::Settings;
 use survey::Surveyor;
 
 /// The client's machine.

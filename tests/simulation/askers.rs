@@ -272,7 +272,8 @@ impl Market {
         let local_ports = rng.bool().then_some(Ports { first: 20_016, last: 40_000 });
         let limits = Limits { local_ports, ..Limits::default() };
         let rules = PortRules::These([PERMITTED.to_string().parse().expect("ports")].into());
-        let settings = Settings { plain: false, limits, named: false, policies: Policies::Alike(rules) };
+        let settings =
+            Settings { plain: false, limits, named: false, policies: Policies::Alike(rules), probes: false };
         let net = Rc::new(RefCell::new(Net::new(rng.fork(), shape, Line::default())));
         let askers = (0..ASKERS).map(|number| Asker::new(number, rng.fork())).collect();
         let server = Process::new(Host::Server);

@@ -24,6 +24,8 @@ pub struct Settings {
     /// Local servers are known by name.
     pub named: bool,
     pub policies: Policies,
+    /// What clients publish is probed.
+    pub probes: bool,
 }
 
 /// A world before it begins.
@@ -68,6 +70,7 @@ impl Drawn {
             limits,
             named: rng.u8(..4) == 0,
             policies: Policies::default(),
+            probes: seed % 2 == 1 && tale.has_probes(),
         };
         let settings =
             Settings { named: settings.named || matches!(tale, Tale::SlowName | Tale::Nameless), ..settings };

@@ -15,7 +15,8 @@ use skyorg::base::name::Name;
 use skyorg::client::Client;
 use skyorg::config::client_difference::ClientDifference;
 use skyorg::config::{ClientConfig, Key, Publication, ServerConfig, Service};
-use skyorg::machine::{Configuration, Fact, Input, Machine};
+use skyorg::machine::status::ServiceStatus;
+use skyorg::machine::{Configuration, Fact, Input, Machine, Survey};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::Event;
 use skyorg::server::Server;
@@ -205,6 +206,23 @@ impl Process {
         false
     }
 
+    /// What a server knows of its services.
+    pub fn services(&self, now: Instant) -> Vec<ServiceStatus> {
+        let mut survey = Survey::new(now);
+        if let Some(Program::Server(reactor)) = &self.program {
+            reactor.machine().survey(&mut survey, usize::MAX);
+        }
+        survey.snapshot.services
+    }
+
+    /// Somebody looks at what a server knows.
+    pub fn look(&mut self, now: Time) {
+        if let Some(Program::Server(reactor)) = &mut self.program {
+            reactor.tell(Input::Look);
+            self.wake_at = Some(now);
+        }
+    }
+
     /// The client gets another configuration.
     pub fn reload(&mut self, net: &Rc<RefCell<Net>>, difference: ClientDifference) {
         if let Some(Program::Client(reactor)) = &mut self.program {
@@ -297,7 +315,8 @@ pub fn client_config(
     settings: &Settings,
 ) -> (ClientConfig, BTreeMap<String, Vec<SocketAddr>>) {
     let publication = |(service, text): (usize, &&str)| {
-        Publication::of_service(name(text), local(client, service, false, settings))
+        let publication = Publication::of_service(name(text), local(client, service, false, settings));
+        Publication { probe: settings.probes, ..publication }
     };
     let server = HostPort { host: SERVER_IP.to_string().into(), port: CONTROL_PORT };
     let config = ClientConfig {

@@ -103,6 +103,11 @@ impl Tale {
         matches!(self, Tale::Distant | Tale::Interrupted | Tale::Bloated | Tale::Unanswered | Tale::Forgetful)
     }
 
+    /// In half of its worlds what clients publish is probed.
+    pub fn has_probes(self) -> bool {
+        matches!(self, Tale::Anything | Tale::Holed | Tale::PartlyHoled) || self.is_of_a_line()
+    }
+
     pub fn coming(self, rng: &mut Rng, clients: usize, line: &Line) -> Vec<(Time, Coming)> {
         if self.is_of_a_line() {
             return over_the_line(self, rng, line);

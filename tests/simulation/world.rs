@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use skyorg::config::ClientConfig;
 use skyorg::config::client_difference::ClientDifference;
+use skyorg::machine::status::PublicationState;
 
 use super::actors::{Siege, servers, users};
 use super::drawn::{Drawn, Settings};
 use super::faults::{self, Fault};
-use super::process::{Process, client_config, drawn_config};
+use super::process::{Process, client_config, drawn_config, key};
 use super::reloads::{AT_ONCE, Gone, Reloads};
 use super::served::{Life, Served};
 use super::shadow::{Ended, Shadow, Side};
@@ -55,6 +56,18 @@ pub fn request_address(service: usize) -> SocketAddr {
 /// Where a client finds the local server of a service, and another one after a reload.
 pub fn local_address(client: usize, service: usize, another: bool) -> SocketAddr {
     (Ipv4Addr::new(10, 0, client as u8, 2 + u8::from(another)), 8080 + service as u16).into()
+}
+
+/// A proof is good for a minute, and what proves it may have taken some time to be told.
+const PROVED_FOR: Duration = Duration::from_secs(80);
+
+/// What is known of proofs.
+#[derive(Default)]
+struct Proofs {
+    /// When the local server of a client's service last took a connection.
+    taken: BTreeMap<(usize, usize), Time>,
+    /// When they are looked at next.
+    next: Time,
 }
 
 enum Actor {
@@ -95,6 +108,7 @@ pub struct World {
     pub longest_stay: Duration,
     /// All users have left; only fresh ones come.
     fresh: bool,
+    proofs: Proofs,
 }
 
 impl World {
@@ -137,7 +151,9 @@ impl World {
             tale,
             longest_stay: Duration::ZERO,
             fresh: false,
+            proofs: Proofs::default(),
         };
+        world.shadow.probed = world.settings.probes;
         for client in 0..clients {
             world.configs.push(client_config(client, &world.settings).0);
             let both = (0..SERVICES.len()).flat_map(|service| [(service, false), (service, true)]);
@@ -221,6 +237,7 @@ impl World {
         let end = self.now() + RECOVERY;
         self.advance(end, |_| false);
         self.check_whole("after all users left", 0);
+        self.expect_proofs("after all users left");
         if self.shadow.strict && self.tale == Tale::Anything {
             let clients = self.clients();
             assert_eq!(self.net.borrow().controls, clients, "control connections, and nothing went wrong");
@@ -252,16 +269,27 @@ impl World {
         let pool = self.settings.limits.pool;
         let net = self.net.borrow();
         let open = |kind| net.open(kind).len();
-        assert_eq!((open(Kind::User), open(Kind::Proxy)), (0, 0), "users and proxies {when}");
+        let probes = if self.settings.probes { clients * SERVICES.len() } else { 0 };
+        assert_eq!(open(Kind::User), 0, "users {when}");
+        assert!(open(Kind::Proxy) <= probes, "proxies {when}: {}", open(Kind::Proxy));
         // Where the message port failed, message connections went to the control port.
         assert!(open(Kind::Control) >= clients, "control connections {when}");
         let messages = open(Kind::Message) + open(Kind::Control) - clients;
+        // A probe leaves one place to users, and may be on its way.
+        let (pool, surplus) = match self.settings.probes {
+            true => (pool.max(2), surplus + clients),
+            false => (pool, surplus),
+        };
         let wanted = clients * pool..=clients * pool + surplus;
         assert!(wanted.contains(&messages), "message connections {when}: {messages}, not {wanted:?}");
         let (server, others) = self.processes.split_first().expect("the server comes first");
         let counted: usize = others.iter().map(Process::connection_count).sum();
         assert_eq!(server.connection_count(), clients + messages, "connections of the server {when}");
-        assert_eq!(counted, clients + messages, "connections of the clients {when}");
+        let counted_wanted = clients + messages..=clients + messages + probes;
+        assert!(
+            counted_wanted.contains(&counted),
+            "connections of the clients {when}: {counted}, not {counted_wanted:?}"
+        );
     }
 
     /// Lets time pass until `until` or until `done`.
@@ -287,6 +315,7 @@ impl World {
             let outside = net.kernels[Host::Outside.index()].has_events();
             let now = net.now;
             drop(net);
+            self.check_proofs();
             if outside || next <= now {
                 if now >= until {
                     return;
@@ -298,6 +327,49 @@ impl World {
             if next >= until {
                 return;
             }
+        }
+    }
+
+    /// Nothing is said to be proved that no local server has taken a connection of lately.
+    fn check_proofs(&mut self) {
+        let now = self.now();
+        if !self.settings.probes || now < self.proofs.next {
+            return;
+        }
+        self.proofs.next = now + Duration::from_secs(1);
+        if now.as_secs() % 60 < 20 {
+            self.processes[0].look(now);
+        }
+        for shown in self.processes[0].services(self.base + now) {
+            let text = shown.name.as_str();
+            let Some(service) = SERVICES.iter().position(|name| *name == text) else { continue };
+            for it in shown.publications {
+                let key = |client: &usize| key(*client).name == it.key;
+                let Some(client) = (0..self.clients()).find(key) else { continue };
+                let taken = self.proofs.taken.get(&(client, service));
+                if it.state == PublicationState::Proven {
+                    let taken = *taken.unwrap_or_else(|| panic!("{text} is proved by nothing"));
+                    assert!(now < taken + PROVED_FOR, "{text} is proved at {now:?} by {taken:?}");
+                }
+            }
+        }
+    }
+
+    /// All that clients publish is proved.
+    fn expect_proofs(&self, when: &str) {
+        if !self.settings.probes {
+            return;
+        }
+        let shown = self.processes[0].services(self.base + self.now());
+        for text in SERVICES {
+            let shown = shown.iter().find(|it| it.name.as_str() == text).expect("it is shown");
+            let own = shown.publications.iter().filter(|it| (0..self.clients()).any(|client| key(client).name == it.key));
+            let states: Vec<_> = own.map(|it| &it.state).collect();
+            let is_proved = |state: &&PublicationState| **state == PublicationState::Proven;
+            assert!(
+                states.len() == self.clients() && states.iter().all(is_proved),
+                "{text} {when}: {states:?}"
+            );
         }
     }
 
@@ -569,6 +641,7 @@ impl World {
         }
         // What a hostile server begins, local servers let stand.
         for (end, client, service) in came.into_iter().filter(|_| self.misled_by.is_none()) {
+            self.proofs.taken.insert((client, service), net.now);
             let number = self.shadow.enter(Side::Local, service);
             let apart = self.is_apart(service);
             let party = self.shadow.party(Side::Local, number);

@@ -234,14 +234,11 @@ impl HostileClient {
                 Frame::Start(start) => {
                     let known_after = begin(message, self.conduct, start, net);
                     let at = net.now;
-                    // One that is offered again was swallowed before.
+                    // One that is offered again was swallowed before, and a probe is no user.
                     swallowed.extend(
-                        known_after.filter(|_| start.first_sid == 0).map(|known_after| Swallowed {
-                            user: start.user,
-                            at,
-                            link,
-                            known_after,
-                        }),
+                        known_after
+                            .filter(|_| start.first_sid == 0 && !start.is_probe())
+                            .map(|known_after| Swallowed { user: start.user, at, link, known_after }),
                     );
                 }
                 Frame::Abort(sid, reason) if self.conduct == Conduct::NeverStarts => {
