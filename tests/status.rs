@@ -118,6 +118,36 @@ fn a_process_that_does_not_answer_is_named() {
 }
 
 #[test]
+fn the_exit_status_is_that_of_all_services() {
+    let folder = Folder::new();
+    let socket = folder.path("own.sock");
+    let setup = Setup::new(Mode::Sealed).server(&["--status", &socket, "--service", "other=127.0.0.1:0"]);
+    let mut tunnel = setup.start(echo_server());
+    let code = |wait: &str| status(&["--wait", wait, "--status", &socket]).0;
+    // One service is proven by a probe, and the other one has no client.
+    let deadline = Instant::now() + PATIENCE;
+    while code("0") != Some(1) {
+        assert!(Instant::now() < deadline, "{}", status(&["--status", &socket]).1);
+    }
+    let screen = status(&["--status", &socket]).1;
+    assert!(screen.contains("\n  no client\n") && screen.contains(" proven "), "{screen}");
+    let (begun, patience) = (Instant::now(), Duration::from_secs(1));
+    assert!(code("1") == Some(1) && begun.elapsed() >= patience, "it waits for all");
+    let arguments = ["--publish", &format!("other={}", tunnel.local())];
+    tunnel.client = None;
+    let control = tunnel.control.to_string();
+    let local = tunnel.local();
+    let client = ["client", "--server", &control, "--local", &local, "--key", &tunnel.key];
+    let both = Process::skyorg(&[&client[..], &arguments].concat(), None);
+    assert_eq!(code("20"), Some(0));
+    drop(both);
+    let deadline = Instant::now() + PATIENCE;
+    while code("0") != Some(2) {
+        assert!(Instant::now() < deadline, "{}", status(&["--status", &socket]).1);
+    }
+}
+
+#[test]
 fn the_live_screen_is_drawn_each_second_and_q_leaves_the_terminal_as_it_was() {
     let folder = Folder::new();
     let socket = folder.path("own.sock");
