@@ -118,6 +118,84 @@ fn a_process_that_does_not_answer_is_named() {
 }
 
 #[test]
+fn the_exit_status_is_that_of_all_services() {
+    let folder = Folder::new();
+    let socket = folder.path("own.sock");
+    let setup = Setup::new(Mode::Sealed).server(&["--status", &socket, "--service", "other=127.0.0.1:0"]);
+    let mut tunnel = setup.start(echo_server());
+    let code = |wait: &str| status(&["--wait", wait, "--status", &socket]).0;
+    // One service is proven by a probe, and the other one has no client.
+    let deadline = Instant::now() + PATIENCE;
+    while code("0") != Some(1) {
+        assert!(Instant::now() < deadline, "{}", status(&["--status", &socket]).1);
+    }
+    let screen = status(&["--status", &socket]).1;
+    assert!(screen.contains("\n  no client\n") && screen.contains(" proven "), "{screen}");
+    let (begun, patience) = (Instant::now(), Duration::from_secs(1));
+    assert!(code("1") == Some(1) && begun.elapsed() >= patience, "it waits for all");
+    let arguments = ["--publish", &format!("other={}", tunnel.local())];
+    tunnel.client = None;
+    let control = tunnel.control.to_string();
+    let local = tunnel.local();
+    let client = ["client", "--server", &control, "--local", &local, "--key", &tunnel.key];
+    let both = Process::skyorg(&[&client[..], &arguments].concat(), None);
+    assert_eq!(code("20"), Some(0));
+    drop(both);
+    let deadline = Instant::now() + PATIENCE;
+    while code("0") != Some(2) {
+        assert!(Instant::now() < deadline, "{}", status(&["--status", &socket]).1);
+    }
+}
+
+#[test]
+fn the_live_screen_is_drawn_each_second_and_q_leaves_the_terminal_as_it_was() {
+    let folder = Folder::new();
+    let socket = folder.path("own.sock");
+    let (_tunnel, _) = tunnel(echo_server(), &socket);
+    // script(1) has a terminal.
+    let line = format!("stty rows 24 cols 60; {SKYORG} status -f --status {socket}; echo exit=$?; stty -a");
+    let mut command = Command::new("script");
+    command
+        .args(["-qfc", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let Ok(mut terminal) = command.spawn() else { return skip("script") };
+    let (mut keys, mut shown) =
+        (terminal.stdin.take().expect("piped"), terminal.stdout.take().expect("piped"));
+    let mut text = String::new();
+    let mut read_until = |is_there: &dyn Fn(&str) -> bool| {
+        let mut bytes = [0; 4_096];
+        while !is_there(&text) {
+            let count = shown.read(&mut bytes).expect("it is open");
+            assert!(count > 0, "it has ended: {text}");
+            text += &String::from_utf8_lossy(&bytes[..count]);
+        }
+        text.clone()
+    };
+    let screens = read_until(&|text| {
+        text.matches("\x1b[Hskyorg server").count() + text.matches("\x1b[1mskyorg").count() >= 2
+    });
+    assert!(screens.contains("\x1b[?1049h\x1b[?25l"));
+    keys.write_all(b"q").expect("it is open");
+    let all = read_until(&|text| text.contains("echok"));
+    assert!(all.contains("\x1b[?25h\x1b[?1049l") && all.contains("exit=0"), "{all}");
+    assert!(all.contains(" icanon") && all.contains(" echo "), "{all}");
+    // What stands between sequences of the terminal.
+    let is_narrow = |line: &str| {
+        let mut parts = line.split('\x1b');
+        let first = parts.next().unwrap_or_default().to_owned();
+        let rest = parts.map(|part| part.split_once(['m', 'K', 'H', 'J', 'h', 'l']).map_or("", |it| it.1));
+        (first + &rest.collect::<String>()).trim_end().chars().count() <= 60
+    };
+    // A screen begins at the top, and the last one may be there in part.
+    let screens = screens.replace("\x1b[H", "\n");
+    let (whole, _) = screens.rsplit_once('\n').expect("lines");
+    assert!(whole.lines().skip(1).all(is_narrow), "{screens}");
+    let _ = terminal.wait();
+}
+
+#[test]
 fn a_place_that_is_named_and_cannot_be_is_a_failure() {
     let folder = Folder::new();
     let key = folder.key();

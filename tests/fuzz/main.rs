@@ -94,4 +94,5 @@ targets! {
     key_files
     configuration_files
     addresses
+    requests
 }

@@ -1,9 +1,10 @@
 //! What is driven, and good inputs to begin with. No input may panic; what is taken has one meaning.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use fastrand::Rng;
+use skyorg::app::status::http::{Door, Parsed, REQUEST_BYTES_MAX, parse};
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::config::keys::{self, Origin};
 use skyorg::wire::control::{
@@ -259,6 +260,41 @@ pub mod addresses {
         for (host, port) in [(None, None), (Some("localhost"), None), (None, Some(33335))] {
             if let Ok(read) = HostPort::parse(text, host, port) {
                 assert_eq!(HostPort::parse(&read.to_string(), None, None), Ok(read));
+            }
+        }
+    }
+}
+
+pub mod requests {
+    use super::*;
+
+    const DOORS: [Door; 2] = [Door::Socket, Door::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST))];
+
+    pub fn samples() -> Vec<Vec<u8>> {
+        [
+            "GET /metrics HTTP/1.1\r\nHost: localhost:9100\r\n\r\n",
+            "HEAD /health/web HTTP/1.1\r\nHost: [::1]:9100\r\nAccept: */*\r\n\r\n",
+            "GET /status.txt?width=100&colours=1&live=1 HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n",
+            "POST /status.json HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+        ]
+        .map(|text| text.as_bytes().to_vec())
+        .into()
+    }
+
+    /// What comes behind a request changes nothing of it.
+    pub fn run(bytes: &[u8], rng: &mut Rng) {
+        for door in DOORS {
+            match parse(bytes, door) {
+                Parsed::Partial => assert!(bytes.len() < REQUEST_BYTES_MAX),
+                Parsed::Refused(answer) => assert!(!answer.status.starts_with('2')),
+                Parsed::Good(request) => {
+                    let more: Vec<u8> = (0..rng.usize(..9)).map(|_| rng.u8(..)).collect();
+                    match parse(&[bytes, &more].concat(), door) {
+                        Parsed::Good(again) => assert_eq!(again, request),
+                        other => panic!("{other:?}"),
+                    }
+                }
             }
         }
     }

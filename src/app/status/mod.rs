@@ -15,7 +15,7 @@ pub mod desk;
 pub mod document;
 pub mod exchange;
 mod history;
-mod http;
+pub mod http;
 pub mod judge;
 pub mod metrics;
 mod page;
