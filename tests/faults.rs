@@ -169,6 +169,21 @@ fn what_nobody_looks_at_is_known_all_the_same() {
 }
 
 #[test]
+fn a_local_server_that_says_nothing_is_told_of_and_not_called_dead() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let it = Watched::start(&silent.local_addr().expect("bound").to_string());
+    for _ in 0..3 {
+        let mut user = it.tunnel.user();
+        user.write_all(b"anybody?").expect("it takes it");
+        measure(Duration::from_millis(100));
+    }
+    let words = "no answer: the last 3 sessions that sent bytes got none";
+    for look in [&it.server, &it.client] {
+        look.until(words, LOOKING, |status, text| status == 0 && text.contains(words));
+    }
+}
+
+#[test]
 fn a_wrong_key_is_named_at_the_head_of_the_server_and_by_the_client() {
     let it = Watched::start(&echo_server().to_string());
     let (other, socket) = (Folder::new(), it.folder.path("other.sock"));
@@ -245,6 +260,7 @@ fn a_process_out_of_descriptors_says_so() {
     it.until_proven();
     let users: Vec<TcpStream> = (0..120).filter_map(|_| TcpStream::connect(it.tunnel.users).ok()).collect();
     it.server.until("out of descriptors", LOOKING, |_, text| text.contains("out of file descriptors"));
+    it.server.until("their refusals", LOOKING, |_, text| text.contains("descriptors 8"));
     drop(users);
     it.until_proven();
 }

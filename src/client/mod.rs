@@ -258,6 +258,7 @@ impl Machine for Client {
                 Configuration::Client { source, difference } => self.configure(source, difference),
                 Configuration::Server { .. } => {}
             },
+            Input::Unanswered { id } => self.sessions.unanswered(id),
             Input::Look => self.links.look(&mut self.agenda),
             Input::GiveUp => self.draining = Some(now),
             // A client listens nowhere.

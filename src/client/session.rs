@@ -64,6 +64,8 @@ pub(super) struct Proxy {
     pub user: UserOf,
     /// It serves its session, and its user is counted by it.
     pub is_served: bool,
+    /// It was counted as one whose user sent bytes and got none.
+    pub is_unanswered: bool,
 }
 
 /// What is counted of message connections.

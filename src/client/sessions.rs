@@ -327,7 +327,8 @@ impl Sessions {
     pub fn dialling_proxy(&mut self, id: ConnId, message: ConnId, agenda: &mut Agenda) {
         match self.messages.get_mut(message).map(|message| &mut message.state) {
             Some(State::Busy(session)) => {
-                self.proxies.insert(id, Proxy { message, user: session.user, is_served: false });
+                let (user, is_served, is_unanswered) = (session.user, false, false);
+                self.proxies.insert(id, Proxy { message, user, is_served, is_unanswered });
                 match session.attempt.as_mut().is_some_and(|attempt| attempt.begun(id)) {
                     true => self.attempts.asked -= 1,
                     false => agenda.reset(id, CloseReason::Retired),
@@ -432,6 +433,15 @@ impl Sessions {
         !self.proxies.is_empty()
     }
 
+    /// A local server was told all that a user has to say, and has said nothing so far.
+    pub fn unanswered(&mut self, id: ConnId) {
+        if let Some(proxy) = self.proxies.get_mut(id)
+            && !std::mem::replace(&mut proxy.is_unanswered, true)
+        {
+            proxy.user.asked(true, false, &mut self.publications);
+        }
+    }
+
     /// A proxy connection is gone; false if there is none of this id.
     pub fn proxy_gone(
         &mut self,
@@ -441,7 +451,9 @@ impl Sessions {
         names: &mut Names,
         agenda: &mut Agenda,
     ) -> bool {
-        let Some(Proxy { message, user, is_served }) = self.proxies.remove(id) else { return false };
+        let Some(Proxy { message, user, is_served, is_unanswered }) = self.proxies.remove(id) else {
+            return false;
+        };
         if !is_served {
             user.passed(traffic, &self.publications, agenda);
         }
@@ -450,7 +462,10 @@ impl Sessions {
         } else if reason == CloseReason::Retired {
             // Another one has served its session, or nobody waits for it.
         } else {
-            user.ended(is_served, reason, (traffic, self.began), &mut self.publications, agenda);
+            if traffic.received > 0 || !is_unanswered {
+                user.asked(traffic.sent > 0, traffic.received > 0, &mut self.publications);
+            }
+            user.ended(is_served, reason, (traffic, self.began), &self.publications, agenda);
         }
         true
     }

@@ -172,6 +172,13 @@ impl UserOf {
         }
     }
 
+    /// It has sent bytes, and was answered, or not.
+    pub fn asked(&self, sent: bool, answered: bool, publications: &mut Publications) {
+        if !self.is_probe() {
+            publications.session_ended(self.offer, sent, answered);
+        }
+    }
+
     /// A proxy connection is gone. The session that it served has ended; one that served none was not needed any more
     /// when it stood, and its user is counted otherwise.
     pub fn ended(
@@ -179,13 +186,12 @@ impl UserOf {
         is_served: bool,
         reason: CloseReason,
         (traffic, began): (Traffic, Instant),
-        publications: &mut Publications,
+        publications: &Publications,
         agenda: &mut Agenda,
     ) {
         if self.is_probe() {
             return;
         }
-        publications.session_ended(self.offer, traffic.sent > 0, traffic.received > 0);
         let offer = publications.offer(self.offer);
         if let Some((offer, local)) = offer.and_then(|it| Some((it, it.local(self.port_offset)?))) {
             let account = offer.account.filter(|_| is_served);

@@ -144,6 +144,8 @@ pub enum Fact {
         service: Option<Name>,
         /// Users that are served.
         users: usize,
+        /// More were asked for than file descriptors allow.
+        is_short: bool,
     },
     /// The process was asked to end; running sessions have some time.
     Draining {

@@ -136,9 +136,11 @@ impl Fact {
                 texts!(to, "user" user);
                 session(to, *number, (received, sent), *lasted, Ending::User(*reason));
             }
-            Fact::UserShed { peer, users, service } => {
+            Fact::UserShed { peer, users, service, is_short } => {
                 service.iter().for_each(|service| texts!(to, "service" service));
-                texts!(to, "user" peer, "reason" "as many users are served as may be");
+                let allowed = "as many users are served as may be";
+                let reason = if *is_short { "out of file descriptors" } else { allowed };
+                texts!(to, "user" peer, "reason" reason);
                 to.number("users", *users as u64);
             }
             Fact::Draining { sessions, time } => {

@@ -144,6 +144,12 @@ pub enum Input {
         /// Whether any `Data` of it was sent.
         spoken: bool,
     },
+    /// The user of a session has said all that it will, some bytes, and has got none so far. At the client: its local
+    /// server was told all.
+    Unanswered {
+        /// The user's, or the proxy connection.
+        id: ConnId,
+    },
     /// A name was looked up.
     Resolved {
         /// The name.

@@ -187,9 +187,10 @@ impl Tally {
             Fact::UserLeft { traffic, served, reason, .. } => {
                 self.user_gone(id, Outcome::of(Ending::User(reason), served), traffic);
             }
-            Fact::UserShed { .. } => {
+            Fact::UserShed { is_short, .. } => {
+                let cause = if is_short { Cause::Descriptors } else { Cause::Full };
                 self.user_came(id);
-                self.user_gone(id, Outcome::Refused(Cause::Full), Traffic::default());
+                self.user_gone(id, Outcome::Refused(cause), Traffic::default());
             }
             Fact::SessionEnded { traffic, reason, .. } => {
                 self.user_gone(id, Outcome::of(Ending::Proxy(reason), true), traffic.mirrored());

@@ -101,8 +101,9 @@ impl fmt::Display for Fact {
                     Ending::User(*reason)
                 )
             }
-            Fact::UserShed { peer, users, .. } => {
-                write!(f, "user {peer} was reset: {users} users are served, the most allowed")
+            Fact::UserShed { peer, users, is_short, .. } => {
+                let most = if *is_short { "as many as file descriptors allow" } else { "the most allowed" };
+                write!(f, "user {peer} was reset: {users} users are served, {most}")
             }
             Fact::Draining { sessions, time } => {
                 write!(f, "draining: {sessions} running sessions have up to {} s to finish", time.as_secs())

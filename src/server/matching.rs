@@ -255,12 +255,23 @@ impl Matching {
         self.admission.left(user.service, user.peer());
         let Some(service) = service else { return };
         let served = traffic.sent > 0 || user.first.is_some() && user.refused.is_none();
-        if let Some(publication) = user.served_by.filter(|_| served) {
-            self.probes.session_ended(publication, traffic.received > 0, traffic.sent > 0);
+        let (sent, answered) = (traffic.received > 0, traffic.sent > 0);
+        if let Some(publication) = user.served_by.filter(|_| served && (answered || !user.unanswered)) {
+            self.probes.session_ended(publication, sent, answered);
         }
         let (number, user, key) = (user.number, user.peer(), self.sending.key_of(user.charged));
         agenda
             .fact_of(account, Fact::UserLeft { number, user, service, key, traffic, lasted, served, reason });
+    }
+
+    /// A user has said all that it will, and has got nothing so far.
+    pub fn user_unanswered(&mut self, id: ConnId) {
+        let Some(user) = self.sending.users.get_mut(id) else { return };
+        if !std::mem::replace(&mut user.unanswered, true)
+            && let Some(publication) = user.served_by
+        {
+            self.probes.session_ended(publication, true, false);
+        }
     }
 
     /// A user has waited as long as it may.

@@ -441,6 +441,7 @@ impl Machine for Server {
                 self.matching.coming(&mut self.agenda).turned_away(service, peer, fault);
             }
             Input::Session { id, event } => self.matching.session_event(id, event, &mut self.agenda),
+            Input::Unanswered { id } => self.matching.user_unanswered(id),
             Input::Returned { id, refused, spoken } => {
                 self.matching.waiting(&mut self.agenda).returned(id, refused, spoken);
             }

@@ -29,6 +29,8 @@ pub(super) struct User {
     pub charged: Option<HolderId>,
     /// It may go to no other link than `first`: bytes of it were sent.
     pub tied: bool,
+    /// It was counted as one that sent bytes and got none.
+    pub unanswered: bool,
     /// Boxed, because few users are refused and live on.
     pub refused: Option<Box<Refused>>,
 }
@@ -46,6 +48,7 @@ impl User {
             served_by: None,
             charged: None,
             tied: false,
+            unanswered: false,
             refused: None,
         }
     }

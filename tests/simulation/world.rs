@@ -363,7 +363,10 @@ impl World {
         let shown = self.processes[0].services(self.base + self.now());
         for text in SERVICES {
             let shown = shown.iter().find(|it| it.name.as_str() == text).expect("it is shown");
-            let own = shown.publications.iter().filter(|it| (0..self.clients()).any(|client| key(client).name == it.key));
+            let own = shown
+                .publications
+                .iter()
+                .filter(|it| (0..self.clients()).any(|client| key(client).name == it.key));
             let states: Vec<_> = own.map(|it| &it.state).collect();
             let is_proved = |state: &&PublicationState| **state == PublicationState::Proven;
             assert!(

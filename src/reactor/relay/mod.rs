@@ -21,7 +21,7 @@ use super::world::network::Socket;
 use crate::base::id::ConnId;
 use crate::base::ring::RING_BYTES;
 use crate::config::limits::Limits;
-use crate::machine::{CloseReason, Fault, Input, SessionEvent, Terms};
+use crate::machine::{CloseReason, Fault, Input, SessionEvent, Terms, Traffic};
 use crate::session::Session;
 use crate::wire::frame::{AbortReason, Frame, Start};
 use crate::wire::record::{HEADROOM, SMALL_RECORD_BYTES_MAX, payload_fitting};
@@ -182,11 +182,16 @@ impl<S: Socket> Relay<'_, S> {
             }
             Writing::Finishing if flushed => {
                 local.writing = Writing::Ended;
+                let Traffic { received, sent } = local.traffic;
+                let is_unanswered = local.side == Side::Proxy && sent > 0 && received == 0;
                 if let Err(error) = connection.socket.shutdown_write() {
                     return self.fail_local_writing(id, error.into());
                 }
                 if !matches!(local.reading, Reading::Failed(_)) {
                     self.all.set_deadline(id, None);
+                }
+                if is_unanswered {
+                    self.all.tell(Input::Unanswered { id });
                 }
             }
             Writing::Aborting(reason) if has_aborted => self.all.reset(id, reason),
@@ -251,6 +256,9 @@ impl<S: Socket> Relay<'_, S> {
             return self.all.reset(id, CloseReason::Io(fault));
         }
         local.reading = Reading::Ended;
+        if local.side == Side::User && local.traffic.received > 0 && local.traffic.sent == 0 {
+            self.all.tell(Input::Unanswered { id });
+        }
         if let Some(peer) = self.all.peer(id) {
             self.with_session(peer, |session| session.finish());
             // No later bytes could share its write, and many sessions that end at once would need a ring each.

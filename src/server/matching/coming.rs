@@ -69,7 +69,9 @@ impl Coming<'_> {
         let (account, name) = (all.admission.account(service), all.admission.name(service).cloned());
         match (fault, account) {
             (None, _) => {
-                agenda.fact_of(account, Fact::UserShed { peer, service: name, users: all.user_count() });
+                let (users, is_short) =
+                    (all.user_count(), all.sending.users.is_short(agenda.limits.users_asked));
+                agenda.fact_of(account, Fact::UserShed { peer, service: name, users, is_short });
             }
             // What the system said is told of.
             (Some(_), Some(account)) => {
