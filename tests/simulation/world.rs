@@ -244,6 +244,10 @@ impl World {
         }
         self.serve_fresh_users();
         self.shadow.check_empty_ends();
+        // What was left of the fresh users is over.
+        let end = self.now() + Duration::from_secs(30);
+        self.advance(end, |_| false);
+        self.processes.iter_mut().for_each(Process::check_counts);
     }
 
     /// A user that comes after all faults is served like the first one.
