@@ -148,6 +148,27 @@ fn the_exit_status_is_that_of_all_services() {
 }
 
 #[test]
+fn a_process_that_drains_gives_its_listener_to_the_next_one() {
+    let folder = Folder::new();
+    let socket = folder.path("own.sock");
+    let (mut tunnel, metrics) = tunnel(echo_server(), &socket);
+    let mut user = tunnel.user();
+    user.write_all(b"hello").expect("the session stands");
+    user.read_exact(&mut [0; 5]).expect("its echo");
+    tunnel.server.signal(Signal::TERM);
+    tunnel.server.wait_for("draining");
+    let key = tunnel.key.clone();
+    let arguments = ["server", "--keys", &key, "--request", "127.0.0.1:0", "--message", "127.0.0.1:0"];
+    let place = metrics.to_string();
+    let more = ["--control", "127.0.0.1:0", "--status", "none", "--metrics", &place];
+    let next = Process::skyorg(&[&arguments[..], &more].concat(), None);
+    next.wait_for(&format!("metrics: http://{metrics}/"));
+    assert!(status(&["--status", &socket]).1.contains(", draining;"), "the old one is still asked");
+    drop(user);
+    assert!(tunnel.server.ended().success());
+}
+
+#[test]
 fn the_live_screen_is_drawn_each_second_and_q_leaves_the_terminal_as_it_was() {
     let folder = Folder::new();
     let socket = folder.path("own.sock");

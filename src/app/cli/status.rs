@@ -103,10 +103,11 @@ impl Told {
                     complaints.push(format!("{process} does not answer"));
                 }
                 // What an ended process has left says nothing, unless it was named.
-                Answer::Gone(error) if arguments.status.is_some() => {
+                Answer::Gone(error) if is_left(&error) && arguments.status.is_none() => {}
+                Answer::Gone(error) => {
+                    status = NOTHING;
                     complaints.push(format!("no process answers at {}: {error}", path.display()));
                 }
-                Answer::Gone(_) => {}
             }
         }
         if bodies.is_empty() {
@@ -124,6 +125,11 @@ impl Told {
         };
         Told { text, complaints, status }
     }
+}
+
+/// Whether a socket's process has ended.
+fn is_left(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
 /// All at once: one that does not answer delays no other.

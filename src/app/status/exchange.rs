@@ -158,7 +158,11 @@ impl Showing {
             Fact::Reloaded { .. } | Fact::ClientReloaded { .. } => {
                 self.head.configured = SystemTime::now();
             }
-            Fact::Draining { .. } => self.head.is_draining = true,
+            Fact::Draining { .. } => {
+                self.head.is_draining = true;
+                // The process that comes after this one may want it already.
+                self.open(Doors { metrics: Door::Closed, ..Doors::default() }, None);
+            }
             _ => {}
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use super::exchange::{Door, Doors};
 use super::socket::{self, Place, SocketError, SocketFile};
@@ -11,6 +13,10 @@ use crate::base::address::Listen;
 use crate::config::file::Running;
 use crate::config::options::Side;
 use crate::reactor::world::inherited::Inherited;
+
+/// How often an address in use is tried, and how soon again.
+const TRIES: usize = 10;
+const TRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The ways in that are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +101,19 @@ impl Ways {
 }
 
 fn listen(address: SocketAddr, handed_over: Option<TcpListener>) -> io::Result<TcpListener> {
-    let listener = handed_over.map_or_else(|| TcpListener::bind(address), Ok)?;
+    let listener = match handed_over {
+        Some(listener) => listener,
+        // A process before this one gives it up as it begins to drain.
+        None => (1..TRIES)
+            .find_map(|_| match TcpListener::bind(address) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    thread::sleep(TRY_INTERVAL);
+                    None
+                }
+                bound => Some(bound),
+            })
+            .unwrap_or_else(|| TcpListener::bind(address))?,
+    };
     listener.set_nonblocking(true)?;
     log::info!("metrics: http://{}/", listener.local_addr()?);
     Ok(listener)
