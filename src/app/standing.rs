@@ -31,6 +31,8 @@ enum Link {
 /// How the process stands.
 pub struct Standing {
     role: Role,
+    /// Services that fail, whose client offers them at a server, and why.
+    failing: BTreeMap<(Name, Option<Name>), String>,
     /// The place and the cause of the last reload that was refused, unless one has held since.
     refused: Option<String>,
     is_stopping: bool,
@@ -39,7 +41,8 @@ pub struct Standing {
 
 impl Standing {
     fn of(role: Role) -> Standing {
-        Standing { role, refused: None, is_stopping: false, is_changed: false }
+        let failing = BTreeMap::new();
+        Standing { role, failing, refused: None, is_stopping: false, is_changed: false }
     }
 
     /// A server that no client has come to.
@@ -72,6 +75,27 @@ impl Standing {
             }
         };
         self.is_changed |= has_changed;
+        self.take_failure(fact);
+    }
+
+    fn take_failure(&mut self, fact: &Fact) {
+        match fact {
+            Fact::ServiceFails { service, key, reason } => {
+                self.failing.insert((service.clone(), key.clone()), reason.to_string());
+            }
+            Fact::ServiceProved { service, key } => {
+                drop(self.failing.remove(&(service.clone(), key.clone())))
+            }
+            // What is not offered any more does not fail.
+            Fact::ClientGone { key, .. } => self.failing.retain(|(_, of), _| of.as_ref() != Some(key)),
+            Fact::Reloaded { difference, .. } => {
+                self.failing.retain(|(service, _), _| !difference.services.removed.contains(service));
+            }
+            Fact::Unpublished { service } => self.failing.retain(|(name, _), _| name != service),
+            Fact::LinkLost { .. } => self.failing.clear(),
+            _ => return,
+        }
+        self.is_changed = true;
     }
 
     /// A configuration holds; with this fault another one does not.
@@ -96,6 +120,14 @@ impl Standing {
         let mut text = String::from(if self.is_stopping { "stopping; " } else { "" });
         if let Some(refused) = &self.refused {
             text += &format!("configuration refused: {refused}; ");
+        }
+        if let Some(((service, key), reason)) = self.failing.first_key_value() {
+            let of = key.as_ref().map_or(String::new(), |key| format!(" of client {key}"));
+            text += &format!("{service}{of}: failing: {reason}");
+            match self.failing.len() - 1 {
+                0 => text += "; ",
+                more => text += &format!(", and {more} more; "),
+            }
         }
         // Writing into a text never fails.
         let _ = match &self.role {
@@ -156,7 +188,7 @@ mod tests {
     use super::*;
     use crate::base::address::HostPort;
     use crate::base::id::ConnId;
-    use crate::machine::CloseReason;
+    use crate::machine::{CloseReason, Reason};
     use crate::wire::control::Denial;
 
     #[test]
@@ -188,6 +220,14 @@ mod tests {
             words.starts_with("b: denied: ") && words.ends_with(", 1 of 2 publications granted"),
             "{words}"
         );
+        let fails = |service| Fact::ServiceFails { service, key: None, reason: Reason::LocalRefused };
+        standing.take(&fails(service("a")));
+        standing.take(&fails(service("c")));
+        let words = standing.in_words();
+        let failing = "a: failing: local server refuses connections, and 1 more; b: denied: ";
+        assert!(words.starts_with(failing), "{words}");
+        standing.take(&Fact::ServiceProved { service: service("a"), key: None });
+        assert!(standing.in_words().starts_with("c: failing: local server refuses connections; b: "));
         standing.take(&Fact::LinkLost { link, server, reason: CloseReason::HeartbeatLost });
         standing.configuration(Some("file:1:1: nothing"));
         assert_eq!(
