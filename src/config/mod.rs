@@ -5,6 +5,7 @@ pub mod difference;
 mod document;
 pub mod fault;
 pub mod file;
+mod key_faults;
 pub mod key_place;
 pub mod keys;
 pub mod limits;
