@@ -190,13 +190,11 @@ fn details(view: &View, judgement: &Judgement, service: &ServiceStatus, screen: 
         screen.line(RED, &format!("  {reason}"));
     }
     let publications = &service.publications;
-    // One publication says no more than its service, but for where it comes from.
-    let is_told = publications.len() > 1 || judgement.state != State::Proven;
-    for publication in publications.iter().filter(|_| is_told) {
+    // One alone says no more than its service, but for where it comes from.
+    for publication in publications.iter().filter(|_| publications.len() > 1) {
         let own = judge::of_publication(publication, view.at);
         let (state, colour) = state(view, &own);
-        let reason = own.reason.filter(|_| publications.len() > 1);
-        let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
+        let reason = own.reason.map_or(String::new(), |reason| format!(": {reason}"));
         let text = format!("  {}: {state}{reason}", whence(publication));
         screen.line(if own.state == State::Proven { "" } else { colour }, &text);
     }
@@ -209,6 +207,9 @@ fn details(view: &View, judgement: &Judgement, service: &ServiceStatus, screen: 
     let mut parts = Vec::new();
     if !service.addresses.is_empty() {
         parts.push(format!("users connect to {}", service.addresses.join(", ")));
+    }
+    if let ([publication], State::Failing | State::Unproven) = (&publications[..], judgement.state) {
+        parts.push(format!("served by {}", whence(publication)));
     }
     if let Some(key) = &service.exposed_by {
         parts.push(format!("asked for by {key}"));

@@ -125,8 +125,12 @@ function draw(process) {
   const counts = new Map(process.services.map((service) => [key(service), service.bytes]));
   const rate = (service) => {
     const old = before && before.counts.get(key(service));
-    const seconds = before && (now - before.now) / 1000;
-    return old && { in: (service.bytes.in - old.in) / seconds, out: (service.bytes.out - old.out) / seconds };
+    if (!old) {
+      const line = past.get(key(service));
+      return line && line.in.length && { in: line.in.at(-1), out: line.out.at(-1) };
+    }
+    const seconds = (now - before.now) / 1000;
+    return { in: (service.bytes.in - old.in) / seconds, out: (service.bytes.out - old.out) / seconds };
   };
   const services = [...process.services].sort((one, other) => ORDER[one.state] - ORDER[other.state]);
   const cards = services.map((service) => card(service, rate(service), past.get(key(service)), samples));
@@ -173,5 +177,4 @@ async function historyForEver() {
   setTimeout(historyForEver, 10000);
 }
 
-historyForEver();
-statusForEver();
+historyForEver().then(statusForEver);
