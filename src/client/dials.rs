@@ -21,6 +21,10 @@ use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Output, Reason};
 /// Rivals that a link may have before its first message connection.
 const RIVALS_FIRST: u32 = 4;
 
+/// While the control port is used in its place, nothing new is known of the message port: a failure is told of for this
+/// time.
+const FAULT_KNOWN: Duration = Duration::from_secs(60);
+
 /// A ticket that the server has handed out.
 #[derive(Clone, Copy, Debug)]
 struct Ticket {
@@ -74,8 +78,8 @@ pub(super) struct Dials {
     /// When that was.
     arrived_at: Option<Instant>,
     rivals: Share,
-    /// Why the message port does not work, as its last dial showed; what the control port brings does not end it.
-    fault: Option<Reason>,
+    /// Why the message port does not work, as its last dial showed then; what the control port brings does not end it.
+    fault: Option<(Reason, Instant)>,
 }
 
 impl Dials {
@@ -116,14 +120,15 @@ impl Dials {
         retry.into_iter().chain(late).min()
     }
 
-    /// Why the message port does not work, if it does not.
-    pub fn fault(&self) -> Option<&Reason> {
-        self.fault.as_ref()
+    /// Why the message port does not work, if it did not lately.
+    pub fn fault(&self, now: Instant) -> Option<&Reason> {
+        let is_known = |at: Instant| now.saturating_duration_since(at) < FAULT_KNOWN;
+        self.fault.as_ref().filter(|fault| is_known(fault.1)).map(|(reason, _)| reason)
     }
 
-    fn note_fault(&mut self, address: SocketAddr, reason: CloseReason) {
+    fn note_fault(&mut self, address: SocketAddr, reason: CloseReason, agenda: &Agenda) {
         if self.addresses.is_empty() || address != self.control {
-            self.fault = Some(Reason::of_message_port(reason));
+            self.fault = Some((Reason::of_message_port(reason), agenda.now));
         }
     }
 
@@ -291,7 +296,7 @@ impl Dials {
             let (way, begun) = (coming.way, coming.begun);
             let is_lost = self.arrived_at.is_some_and(|at| at >= begun);
             if self.pause.is_some() || !is_lost {
-                self.note_fault(way.address, CloseReason::HandshakeTimedOut);
+                self.note_fault(way.address, CloseReason::HandshakeTimedOut, agenda);
             }
             if self.pause.is_some() {
                 self.tell_late(way.address, agenda);
@@ -382,7 +387,7 @@ impl Dials {
     pub fn failed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) -> Option<u64> {
         let Coming { way, is_late, .. } = self.remove(id)?;
         if reason != CloseReason::Retired {
-            self.note_fault(way.address, reason);
+            self.note_fault(way.address, reason, agenda);
         }
         if !is_late {
             self.pause(way.address, agenda.now + agenda.limits.retry, true, agenda);

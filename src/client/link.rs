@@ -152,13 +152,13 @@ impl Link {
         let is_silent = |&at: &Instant| now >= at + self.round_trip.wait(SILENT_AFTER);
         match self.pinged_at.filter(is_silent) {
             Some(_) => Some(Reason::ServerSilent(now.saturating_duration_since(self.heard))),
-            None => self.message_fault().filter(|_| !has_idle).cloned(),
+            None => self.message_fault(now).filter(|_| !has_idle).cloned(),
         }
     }
 
     /// Why the message port does not work, if it does not.
-    pub fn message_fault(&self) -> Option<&Reason> {
-        self.dials.fault()
+    pub fn message_fault(&self, now: Instant) -> Option<&Reason> {
+        self.dials.fault(now)
     }
 
     /// It is known how soon the server is tried again.

@@ -1,5 +1,7 @@
 //! What the client shows of itself, a few rows at a time.
 
+use std::time::Instant;
+
 use super::gateway::Gateway;
 use super::link::Links;
 use super::publications::Publications;
@@ -38,7 +40,7 @@ impl Surveyor<'_> {
                 survey.place = next;
             }
             Place::Publication(..) | Place::Link(_) => {
-                survey.snapshot.links = self.links();
+                survey.snapshot.links = self.links(survey.now);
                 survey.snapshot.totals = self.agenda.tally.totals(survey.now);
                 survey.place = Place::Over;
             }
@@ -93,7 +95,7 @@ impl Surveyor<'_> {
     }
 
     /// The links that stand; in their place, where there is no current one, the one that is sought comes first.
-    fn links(&self) -> Vec<LinkStatus> {
+    fn links(&self, now: Instant) -> Vec<LinkStatus> {
         let key = self.gateway.key();
         let sought = self.gateway.current().err().map(|reason| LinkStatus {
             key: key.clone(),
@@ -118,7 +120,7 @@ impl Surveyor<'_> {
                 coming,
                 expires_in: None,
                 // Sessions may come through the control port.
-                reason: link.message_fault().map(|reason| reason.words()),
+                reason: link.message_fault(now).map(|reason| reason.words()),
             }
         });
         sought.into_iter().chain(standing).collect()

@@ -331,13 +331,13 @@ impl Matching {
                 let left = self.sending.offers.duplicate(user, id);
                 self.waiting(agenda).lost(user, left);
             }
-            (SessionEvent::Started, State::Accepted(publication)) => {
+            (SessionEvent::Started, State::Accepted(served)) => {
                 self.sending.pools.set(id, State::Busy, Place::Back);
                 agenda.at(id, None);
                 if let Some(link) = self.sending.links.get_mut(link) {
                     link.session_started();
                 }
-                publication.into_iter().for_each(|it| self.probing(agenda).proved(it));
+                served.into_iter().for_each(|(it, port)| self.probing(agenda).served(it, port));
             }
             (SessionEvent::Idle { settled }, state) => {
                 if let State::Probing(publication) = state {
@@ -405,12 +405,12 @@ impl Matching {
                 pools.idle_due(id, (link, places, pong), since, agenda);
             }
             State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
-            State::Accepted(publication) => {
+            State::Accepted(served) => {
                 agenda.reset(id, CloseReason::NotStarted);
                 if let Some(link) = self.sending.links.get_mut(link) {
                     link.session_failed(agenda.now);
                 }
-                publication.into_iter().for_each(|it| self.probes.suspect(it, agenda.now));
+                served.into_iter().for_each(|(it, _)| self.probes.suspect(it, agenda.now));
             }
             State::Probing(publication) => self.probing(agenda).due(id, publication),
             State::Probed => self.probing(agenda).abort(id),

@@ -33,8 +33,8 @@ pub(super) enum State {
     Suspect(Instant),
     /// The session of this user was sent on it, and the client has not answered.
     Offered(ConnId),
-    /// The client connects to its local server, for a user of this publication.
-    Accepted(Option<PublicationId>),
+    /// The client connects to its local server, for a user of this publication that came to this port.
+    Accepted(Option<(PublicationId, u16)>),
     /// A probe of this publication was sent on it, and was not started.
     Probing(PublicationId),
     /// A probe on it was started, or has failed, and ends.

@@ -5,16 +5,19 @@
 //! proves it, too, and moves nothing: what stands too early is put where it belongs when its time has come. So a proof
 //! costs a session nothing but a note, and nobody walks over all of them.
 //!
-//! The others take every second turn at most: a client whose publications all fail does not keep the proofs of the
-//! rest from being renewed.
+//! The others take every second turn at most, and links take turns among them: a client whose publications all fail does
+//! not keep the proofs of the rest from being renewed.
 
-use std::collections::{HashMap, VecDeque};
+mod tries;
+
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::base::deadlines::Deadlines;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::table::Table;
 use crate::machine::{Proving, Reason};
+use tries::Tries;
 
 /// A proof is renewed after this time.
 const RENEWED_AFTER: Duration = Duration::from_secs(30);
@@ -59,13 +62,14 @@ enum Place {
 
 /// What is known of a publication.
 struct Known {
+    link: LinkId,
+    /// Which port of its range is probed: the last one that was proved.
+    port_offset: u16,
     proving: Proving,
     place: Place,
     probe: Option<Probe>,
     /// When its last probe began.
     attempted: Option<Instant>,
-    /// It stands in its link's list of those that wait for a message connection.
-    waits: bool,
     /// Its client lets it be probed, and the rules of its service do.
     client_lets: bool,
     service_lets: bool,
@@ -84,9 +88,7 @@ pub(super) struct Probes {
     /// By their last proofs, or earlier ones.
     proved: Deadlines<kind::Publication>,
     /// By their next attempts.
-    others: Deadlines<kind::Publication>,
-    /// Publications of each link that wait for a message connection.
-    waiting: Table<kind::Link, VecDeque<PublicationId>>,
+    others: Tries,
     look_until: Option<Instant>,
     /// When the next probe may begin.
     next_at: Option<Instant>,
@@ -99,11 +101,19 @@ pub(super) struct Probes {
 impl Probes {
     // Publications.
 
-    /// A client serves something now. Its client lets it be probed, and the rules of its service do, or not.
-    pub fn add(&mut self, id: PublicationId, (client_lets, service_lets): (bool, bool), now: Instant) {
+    /// A client serves something now. It lets that be probed, and the rules of the service do, or not.
+    pub fn add(
+        &mut self,
+        (link, id): (LinkId, PublicationId),
+        (client_lets, service_lets): (bool, bool),
+        now: Instant,
+    ) {
         let (proving, place) = (Proving::new(now), Place::Nowhere);
-        let (probe, attempted, waits) = (None, None, false);
-        self.known.insert(id, Known { proving, place, probe, attempted, waits, client_lets, service_lets });
+        let (probe, attempted, port_offset) = (None, None, 0);
+        self.known.insert(
+            id,
+            Known { link, port_offset, proving, place, probe, attempted, client_lets, service_lets },
+        );
         self.put(id, Place::Other(now));
     }
 
@@ -114,7 +124,7 @@ impl Probes {
     }
 
     pub fn forget_link(&mut self, link: LinkId) {
-        self.waiting.remove(link);
+        self.others.forget(link);
     }
 
     /// The rules of its service let it be probed from now on, or not.
@@ -129,14 +139,14 @@ impl Probes {
     fn put(&mut self, id: PublicationId, place: Place) {
         let Some(known) = self.known.get_mut(id) else { return };
         let place = if known.is_probed() { place } else { Place::Nowhere };
-        match (std::mem::replace(&mut known.place, place), place) {
-            (Place::Proved, Place::Other(_) | Place::Nowhere) => self.proved.set(id, None),
-            (Place::Other(_), Place::Proved | Place::Nowhere) => self.others.set(id, None),
-            _ => {}
+        match std::mem::replace(&mut known.place, place) {
+            Place::Proved => self.proved.set(id, None),
+            Place::Other(at) => self.others.remove(known.link, id, at),
+            Place::Nowhere => {}
         }
         match place {
             Place::Proved => self.proved.set(id, known.proving.proof()),
-            Place::Other(at) => self.others.set(id, Some(at)),
+            Place::Other(at) => self.others.add(known.link, id, at),
             Place::Nowhere => {}
         }
     }
@@ -169,6 +179,18 @@ impl Probes {
     }
 
     // What proves or disproves it.
+
+    /// The session of a user was started that came to this port of its range.
+    pub fn served_at(&mut self, id: PublicationId, port_offset: u16) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.port_offset = port_offset;
+        }
+    }
+
+    /// Which port of its range is probed.
+    pub fn port_offset(&self, id: PublicationId) -> u16 {
+        self.known.get(id).map_or(0, |known| known.port_offset)
+    }
 
     /// A session or a probe was started. Returns whether it failed before.
     pub fn proved(&mut self, id: PublicationId, now: Instant) -> bool {
@@ -223,7 +245,7 @@ impl Probes {
     /// When a publication is to be probed next.
     pub fn next_due(&self) -> Option<Instant> {
         let proved = self.proved.next().map(|proof| self.due_after(proof));
-        let due = [proved, self.others.next()].into_iter().flatten().min()?;
+        let due = [proved, self.others.next_due()].into_iter().flatten().min()?;
         Some(self.next_at.map_or(due, |at| due.max(at)))
     }
 
@@ -234,10 +256,10 @@ impl Probes {
                 return None;
             }
             let is_proved_due = self.proved.next().is_some_and(|proof| self.due_after(proof) <= now);
-            let is_other_due = self.others.next().is_some_and(|at| at <= now);
+            let is_other_due = self.others.next_due().is_some_and(|at| at <= now);
             let id = match is_proved_due && (self.is_turn_of_proved || !is_other_due) {
                 true => self.proved.pop(),
-                false => self.others.pop_due(now),
+                false => self.others.pop(now),
             }?;
             let Some(known) = self.known.get_mut(id) else { continue };
             let place = std::mem::replace(&mut known.place, Place::Nowhere);
@@ -292,30 +314,14 @@ impl Probes {
 
     // Message connections.
 
-    /// A publication waits until its link has a message connection to spare.
+    /// A publication waits until its link has a message connection to spare, and so does all that is to be tried of it.
     pub fn wait(&mut self, id: PublicationId, link: LinkId, now: Instant) {
-        self.retry(id, false, now);
-        let Some(known) = self.known.get_mut(id) else { return };
-        if std::mem::replace(&mut known.waits, true) {
-            return;
-        }
-        if !self.waiting.contains(link) {
-            self.waiting.insert(link, VecDeque::new());
-        }
-        if let Some(waiting) = self.waiting.get_mut(link) {
-            waiting.push_back(id);
-        }
+        self.retry(id, true, now);
+        self.others.rest(link, now + RETRIED_AFTER);
     }
 
-    /// A link has a message connection to spare: one that waits for it is tried.
+    /// A link has a message connection to spare.
     pub fn spare(&mut self, link: LinkId, now: Instant) {
-        let Some(waiting) = self.waiting.get_mut(link) else { return };
-        while let Some(id) = waiting.pop_front() {
-            let Some(known) = self.known.get_mut(id) else { continue };
-            known.waits = false;
-            if let Place::Other(_) = known.place {
-                return self.put(id, Place::Other(now));
-            }
-        }
+        self.others.end_rest(link, now);
     }
 }

@@ -165,8 +165,8 @@ impl Sending {
         link.session_accepted();
         let margin = link.round_trip.times(0).max(STARTED_MARGIN);
         let Some(offer) = self.end_offer(user, Some(id), agenda) else { return };
-        let publication = self.users.get(user).and_then(|user| user.served_by);
-        self.pools.set(id, State::Accepted(publication), Place::Back);
+        let served = self.users.get(user).and_then(|user| Some((user.served_by?, user.asked_port())));
+        self.pools.set(id, State::Accepted(served), Place::Back);
         agenda.after(id, Duration::from_millis(offer.dial_ms.into()) + margin);
     }
 

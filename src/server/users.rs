@@ -58,6 +58,11 @@ impl User {
         self.peer.into()
     }
 
+    /// The port that it connected to.
+    pub fn asked_port(&self) -> u16 {
+        SocketAddr::from(self.asked).port()
+    }
+
     /// What a client is told as its session begins on this link, with the next number of that link. If the client
     /// asked for ports, `first_port` is the first of them.
     pub fn start(

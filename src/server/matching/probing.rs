@@ -46,7 +46,7 @@ impl Probing<'_> {
         link.is_probed = true;
         match spare {
             Some(message) => {
-                let start = Start::probe(link.next_sid(), number, 0);
+                let start = Start::probe(link.next_sid(), number, probes.port_offset(id));
                 let doubted = link.round_trip.times(3).max(DOUBT);
                 sending.pools.set(message, State::Probing(id), Place::Back);
                 probes.begin(id, message, now);
@@ -155,6 +155,16 @@ impl Probing<'_> {
         }
     }
 
+    /// The session of a user was started that came to this port: that one of a range is probed from now on, because a
+    /// client need not serve all of them.
+    pub fn served(&mut self, id: PublicationId, port: u16) {
+        let first = self.all.services.publication(id).and_then(|of| of.first_port);
+        if let Some(first) = first {
+            self.all.probes.served_at(id, port.wrapping_sub(first));
+        }
+        self.proved(id);
+    }
+
     fn failed(&mut self, id: PublicationId, probe: Option<Probe>, reason: Option<Reason>) {
         self.all.probes.retry(id, false, self.agenda.now);
         if let (Some(probe), Some(reason)) = (probe, reason)
@@ -188,7 +198,8 @@ impl Probing<'_> {
     pub fn published(&mut self, link: LinkId, service: ServiceId, client_lets: bool) {
         self.all.probes.served(service);
         if let Some(id) = self.all.services.publication_of(link, service) {
-            self.all.probes.add(id, (client_lets, self.service_lets(service)), self.agenda.now);
+            let lets = (client_lets, self.service_lets(service));
+            self.all.probes.add((link, id), lets, self.agenda.now);
         }
     }
 

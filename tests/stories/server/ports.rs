@@ -163,6 +163,27 @@ fn a_range_is_one_publication_and_a_session_says_which_of_its_ports_was_asked() 
 }
 
 #[test]
+fn of_a_range_that_port_is_probed_whose_user_was_served_last() {
+    let mut stage = begin_with_ports(&["20000-20009"]);
+    let mut client = stage.joins(office(), 1);
+    (0..2).for_each(|_| drop(stage.bring(&mut client)));
+    let ControlFrame::Publish(publish) = expose(1, "game", "20000-20009", false) else { panic!("it is one") };
+    let mut outputs = stage.ask(&client, ControlFrame::Publish(Publish { probe: true, ..publish }));
+    outputs.0.extend(stage.wait(millis(100)).0);
+    let [(message, start)] = outputs.probes()[..] else { panic!("{outputs:?}") };
+    assert_eq!(start.port_offset, 0);
+    stage.session(message, SessionEvent::ProbeAborted(AbortReason::Refused));
+    stage.idle(message);
+    let (_, outputs) = stage.user_at(20_007);
+    stage.accepted_and_started(outputs.pairs()[0].0);
+    client.note(&outputs);
+    stage.bring(&mut client);
+    stage.live(9);
+    let outputs = stage.tell(Input::Look);
+    assert_eq!(outputs.probes().iter().map(|it| it.1.port_offset).collect::<Vec<_>>(), [7]);
+}
+
+#[test]
 fn a_range_is_had_whole_or_not_at_all() {
     let mut stage = begin_with_ports(&["100-109"]);
     let client = stage.joins(office(), 1);

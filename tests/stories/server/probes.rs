@@ -325,6 +325,33 @@ fn fifty_are_probed_in_a_second_and_failing_ones_leave_half_of_that_to_the_other
 }
 
 #[test]
+fn a_client_whose_publications_all_fail_keeps_no_other_one_waiting() {
+    let names: Vec<String> = (0..300).map(|place| format!("s{place}")).collect();
+    let service =
+        |(place, text): (usize, &String)| Service::new(name(text), Listen::Any(10_000 + place as u16));
+    let services = names.iter().enumerate().map(service).collect();
+    let mut stage = begin_as(ServerConfig { services, ..config(Limits { pool: 10, ..Limits::default() }) });
+    let (mut failing, _) = stage.greet(hello(1));
+    (0..10).for_each(|_| drop(stage.bring(&mut failing)));
+    for (place, text) in names.iter().enumerate() {
+        stage.hear(failing.control, probed(place as u32 + 1, text));
+    }
+    let (mut other, _) = stage.greet(hello(2));
+    let own: Vec<ConnId> = (0..10).map(|_| stage.bring(&mut other).0).collect();
+    let mut outputs = stage.hear(other.control, probed(1, "s0"));
+    let mut waited = Duration::ZERO;
+    while !outputs.probes().iter().any(|it| own.contains(&it.0)) {
+        for (message, _) in outputs.probes() {
+            stage.session(message, SessionEvent::ProbeAborted(AbortReason::Refused));
+            stage.idle(message);
+        }
+        waited += millis(10);
+        outputs = stage.wait(millis(10));
+    }
+    assert!(waited <= millis(50), "{waited:?}");
+}
+
+#[test]
 fn what_is_not_to_be_probed_is_not() {
     let mut unprobed = config(limits());
     unprobed.services[0].rules = UserRules { probe: false, ..UserRules::default() };
