@@ -17,16 +17,22 @@ use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::buffer::Buffer;
+use skyorg::base::clocks::Clocks;
 use skyorg::base::id::{ConnId, ListenerId, NameId, ServiceId};
 use skyorg::base::ring::{RING_BYTES, Rings};
 use skyorg::config::limits::Limits;
-use skyorg::machine::{Door, Input, Machine, Output, Place, Survey, Terms};
+use skyorg::config::{Key, Policies, ServerConfig, Service};
+use skyorg::machine::{Door, Input, LINK_RANDOM_BYTES, Machine, Output, Place, Proof, Survey, Terms};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::{Accepted, Event, Network, Socket};
 use skyorg::reactor::world::tcp_info::TcpInfo;
+use skyorg::server::Server;
 use skyorg::session::{End, Session};
+use skyorg::wire::control::{Capabilities, ControlFrame, Hello, Publish, Transports, VERSIONS, Want};
 use skyorg::wire::frame::{Frame, Start};
-use skyorg::wire::handshake::{ANSWER_BYTES, ClearHello, Initiator, Purpose, Responder, Secret, Suite};
+use skyorg::wire::handshake::{
+    ANSWER_BYTES, ClearHello, Initiator, Purpose, Responder, Secret, Suite, key_id,
+};
 use skyorg::wire::record::{Channel, HEADROOM};
 
 /// A small request, and the largest record.
@@ -159,6 +165,98 @@ fn relay_turn_up(bencher: Bencher, bytes: usize) {
         debug_assert!(wire.written.len() > bytes);
         wire.written.clear();
     });
+}
+
+/// What one turn of a server's loop gathers for somebody who looks, of so many services that clients serve.
+#[divan::bench(args = [64, 1_000, 4_096])]
+fn survey_of_one_turn(bencher: Bencher, services: usize) {
+    let (server, now) = serving(services);
+    bencher.bench_local(|| {
+        let mut survey = Survey::new(now);
+        survey.place = Place::Service(services as u32 / 2);
+        server.survey(&mut survey, TURN_ROWS);
+        black_box(survey)
+    });
+}
+
+/// All of it.
+#[divan::bench(args = [64, 1_000, 4_096])]
+fn survey_of_everything(bencher: Bencher, services: usize) {
+    let (server, now) = serving(services);
+    bencher.bench_local(|| {
+        let mut survey = Survey::new(now);
+        while survey.place != Place::Over {
+            server.survey(&mut survey, TURN_ROWS);
+        }
+        survey
+    });
+}
+
+/// Rows of one turn, as in the reactor.
+const TURN_ROWS: usize = 64;
+
+/// A server with so many services, each served by one of its clients.
+fn serving(services: usize) -> (Server, Instant) {
+    let name = |text: String| text.parse().expect("a name");
+    let key = Key { name: name("office".into()), secret: secret() };
+    let limits = Limits { services_max: services, ..Limits::default() };
+    let of_one = limits.publications_per_client_max;
+    let config = ServerConfig {
+        services: (0..services).map(|at| Service::new(name(format!("s{at}")), Listen::Any(0))).collect(),
+        policies: Policies::default(),
+        message: Listen::Any(1),
+        control: Listen::Any(2),
+        keys: vec![key],
+        plain: false,
+        limits: limits.clone(),
+    };
+    let now = Instant::now();
+    let clocks = Clocks { now, wall: SystemTime::UNIX_EPOCH };
+    let mut server = Server::new(config, Arc::new(limits), [2; 16], fastrand::Rng::with_seed(1), clocks);
+    let peer = ([192, 0, 2, 9], 1024).into();
+    let mut listening = Vec::new();
+    while let Some(output) = server.poll_output() {
+        if let Output::Listen { id, .. } = output {
+            listening.push(id);
+        }
+    }
+    listening.into_iter().for_each(|id| server.handle(Input::Listening { id, address: peer }, now));
+    for first in (0..services).step_by(of_one) {
+        let link = first as u32 / of_one as u32 + 1;
+        let id = ConnId::new(link, link.into()).expect("it can be named");
+        let hello = Hello {
+            versions: VERSIONS,
+            capabilities: Capabilities::new(false),
+            heartbeat: Duration::from_secs(30),
+            instance: [link as u8; 16],
+        };
+        let clear =
+            ClearHello { suite: Suite::preferred(), purpose: Purpose::Control, key_id: key_id(&secret()) };
+        let random = [link as u8; LINK_RANDOM_BYTES];
+        for input in [
+            Input::Accepted { id, door: Door::Clients, peer, asked: peer },
+            Input::Greeted { id, hello: clear },
+            Input::Proved { id, proof: Proof::control(&random, link.into()) },
+            Input::Answered { id },
+            Input::Control { id, frame: ControlFrame::Hello(hello) },
+        ] {
+            server.handle(input, now);
+        }
+        for at in first..services.min(first + of_one) {
+            let publish = Publish {
+                number: at as u32 + 1,
+                name: name(format!("s{at}")),
+                want: Want::Service,
+                transports: Transports::Tcp,
+                dial_time: Duration::from_secs(5),
+                share: false,
+                probe: false,
+            };
+            server.handle(Input::Control { id, frame: ControlFrame::Publish(publish) }, now);
+        }
+        while server.poll_output().is_some() {}
+    }
+    (server, now)
 }
 
 /// One turn that reads a record, opens it and writes the user's bytes; includes the sealing that [`seal`] measures.
