@@ -107,6 +107,11 @@ impl Publications {
         self.offer(id).map(|offer| offer.number)
     }
 
+    /// How many stand.
+    pub fn count(&self) -> usize {
+        self.standing.len()
+    }
+
     /// The numbers of publications that stand, from this one on.
     pub fn numbers_from(&self, number: PublicationNumber) -> impl Iterator<Item = PublicationNumber> {
         self.standing.range(number..).map(|(&number, _)| number)

@@ -22,6 +22,9 @@ pub(super) struct Surveyor<'s> {
 impl Surveyor<'_> {
     /// Adds so many publications, or the links, of which there are few.
     pub fn go_on(&self, survey: &mut Survey, rows: usize) {
+        if survey.place == Place::Service(0) {
+            survey.expect(self.publications().count());
+        }
         match survey.place {
             Place::Service(number) => {
                 let mut next = Place::Link(0);

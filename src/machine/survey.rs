@@ -38,6 +38,12 @@ impl Survey {
         Survey { snapshot: Snapshot::default(), place: Place::Service(0), now, accounts: Vec::new() }
     }
 
+    /// So many services are to come. Growing step by step, they would be moved in one of the turns, and it would be long.
+    pub fn expect(&mut self, services: usize) {
+        self.snapshot.services.reserve(services);
+        self.accounts.reserve(services);
+    }
+
     /// Adds a service, whose users are counted there.
     pub fn add(&mut self, service: ServiceStatus, account: Option<AccountId>) {
         self.snapshot.services.push(service);
