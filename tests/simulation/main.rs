@@ -12,6 +12,7 @@
 
 mod actors;
 mod askers;
+mod counted;
 mod drawn;
 mod faults;
 mod line;

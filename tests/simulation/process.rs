@@ -15,13 +15,14 @@ use skyorg::base::name::Name;
 use skyorg::client::Client;
 use skyorg::config::client_difference::ClientDifference;
 use skyorg::config::{ClientConfig, Key, Publication, ServerConfig, Service};
-use skyorg::machine::status::ServiceStatus;
+use skyorg::machine::status::{ServiceStatus, Snapshot};
 use skyorg::machine::{Configuration, Fact, Input, Machine, Survey};
 use skyorg::reactor::Reactor;
 use skyorg::reactor::world::network::Event;
 use skyorg::server::Server;
 use skyorg::wire::handshake::Secret;
 
+use super::counted::Counted;
 use super::drawn::Settings;
 use super::network::VirtualNetwork;
 use super::tcp::{Host, Net, Time};
@@ -53,6 +54,7 @@ pub struct Process {
     retires: bool,
     /// What the last turn told, if it is a server.
     pub facts: Vec<Fact>,
+    counted: Counted,
 }
 
 fn name(text: &str) -> Name {
@@ -85,6 +87,7 @@ impl Process {
             idle_since,
             retires: false,
             facts: Vec::new(),
+            counted: Counted::default(),
         }
     }
 
@@ -102,6 +105,7 @@ impl Process {
         net.borrow_mut().revive(self.host);
         self.restart_at = None;
         self.wake_at = Some(now);
+        self.counted = Counted::default();
         let network = |address, names| VirtualNetwork {
             net: net.clone(),
             host: self.host,
@@ -166,8 +170,8 @@ impl Process {
         let arrived = std::mem::take(&mut net.borrow_mut().kernels[self.host.index()].arrived);
         let result = match &mut self.program {
             None => return !self.retires,
-            Some(Program::Server(reactor)) => turn(reactor, &mut self.facts),
-            Some(Program::Client(reactor)) => turn(reactor, &mut Vec::new()),
+            Some(Program::Server(reactor)) => turn(reactor, &mut self.facts, &mut self.counted),
+            Some(Program::Client(reactor)) => turn(reactor, &mut Vec::new(), &mut self.counted),
         };
         let goes_on = result.expect("the virtual poll never fails");
         if !goes_on {
@@ -223,6 +227,15 @@ impl Process {
         }
     }
 
+    /// All users are gone, and it is not turned any more: what it counts is what it has told.
+    pub fn check_counts(&mut self) {
+        match &mut self.program {
+            Some(Program::Server(reactor)) => self.counted.check(&snapshot(reactor), true),
+            Some(Program::Client(reactor)) => self.counted.check(&snapshot(reactor), false),
+            None => {}
+        }
+    }
+
     /// The client gets another configuration.
     pub fn reload(&mut self, net: &Rc<RefCell<Net>>, difference: ClientDifference) {
         if let Some(Program::Client(reactor)) = &mut self.program {
@@ -273,9 +286,25 @@ impl Process {
     }
 }
 
-fn turn<M: Machine>(reactor: &mut Reactor<M, VirtualNetwork>, facts: &mut Vec<Fact>) -> io::Result<bool> {
+fn snapshot<M: Machine>(reactor: &mut Reactor<M, VirtualNetwork>) -> Snapshot {
+    reactor.begin_survey();
+    loop {
+        reactor.turn().expect("the virtual poll never fails");
+        if let Some(snapshot) = reactor.take_snapshot() {
+            return snapshot;
+        }
+    }
+}
+
+fn turn<M: Machine>(
+    reactor: &mut Reactor<M, VirtualNetwork>,
+    facts: &mut Vec<Fact>,
+    counted: &mut Counted,
+) -> io::Result<bool> {
     let goes_on = reactor.turn();
+    let told = facts.len();
     facts.extend(reactor.facts());
+    facts[told..].iter().for_each(|fact| counted.note(fact));
     facts.iter().for_each(|fact| trace!(super::trace::now(), "{fact}"));
     goes_on
 }

@@ -244,6 +244,10 @@ impl World {
         }
         self.serve_fresh_users();
         self.shadow.check_empty_ends();
+        // What was left of the fresh users is over.
+        let end = self.now() + Duration::from_secs(30);
+        self.advance(end, |_| false);
+        self.processes.iter_mut().for_each(Process::check_counts);
     }
 
     /// A user that comes after all faults is served like the first one.
@@ -363,7 +367,10 @@ impl World {
         let shown = self.processes[0].services(self.base + self.now());
         for text in SERVICES {
             let shown = shown.iter().find(|it| it.name.as_str() == text).expect("it is shown");
-            let own = shown.publications.iter().filter(|it| (0..self.clients()).any(|client| key(client).name == it.key));
+            let own = shown
+                .publications
+                .iter()
+                .filter(|it| (0..self.clients()).any(|client| key(client).name == it.key));
             let states: Vec<_> = own.map(|it| &it.state).collect();
             let is_proved = |state: &&PublicationState| **state == PublicationState::Proven;
             assert!(
