@@ -25,7 +25,7 @@ impl Surveyor<'_> {
     /// Adds so many publications, or the links, of which there are few.
     pub fn go_on(&self, survey: &mut Survey, rows: usize) {
         if survey.place == Place::Service(0) {
-            survey.expect(self.publications().count());
+            survey.reserve(self.publications().count());
         }
         match survey.place {
             Place::Service(number) => {

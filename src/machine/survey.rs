@@ -38,8 +38,8 @@ impl Survey {
         Survey { snapshot: Snapshot::default(), place: Place::Service(0), now, accounts: Vec::new() }
     }
 
-    /// So many services are to come. Growing step by step, they would be moved in one of the turns, and it would be long.
-    pub fn expect(&mut self, services: usize) {
+    /// So many services are to come. Without room for all they would be moved, and the turn that did it would be long.
+    pub fn reserve(&mut self, services: usize) {
         self.snapshot.services.reserve(services);
         self.accounts.reserve(services);
     }

@@ -48,6 +48,11 @@ impl Admission {
         self.0.get(&id).map(|entry| &entry.name)
     }
 
+    /// How many services there are, and those that are gone and have users.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Where the users of a service are counted.
     pub fn account(&self, id: ServiceId) -> Option<AccountId> {
         self.0.get(&id)?.account

@@ -123,10 +123,6 @@ impl Services {
         self.services.get(id).map(|service| &service.name)
     }
 
-    pub fn count(&self) -> usize {
-        self.services.len()
-    }
-
     /// The services of this slot and of those behind it: which, its name, and how many of its users wait for any link.
     pub fn iter_from(&self, slot: u32) -> impl Iterator<Item = (ServiceId, &Name, usize)> {
         self.services.iter_from(slot).map(|(id, service)| (id, &service.name, service.waiting.len()))

@@ -29,7 +29,7 @@ impl Surveyor<'_> {
     /// Adds rows until there are so many more, or all are there. A service, a publication and a link are one each.
     pub fn go_on(&self, survey: &mut Survey, rows: usize) {
         if survey.place == Place::Service(0) {
-            survey.expect(self.matching.services.count());
+            survey.reserve(self.matching.admission.count());
         }
         let mut left = rows;
         while left > 0 {
