@@ -6,8 +6,8 @@ use super::attempt::Attempt;
 use super::publications::Publications;
 use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId};
-use crate::machine::{Agenda, CloseReason};
-use crate::wire::frame::Sid;
+use crate::machine::{Agenda, CloseReason, Output, Traffic};
+use crate::wire::frame::{AbortReason, Sid};
 
 /// A message connection.
 pub(super) struct Message {
@@ -22,6 +22,20 @@ pub(super) enum State {
     Coming,
     Idle,
     Busy(Session),
+}
+
+impl State {
+    pub fn session_mut(&mut self) -> Option<&mut Session> {
+        match self {
+            State::Busy(session) => Some(session),
+            State::Coming | State::Idle => None,
+        }
+    }
+}
+
+/// Its user goes elsewhere: no local server can be had for the session on this message connection.
+pub(super) fn refuse(message: ConnId, agenda: &mut Agenda) {
+    agenda.push(Output::Abort { message, reason: AbortReason::Refused });
 }
 
 /// A session that runs on a message connection.
@@ -65,7 +79,28 @@ pub(super) struct Proxy {
     /// It serves its session, and its user is counted by it.
     pub is_served: bool,
     /// It was counted as one whose user sent bytes and got none.
-    pub is_unanswered: bool,
+    is_unanswered: bool,
+}
+
+impl Proxy {
+    /// A proxy connection that serves nobody yet.
+    pub fn new(message: ConnId, user: UserOf) -> Proxy {
+        Proxy { message, user, is_served: false, is_unanswered: false }
+    }
+
+    /// Its local server was told all that the user has to say, and has said nothing so far.
+    pub fn unanswered(&mut self, publications: &mut Publications) {
+        if !std::mem::replace(&mut self.is_unanswered, true) {
+            self.user.asked(true, false, publications);
+        }
+    }
+
+    /// It is gone, and has passed this.
+    pub fn asked(&self, traffic: Traffic, publications: &mut Publications) {
+        if traffic.received > 0 || !self.is_unanswered {
+            self.user.asked(traffic.sent > 0, traffic.received > 0, publications);
+        }
+    }
 }
 
 /// What is counted of message connections.

@@ -10,7 +10,7 @@ use super::attempt::Attempts;
 use super::names::{Consulted, Names};
 use super::publications::{Publications, at_offset};
 use super::seen::Seen;
-use super::session::{Counts, Message, Proxy, Session, Stage, State};
+use super::session::{Counts, Message, Proxy, Session, Stage, State, refuse};
 use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
@@ -123,10 +123,7 @@ impl Sessions {
     }
 
     fn session_mut(&mut self, id: ConnId) -> Option<&mut Session> {
-        match &mut self.messages.get_mut(id)?.state {
-            State::Busy(session) => Some(session),
-            State::Coming | State::Idle => None,
-        }
+        self.messages.get_mut(id)?.state.session_mut()
     }
 
     /// Whether the user of the session on a message connection is still to be counted. It is, from now on.
@@ -327,8 +324,7 @@ impl Sessions {
     pub fn dialling_proxy(&mut self, id: ConnId, message: ConnId, agenda: &mut Agenda) {
         match self.messages.get_mut(message).map(|message| &mut message.state) {
             Some(State::Busy(session)) => {
-                let (user, is_served, is_unanswered) = (session.user, false, false);
-                self.proxies.insert(id, Proxy { message, user, is_served, is_unanswered });
+                self.proxies.insert(id, Proxy::new(message, session.user));
                 match session.attempt.as_mut().is_some_and(|attempt| attempt.begun(id)) {
                     true => self.attempts.asked -= 1,
                     false => agenda.reset(id, CloseReason::Retired),
@@ -435,10 +431,8 @@ impl Sessions {
 
     /// A local server was told all that a user has to say, and has said nothing so far.
     pub fn unanswered(&mut self, id: ConnId) {
-        if let Some(proxy) = self.proxies.get_mut(id)
-            && !std::mem::replace(&mut proxy.is_unanswered, true)
-        {
-            proxy.user.asked(true, false, &mut self.publications);
+        if let Some(proxy) = self.proxies.get_mut(id) {
+            proxy.unanswered(&mut self.publications);
         }
     }
 
@@ -451,9 +445,8 @@ impl Sessions {
         names: &mut Names,
         agenda: &mut Agenda,
     ) -> bool {
-        let Some(Proxy { message, user, is_served, is_unanswered }) = self.proxies.remove(id) else {
-            return false;
-        };
+        let Some(proxy) = self.proxies.remove(id) else { return false };
+        let Proxy { message, user, is_served, .. } = proxy;
         if !is_served {
             user.passed(traffic, &self.publications, agenda);
         }
@@ -462,9 +455,7 @@ impl Sessions {
         } else if reason == CloseReason::Retired {
             // Another one has served its session, or nobody waits for it.
         } else {
-            if traffic.received > 0 || !is_unanswered {
-                user.asked(traffic.sent > 0, traffic.received > 0, &mut self.publications);
-            }
+            proxy.asked(traffic, &mut self.publications);
             user.ended(is_served, reason, (traffic, self.began), &self.publications, agenda);
         }
         true
@@ -506,8 +497,4 @@ impl Sessions {
         let reason = user.not_served(told, &mut self.publications, agenda);
         agenda.push(Output::Abort { message, reason });
     }
-}
-
-fn refuse(message: ConnId, agenda: &mut Agenda) {
-    agenda.push(Output::Abort { message, reason: AbortReason::Refused });
 }

@@ -154,8 +154,8 @@ impl Holders {
         if was_full && !holder.is_full() { holder.tell() } else { Vec::new() }
     }
 
-    /// The holder of a key may do this from now on; returns some of its links, if there is a place for users that was not
-    /// there before.
+    /// The holder of a key may do this from now on; returns some of its links, if it has a place for users that it had
+    /// not.
     pub fn set_policy(&mut self, id: HolderId, policy: Option<Policy>) -> Vec<LinkId> {
         let Some(holder) = self.get_mut(id) else { return Vec::new() };
         let was_full = holder.is_full();

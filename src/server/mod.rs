@@ -124,8 +124,7 @@ impl Server {
         let Server { matching, listeners, agenda, .. } = &mut server;
         matching.sending.limit_users(agenda);
         for key in &config.keys {
-            let policy = config.policies.of(&key.name);
-            matching.sending.add_key(key, policy, agenda);
+            matching.sending.add_key(key, config.policies.of(&key.name), agenda);
         }
         for service in &config.services {
             let Some(id) = matching.add_service(&service.name, service.rules.clone(), agenda) else {

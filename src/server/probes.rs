@@ -5,8 +5,8 @@
 //! proves it, too, and moves nothing: what stands too early is put where it belongs when its time has come. So a proof
 //! costs a session nothing but a note, and nobody walks over all of them.
 //!
-//! The others take every second turn at most, and links take turns among them: a client whose publications all fail does
-//! not keep the proofs of the rest from being renewed.
+//! The others take every second turn at most, and links take turns among them: a client whose publications all fail
+//! does not keep the proofs of the rest from being renewed.
 
 mod tries;
 

@@ -288,8 +288,7 @@ impl Services {
 
     // A user looks for a link.
 
-    /// A publication of a service whose link is ready, each in turn; one whose link is failing only if no other is
-    /// near.
+    /// A publication of a service whose link is ready, each in turn; a failing one only if no other is near.
     pub fn next_ready(
         &mut self,
         service: ServiceId,

@@ -1,8 +1,8 @@
 //! The thread that answers those who look.
 //!
-//! It has a poll of its own, so that a reader waits for no other reader, and the loop for none. A reader has ten seconds
-//! in all, whatever it does: a byte a minute, nothing, or half an answer. Readers at once are bounded for each way in;
-//! one more takes the place of the oldest. What waits to be read is bounded as well.
+//! It has a poll of its own, so that a reader waits for no other reader, and the loop for none. A reader has ten
+//! seconds in all, whatever it does: a byte a minute, nothing, or half an answer. Readers at once are bounded for each
+//! way in; one more takes the place of the oldest. What waits to be read is bounded as well.
 
 use std::io;
 use std::net::TcpListener;
