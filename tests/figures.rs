@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -178,26 +178,30 @@ fn live(kind: Kind, number: usize, users: &BTreeMap<&str, SocketAddr>) -> Told {
         Kind::IsOneTooMany => "full",
         Kind::IsFromElsewhere => "elsewhere",
     };
-    let mut user = connect(users[service]);
     let bytes = if number.is_multiple_of(BULK_OF) { BULK_BYTES } else { 1 + number % 3_000 };
     match kind {
         Kind::Finishes => {
-            let mut user = talk(user, bytes);
+            let mut user = talk(connect(users[service]), bytes);
             finish_writing(&user);
             assert_eq!(read_out(&mut user), (Vec::new(), Ending::Clean), "user {number}");
             Told { service, said: bytes as u64, heard: bytes as u64, outcome: "finished" }
         }
         Kind::Resets => {
-            reset(talk(user, bytes));
+            reset(talk(connect(users[service]), bytes));
             Told { service, said: bytes as u64, heard: bytes as u64, outcome: "user_reset" }
         }
         Kind::IsReset => {
+            let mut user = connect(users[service]);
             user.write_all(&[ABORT]).expect("taken");
             assert_eq!(read_out(&mut user), (Vec::new(), Ending::Reset), "user {number}");
             Told { service, said: 1, heard: 0, outcome: "local_reset" }
         }
         Kind::MeetsDeadServer | Kind::IsOneTooMany | Kind::IsFromElsewhere => {
-            assert_eq!(read_out(&mut user), (Vec::new(), Ending::Reset), "user {number}");
+            match TcpStream::connect(users[service]) {
+                Ok(mut user) => assert_eq!(read_out(&mut user), (Vec::new(), Ending::Reset), "user {number}"),
+                // It was reset before the system had told of its connection.
+                Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "user {number}"),
+            }
             let outcome = match kind {
                 Kind::MeetsDeadServer => "local_refused",
                 Kind::IsOneTooMany => "users_limit",

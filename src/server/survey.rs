@@ -50,7 +50,7 @@ impl Surveyor<'_> {
                 },
                 Place::Link(slot) => match self.matching.sending.links.iter_from(slot).next() {
                     Some((id, link)) => {
-                        survey.snapshot.links.push(self.link(id, link));
+                        survey.snapshot.links.push(self.link(id, link, survey.now));
                         Place::Link(id.slot() + 1)
                     }
                     None => {
@@ -119,9 +119,8 @@ impl Surveyor<'_> {
         self.matching.condition(now, &self.agenda.limits)
     }
 
-    fn link(&self, id: LinkId, link: &Link) -> LinkStatus {
+    fn link(&self, id: LinkId, link: &Link, now: Instant) -> LinkStatus {
         let pools = &self.matching.sending.pools;
-        let now = self.agenda.now;
         LinkStatus {
             key: link.key().clone(),
             address: Some(link.peer),

@@ -462,6 +462,8 @@ impl<S: Socket> Relay<'_, S> {
                     CloseReason::LinkLost | CloseReason::HeartbeatLost => {
                         self.all.reset(local, CloseReason::LinkLost);
                     }
+                    // It never reached a local server.
+                    CloseReason::NotStarted => self.abort_local(local, reason),
                     _ => self.abort_local(local, CloseReason::Truncated),
                 }
             }
