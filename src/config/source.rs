@@ -412,11 +412,7 @@ fn resolved(running: Running, folder: &Path) -> Running {
         ready_file: resolve(running.ready_file),
         metrics: running.metrics,
         // The word is no path.
-        status: if running.status.as_deref() == Some(Path::new("none")) {
-            running.status
-        } else {
-            resolve(running.status)
-        },
+        status: running.status.map(|path| if path == Path::new("none") { path } else { folder.join(path) }),
     }
 }
 
