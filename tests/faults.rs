@@ -308,8 +308,10 @@ fn message_connections_that_are_swallowed_while_control_lives_are_named() {
         return;
     }
     let it = Watched::start(&echo_server().to_string());
-    let port = it.tunnel.message.port();
-    block(&format!("tcp dport {port} drop; tcp sport {port} drop;"));
+    let (port, control) = (it.tunnel.message.port(), it.tunnel.control.port());
+    // Nor can others be made by the control port.
+    let no_more = format!("tcp dport {control} tcp flags & (syn|ack) == syn drop;");
+    block(&format!("tcp dport {port} drop; tcp sport {port} drop; {no_more}"));
     it.server.until_named("message connections silent");
     nft("delete table inet blocked");
     it.until_proven();
