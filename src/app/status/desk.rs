@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use slab::Slab;
 
-use super::exchange::{self, Exchange, Gathered};
+use super::exchange::{Door, Exchange, Gathered};
 use super::history::History;
 use super::http::{Answer, Request, Wanted};
 use super::judge::{self, Health};
@@ -137,18 +137,16 @@ impl Desk {
     /// Takes what the loop has left: other ways in, and what it knows.
     fn take_from_loop(&mut self, now: Instant) {
         let (gathered, doors) = self.exchange.take();
-        if let Some(doors) = doors {
-            match doors.socket {
-                exchange::Door::Same => {}
-                exchange::Door::New(listener) => self.socket = self.entrance_of_socket(listener),
-                exchange::Door::Closed => self.socket = None,
-            }
-            match doors.metrics {
-                exchange::Door::Same => {}
-                exchange::Door::New(listener) => self.metrics = self.entrance_of_metrics(listener),
-                exchange::Door::Closed => self.metrics = None,
-            }
-            if self.metrics.is_none() {
+        match doors.socket {
+            Door::Same => {}
+            Door::New(listener) => self.socket = self.entrance_of_socket(listener),
+            Door::Closed => self.socket = None,
+        }
+        match doors.metrics {
+            Door::Same => {}
+            Door::New(listener) => self.metrics = self.entrance_of_metrics(listener),
+            Door::Closed => {
+                self.metrics = None;
                 self.history = History::default();
             }
         }
