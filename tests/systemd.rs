@@ -263,6 +263,22 @@ fn a_unit_says_the_command_line_with_absolute_paths_and_hands_the_key_over() {
 }
 
 #[test]
+fn files_that_a_configuration_names_may_be_used_where_they_are() {
+    let folder = Folder::new();
+    folder.key();
+    let config = "keys = \"key\"\nstatus = \"/srv/own/server.sock\"\nlog-file = \"/home/own/log\"\n";
+    let text = String::from_utf8(unit(&["server", "--config", &folder.file("server.toml", config)]).stdout);
+    let text = text.expect("text");
+    for line in ["ReadWritePaths=/srv/own", "ReadWritePaths=/home/own", "ProtectHome=read-only"] {
+        assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+    }
+    let config = "keys = \"key\"\nstatus = \"none\"\n";
+    let text = unit(&["server", "--config", &folder.file("server.toml", config)]).stdout;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(text.contains("\nProtectHome=yes\n") && !text.contains("ReadWritePaths="), "{text}");
+}
+
+#[test]
 fn a_command_line_that_would_be_refused_has_no_unit() {
     let folder = Folder::new();
     let (key, missing) = (folder.key(), folder.path("missing"));
