@@ -36,7 +36,7 @@ pub use fault::{Advised, Fault, Needed, OptionFailed};
 pub use fields::Fields;
 pub use input::{Configuration, Input, LINK_RANDOM_BYTES, Lookup, Proof, SessionEvent, Traffic};
 pub use name_fault::NameFault;
-pub use outcome::{Cause, End, Outcome};
+pub use outcome::{Cause, End, HelloCause, Outcome};
 pub use output::{Dial, Dialled, Door, Greeting, Output, Terms};
 pub use proving::Proving;
 pub use reason::Reason;
