@@ -310,7 +310,10 @@ impl Buffer {
         if waiting.dropped == 0 && waiting.make_room(line.len()) {
             waiting.lines.extend_from_slice(line);
         } else {
-            waiting.dropped += count_lines(line);
+            // It is counted now: the writing thread may hang for as long as lines are dropped.
+            let dropped = count_lines(line);
+            waiting.dropped += dropped;
+            DROPPED.fetch_add(dropped, Ordering::Relaxed);
         }
         self.wake(waiting);
     }
@@ -410,7 +413,7 @@ impl<W: Write> Scribe<W> {
         Scribe { output, lost: 0, torn: false }
     }
 
-    /// Writes these lines, after which others were dropped.
+    /// Writes these lines, after which others were dropped and counted.
     fn take_down(&mut self, lines: &[u8], dropped: u64) {
         let mut rest = lines;
         // If what was lost cannot be told, neither can these lines.
@@ -424,9 +427,9 @@ impl<W: Write> Scribe<W> {
                 }
             }
         }
-        let lost = count_lines(rest) + dropped;
-        DROPPED.fetch_add(lost, Ordering::Relaxed);
-        self.lost += lost;
+        let failed = count_lines(rest);
+        DROPPED.fetch_add(failed, Ordering::Relaxed);
+        self.lost += failed + dropped;
         if rest.is_empty() {
             self.tell_lost();
         }
@@ -561,6 +564,7 @@ mod tests {
             assert_eq!((waiting.lines.len(), waiting.dropped), (kept * 100, (count - kept) as u64));
             assert!(waiting.lines.capacity() <= WAITING_BYTES_MAX);
         }
+        assert!(dropped_lines() >= (count - kept) as u64, "they are counted while the thread is blocked");
         buffer.drain(Duration::from_millis(1));
         // The output takes bytes again: everything that was kept comes, and then the count.
         drop(open);

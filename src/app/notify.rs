@@ -27,6 +27,9 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// Most bytes of a status.
 const STATUS_BYTES_MAX: usize = 1024;
 
+/// What a status begins with.
+const STATUS: &str = "STATUS=";
+
 /// How far the process has come, as systemd knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
@@ -167,13 +170,17 @@ impl Notifier {
         let status = one_line(self.standing.in_words());
         let is_news = self.told.as_ref().is_none_or(|(told, _)| *told != status);
         if is_news || !first.is_empty() {
-            self.queue(format!("{first}STATUS={status}\n"));
+            self.queue(format!("{first}{STATUS}{status}\n"));
             self.told = Some((status, now));
         }
     }
 
-    /// Leaves a message for the end of the turn. The oldest gives way where there are too many.
+    /// Leaves a message for the end of the turn. A status that was not sent gives way to a later one.
     fn queue(&mut self, message: String) {
+        if message.contains(STATUS) {
+            self.unsent.retain(|unsent| !unsent.starts_with(STATUS));
+        }
+        // Only reloads by the dozen get here, and how the last of them ended says how the process stands.
         if self.unsent.len() == UNSENT_MAX {
             self.unsent.pop_front();
         }
@@ -224,10 +231,14 @@ mod tests {
         all
     }
 
-    fn lost() -> Fact {
+    fn lost(reason: CloseReason) -> Fact {
         let server = crate::base::address::HostPort { host: "gw".into(), port: 1 };
-        let link = crate::base::id::ConnId::new(1, 1).expect("it can be named");
-        Fact::LinkLost { link, server, reason: CloseReason::PeerClosed }
+        Fact::NotWelcomed { server, reason }
+    }
+
+    /// Fills a manager's queue (unix(7), `net.unix.max_dgram_qlen`), and says how many messages that took.
+    fn fill(notifier: &Notifier) -> usize {
+        (0..).take_while(|_| notifier.has_sent("X=1\n")).count()
     }
 
     #[test]
@@ -259,14 +270,14 @@ mod tests {
         notifier.settle(now);
         heard(&manager);
         assert_eq!(notifier.due(), None);
-        notifier.take(&lost());
+        notifier.take(&lost(CloseReason::PeerClosed));
         notifier.settle(now);
         assert_eq!((heard(&manager), notifier.due()), (vec![], Some(now + STATUS_PAUSE)));
         let later = now + STATUS_PAUSE;
         notifier.settle(later);
         let told = "STATUS=not connected to gw:1: closed by the peer\n";
         assert_eq!((heard(&manager), notifier.due()), (vec![told.to_owned()], None));
-        notifier.take(&lost());
+        notifier.take(&lost(CloseReason::PeerClosed));
         notifier.settle(later + STATUS_PAUSE);
         assert_eq!((heard(&manager), notifier.due()), (vec![], None), "it is no news");
     }
@@ -277,17 +288,29 @@ mod tests {
         let (manager, mut notifier, now) = manager("watchdog", Some(every));
         notifier.settle(now);
         assert_eq!((heard(&manager), notifier.due()), (vec!["WATCHDOG=1\n".to_owned()], Some(now + every)));
-        // Until the manager's queue is full (unix(7), `net.unix.max_dgram_qlen`).
-        let mut sent = 0;
-        while notifier.has_sent("X=1\n") {
-            sent += 1;
-        }
+        let sent = fill(&notifier);
         notifier.ready(None, now);
         notifier.settle(now + every);
         assert_eq!(notifier.due(), Some(now + every + NO_ROOM_PAUSE));
         assert_eq!(heard(&manager).len(), sent);
         notifier.settle(now + every + NO_ROOM_PAUSE);
         assert_eq!(heard(&manager), ["READY=1\nSTATUS=connecting to gw:1\n", "WATCHDOG=1\n"]);
+    }
+
+    #[test]
+    fn a_status_gives_way_to_a_later_one_and_nothing_else_does() {
+        let (manager, mut notifier, mut now) = manager("replaced", None);
+        let sent = fill(&notifier);
+        notifier.ready(None, now);
+        for number in 0..3 * UNSENT_MAX {
+            now += STATUS_PAUSE;
+            notifier.take(&lost([CloseReason::PeerClosed, CloseReason::HeartbeatLost][number % 2]));
+            notifier.settle(now);
+        }
+        assert_eq!(heard(&manager).len(), sent);
+        notifier.settle(now + NO_ROOM_PAUSE);
+        let status = "STATUS=not connected to gw:1: heartbeat lost\n";
+        assert_eq!(heard(&manager), ["READY=1\nSTATUS=connecting to gw:1\n", status]);
     }
 
     #[test]

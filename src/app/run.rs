@@ -27,7 +27,6 @@ use crate::base::clocks::Clocks;
 use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
 use crate::config::limits::Limits;
-use crate::config::options::Side;
 use crate::config::{ClientConfig, ServerConfig};
 use crate::machine::{Advised, Fault, Input, Machine};
 use crate::reactor::Reactor;
@@ -143,7 +142,6 @@ pub struct Server {
     shortage: Option<Shortage>,
     reactor: Reactor<ServerMachine, MioNetwork>,
     config: ServerConfig,
-    wake: Wake,
     companions: Companions<ServerConfig>,
 }
 
@@ -165,9 +163,8 @@ impl Server {
         let clocks = Clocks { now: Instant::now(), wall: SystemTime::now() };
         let jitter = fastrand::Rng::new();
         let machine = ServerMachine::new(config.clone(), limits.clone(), instance, jitter, clocks);
-        let wake: Wake = Arc::new(network.waker());
+        let mut companions = Companions::new(Arc::new(network.waker()), limits.readers_max);
         let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
-        let mut companions = Companions::default();
         reactor.begin();
         while !reactor.machine().listeners().are_settled() {
             match turn(&mut reactor, &mut companions) {
@@ -177,7 +174,7 @@ impl Server {
             }
         }
         let bound = Bound::of(reactor.machine())?;
-        Ok(Server { bound, shortage, reactor, config, wake, companions })
+        Ok(Server { bound, shortage, reactor, config, companions })
     }
 
     /// What an operator is to be warned of: fewer users fit than may come.
@@ -197,14 +194,12 @@ impl Server {
         metrics: Option<TcpListener>,
         file: Option<Arc<str>>,
     ) -> Result<(), StartError> {
-        let (wake, readers_max) = (self.wake.clone(), self.config.limits.readers_max);
-        self.companions.show(ways, metrics, head(Side::Server, file, self.reactor.wall()), readers_max, wake)
+        self.companions.show(ways, metrics, file, self.reactor.wall())
     }
 
     /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader.
     pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ServerConfig>) -> io::Result<()> {
-        let (config, wake, ways) = (self.config.clone(), self.wake.clone(), self.companions.ways.take());
-        self.companions.reload = Some(Reload::new(source, config, ways, reader, move || wake()));
+        self.companions.reload(source, self.config.clone(), reader);
         self.companions.notifier = Notifier::of_environment(Standing::of_server(), self.reactor.now());
         self.run()
     }
@@ -234,7 +229,6 @@ impl Server {
 pub struct Client {
     reactor: Reactor<ClientMachine, MioNetwork>,
     config: ClientConfig,
-    wake: Wake,
     companions: Companions<ClientConfig>,
 }
 
@@ -246,9 +240,9 @@ impl Client {
         let limits = Arc::new(config.limits.clone());
         let (jitter, now) = (fastrand::Rng::new(), Instant::now());
         let machine = ClientMachine::new(config.clone(), limits.clone(), instance, jitter, now);
-        let wake: Wake = Arc::new(network.waker());
+        let companions = Companions::new(Arc::new(network.waker()), limits.readers_max);
         let reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
-        Ok(Client { reactor, config, wake, companions: Companions::default() })
+        Ok(Client { reactor, config, companions })
     }
 
     /// Shows itself to those who look, by these ways; `metrics` was handed over, and `file` says all else.
@@ -258,8 +252,7 @@ impl Client {
         metrics: Option<TcpListener>,
         file: Option<Arc<str>>,
     ) -> Result<(), StartError> {
-        let (wake, readers_max) = (self.wake.clone(), self.config.limits.readers_max);
-        self.companions.show(ways, metrics, head(Side::Client, file, self.reactor.wall()), readers_max, wake)
+        self.companions.show(ways, metrics, file, self.reactor.wall())
     }
 
     /// Has it tell on standard output, and in the ready file if there is one, where users connect.
@@ -272,8 +265,7 @@ impl Client {
     pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ClientConfig>) -> io::Result<()> {
         let standing = Standing::of_client(self.config.server.to_string(), self.config.publications.len());
         self.companions.notifier = Notifier::of_environment(standing, self.reactor.now());
-        let (wake, ways) = (self.wake, self.companions.ways.take());
-        self.companions.reload = Some(Reload::new(source, self.config, ways, reader, move || wake()));
+        self.companions.reload(source, self.config, reader);
         run(self.reactor, self.companions)
     }
 
@@ -292,41 +284,57 @@ struct Companions<C> {
     showing: Option<Showing>,
     /// How those who look come in at the start.
     ways: Option<Ways>,
+    /// Most of them at once, of each way in.
+    readers_max: usize,
+    wake: Wake,
 }
 
 /// What wakes the loop from other threads.
 type Wake = Arc<dyn Fn() + Send + Sync>;
 
-impl<C> Default for Companions<C> {
-    fn default() -> Companions<C> {
-        let (announcer, reload, notifier, showing, ways) = (None, None, None, None, None);
-        Companions { report: Report::default(), announcer, reload, notifier, showing, ways }
-    }
-}
-
 impl<C> Companions<C> {
+    fn new(wake: Wake, readers_max: usize) -> Companions<C> {
+        let (announcer, reload, notifier, showing, ways) = (None, None, None, None, None);
+        Companions {
+            report: Report::default(),
+            announcer,
+            reload,
+            notifier,
+            showing,
+            ways,
+            readers_max,
+            wake,
+        }
+    }
+
     /// Has those who look be answered.
     #[cold]
     fn show(
         &mut self,
         ways: Ways,
         metrics: Option<TcpListener>,
-        head: Head,
-        readers_max: usize,
-        wake: Wake,
+        file: Option<Arc<str>>,
+        now: SystemTime,
     ) -> Result<(), StartError> {
-        let (doors, file) = ways.open(None, metrics).map_err(StartError::Way)?;
-        let exchange = desk::start(readers_max, move || wake());
+        let (doors, made) = ways.open(None, metrics).map_err(StartError::Way)?;
+        let wake = self.wake.clone();
+        let exchange = desk::start(self.readers_max, move || wake());
         let exchange = exchange.map_err(|error| StartError::System("thread for the status", error.into()))?;
+        let role = ways.role();
+        let head = Head { role, since: now, file, configured: now, refused: None, is_draining: false };
         let mut showing = Showing::new(exchange, head);
-        showing.open(doors, file);
+        showing.open(doors, made);
         (self.showing, self.ways) = (Some(showing), Some(ways));
         Ok(())
     }
 }
 
-fn head(role: Side, file: Option<Arc<str>>, now: SystemTime) -> Head {
-    Head { role, since: now, file, configured: now, refused: None, is_draining: false }
+impl<C: Reloadable> Companions<C> {
+    /// Has `source` be read again at SIGHUP.
+    fn reload(&mut self, source: Arc<str>, config: C, reader: Reader<C>) {
+        let (wake, ways) = (self.wake.clone(), self.ways.take());
+        self.reload = Some(Reload::new(source, config, ways, reader, move || wake()));
+    }
 }
 
 /// One turn of the loop, and what it has to tell; false once the machine is done.

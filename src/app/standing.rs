@@ -1,38 +1,41 @@
 //! How the process stands, in one line for those who look from outside. It follows from facts alone.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
+use crate::base::id::ConnId;
 use crate::base::name::Name;
 use crate::machine::Fact;
 
 /// What is known of either side.
 enum Role {
-    Server {
-        clients: usize,
-    },
-    Client {
-        server: String,
-        link: Link,
-        /// Publications of the configuration.
-        asked: usize,
-        /// Those that were answered; the reason where one was denied.
-        answers: BTreeMap<Name, Option<String>>,
-    },
+    Server { clients: usize },
+    Client(Client),
+}
+
+/// What is known of a client.
+struct Client {
+    server: String,
+    link: Link,
+    /// Publications of the configuration.
+    asked: usize,
+    /// Those that were answered; the reason where one was denied.
+    answers: BTreeMap<Name, Option<String>>,
+    /// Those that fail, and why. A server names no failing service here: its facts do not tell when a publication that
+    /// fails is no more.
+    failing: BTreeMap<Name, String>,
 }
 
 /// A client's connection to its server.
 enum Link {
     Connecting,
-    Stands,
+    Stands(ConnId),
     Lost(String),
 }
 
 /// How the process stands.
 pub struct Standing {
     role: Role,
-    /// Services that fail, whose client offers them at a server, and why.
-    failing: BTreeMap<(Name, Option<Name>), String>,
     /// The place and the cause of the last reload that was refused, unless one has held since.
     refused: Option<String>,
     is_stopping: bool,
@@ -41,8 +44,7 @@ pub struct Standing {
 
 impl Standing {
     fn of(role: Role) -> Standing {
-        let failing = BTreeMap::new();
-        Standing { role, failing, refused: None, is_stopping: false, is_changed: false }
+        Standing { role, refused: None, is_stopping: false, is_changed: false }
     }
 
     /// A server that no client has come to.
@@ -52,13 +54,13 @@ impl Standing {
 
     /// A client that was not connected yet, with so many publications.
     pub fn of_client(server: String, asked: usize) -> Standing {
-        let (link, answers) = (Link::Connecting, BTreeMap::new());
-        Standing::of(Role::Client { server, link, asked, answers })
+        let (answers, failing) = (BTreeMap::new(), BTreeMap::new());
+        Standing::of(Role::Client(Client { server, link: Link::Connecting, asked, answers, failing }))
     }
 
     /// Takes a fact into account.
     pub fn take(&mut self, fact: &Fact) {
-        let has_changed = match &mut self.role {
+        self.is_changed |= match &mut self.role {
             Role::Server { clients } => match fact {
                 Fact::ClientCame { .. } => {
                     *clients += 1;
@@ -70,32 +72,8 @@ impl Standing {
                 }
                 _ => false,
             },
-            Role::Client { link, asked, answers, .. } => {
-                take_link(link, fact) || take_answer(asked, answers, fact)
-            }
+            Role::Client(client) => client.link.take(fact) || client.take(fact),
         };
-        self.is_changed |= has_changed;
-        self.take_failure(fact);
-    }
-
-    fn take_failure(&mut self, fact: &Fact) {
-        match fact {
-            Fact::ServiceFails { service, key, reason } => {
-                self.failing.insert((service.clone(), key.clone()), reason.to_string());
-            }
-            Fact::ServiceProved { service, key } => {
-                drop(self.failing.remove(&(service.clone(), key.clone())))
-            }
-            // What is not offered any more does not fail.
-            Fact::ClientGone { key, .. } => self.failing.retain(|(_, of), _| of.as_ref() != Some(key)),
-            Fact::Reloaded { difference, .. } => {
-                self.failing.retain(|(service, _), _| !difference.services.removed.contains(service));
-            }
-            Fact::Unpublished { service } => self.failing.retain(|(name, _), _| name != service),
-            Fact::LinkLost { .. } => self.failing.clear(),
-            _ => return,
-        }
-        self.is_changed = true;
     }
 
     /// A configuration holds; with this fault another one does not.
@@ -121,65 +99,85 @@ impl Standing {
         if let Some(refused) = &self.refused {
             text += &format!("configuration refused: {refused}; ");
         }
-        if let Some(((service, key), reason)) = self.failing.first_key_value() {
-            let of = key.as_ref().map_or(String::new(), |key| format!(" of client {key}"));
-            text += &format!("{service}{of}: failing: {reason}");
-            match self.failing.len() - 1 {
-                0 => text += "; ",
-                more => text += &format!(", and {more} more; "),
-            }
-        }
         // Writing into a text never fails.
         let _ = match &self.role {
             Role::Server { clients: 0 } => write!(text, "no client is connected"),
             Role::Server { clients: 1 } => write!(text, "1 client is connected"),
             Role::Server { clients } => write!(text, "{clients} clients are connected"),
-            Role::Client { server, link: Link::Connecting, .. } => write!(text, "connecting to {server}"),
-            Role::Client { server, link: Link::Lost(reason), .. } => {
-                write!(text, "not connected to {server}: {reason}")
-            }
-            Role::Client { server, link: Link::Stands, asked, answers } => {
-                let denied = answers.iter().find_map(|(name, reason)| Some((name, reason.as_ref()?)));
-                if let Some((name, reason)) = denied {
-                    text += &format!("{name}: denied: {reason}; ");
-                }
-                let granted = answers.values().filter(|reason| reason.is_none()).count();
-                write!(text, "connected to {server}, {granted} of {asked} publications granted")
-            }
+            Role::Client(client) => client.write(&mut text),
         };
         text
     }
 }
 
-fn take_link(link: &mut Link, fact: &Fact) -> bool {
-    *link = match fact {
-        Fact::Connected { .. } => Link::Stands,
-        Fact::LinkLost { reason, .. } | Fact::NotWelcomed { reason, .. } => Link::Lost(reason.to_string()),
-        // The link may stand beside an attempt to make a second one.
-        Fact::ServerUnreachable { reason, .. } if !matches!(link, Link::Stands) => {
-            Link::Lost(reason.to_string())
-        }
-        Fact::ServerUnproved { .. } => Link::Lost("it did not answer the handshake".to_owned()),
-        Fact::Refused { refusal } => Link::Lost(refusal.to_string()),
-        _ => return false,
-    };
-    true
+impl Link {
+    fn take(&mut self, fact: &Fact) -> bool {
+        // Beside a link that stands another one may end, and attempts to make one may fail.
+        let stands = if let Link::Stands(link) = self { Some(*link) } else { None };
+        *self = match fact {
+            Fact::Connected { link, .. } => Link::Stands(*link),
+            Fact::LinkLost { link, reason, .. } if stands == Some(*link) => Link::Lost(reason.to_string()),
+            _ if stands.is_some() => return false,
+            Fact::ServerUnreachable { reason, .. } | Fact::NotWelcomed { reason, .. } => {
+                Link::Lost(reason.to_string())
+            }
+            Fact::ServerUnproved { .. } => Link::Lost("it did not answer the handshake".to_owned()),
+            Fact::Refused { refusal } => Link::Lost(refusal.to_string()),
+            _ => return false,
+        };
+        true
+    }
 }
 
-fn take_answer(asked: &mut usize, answers: &mut BTreeMap<Name, Option<String>>, fact: &Fact) -> bool {
-    match fact {
-        Fact::Granted { service, .. } => answers.insert(service.clone(), None) != Some(None),
-        Fact::Denied { service, reason, .. } => {
-            let reason = Some(reason.to_string());
-            answers.insert(service.clone(), reason.clone()) != Some(reason)
+impl Client {
+    fn take(&mut self, fact: &Fact) -> bool {
+        match fact {
+            Fact::Granted { service, .. } => self.answers.insert(service.clone(), None) != Some(None),
+            Fact::Denied { service, reason, .. } => {
+                let reason = Some(reason.to_string());
+                self.answers.insert(service.clone(), reason.clone()) != Some(reason)
+            }
+            Fact::ServiceFails { service, reason, .. } => {
+                let reason = reason.to_string();
+                self.failing.insert(service.clone(), reason.clone()) != Some(reason)
+            }
+            Fact::ServiceProved { service, .. } => self.failing.remove(service).is_some(),
+            Fact::ClientReloaded { difference, .. } => {
+                let anew = difference.asked_anew.iter().map(|it| &it.name);
+                for name in difference.removed.iter().chain(anew) {
+                    self.answers.remove(name);
+                    self.failing.remove(name);
+                }
+                // Nothing is known of where their users go now.
+                difference.changed.iter().for_each(|it| drop(self.failing.remove(&it.name)));
+                self.asked = (self.asked + difference.added.len()).saturating_sub(difference.removed.len());
+                true
+            }
+            _ => false,
         }
-        Fact::ClientReloaded { difference, .. } => {
-            let gone = difference.removed.iter().chain(difference.asked_anew.iter().map(|it| &it.name));
-            gone.for_each(|name| drop(answers.remove(name)));
-            *asked = (*asked + difference.added.len()).saturating_sub(difference.removed.len());
-            true
+    }
+
+    fn write(&self, text: &mut String) -> fmt::Result {
+        let server = &self.server;
+        match &self.link {
+            Link::Connecting => write!(text, "connecting to {server}"),
+            Link::Lost(reason) => write!(text, "not connected to {server}: {reason}"),
+            Link::Stands(_) => {
+                if let Some((service, reason)) = self.failing.first_key_value() {
+                    write!(text, "{service}: failing: {reason}")?;
+                    match self.failing.len() - 1 {
+                        0 => text.push_str("; "),
+                        more => write!(text, ", and {more} more; ")?,
+                    }
+                }
+                let denied = self.answers.iter().find_map(|(name, reason)| Some((name, reason.as_ref()?)));
+                if let Some((name, reason)) = denied {
+                    write!(text, "{name}: denied: {reason}; ")?;
+                }
+                let granted = self.answers.values().filter(|reason| reason.is_none()).count();
+                write!(text, "connected to {server}, {granted} of {} publications granted", self.asked)
+            }
         }
-        _ => false,
     }
 }
 
@@ -187,7 +185,6 @@ fn take_answer(asked: &mut usize, answers: &mut BTreeMap<Name, Option<String>>, 
 mod tests {
     use super::*;
     use crate::base::address::HostPort;
-    use crate::base::id::ConnId;
     use crate::machine::{CloseReason, Reason};
     use crate::wire::control::Denial;
 
@@ -228,11 +225,36 @@ mod tests {
         assert!(words.starts_with(failing), "{words}");
         standing.take(&Fact::ServiceProved { service: service("a"), key: None });
         assert!(standing.in_words().starts_with("c: failing: local server refuses connections; b: "));
-        standing.take(&Fact::LinkLost { link, server, reason: CloseReason::HeartbeatLost });
+        standing.take(&Fact::LinkLost { link, server: server.clone(), reason: CloseReason::HeartbeatLost });
         standing.configuration(Some("file:1:1: nothing"));
         assert_eq!(
             standing.in_words(),
             "configuration refused: file:1:1: nothing; not connected to gw:1: heartbeat lost"
         );
+    }
+
+    #[test]
+    fn what_ends_beside_the_link_that_stands_does_not_disconnect() {
+        let mut standing = Standing::of_client("gw:1".into(), 0);
+        let server = HostPort { host: "gw".into(), port: 1 };
+        let [old, new] = [1, 2].map(|number| ConnId::new(number, 1).expect("it can be named"));
+        let lost =
+            |link| Fact::LinkLost { link, server: server.clone(), reason: CloseReason::HeartbeatLost };
+        for link in [old, new] {
+            let (address, key) = (([192, 0, 2, 1], 1).into(), "office".parse().expect("a name"));
+            standing.take(&Fact::Connected { link, server: server.clone(), address, key });
+        }
+        let reason = CloseReason::HandshakeTimedOut;
+        for fact in [
+            lost(old),
+            Fact::ServerUnproved { server: server.clone(), key: "office".parse().expect("a name"), reason },
+            Fact::NotWelcomed { server: server.clone(), reason },
+            Fact::ServerUnreachable { server: server.clone(), reason },
+        ] {
+            standing.take(&fact);
+            assert_eq!(standing.in_words(), "connected to gw:1, 0 of 0 publications granted", "{fact:?}");
+        }
+        standing.take(&lost(new));
+        assert_eq!(standing.in_words(), "not connected to gw:1: heartbeat lost");
     }
 }

@@ -449,7 +449,7 @@ impl Fact {
         let some = |cause, key, at_once| Some(Throttle { cause, key: Some(key), at_once });
         match self {
             Fact::NotAdmitted { reason, .. } => once(reason.cause(), None),
-            Fact::UserShed { .. } => once("user shed", None),
+            Fact::UserShed { service, .. } => once("user shed", service.as_ref()),
             Fact::UserLeft { service, reason, .. } if reason.is_refusal() => {
                 once(reason.cause(), Some(service))
             }

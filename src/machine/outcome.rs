@@ -3,7 +3,7 @@
 
 use super::close::CloseReason;
 use super::ending::Ending;
-use super::status::{CAUSES, ENDS};
+use super::status::{CAUSES, ENDS, HELLO_CAUSES};
 use crate::wire::frame::AbortReason;
 
 /// How a session ended: the places of [`ENDS`].
@@ -44,7 +44,7 @@ pub enum Cause {
     Full,
     /// The service takes no users from there.
     From,
-    /// Too many came at once.
+    /// Too many came at once. No rule does this yet; scripts know the word.
     Rate,
     /// The system has no more file descriptors.
     Descriptors,
@@ -59,7 +59,40 @@ pub enum Cause {
 }
 
 // A place without a word would be a panic.
-const _: () = assert!(End::Idle as usize + 1 == ENDS.len() && Cause::Other as usize + 1 == CAUSES.len());
+/// Why a hello was refused: the places of [`HELLO_CAUSES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HelloCause {
+    /// Its key is unknown, or was not proved.
+    UnknownKey,
+    /// It belongs to a link that there is not.
+    UnknownLink,
+    /// It was said before.
+    Replayed,
+    /// It did not come in time.
+    NoHandshake,
+    /// Others needed its place.
+    Evicted,
+    /// The versions of both sides, or their options, do not fit.
+    Version,
+    /// It is no hello of ours.
+    NotSkyorg,
+    /// Its key may do nothing.
+    Policy,
+    /// Its key may not come from there.
+    From,
+    /// Its key has expired.
+    Expired,
+    /// Its key has as many links as it may have.
+    Links,
+    /// Anything else.
+    Other,
+}
+
+const _: () = assert!(
+    End::Idle as usize + 1 == ENDS.len()
+        && Cause::Other as usize + 1 == CAUSES.len()
+        && HelloCause::Other as usize + 1 == HELLO_CAUSES.len()
+);
 
 /// What became of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,11 @@ use super::status::PublicationState;
 /// A proof is good for this time.
 const GOOD_FOR: Duration = Duration::from_secs(60);
 
+/// When a proof is good no longer.
+pub fn end_of_proof(proof: Instant) -> Instant {
+    proof + GOOD_FOR
+}
+
 /// See the module. A failure lasts until the next proof.
 #[derive(Debug)]
 pub struct Proving {
@@ -60,8 +65,7 @@ impl Proving {
 
     /// Whether it is proved, and does not fail.
     pub fn is_proved(&self, now: Instant) -> bool {
-        let is_fresh = |proof| now.saturating_duration_since(proof) < GOOD_FOR;
-        self.failure.is_none() && self.proof.is_some_and(is_fresh)
+        self.failure.is_none() && self.proof.is_some_and(|proof| now < end_of_proof(proof))
     }
 
     /// What is known, while `other` would make it fail, too.
@@ -69,7 +73,7 @@ impl Proving {
         match other.as_ref().or(self.failure.as_ref()) {
             Some(reason) => PublicationState::Failing(reason.words()),
             None if self.is_proved(now) => PublicationState::Proven,
-            None => PublicationState::Unproven(self.proof.map_or(self.since, |proof| proof + GOOD_FOR)),
+            None => PublicationState::Unproven(self.proof.map_or(self.since, end_of_proof)),
         }
     }
 }

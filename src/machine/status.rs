@@ -126,7 +126,7 @@ pub const CAUSES: [&str; 14] = [
     "other",
 ];
 
-/// Why hellos are refused.
+/// Why hellos are refused, in the order of [`HelloCause`](super::HelloCause).
 pub const HELLO_CAUSES: [&str; 12] = [
     "unknown_key",
     "unknown_link",

@@ -15,7 +15,7 @@ use super::close::CloseReason;
 use super::ending::Ending;
 use super::fact::Fact;
 use super::input::Traffic;
-use super::outcome::{Cause, Outcome};
+use super::outcome::{Cause, HelloCause, Outcome};
 use super::status::{Figures, HELLO_CAUSES, Totals, Waits};
 use crate::base::id::AccountId;
 use crate::base::name::Name;
@@ -204,33 +204,33 @@ impl Tally {
 
     /// Any other fact.
     pub fn take(&mut self, fact: &Fact, now: Instant) {
-        let place = match fact {
+        let cause = match fact {
             Fact::NotAdmitted { reason, peer } => match reason {
                 CloseReason::UnknownKey | CloseReason::Stranger(HandshakeError::Unproved) => {
                     self.unknown.note(*peer, now);
-                    0
+                    HelloCause::UnknownKey
                 }
-                CloseReason::UnknownLink => 1,
-                CloseReason::Replayed => 2,
-                CloseReason::HandshakeTimedOut => 3,
-                CloseReason::Evicted => 4,
-                CloseReason::Stranger(HandshakeError::Version(_)) => 5,
-                CloseReason::Stranger(_) => 6,
+                CloseReason::UnknownLink => HelloCause::UnknownLink,
+                CloseReason::Replayed => HelloCause::Replayed,
+                CloseReason::HandshakeTimedOut => HelloCause::NoHandshake,
+                CloseReason::Evicted => HelloCause::Evicted,
+                CloseReason::Stranger(HandshakeError::Version(_)) => HelloCause::Version,
+                CloseReason::Stranger(_) => HelloCause::NotSkyorg,
                 // It said nothing.
                 CloseReason::PeerClosed => return,
-                _ => 11,
+                _ => HelloCause::Other,
             },
             Fact::ClientRefused { refusal, .. } => match refusal {
-                Refusal::Versions(_) | Refusal::Plain(_) => 5,
-                Refusal::Policy => 7,
-                Refusal::From => 8,
-                Refusal::Expired => 9,
-                Refusal::Links { .. } => 10,
-                Refusal::Other(_) => 11,
+                Refusal::Versions(_) | Refusal::Plain(_) => HelloCause::Version,
+                Refusal::Policy => HelloCause::Policy,
+                Refusal::From => HelloCause::From,
+                Refusal::Expired => HelloCause::Expired,
+                Refusal::Links { .. } => HelloCause::Links,
+                Refusal::Other(_) => HelloCause::Other,
             },
             _ => return,
         };
-        self.hellos_refused[place] += 1;
+        self.hellos_refused[cause as usize] += 1;
     }
 
     // Looking.

@@ -7,7 +7,7 @@ mod asking;
 mod live;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -102,11 +102,10 @@ impl Told {
                     status = NOTHING;
                     complaints.push(format!("{process} does not answer"));
                 }
-                // What an ended process has left says nothing, unless it was named.
-                Answer::Gone(error) if is_left(&error) && arguments.status.is_none() => {}
                 Answer::Gone(error) => {
-                    status = NOTHING;
-                    complaints.push(format!("no process answers at {}: {error}", path.display()));
+                    let (verdict, complaint) = gone(path, &error, arguments.status.is_some());
+                    status = status.max(verdict);
+                    complaints.extend(complaint);
                 }
             }
         }
@@ -127,9 +126,16 @@ impl Told {
     }
 }
 
-/// Whether a socket's process has ended.
-fn is_left(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+/// The exit status and the complaint about a socket that cannot be asked. One that was named has to answer.
+fn gone(path: &Path, error: &io::Error, is_named: bool) -> (u8, Option<String>) {
+    let path = path.display();
+    match error.kind() {
+        // An ended process has left it.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound if !is_named => (0, None),
+        // Its process may well serve, and is another user's.
+        io::ErrorKind::PermissionDenied if !is_named => (0, Some(format!("{path} was not asked: {error}"))),
+        _ => (NOTHING, Some(format!("no process answers at {path}: {error}"))),
+    }
 }
 
 /// All at once: one that does not answer delays no other.
@@ -151,4 +157,25 @@ fn has_colours() -> bool {
     let is_said = |name| std::env::var_os(name).is_some_and(|value: std::ffi::OsString| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb");
     io::stdout().is_terminal() && !is_said("NO_COLOR") && !is_dumb
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_was_named_has_to_answer() {
+        use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+        for (kind, found, has_complaint) in [
+            (ConnectionRefused, 0, false),
+            (NotFound, 0, false),
+            (PermissionDenied, 0, true),
+            (io::ErrorKind::Other, NOTHING, true),
+        ] {
+            let (path, error) = (Path::new("/run/skyorg/server.sock"), io::Error::from(kind));
+            let (status, complaint) = gone(path, &error, false);
+            assert_eq!((status, complaint.is_some()), (found, has_complaint), "{kind:?}");
+            assert_eq!(gone(path, &error, true).0, NOTHING, "{kind:?}");
+        }
+    }
 }

@@ -41,6 +41,8 @@ struct Wanted {
     descriptors: usize,
     /// Files that it writes.
     written: Vec<PathBuf>,
+    /// A key file that it reads itself, as its configuration names it.
+    own_key: Option<PathBuf>,
 }
 
 /// Prints the unit of a command line that would be taken.
@@ -70,7 +72,7 @@ fn server(arguments: ServerArguments, given: &[Given]) -> Result<Wanted, Failure
         None => said::server(arguments)?,
     };
     let read = source.read(Occasion::Check)?;
-    warn_of_named_key(&source, read.key_file.as_deref(), "keys");
+    let own_key = own_key(&source, read.key_file.as_deref(), "keys");
     let limits = &read.config.limits;
     Ok(Wanted {
         needs_port: ports(&read.config)
@@ -78,6 +80,7 @@ fn server(arguments: ServerArguments, given: &[Given]) -> Result<Wanted, Failure
             .any(|port| (1..FIRST_FREE_PORT).contains(&port)),
         drain: limits.drain,
         descriptors: (2 * limits.users_max + DESCRIPTORS.0 / 4).clamp(DESCRIPTORS.0, DESCRIPTORS.1),
+        own_key,
         ..Wanted::new(Side::Server, given, read.key_file, &read.running)?
     })
 }
@@ -92,28 +95,29 @@ fn client(arguments: ClientArguments, given: &[Given]) -> Result<Wanted, Failure
         None => said::client(arguments)?,
     };
     let read = source.read(Occasion::Check)?;
-    warn_of_named_key(&source, read.key_file.as_deref(), "key");
+    let own_key = own_key(&source, read.key_file.as_deref(), "key");
     if read.key_file.is_none() && std::env::var_os(keys::VARIABLE).is_some_and(|line| !line.is_empty()) {
         warn(&format!("a unit can be read by all, so the key in {} does not stand in it", keys::VARIABLE));
     }
     Ok(Wanted {
         needs_port: read.running.metrics.is_some_and(|at| (1..FIRST_FREE_PORT).contains(&at.port())),
         drain: read.config.limits.drain,
+        own_key,
         ..Wanted::new(Side::Client, given, read.key_file, &read.running)?
     })
 }
 
-/// What systemd hands over is read only where nothing names another key file.
+/// The key file that a configuration names, with a warning: what systemd hands over is read only where none does.
 #[cold]
-fn warn_of_named_key<Said>(source: &Source<Said>, key_file: Option<&Path>, key: &str) {
-    if let (Source::File(file), Some(path)) = (source, key_file) {
-        warn(&format!(
-            "{} names the key file {}, which the unit's own user may not be able to read; without '{key}' there, \
+fn own_key<Said>(source: &Source<Said>, key_file: Option<&Path>, key: &str) -> Option<PathBuf> {
+    let (Source::File(file), Some(path)) = (source, key_file) else { return None };
+    warn(&format!(
+        "{} names the key file {}, which the unit's own user may not be able to read; without '{key}' there, \
              the process takes what LoadCredential= hands over",
-            file.display(),
-            path.display()
-        ));
-    }
+        file.display(),
+        path.display()
+    ));
+    Some(absolute(path))
 }
 
 fn warn(sentence: &str) {
@@ -147,7 +151,8 @@ impl Wanted {
         let program =
             std::env::current_exe().map_err(|error| Failure::Io("the program is nowhere", error))?;
         let mut command = vec![program.display().to_string(), side.name().to_owned()];
-        let mut written: Vec<PathBuf> = [&running.log_file, &running.ready_file]
+        let status = running.status.as_ref().filter(|path| path.as_os_str() != "none");
+        let mut written: Vec<PathBuf> = [running.log_file.as_ref(), running.ready_file.as_ref(), status]
             .into_iter()
             .flatten()
             .map(|path| absolute(path))
@@ -172,7 +177,8 @@ impl Wanted {
             None => key_place::own_place()?,
         };
         let (drain, descriptors) = (Duration::ZERO, DESCRIPTORS.0);
-        Ok(Wanted { side, command, key, needs_port: false, drain, descriptors, written })
+        let own_key = None;
+        Ok(Wanted { side, command, key, needs_port: false, drain, descriptors, written, own_key })
     }
 
     /// The unit (systemd.service(5), systemd.exec(5)).
@@ -227,9 +233,11 @@ impl Wanted {
         )
     }
 
-    /// Whether something that it reads is in a home.
+    /// Whether something that it reads or writes is in a home.
     fn is_at_home(&self) -> bool {
-        self.command.iter().any(|word| HOMES.iter().any(|home| Path::new(word).starts_with(home)))
+        let files = self.written.iter().chain(&self.own_key).map(PathBuf::as_path);
+        let mut paths = self.command.iter().map(Path::new).chain(files);
+        paths.any(|path| HOMES.iter().any(|home| path.starts_with(home)))
     }
 
     /// Where it may write beside its own folder.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use slab::Slab;
 
-use super::exchange::{self, Exchange, Gathered};
+use super::exchange::{Door, Exchange, Gathered};
 use super::history::History;
 use super::http::{Answer, Request, Wanted};
 use super::judge::{self, Health};
@@ -41,9 +41,11 @@ const WAKER: Token = Token(usize::MAX);
 const SOCKET: Token = Token(usize::MAX - 1);
 const METRICS: Token = Token(usize::MAX - 2);
 
-/// File descriptors that the thread takes: one for each reader of both ways in, and those of the ways and the poll.
+/// File descriptors that the thread takes: one for each reader of both ways in and for one more that takes the place of
+/// the oldest, the two ways in and those that take their place, the poll, its second handle and what wakes it, and a
+/// file of the system that is read.
 pub fn descriptors(readers_max: usize) -> usize {
-    2 * readers_max + 4
+    2 * readers_max + 1 + 4 + 3 + 1
 }
 
 /// Starts the thread, with no way in yet. `wake_loop` ends the loop's sleep.
@@ -137,18 +139,16 @@ impl Desk {
     /// Takes what the loop has left: other ways in, and what it knows.
     fn take_from_loop(&mut self, now: Instant) {
         let (gathered, doors) = self.exchange.take();
-        if let Some(doors) = doors {
-            match doors.socket {
-                exchange::Door::Same => {}
-                exchange::Door::New(listener) => self.socket = self.entrance_of_socket(listener),
-                exchange::Door::Closed => self.socket = None,
-            }
-            match doors.metrics {
-                exchange::Door::Same => {}
-                exchange::Door::New(listener) => self.metrics = self.entrance_of_metrics(listener),
-                exchange::Door::Closed => self.metrics = None,
-            }
-            if self.metrics.is_none() {
+        match doors.socket {
+            Door::Same => {}
+            Door::New(listener) => self.socket = self.entrance_of_socket(listener),
+            Door::Closed => self.socket = None,
+        }
+        match doors.metrics {
+            Door::Same => {}
+            Door::New(listener) => self.metrics = self.entrance_of_metrics(listener),
+            Door::Closed => {
+                self.metrics = None;
                 self.history = History::default();
             }
         }
@@ -243,12 +243,13 @@ impl Desk {
     fn reply(&mut self, place: usize, answer: Answer, is_head: bool) {
         let Some(reader) = self.readers.get_mut(place) else { return };
         reader.write(answer.encode(is_head));
-        let waiting: usize = self.readers.iter().map(|(_, reader)| reader.waiting_bytes()).sum();
-        if waiting > WAITING_BYTES_MAX {
+        let mut waiting: usize = self.readers.iter().map(|(_, reader)| reader.waiting_bytes()).sum();
+        while waiting > WAITING_BYTES_MAX {
             let readers =
                 self.readers.iter().filter(|(other, reader)| *other != place && reader.waiting_bytes() > 0);
             let oldest = readers.min_by_key(|(_, reader)| reader.number).map(|(place, _)| place);
-            oldest.map(|place| self.readers.remove(place));
+            let Some(oldest) = oldest else { return };
+            waiting -= self.readers.remove(oldest).waiting_bytes();
         }
     }
 

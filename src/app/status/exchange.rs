@@ -2,6 +2,7 @@
 //!
 //! Several readers who ask at once are answered by one look at the machine, which began after each of them had asked.
 
+use std::mem;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,8 @@ struct Inside {
     /// Somebody looks, and nothing only keeps a record.
     is_look: bool,
     gathered: Option<Gathered>,
-    doors: Option<Doors>,
+    /// Other ways in that the desk has not taken.
+    doors: Doors,
 }
 
 /// What the loop has gathered.
@@ -52,7 +54,7 @@ pub struct Gathered {
 }
 
 /// Where readers come from now on.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Doors {
     /// The unix socket.
     pub socket: Door<UnixListener>,
@@ -70,6 +72,15 @@ pub enum Door<T> {
     New(T),
     /// There is none.
     Closed,
+}
+
+impl<T> Door<T> {
+    /// What comes of it where this holds afterwards.
+    fn change(&mut self, later: Door<T>) {
+        if !matches!(later, Door::Same) {
+            *self = later;
+        }
+    }
 }
 
 impl Exchange {
@@ -95,9 +106,9 @@ impl Exchange {
     }
 
     /// What the loop has left.
-    pub fn take(&self) -> (Option<Gathered>, Option<Doors>) {
+    pub fn take(&self) -> (Option<Gathered>, Doors) {
         let mut inside = self.lock();
-        (inside.gathered.take(), inside.doors.take())
+        (inside.gathered.take(), mem::take(&mut inside.doors))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -137,7 +148,7 @@ impl Showing {
         let mut inside = self.exchange.lock();
         inside.is_begun = true;
         self.gathering = Some(inside.asked);
-        Some(Wish { is_look: std::mem::take(&mut inside.is_look) })
+        Some(Wish { is_look: mem::take(&mut inside.is_look) })
     }
 
     /// Hands over what was gathered.
@@ -186,7 +197,10 @@ impl Showing {
         if !matches!(doors.socket, Door::Same) {
             self.file = file;
         }
-        self.exchange.lock().doors = Some(doors);
+        let mut inside = self.exchange.lock();
+        inside.doors.socket.change(doors.socket);
+        inside.doors.metrics.change(doors.metrics);
+        drop(inside);
         self.wake_desk();
     }
 
@@ -237,6 +251,17 @@ mod tests {
         assert_eq!(showing.begin(), Some(Wish { is_look: false }));
         deliver(&mut showing);
         assert_eq!(exchange.take().0.map(|gathered| gathered.number), Some(2));
+    }
+
+    #[test]
+    fn a_way_in_that_the_desk_has_not_taken_outlives_a_reload_that_leaves_it() {
+        let (exchange, mut showing, _poll) = exchange();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("any port");
+        showing.open(Doors { metrics: Door::New(listener), ..Doors::default() }, None);
+        showing.open(Doors { socket: Door::Closed, ..Doors::default() }, None);
+        let (_, doors) = exchange.take();
+        assert!(matches!(doors, Doors { socket: Door::Closed, metrics: Door::New(_) }), "{doors:?}");
+        assert!(matches!(exchange.take().1, Doors { socket: Door::Same, metrics: Door::Same }));
     }
 
     #[test]

@@ -1,12 +1,10 @@
 //! What holds of a service and of a process, said once for all forms.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::view::View;
+use crate::machine::end_of_proof;
 use crate::machine::status::{PublicationState, PublicationStatus, ServiceStatus};
-
-/// A proof that is older proves nothing.
-const PROOF_HOLDS: Duration = Duration::from_secs(60);
 
 /// What is known of a publication or a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,11 +44,11 @@ pub struct Judgement<'v> {
 /// Judges a publication.
 pub fn of_publication(publication: &PublicationStatus, now: Instant) -> Judgement<'_> {
     let proof = publication.proof;
-    let holds = proof.is_some_and(|proof| now.saturating_duration_since(proof) <= PROOF_HOLDS);
+    let end = proof.map(end_of_proof);
     let (state, reason, since) = match &publication.state {
-        PublicationState::Proven if holds => (State::Proven, None, None),
-        // Nothing is green without a young proof, whoever says so.
-        PublicationState::Proven => (State::Unproven, None, proof),
+        PublicationState::Proven if end.is_some_and(|end| now < end) => (State::Proven, None, None),
+        // Nothing is green without a young proof: this one became too old since its row was gathered.
+        PublicationState::Proven => (State::Unproven, None, end),
         PublicationState::Unproven(since) => (State::Unproven, None, Some(*since)),
         PublicationState::Failing(reason) => (State::Failing, Some(&**reason), None),
     };
@@ -192,6 +190,10 @@ mod tests {
     fn an_old_proof_proves_nothing() {
         let old = |at| vec![service("web", vec![publication(PublicationState::Proven, Some(61), at)])];
         assert_eq!(status_of(old), 2);
+        let over = |at| vec![service("web", vec![publication(PublicationState::Proven, Some(60), at)])];
+        let over = view(over);
+        let judgement = of_service(&over.snapshot.services[0], over.at);
+        assert_eq!((judgement.state, judgement.since), (State::Unproven, Some(over.at)));
         let young = |at| vec![service("web", vec![publication(PublicationState::Proven, Some(59), at)])];
         assert_eq!(status_of(young), 0);
     }

@@ -182,7 +182,8 @@ impl Reader {
                 Parsed::Partial => {}
                 Parsed::Good(request) => return Ok(Step::Asks(request)),
                 Parsed::Refused(answer) => {
-                    self.write(answer.encode(false));
+                    let is_head = heard.starts_with(b"HEAD ");
+                    self.write(answer.encode(is_head));
                     return self.speak();
                 }
             }
@@ -217,6 +218,29 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_refused_head_is_answered_without_a_body() {
+        for (method, has_body) in [("GET", true), ("HEAD", false)] {
+            let (own, mut other) = std::os::unix::net::UnixStream::pair().expect("the system gives them");
+            own.set_nonblocking(true).expect("a socket");
+            write!(other, "{method} /nothing HTTP/1.1\r\n\r\n").expect("there is room");
+            let stream = Stream::Socket(UnixStream::from_std(own));
+            let mut reader = Reader::new(stream, 1, Instant::now() + Duration::from_secs(60));
+            assert!(matches!(reader.step(), Step::Waits));
+            drop(reader);
+            let mut answer = String::new();
+            other.read_to_string(&mut answer).expect("it is text");
+            assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+            assert_eq!(!answer.ends_with("\r\n\r\n"), has_body, "{answer}");
         }
     }
 }

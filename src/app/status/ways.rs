@@ -57,6 +57,11 @@ impl Ways {
         Ways { role, metrics, socket: Place::of(status.or(running.status.as_deref())) }
     }
 
+    /// Whose ways they are.
+    pub fn role(&self) -> Side {
+        self.role
+    }
+
     /// The TCP listener, if the service manager has opened it.
     pub fn take(&self, inherited: &mut Inherited) -> Option<TcpListener> {
         inherited.take(Listen::At(self.metrics?)).map(|(_, listener)| listener)

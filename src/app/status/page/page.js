@@ -1,5 +1,5 @@
 "use strict";
-// Draws /status.json each second and /history.json each ten. Text goes in as text only, whoever has chosen it.
+// Draws /status.json each second and /history.json each ten. Text goes in as text only, and never as markup.
 
 const place = (id) => document.getElementById(id);
 
@@ -97,13 +97,17 @@ function card(service, rate, past, samples) {
 
 function drawLinks(links) {
   const head = ["Key", "Address", "Up", "Round trip", "Idle", "Busy", "Coming", "Expires"];
-  const rows = links.map((link) => {
-    const { idle, busy, coming } = link.pool;
-    return [link.key, link.address || "–", link.since ? since(link.since) : link.reason || "–",
-      link.round_trip_ms === null ? "–" : link.round_trip_ms.toFixed(1) + " ms", idle, busy, coming, link.expires || "–"];
-  });
   const cells = (tag, row) => make("tr", "", ...row.map((cell) => make(tag, "", String(cell))));
-  place("links").replaceChildren(cells("th", head), ...rows.map((row) => cells("td", row)));
+  const rows = links.flatMap((link) => {
+    const { idle, busy, coming } = link.pool;
+    const row = cells("td", [link.key, link.address || "–", link.since ? since(link.since) : "–",
+      link.round_trip_ms === null ? "–" : link.round_trip_ms.toFixed(1) + " ms", idle, busy, coming, link.expires || "–"]);
+    if (!link.reason) return [row];
+    const reason = make("td", "reason", link.reason);
+    reason.colSpan = head.length;
+    return [row, make("tr", "", reason)];
+  });
+  place("links").replaceChildren(cells("th", head), ...rows);
 }
 
 function alarms(process) {
