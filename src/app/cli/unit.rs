@@ -31,8 +31,8 @@ const STOP_SPARE: Duration = Duration::from_secs(10);
 /// What a unit depends on.
 struct Wanted {
     side: Side,
-    /// The program and its arguments.
-    command: Vec<String>,
+    program: PathBuf,
+    arguments: Vec<String>,
     /// The key file that systemd hands over.
     key: PathBuf,
     /// Whether it listens at a port for which it needs a right.
@@ -49,15 +49,12 @@ pub(super) fn run(side: Option<UnitSide>, given: &[Given]) -> Result<(), Failure
     let wanted = match side {
         Some(UnitSide::Server(arguments)) => server(arguments, given)?,
         Some(UnitSide::Client(arguments)) => client(arguments, given)?,
-        None => {
-            let problem = "'server' or 'client' was not said".to_owned();
-            return Err(Failure::Usage { command: "skyorg unit", problem });
-        }
+        None => return refuse("'server' or 'client' was not said".to_owned()),
     };
     if !wanted.key.exists() {
         warn(&format!("there is no key file at {0}; make it: skyorg keygen > {0}", wanted.key.display()));
     }
-    print(&wanted.text())
+    print(&wanted.text()?)
 }
 
 #[cold]
@@ -70,7 +67,7 @@ fn server(arguments: ServerArguments, given: &[Given]) -> Result<Wanted, Failure
         None => said::server(arguments)?,
     };
     let read = source.read(Occasion::Check)?;
-    warn_of_named_key(&source, read.key_file.as_deref(), "keys");
+    no_named_key(&source, read.key_file.as_deref(), "keys")?;
     let limits = &read.config.limits;
     Ok(Wanted {
         needs_port: ports(&read.config)
@@ -92,7 +89,7 @@ fn client(arguments: ClientArguments, given: &[Given]) -> Result<Wanted, Failure
         None => said::client(arguments)?,
     };
     let read = source.read(Occasion::Check)?;
-    warn_of_named_key(&source, read.key_file.as_deref(), "key");
+    no_named_key(&source, read.key_file.as_deref(), "key")?;
     if read.key_file.is_none() && std::env::var_os(keys::VARIABLE).is_some_and(|line| !line.is_empty()) {
         warn(&format!("a unit can be read by all, so the key in {} does not stand in it", keys::VARIABLE));
     }
@@ -103,17 +100,22 @@ fn client(arguments: ClientArguments, given: &[Given]) -> Result<Wanted, Failure
     })
 }
 
-/// What systemd hands over is read only where nothing names another key file.
+/// The unit's own user may not read the key file that a configuration names, and what systemd hands over is read only
+/// where nothing names another one.
 #[cold]
-fn warn_of_named_key<Said>(source: &Source<Said>, key_file: Option<&Path>, key: &str) {
-    if let (Source::File(file), Some(path)) = (source, key_file) {
-        warn(&format!(
-            "{} names the key file {}, which the unit's own user may not be able to read; without '{key}' there, \
-             the process takes what LoadCredential= hands over",
-            file.display(),
-            path.display()
-        ));
-    }
+fn no_named_key<Said>(source: &Source<Said>, key_file: Option<&Path>, key: &str) -> Result<(), Failure> {
+    let (Source::File(file), Some(path)) = (source, key_file) else { return Ok(()) };
+    refuse(format!(
+        "{} names the key file {}, which the unit's own user cannot read; remove '{key}' there and move the key file \
+         to {}, which systemd hands over",
+        file.display(),
+        path.display(),
+        key_place::own_place()?.display()
+    ))
+}
+
+fn refuse<T>(problem: String) -> Result<T, Failure> {
+    Err(Failure::Usage { command: "skyorg unit", problem })
 }
 
 fn warn(sentence: &str) {
@@ -146,7 +148,7 @@ impl Wanted {
     ) -> Result<Wanted, Failure> {
         let program =
             std::env::current_exe().map_err(|error| Failure::Io("the program is nowhere", error))?;
-        let mut command = vec![program.display().to_string(), side.name().to_owned()];
+        let mut arguments = vec![side.name().to_owned()];
         let mut written: Vec<PathBuf> = [&running.log_file, &running.ready_file]
             .into_iter()
             .flatten()
@@ -162,9 +164,9 @@ impl Wanted {
                 "log-file" | "ready-file" | "status" if is_path => written.push(PathBuf::from(&value)),
                 _ => {}
             }
-            command.push(format!("--{}", option.name));
+            arguments.push(format!("--{}", option.name));
             if option.kind != Kind::Switch {
-                command.push(value);
+                arguments.push(value);
             }
         }
         let key = match key_file {
@@ -172,21 +174,21 @@ impl Wanted {
             None => key_place::own_place()?,
         };
         let (drain, descriptors) = (Duration::ZERO, DESCRIPTORS.0);
-        Ok(Wanted { side, command, key, needs_port: false, drain, descriptors, written })
+        Ok(Wanted { side, program, arguments, key, needs_port: false, drain, descriptors, written })
     }
 
     /// The unit (systemd.service(5), systemd.exec(5)).
     #[cold]
-    fn text(&self) -> String {
+    fn text(&self) -> Result<String, Failure> {
         let side = self.side.name();
-        let command: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
+        let arguments: Vec<String> = self.arguments.iter().map(|word| quoted(word)).collect();
         let (rights, users) = match self.needs_port {
             true => ("CAP_NET_BIND_SERVICE", ""),
             // A right to a port is one of the host, which a process with users of its own does not have.
             false => ("", "PrivateUsers=yes\n"),
         };
         let homes = if self.is_at_home() { "read-only" } else { "yes" };
-        format!(
+        Ok(format!(
             "[Unit]\n\
              Description=skyorg {side}\n\
              Wants=network-online.target\n\
@@ -197,7 +199,7 @@ impl Wanted {
              # systemd before 253 takes the first of these: there, 'systemctl kill -s HUP' reloads.\n\
              Type=notify\n\
              Type=notify-reload\n\
-             ExecStart={command}\n\
+             ExecStart={program} {arguments}\n\
              WatchdogSec=30s\n\
              Restart=always\n\
              RestartSec=1s\n\
@@ -218,23 +220,25 @@ impl Wanted {
              \n\
              [Install]\n\
              WantedBy=multi-user.target",
-            command = command.join(" "),
+            program = program(&self.program)?,
+            arguments = arguments.join(" "),
             stop = (self.drain + STOP_SPARE).as_secs(),
             descriptors = self.descriptors,
             credential = key_place::CREDENTIAL,
-            key = specifiers_escaped(&self.key.display().to_string()),
-            folders = self.folders(),
-        )
+            key = verbatim(&self.key)?,
+            folders = self.folders()?,
+        ))
     }
 
     /// Whether something that it reads is in a home.
     fn is_at_home(&self) -> bool {
-        self.command.iter().any(|word| HOMES.iter().any(|home| Path::new(word).starts_with(home)))
+        let words = self.arguments.iter().map(Path::new).chain([&*self.program]);
+        words.into_iter().any(|word| HOMES.iter().any(|home| word.starts_with(home)))
     }
 
     /// Where it may write beside its own folder.
     #[cold]
-    fn folders(&self) -> String {
+    fn folders(&self) -> Result<String, Failure> {
         let own = Path::new("/run/skyorg").join(self.side.name());
         let folders = self.written.iter().filter_map(|path| path.parent());
         let folders: BTreeSet<&Path> = folders.filter(|folder| !folder.starts_with(&own)).collect();
@@ -242,15 +246,15 @@ impl Wanted {
         for folder in folders {
             match folder.strip_prefix("/var/log") {
                 Ok(inside) if inside != Path::new("") => {
-                    text += &format!("LogsDirectory={}\n", quoted(&inside.display().to_string()));
+                    text += &format!("LogsDirectory={}\n", folder_of_log(inside)?);
                 }
                 _ => {
                     warn(&format!("the unit's own user must be able to write into {}", folder.display()));
-                    text += &format!("ReadWritePaths={}\n", quoted(&folder.display().to_string()));
+                    text += &format!("ReadWritePaths={}\n", folder_written(folder)?);
                 }
             }
         }
-        text
+        Ok(text)
     }
 }
 
@@ -292,6 +296,53 @@ fn specifiers_escaped(text: &str) -> String {
     text.replace('%', "%%")
 }
 
+/// A path that a unit can say: its lines end with lines, and are UTF-8.
+fn sayable(path: &Path) -> Result<&str, Failure> {
+    match path.to_str().filter(|text| !text.contains(|letter: char| letter.is_control())) {
+        Some(text) => Ok(text),
+        None => refuse(format!("a unit cannot say the path {path:?}; give it another name")),
+    }
+}
+
+/// A path that stands alone behind its key. Nothing in it means anything but `%`; what ends the line is cut off or
+/// joins the next one to it.
+fn verbatim(path: &Path) -> Result<String, Failure> {
+    match sayable(path)? {
+        text if text.ends_with([' ', '\\']) => refuse(format!(
+            "systemd takes no key file at {text:?}, for its last character; give it another name"
+        )),
+        text => Ok(specifiers_escaped(text)),
+    }
+}
+
+/// The path of a program. systemd takes none with a quote or a backslash, however they are written, and no variable
+/// is expanded in it.
+fn program(path: &Path) -> Result<String, Failure> {
+    match sayable(path)? {
+        text if text.contains(['"', '\'', '\\']) => refuse(format!(
+            "systemd takes no program at {text:?}, for its quote or backslash; put it elsewhere"
+        )),
+        text if text.contains([' ', ';']) => Ok(format!("\"{}\"", specifiers_escaped(text))),
+        text => Ok(specifiers_escaped(text)),
+    }
+}
+
+/// A folder in a list of them. Quotes hold a word together; a backslash is one, and no variable is expanded.
+fn folder_written(path: &Path) -> Result<String, Failure> {
+    let text = specifiers_escaped(sayable(path)?);
+    if !text.contains([' ', '"', '\'']) {
+        return Ok(text);
+    }
+    // One kind of quotes holds the other.
+    Ok(format!("\"{}\"", text.replace('"', "\"'\"'\"")))
+}
+
+/// A folder below that of logs. A colon would begin another name for it, and a backslash takes that from it.
+fn folder_of_log(inside: &Path) -> Result<String, Failure> {
+    let text = sayable(inside)?.replace('\\', "\\\\").replace(':', "\\:");
+    folder_written(Path::new(&text))
+}
+
 /// A word of a command line as systemd reads it (systemd.service(5), COMMAND LINES).
 fn quoted(word: &str) -> String {
     let word = specifiers_escaped(word).replace('$', "$$");
@@ -327,6 +378,24 @@ mod tests {
             ("say \"x\\y\"\n", r#""say \"x\\y\"\x0a""#),
         ] {
             assert_eq!(quoted(word), expected);
+        }
+    }
+
+    #[test]
+    fn a_path_is_written_as_the_place_where_it_stands_reads_it() {
+        let written = |write: fn(&Path) -> Result<String, Failure>, path| write(Path::new(path)).ok();
+        let is = |text: &str| Some(text.to_owned());
+        assert_eq!(written(program, "/a$b/%n c"), is("\"/a$b/%%n c\""));
+        assert_eq!(written(program, "/a$b"), is("/a$b"));
+        assert_eq!(written(verbatim, "/a$b \"c\"/%d"), is("/a$b \"c\"/%%d"));
+        assert_eq!(written(folder_written, "/a$b\\c"), is("/a$b\\c"));
+        assert_eq!(written(folder_written, "/a \"b'"), is("\"/a \"'\"'\"b'\""));
+        assert_eq!(written(folder_of_log, "a:b\\c"), is("a\\:b\\\\c"));
+        for path in ["/a\"b", "/a'b", "/a\\b", "/a\nb"] {
+            assert_eq!(written(program, path), None, "{path}");
+        }
+        for path in ["/a\nb", "/a\\", "/a "] {
+            assert_eq!(written(verbatim, path), None, "{path}");
         }
     }
 }
