@@ -378,8 +378,11 @@ fn written(wanted: &Wanted, view: &View, before: Option<&View>) -> Answer {
         Wanted::Screen(format) => Answer::text(HEALTHY, screen::write(view, before, *format)),
         _ => Answer::good(JSON, document::write(view)),
     };
-    Answer { fields: format!("{}: {}\r\n", EXIT_STATUS, judge::exit_status(view)), ..answer }
+    let (status, role) = (judge::exit_status(view), view.head.role.name());
+    Answer { fields: format!("{EXIT_STATUS}: {status}\r\n{ROLE}: {role}\r\n"), ..answer }
 }
 
 /// The field that tells `skyorg status` how to exit.
 pub const EXIT_STATUS: &str = "Skyorg-Exit-Status";
+/// The field that tells whether a server or a client answers.
+pub const ROLE: &str = "Skyorg-Role";
