@@ -26,6 +26,7 @@ use crate::base::address::{Listen, any_addresses};
 use crate::base::clocks::Clocks;
 use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
+use crate::config::file::Running;
 use crate::config::limits::Limits;
 use crate::config::options::Side;
 use crate::config::{ClientConfig, ServerConfig};
@@ -201,10 +202,16 @@ impl Server {
         self.companions.show(ways, metrics, head(Side::Server, file, self.reactor.wall()), readers_max, wake)
     }
 
-    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader.
-    pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ServerConfig>) -> io::Result<()> {
+    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader; what
+    /// is not the machine's business is as `said` until then.
+    pub fn run_and_reload(
+        mut self,
+        source: Arc<str>,
+        said: Running,
+        reader: Reader<ServerConfig>,
+    ) -> io::Result<()> {
         let (config, wake, ways) = (self.config.clone(), self.wake.clone(), self.companions.ways.take());
-        self.companions.reload = Some(Reload::new(source, config, ways, reader, move || wake()));
+        self.companions.reload = Some(Reload::new(source, (config, said), ways, reader, move || wake()));
         self.companions.notifier = Notifier::of_environment(Standing::of_server(), self.reactor.now());
         self.run()
     }
@@ -268,12 +275,18 @@ impl Client {
         Ok(())
     }
 
-    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader.
-    pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ClientConfig>) -> io::Result<()> {
+    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader; what
+    /// is not the machine's business is as `said` until then.
+    pub fn run_and_reload(
+        mut self,
+        source: Arc<str>,
+        said: Running,
+        reader: Reader<ClientConfig>,
+    ) -> io::Result<()> {
         let standing = Standing::of_client(self.config.server.to_string(), self.config.publications.len());
         self.companions.notifier = Notifier::of_environment(standing, self.reactor.now());
         let (wake, ways) = (self.wake, self.companions.ways.take());
-        self.companions.reload = Some(Reload::new(source, self.config, ways, reader, move || wake()));
+        self.companions.reload = Some(Reload::new(source, (self.config, said), ways, reader, move || wake()));
         run(self.reactor, self.companions)
     }
 
@@ -347,9 +360,9 @@ fn turn<M: Machine, C: Reloadable>(
         }
     }
     let now = reactor.now();
-    for fact in reactor.facts() {
+    for mut fact in reactor.facts() {
         // The line about a reload is the first of a new log file.
-        reload.iter_mut().for_each(|reload| reload.take(&fact));
+        reload.iter_mut().for_each(|reload| reload.take(&mut fact));
         showing.iter_mut().for_each(|showing| showing.take(&fact));
         report.take(&fact, now);
         announcer.iter_mut().for_each(|announcer| announcer.take(&fact));
