@@ -17,7 +17,9 @@ use skyorg::app::reload::Reread;
 use skyorg::app::run::{Client, Server};
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::base::name::Name;
+use skyorg::config::file::Running;
 use skyorg::config::limits::Limits;
+use skyorg::config::source::Places;
 use skyorg::config::{ClientConfig, Key, Policies, Publication, ServerConfig, Service};
 use skyorg::wire::handshake::Secret;
 
@@ -229,10 +231,13 @@ impl Ends {
             let config = source.lock().expect("no holder panics").clone();
             let format = skyorg::app::journal::Format::Text;
             let ready_file = Some(to_read.lock().expect("no holder panics").clone().into());
-            Ok(Reread { config, log: None, level: log::LevelFilter::Info, format, ways: None, ready_file })
+            let (log, level, ways) = (None, log::LevelFilter::Info, None);
+            let (running, places) = (Running::default(), Places::default());
+            Ok(Reread { config, log, level, format, ways, ready_file, running, places })
         };
         thread::spawn(move || server.run().expect("runs"));
-        thread::spawn(move || client.run_and_reload("client.toml".into(), Box::new(reader)).expect("runs"));
+        let run = move || client.run_and_reload("client.toml".into(), Running::default(), Box::new(reader));
+        thread::spawn(move || run().expect("runs"));
         Ends { config, users, ready, folder }
     }
 

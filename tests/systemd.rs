@@ -223,7 +223,11 @@ fn the_key_of_the_service_manager_comes_before_the_place_for_people() {
 // Units.
 
 fn unit(arguments: &[&str]) -> Output {
-    let mut command = Command::new(SKYORG);
+    unit_of(SKYORG, arguments)
+}
+
+fn unit_of(program: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
     command.arg("unit").args(arguments).env_remove("SKYORG_KEY");
     command.output().expect("the program runs")
 }
@@ -298,6 +302,25 @@ fn a_command_line_that_would_be_refused_has_no_unit() {
 }
 
 #[test]
+fn what_a_unit_could_not_do_is_refused() {
+    let folder = Folder::new();
+    folder.key();
+    folder.file("server.toml", "keys = \"key\"\n[service.web]\nlisten = 8080\n");
+    let quoted = folder.path("it's");
+    fs::copy(SKYORG, &quoted).expect("it is ours");
+    for (program, arguments, told) in [
+        // The unit's own user cannot read the key file, and what is handed over is not asked for.
+        (SKYORG, ["--config", &folder.path("server.toml")], "remove 'keys' there"),
+        (&quoted, ["--keys", &folder.path("key")], "put it elsewhere"),
+    ] {
+        let output = unit_of(program, &[&["server"], &arguments[..]].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{error}");
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
 fn units_are_good_and_hardened() {
     if !is_installed("systemd-analyze", &["--version"]) {
         let required = std::env::var_os("SKYORG_REQUIRE_PROGRAMS").is_some_and(|value| value == "1");
@@ -309,8 +332,18 @@ fn units_are_good_and_hardened() {
     let server = ["server", "--keys", &key, "--service", "web=8080", "--drain", "60"];
     let ready = ["--ready-file", "/run/skyorg/client/100% ready"];
     let client = [&["client", "--key", &key, "--server", "gw.example", "--local", "80"][..], &ready].concat();
-    for (arguments, name) in [(&server[..], "server.service"), (&client[..], "client.service")] {
-        let path = folder.file(name, unit(arguments).stdout);
+    // Names that mean something to the service manager mean themselves.
+    let odd = folder.path("w$d %n; ö");
+    let (program, log) = (format!("{odd}/skyorg"), format!("{odd}/it's \"here\" \\x/log"));
+    fs::create_dir_all(format!("{odd}/it's \"here\" \\x")).expect("it is ours");
+    fs::copy(SKYORG, &program).expect("it is ours");
+    let logged = [&server[..], &["--log-file", &log]].concat();
+    for (program, arguments, name) in [
+        (SKYORG, &server[..], "server.service"),
+        (SKYORG, &client[..], "client.service"),
+        (&program, &logged, "odd.service"),
+    ] {
+        let path = folder.file(name, unit_of(program, arguments).stdout);
         let analyze = |words: &[&str]| {
             let output = Command::new("systemd-analyze").args(words).arg(&path).output().expect("it runs");
             let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

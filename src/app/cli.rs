@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use log::LevelFilter;
+use log::{Level, LevelFilter};
 
 use crate::app::demo;
 use crate::app::journal::{self, Format, Place};
@@ -205,7 +205,7 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
         let ways = Ways::of(Side::Server, &read.running, socket.as_deref());
         log.reread(read, ways, None, faults)
     };
-    let outcome = server.run_and_reload(name, Box::new(reader));
+    let outcome = server.run_and_reload(name, read.running, Box::new(reader));
     outcome.map_err(|error| Failure::Io("the server cannot go on", error))
 }
 
@@ -229,7 +229,11 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
         log.start(&read.running)?;
     }
     read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    log::info!("{}", read.keys_from);
+    journal::tell(Level::Info, format_args!("{}", read.keys_from), "key", |json| {
+        let (key, said) = (&read.config.key.name, &read.keys_from);
+        let from = said.split_once("' from ").map_or(said.as_str(), |(_, from)| from);
+        json.key("key").text(key.as_str()).key("from").text(from);
+    });
     let ways = Ways::of(Side::Client, &read.running, socket.as_deref());
     let mut inherited = inherited();
     let metrics = ways.take(&mut inherited);
@@ -237,7 +241,7 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     let mut client = Client::new(read.config).map_err(Failure::Start)?;
     client.show(ways, metrics, source.file()).map_err(Failure::Start)?;
     let said = ready_file.clone();
-    let ready_file = ready_file.or(read.running.ready_file);
+    let ready_file = ready_file.or_else(|| read.running.ready_file.clone());
     client.announce(ready_file).map_err(|error| Failure::Io("cannot tell where users connect", error))?;
     let name = source.name();
     let reader = move |running: &ClientConfig| {
@@ -246,7 +250,7 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
         let ways = Ways::of(Side::Client, &read.running, socket.as_deref());
         log.reread(read, ways, said.as_deref(), faults)
     };
-    let outcome = client.run_and_reload(name, Box::new(reader));
+    let outcome = client.run_and_reload(name, read.running, Box::new(reader));
     outcome.map_err(|error| Failure::Io("the client cannot go on", error))
 }
 
@@ -302,8 +306,9 @@ impl Log {
         }
         read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let (level, format, log) = self.of_file(&read.running);
-        let ready_file = ready_file.map(Path::to_owned).or(read.running.ready_file);
-        Ok(Reread { config: read.config, log, level, format, ways: Some(ways), ready_file })
+        let Read { config, running, places, .. } = read;
+        let ready_file = ready_file.map(Path::to_owned).or_else(|| running.ready_file.clone());
+        Ok(Reread { config, log, level, format, ways: Some(ways), ready_file, running, places })
     }
 }
 

@@ -175,7 +175,13 @@ impl Log for Logger {
         if !IS_JSON.load(Ordering::Relaxed) {
             self.text.log(record);
         } else if self.enabled(record.metadata()) {
-            tell_json(record.level(), record.args(), |_| {});
+            // Names and numbers are no event.
+            match record.args().as_str() {
+                Some(event) => tell_json(record.level(), event, |_| {}),
+                None => tell_json(record.level(), "told", |json| {
+                    json.key("text").shown(record.args());
+                }),
+            }
         }
     }
 

@@ -18,6 +18,8 @@ use super::status::socket::SocketFile;
 use super::status::ways::Ways;
 use crate::config::client_difference::ClientDifference;
 use crate::config::fault::Faults;
+use crate::config::file::Running;
+use crate::config::source::Places;
 use crate::config::{ClientConfig, ServerConfig};
 use crate::machine::{Configuration, Fact, Input};
 
@@ -69,6 +71,10 @@ pub struct Reread<C> {
     pub ways: Option<Ways>,
     /// Where the client's ready file is.
     pub ready_file: Option<PathBuf>,
+    /// What the file says of all this.
+    pub running: Running,
+    /// Where it says it.
+    pub places: Places,
 }
 
 /// Why a configuration does not hold.
@@ -93,6 +99,14 @@ impl From<Faults> for Refusal {
     }
 }
 
+impl Refusal {
+    /// What an option wants cannot be had.
+    #[cold]
+    fn of(places: &Places, option: &str, what: String) -> Refusal {
+        places.faults(option, what).map_or_else(Refusal::from, Refusal::from)
+    }
+}
+
 /// Reads the configuration that is to take the place of the one that runs.
 pub type Reader<C> = Box<dyn FnMut(&C) -> Result<Reread<C>, Refusal> + Send>;
 
@@ -110,6 +124,7 @@ struct Rest {
     format: Format,
     ways: Option<Ways>,
     news: News,
+    running: Running,
 }
 
 /// What those are to know who hear the facts beside the log.
@@ -138,6 +153,8 @@ pub struct Reload<C> {
     /// What is read: the file, or `keys`.
     source: Arc<str>,
     running: Arc<C>,
+    /// What the file says that is not the machine's business.
+    said: Running,
     /// How those who look come in.
     ways: Option<Ways>,
     /// One thread at a time has it.
@@ -158,7 +175,7 @@ impl<C: Reloadable> Reload<C> {
     /// Reloads of this source, by this reader. `wake` ends the loop's sleep.
     pub fn new(
         source: Arc<str>,
-        running: C,
+        (running, said): (C, Running),
         ways: Option<Ways>,
         reader: Reader<C>,
         wake: impl Fn() + Send + Sync + 'static,
@@ -169,6 +186,7 @@ impl<C: Reloadable> Reload<C> {
         Reload {
             source,
             running,
+            said,
             ways,
             reader,
             stage: Stage::Rest,
@@ -234,8 +252,19 @@ impl<C: Reloadable> Reload<C> {
         }
     }
 
-    /// Takes a fact into account: the machine has answered.
-    pub fn take(&mut self, fact: &Fact) {
+    /// Takes a fact into account: the machine has answered. It is told what has changed beside.
+    pub fn take(&mut self, fact: &mut Fact) {
+        if let Stage::Told { rest, .. } = &self.stage {
+            match fact {
+                Fact::Reloaded { difference, .. } => {
+                    difference.options.extend(self.said.changed_in(&rest.running));
+                }
+                Fact::ClientReloaded { difference, .. } => {
+                    difference.options.extend(self.said.changed_in(&rest.running));
+                }
+                _ => {}
+            }
+        }
         self.refused = match fact {
             Fact::ClientReloaded { .. } | Fact::Reloaded { .. } => None,
             Fact::ReloadRefused { source, fault } => Some(format!("{source}: {fault}").into()),
@@ -243,8 +272,8 @@ impl<C: Reloadable> Reload<C> {
         };
         if let Stage::Told { config, rest } = std::mem::replace(&mut self.stage, Stage::Rest) {
             if self.refused.is_none() {
-                let Rest { log, level, format, ways, news } = *rest;
-                (self.running, self.ways, self.news) = (config, ways, Some(news));
+                let Rest { log, level, format, ways, news, running } = *rest;
+                (self.running, self.said, self.ways, self.news) = (config, running, ways, Some(news));
                 journal::go_on_in(log);
                 log::set_max_level(level);
                 journal::set_format(format);
@@ -276,21 +305,25 @@ fn compare<C: Reloadable>(
     reread: Reread<C>,
     source: &Arc<str>,
 ) -> Result<Next<C>, Refusal> {
-    let Reread { mut config, log, level, format, ways, ready_file } = reread;
+    let Reread { mut config, log, level, format, ways, ready_file, running: said, places } = reread;
     config.fit();
     let log = match log {
         None => Place::StandardError,
-        Some(path) => Place::file(&path)
-            .map_err(|error| format!("{}: the log file cannot be opened: {error}", path.display()))?,
+        Some(path) => Place::file(&path).map_err(|error| {
+            let what = format!("{}: the log file cannot be opened: {error}", path.display());
+            Refusal::of(&places, "log-file", what)
+        })?,
     };
     let config = Arc::new(config);
     let changes = running.changes_to(&config, source);
     let opened = match &ways {
-        Some(ways) => ways.open(open, None).map_err(|error| error.to_string())?,
+        Some(ways) => {
+            ways.open(open, None).map_err(|error| Refusal::of(&places, error.option(), error.to_string()))?
+        }
         None => Opened::default(),
     };
     let news = News { opened, ready_file };
-    Ok(Next { config, changes, rest: Rest { log, level, format, ways, news } })
+    Ok(Next { config, changes, rest: Rest { log, level, format, ways, news, running: said } })
 }
 
 #[cfg(test)]
@@ -324,9 +357,11 @@ mod tests {
                 format: Format::Text,
                 ways: None,
                 ready_file: None,
+                running: Running { status: Some(number.to_string().into()), ..Running::default() },
+                places: Places::default(),
             }),
         };
-        (Reload::new("file".into(), Number(0), None, Box::new(reader), wake), wakes)
+        (Reload::new("file".into(), (Number(0), Running::default()), None, Box::new(reader), wake), wakes)
     }
 
     fn holds() -> Fact {
@@ -346,7 +381,9 @@ mod tests {
             woken(&wakes);
             assert!(matches!(reload.poll(), Some(Input::Configure(_))));
             assert_eq!(reload.running.0, number - 1);
-            reload.take(&holds());
+            let mut fact = holds();
+            reload.take(&mut fact);
+            assert_eq!(fact.to_string(), "reloaded file: status changed");
             assert_eq!(reload.running.0, number);
             assert!(matches!(reload.stage, Stage::Rest));
         }
@@ -370,10 +407,10 @@ mod tests {
         woken(&wakes);
         assert!(reload.poll().is_some());
         reload.begin();
-        reload.take(&holds());
+        reload.take(&mut holds());
         woken(&wakes);
         assert!(reload.poll().is_some());
-        reload.take(&holds());
+        reload.take(&mut holds());
         assert!(reload.running.0 == 2 && matches!(reload.stage, Stage::Rest));
     }
 }

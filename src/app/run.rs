@@ -26,6 +26,7 @@ use crate::base::address::{Listen, any_addresses};
 use crate::base::clocks::Clocks;
 use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
+use crate::config::file::Running;
 use crate::config::limits::Limits;
 use crate::config::{ClientConfig, ServerConfig};
 use crate::machine::{Advised, Fault, Input, Machine};
@@ -197,9 +198,15 @@ impl Server {
         self.companions.show(ways, metrics, file, self.reactor.wall())
     }
 
-    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader.
-    pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ServerConfig>) -> io::Result<()> {
-        self.companions.reload(source, self.config.clone(), reader);
+    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader; what
+    /// is not the machine's business is as `said` until then.
+    pub fn run_and_reload(
+        mut self,
+        source: Arc<str>,
+        said: Running,
+        reader: Reader<ServerConfig>,
+    ) -> io::Result<()> {
+        self.companions.reload(source, (self.config.clone(), said), reader);
         self.companions.notifier = Notifier::of_environment(Standing::of_server(), self.reactor.now());
         self.run()
     }
@@ -261,11 +268,17 @@ impl Client {
         Ok(())
     }
 
-    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader.
-    pub fn run_and_reload(mut self, source: Arc<str>, reader: Reader<ClientConfig>) -> io::Result<()> {
+    /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader; what
+    /// is not the machine's business is as `said` until then.
+    pub fn run_and_reload(
+        mut self,
+        source: Arc<str>,
+        said: Running,
+        reader: Reader<ClientConfig>,
+    ) -> io::Result<()> {
         let standing = Standing::of_client(self.config.server.to_string(), self.config.publications.len());
         self.companions.notifier = Notifier::of_environment(standing, self.reactor.now());
-        self.companions.reload(source, self.config, reader);
+        self.companions.reload(source, (self.config, said), reader);
         run(self.reactor, self.companions)
     }
 
@@ -331,9 +344,9 @@ impl<C> Companions<C> {
 
 impl<C: Reloadable> Companions<C> {
     /// Has `source` be read again at SIGHUP.
-    fn reload(&mut self, source: Arc<str>, config: C, reader: Reader<C>) {
+    fn reload(&mut self, source: Arc<str>, running: (C, Running), reader: Reader<C>) {
         let (wake, ways) = (self.wake.clone(), self.ways.take());
-        self.reload = Some(Reload::new(source, config, ways, reader, move || wake()));
+        self.reload = Some(Reload::new(source, running, ways, reader, move || wake()));
     }
 }
 
@@ -355,9 +368,9 @@ fn turn<M: Machine, C: Reloadable>(
         }
     }
     let now = reactor.now();
-    for fact in reactor.facts() {
+    for mut fact in reactor.facts() {
         // The line about a reload is the first of a new log file.
-        reload.iter_mut().for_each(|reload| reload.take(&fact));
+        reload.iter_mut().for_each(|reload| reload.take(&mut fact));
         showing.iter_mut().for_each(|showing| showing.take(&fact));
         report.take(&fact, now);
         announcer.iter_mut().for_each(|announcer| announcer.take(&fact));

@@ -24,6 +24,8 @@ pub struct ClientDifference {
     pub heartbeat: Option<Duration>,
     /// How long running sessions get at the end, if it is another time.
     pub drain: Option<Duration>,
+    /// Other options that have other values. The machine has no business with them.
+    pub options: Vec<&'static str>,
 }
 
 impl ClientDifference {
@@ -75,6 +77,7 @@ impl fmt::Display for ClientDifference {
         }
         parts.extend(self.heartbeat.map(|time| format!("heartbeat {} s", time.as_secs_f64())));
         parts.extend(self.drain.map(|time| format!("drain {} s", time.as_secs_f64())));
+        parts.extend(self.options.iter().map(|option| format!("{option} changed")));
         f.write_str(&parts.join(", "))
     }
 }

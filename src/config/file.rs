@@ -48,6 +48,20 @@ pub struct Running {
 }
 
 impl Running {
+    /// The options that say something else in the next one.
+    #[cold]
+    pub fn changed_in(&self, next: &Running) -> Vec<&'static str> {
+        let options = [
+            ("log-level", self.log_level != next.log_level),
+            ("log-format", self.log_format != next.log_format),
+            ("log-file", self.log_file != next.log_file),
+            ("ready-file", self.ready_file != next.ready_file),
+            ("metrics", self.metrics != next.metrics),
+            ("status", self.status != next.status),
+        ];
+        options.into_iter().filter(|it| it.1).map(|it| it.0).collect()
+    }
+
     /// What stands before all tables.
     #[cold]
     fn read(top: &Settings) -> Running {

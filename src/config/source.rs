@@ -87,6 +87,16 @@ impl Places {
         self.file.is_some()
     }
 
+    /// What is said against an option of the top: with its place where a file says it.
+    pub fn faults(&self, option: &str, what: String) -> Result<Faults, String> {
+        if !self.keys.iter().any(|(name, _)| *name == option) {
+            return Err(what);
+        }
+        let mut faults = Faults::default();
+        faults.push(self.fault(option, what));
+        Ok(faults)
+    }
+
     /// A fault of an option of the top: at its key, or at the beginning where it is silent.
     pub fn fault(&self, option: &str, what: String) -> Fault {
         let place =

@@ -94,7 +94,11 @@ impl Told {
         let (mut bodies, mut complaints, mut status) = (Vec::new(), Vec::new(), 0);
         for (path, answer) in paths.iter().zip(ask_all(&paths, &target)) {
             match answer {
-                Answer::Told { body, exit_status } => {
+                Answer::Told { role, .. } if arguments.role.is_some_and(|asked| asked.name() != role) => {
+                    status = NOTHING;
+                    complaints.push(format!("the process at {} is a {role}", path.display()));
+                }
+                Answer::Told { body, exit_status, .. } => {
                     status = status.max(exit_status);
                     bodies.push(body);
                 }

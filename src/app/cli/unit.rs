@@ -31,8 +31,8 @@ const STOP_SPARE: Duration = Duration::from_secs(10);
 /// What a unit depends on.
 struct Wanted {
     side: Side,
-    /// The program and its arguments.
-    command: Vec<String>,
+    program: PathBuf,
+    arguments: Vec<String>,
     /// The key file that systemd hands over.
     key: PathBuf,
     /// Whether it listens at a port for which it needs a right.
@@ -51,15 +51,12 @@ pub(super) fn run(side: Option<UnitSide>, given: &[Given]) -> Result<(), Failure
     let wanted = match side {
         Some(UnitSide::Server(arguments)) => server(arguments, given)?,
         Some(UnitSide::Client(arguments)) => client(arguments, given)?,
-        None => {
-            let problem = "'server' or 'client' was not said".to_owned();
-            return Err(Failure::Usage { command: "skyorg unit", problem });
-        }
+        None => return refuse("'server' or 'client' was not said".to_owned()),
     };
     if !wanted.key.exists() {
         warn(&format!("there is no key file at {0}; make it: skyorg keygen > {0}", wanted.key.display()));
     }
-    print(&wanted.text())
+    print(&wanted.text()?)
 }
 
 #[cold]
@@ -120,6 +117,10 @@ fn own_key<Said>(source: &Source<Said>, key_file: Option<&Path>, key: &str) -> O
     Some(absolute(path))
 }
 
+fn refuse<T>(problem: String) -> Result<T, Failure> {
+    Err(Failure::Usage { command: "skyorg unit", problem })
+}
+
 fn warn(sentence: &str) {
     let _ = io::stderr().write_all(format!("skyorg: warning: {sentence}\n").as_bytes());
 }
@@ -150,7 +151,7 @@ impl Wanted {
     ) -> Result<Wanted, Failure> {
         let program =
             std::env::current_exe().map_err(|error| Failure::Io("the program is nowhere", error))?;
-        let mut command = vec![program.display().to_string(), side.name().to_owned()];
+        let mut arguments = vec![side.name().to_owned()];
         let status = running.status.as_ref().filter(|path| path.as_os_str() != "none");
         let mut written: Vec<PathBuf> = [running.log_file.as_ref(), running.ready_file.as_ref(), status]
             .into_iter()
@@ -167,9 +168,9 @@ impl Wanted {
                 "log-file" | "ready-file" | "status" if is_path => written.push(PathBuf::from(&value)),
                 _ => {}
             }
-            command.push(format!("--{}", option.name));
+            arguments.push(format!("--{}", option.name));
             if option.kind != Kind::Switch {
-                command.push(value);
+                arguments.push(value);
             }
         }
         let key = match key_file {
@@ -178,21 +179,21 @@ impl Wanted {
         };
         let (drain, descriptors) = (Duration::ZERO, DESCRIPTORS.0);
         let own_key = None;
-        Ok(Wanted { side, command, key, needs_port: false, drain, descriptors, written, own_key })
+        Ok(Wanted { side, program, arguments, key, needs_port: false, drain, descriptors, written, own_key })
     }
 
     /// The unit (systemd.service(5), systemd.exec(5)).
     #[cold]
-    fn text(&self) -> String {
+    fn text(&self) -> Result<String, Failure> {
         let side = self.side.name();
-        let command: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
+        let arguments: Vec<String> = self.arguments.iter().map(|word| quoted(word)).collect();
         let (rights, users) = match self.needs_port {
             true => ("CAP_NET_BIND_SERVICE", ""),
             // A right to a port is one of the host, which a process with users of its own does not have.
             false => ("", "PrivateUsers=yes\n"),
         };
         let homes = if self.is_at_home() { "read-only" } else { "yes" };
-        format!(
+        Ok(format!(
             "[Unit]\n\
              Description=skyorg {side}\n\
              Wants=network-online.target\n\
@@ -203,7 +204,7 @@ impl Wanted {
              # systemd before 253 takes the first of these: there, 'systemctl kill -s HUP' reloads.\n\
              Type=notify\n\
              Type=notify-reload\n\
-             ExecStart={command}\n\
+             ExecStart={program} {arguments}\n\
              WatchdogSec=30s\n\
              Restart=always\n\
              RestartSec=1s\n\
@@ -224,25 +225,26 @@ impl Wanted {
              \n\
              [Install]\n\
              WantedBy=multi-user.target",
-            command = command.join(" "),
+            program = program(&self.program)?,
+            arguments = arguments.join(" "),
             stop = (self.drain + STOP_SPARE).as_secs(),
             descriptors = self.descriptors,
             credential = key_place::CREDENTIAL,
-            key = specifiers_escaped(&self.key.display().to_string()),
-            folders = self.folders(),
-        )
+            key = verbatim(&self.key)?,
+            folders = self.folders()?,
+        ))
     }
 
     /// Whether something that it reads or writes is in a home.
     fn is_at_home(&self) -> bool {
-        let files = self.written.iter().chain(&self.own_key).map(PathBuf::as_path);
-        let mut paths = self.command.iter().map(Path::new).chain(files);
+        let files = self.written.iter().chain(&self.own_key).chain([&self.program]).map(PathBuf::as_path);
+        let mut paths = self.arguments.iter().map(Path::new).chain(files);
         paths.any(|path| HOMES.iter().any(|home| path.starts_with(home)))
     }
 
     /// Where it may write beside its own folder.
     #[cold]
-    fn folders(&self) -> String {
+    fn folders(&self) -> Result<String, Failure> {
         let own = Path::new("/run/skyorg").join(self.side.name());
         let folders = self.written.iter().filter_map(|path| path.parent());
         let folders: BTreeSet<&Path> = folders.filter(|folder| !folder.starts_with(&own)).collect();
@@ -250,15 +252,15 @@ impl Wanted {
         for folder in folders {
             match folder.strip_prefix("/var/log") {
                 Ok(inside) if inside != Path::new("") => {
-                    text += &format!("LogsDirectory={}\n", quoted(&inside.display().to_string()));
+                    text += &format!("LogsDirectory={}\n", folder_of_log(inside)?);
                 }
                 _ => {
                     warn(&format!("the unit's own user must be able to write into {}", folder.display()));
-                    text += &format!("ReadWritePaths={}\n", quoted(&folder.display().to_string()));
+                    text += &format!("ReadWritePaths={}\n", folder_written(folder)?);
                 }
             }
         }
-        text
+        Ok(text)
     }
 }
 
@@ -300,6 +302,53 @@ fn specifiers_escaped(text: &str) -> String {
     text.replace('%', "%%")
 }
 
+/// A path that a unit can say: its lines end with lines, and are UTF-8.
+fn sayable(path: &Path) -> Result<&str, Failure> {
+    match path.to_str().filter(|text| !text.contains(|letter: char| letter.is_control())) {
+        Some(text) => Ok(text),
+        None => refuse(format!("a unit cannot say the path {path:?}; give it another name")),
+    }
+}
+
+/// A path that stands alone behind its key. Nothing in it means anything but `%`; what ends the line is cut off or
+/// joins the next one to it.
+fn verbatim(path: &Path) -> Result<String, Failure> {
+    match sayable(path)? {
+        text if text.ends_with([' ', '\\']) => refuse(format!(
+            "systemd takes no key file at {text:?}, for its last character; give it another name"
+        )),
+        text => Ok(specifiers_escaped(text)),
+    }
+}
+
+/// The path of a program. systemd takes none with a quote or a backslash, however they are written, and no variable
+/// is expanded in it.
+fn program(path: &Path) -> Result<String, Failure> {
+    match sayable(path)? {
+        text if text.contains(['"', '\'', '\\']) => refuse(format!(
+            "systemd takes no program at {text:?}, for its quote or backslash; put it elsewhere"
+        )),
+        text if text.contains([' ', ';']) => Ok(format!("\"{}\"", specifiers_escaped(text))),
+        text => Ok(specifiers_escaped(text)),
+    }
+}
+
+/// A folder in a list of them. Quotes hold a word together; a backslash is one, and no variable is expanded.
+fn folder_written(path: &Path) -> Result<String, Failure> {
+    let text = specifiers_escaped(sayable(path)?);
+    if !text.contains([' ', '"', '\'']) {
+        return Ok(text);
+    }
+    // One kind of quotes holds the other.
+    Ok(format!("\"{}\"", text.replace('"', "\"'\"'\"")))
+}
+
+/// A folder below that of logs. A colon would begin another name for it, and a backslash takes that from it.
+fn folder_of_log(inside: &Path) -> Result<String, Failure> {
+    let text = sayable(inside)?.replace('\\', "\\\\").replace(':', "\\:");
+    folder_written(Path::new(&text))
+}
+
 /// A word of a command line as systemd reads it (systemd.service(5), COMMAND LINES).
 fn quoted(word: &str) -> String {
     let word = specifiers_escaped(word).replace('$', "$$");
@@ -335,6 +384,24 @@ mod tests {
             ("say \"x\\y\"\n", r#""say \"x\\y\"\x0a""#),
         ] {
             assert_eq!(quoted(word), expected);
+        }
+    }
+
+    #[test]
+    fn a_path_is_written_as_the_place_where_it_stands_reads_it() {
+        let written = |write: fn(&Path) -> Result<String, Failure>, path| write(Path::new(path)).ok();
+        let is = |text: &str| Some(text.to_owned());
+        assert_eq!(written(program, "/a$b/%n c"), is("\"/a$b/%%n c\""));
+        assert_eq!(written(program, "/a$b"), is("/a$b"));
+        assert_eq!(written(verbatim, "/a$b \"c\"/%d"), is("/a$b \"c\"/%%d"));
+        assert_eq!(written(folder_written, "/a$b\\c"), is("/a$b\\c"));
+        assert_eq!(written(folder_written, "/a \"b'"), is("\"/a \"'\"'\"b'\""));
+        assert_eq!(written(folder_of_log, "a:b\\c"), is("a\\:b\\\\c"));
+        for path in ["/a\"b", "/a'b", "/a\\b", "/a\nb"] {
+            assert_eq!(written(program, path), None, "{path}");
+        }
+        for path in ["/a\nb", "/a\\", "/a "] {
+            assert_eq!(written(verbatim, path), None, "{path}");
         }
     }
 }

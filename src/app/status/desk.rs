@@ -4,6 +4,7 @@
 //! seconds in all, whatever it does: a byte a minute, nothing, or half an answer. Readers at once are bounded for each
 //! way in; one more takes the place of the oldest. What waits to be read is bounded as well.
 
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -21,6 +22,7 @@ use super::judge::{self, Health};
 use super::reader::{Reader, Step, Stream};
 use super::view::View;
 use super::{document, metrics, page, screen, system};
+use crate::machine::Fault;
 
 /// How long a reader may stay.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +65,7 @@ pub fn start(readers_max: usize, wake_loop: impl Fn() + Send + Sync + 'static) -
         sampling: None,
         seen: [None, None],
         came: 0,
+        spare: None,
     };
     let thread = thread::Builder::new().name("status".into()).stack_size(STACK_BYTES);
     thread.spawn(move || desk.serve(poll))?;
@@ -92,6 +95,9 @@ struct Desk {
     seen: [Option<Arc<View>>; 2],
     /// Readers so far.
     came: u64,
+    /// A descriptor that one reader gets when the process has no other, so that it can be told of that. None while that
+    /// reader is there, or while there is none for this either.
+    spare: Option<File>,
 }
 
 impl Desk {
@@ -114,6 +120,7 @@ impl Desk {
                 }
             }
             let now = Instant::now();
+            self.spare = self.spare.take().or_else(|| File::open("/dev/null").ok());
             self.take_from_loop(now);
             self.accept(now);
             self.sample(now);
@@ -175,14 +182,18 @@ impl Desk {
     fn accept(&mut self, now: Instant) {
         for _ in 0..ACCEPTS {
             let Some(entrance) = &mut self.socket else { break };
-            let Some(stream) = entrance.accept(now, |listener| listener.accept().map(|it| it.0)) else {
+            let Some(stream) =
+                entrance.accept(now, &mut self.spare, |listener| listener.accept().map(|it| it.0))
+            else {
                 break;
             };
             self.admit(Stream::Socket(stream), now);
         }
         for _ in 0..ACCEPTS {
             let Some(entrance) = &mut self.metrics else { break };
-            let Some(stream) = entrance.accept(now, |listener| listener.accept().map(|it| it.0)) else {
+            let Some(stream) =
+                entrance.accept(now, &mut self.spare, |listener| listener.accept().map(|it| it.0))
+            else {
                 break;
             };
             self.admit(Stream::Tcp(stream), now);
@@ -255,7 +266,9 @@ impl Desk {
 
     /// Writes for all who have waited for this.
     fn answer(&mut self, gathered: Gathered, now: Instant) {
-        let Gathered { number, snapshot, head, at, wall } = gathered;
+        let Gathered { number, mut snapshot, head, at, wall } = gathered;
+        // The loop knows of it only once a user has come.
+        snapshot.totals.is_out_of_descriptors |= self.spare.is_none();
         let view = Arc::new(View { snapshot, head, system: system::look(), at, wall });
         if self.metrics.is_some() {
             self.history.take(&view);
@@ -313,12 +326,22 @@ impl<L> Entrance<L> {
         self.is_ready.then(|| self.retry.unwrap_or(now))
     }
 
-    fn accept<S>(&mut self, now: Instant, accept: impl FnOnce(&L) -> io::Result<S>) -> Option<S> {
+    fn accept<S>(
+        &mut self,
+        now: Instant,
+        spare: &mut Option<File>,
+        accept: impl Fn(&L) -> io::Result<S>,
+    ) -> Option<S> {
         if !self.is_ready || self.retry.is_some_and(|retry| now < retry) {
             return None;
         }
         self.retry = None;
-        match accept(&self.listener) {
+        let mut accepted = accept(&self.listener);
+        let is_short = |error| Fault::from(error).is_exhaustion();
+        if accepted.as_ref().is_err_and(is_short) && spare.take().is_some() {
+            accepted = accept(&self.listener);
+        }
+        match accepted {
             Ok(stream) => Some(stream),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_ready = false;
@@ -356,8 +379,11 @@ fn written(wanted: &Wanted, view: &View, before: Option<&View>) -> Answer {
         Wanted::Screen(format) => Answer::text(HEALTHY, screen::write(view, before, *format)),
         _ => Answer::good(JSON, document::write(view)),
     };
-    Answer { fields: format!("{}: {}\r\n", EXIT_STATUS, judge::exit_status(view)), ..answer }
+    let (status, role) = (judge::exit_status(view), view.head.role.name());
+    Answer { fields: format!("{EXIT_STATUS}: {status}\r\n{ROLE}: {role}\r\n"), ..answer }
 }
 
 /// The field that tells `skyorg status` how to exit.
 pub const EXIT_STATUS: &str = "Skyorg-Exit-Status";
+/// The field that tells whether a server or a client answers.
+pub const ROLE: &str = "Skyorg-Role";

@@ -30,7 +30,7 @@ impl Format {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.find(|(key, _)| *key == name).and_then(|(_, value)| value.parse::<usize>().ok())
         };
-        let width = said("width").unwrap_or(80).clamp(20, 1_000);
+        let width = said("width").unwrap_or(80).clamp(1, 1_000);
         Format { width, has_colours: said("colours") == Some(1), is_live: said("live") == Some(1) }
     }
 }
@@ -84,7 +84,7 @@ impl Screen {
 }
 
 /// The text without control characters, and not wider than that.
-fn cut(text: &str, width: usize) -> String {
+pub fn cut(text: &str, width: usize) -> String {
     let mut shown: String =
         text.trim_end().chars().map(|it| if it.is_control() { '?' } else { it }).take(width + 1).collect();
     if let Some((place, _)) = shown.char_indices().nth(width) {
@@ -433,6 +433,7 @@ mod tests {
     fn a_format_is_read() {
         let read = Format::of("width=100&colours=1");
         assert_eq!(read, Format { width: 100, has_colours: true, is_live: false });
+        assert_eq!((Format::of("width=10").width, Format::of("width=0").width), (10, 1));
         assert_eq!(Format::of("width=x&live=1").width, 80);
         assert_eq!(Format::of("width=99999999").width, 1_000);
     }

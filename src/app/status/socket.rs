@@ -87,7 +87,8 @@ pub struct SocketError {
 pub fn open(role: Side, place: &Place) -> Result<Option<(UnixListener, SocketFile)>, SocketError> {
     let Some(path) = place.path(role) else { return Ok(None) };
     let is_named = *place != Place::Usual;
-    let outcome = make_folder(&path, is_named).and_then(|()| match is_taken(&path)? {
+    let made = fits(&path).and_then(|()| make_folder(&path, is_named));
+    let outcome = made.and_then(|()| match is_taken(&path)? {
         false => listen(path.clone()),
         true => {
             let own = path.with_file_name(format!("{}-{}.sock", role.name(), std::process::id()));
@@ -109,6 +110,15 @@ fn make_folder(path: &Path, is_named: bool) -> io::Result<()> {
         io::ErrorKind::AlreadyExists => Ok(()),
         _ => Err(error),
     })
+}
+
+/// A socket can be renamed to where nobody can ask for it (unix(7): `sun_path`).
+fn fits(path: &Path) -> io::Result<()> {
+    if SockAddr::unix(path).is_ok() {
+        return Ok(());
+    }
+    let error = format!("the path {} is longer than that of a socket may be (107 bytes)", path.display());
+    Err(io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
 /// Whether a living process has this socket.
@@ -147,6 +157,7 @@ pub fn connect(path: &Path) -> io::Result<Socket> {
 /// Renaming replaces a dead one in one step.
 fn listen(path: PathBuf) -> io::Result<(UnixListener, SocketFile)> {
     let new = path.with_file_name(format!(".{}", std::process::id()));
+    [&path, &new].into_iter().try_for_each(|path| fits(path))?;
     let _ = fs::remove_file(&new);
     let listener = UnixListener::bind(&new)?;
     let place = || {
@@ -270,6 +281,16 @@ mod tests {
         let failure = open(Side::Server, &folder.place()).expect_err("it is taken");
         assert!(failure.is_named && failure.error.to_string().contains("no socket"), "{failure:?}");
         assert_eq!(fs::read_to_string(path).expect("it is there"), "precious");
+    }
+
+    #[test]
+    fn a_path_that_nobody_could_ask_is_refused() {
+        let folder = Folder::new("socket-long");
+        let Place::At(path) = folder.place() else { panic!("it is named") };
+        let long = path.with_file_name("z".repeat(120));
+        let failure = open(Side::Server, &Place::At(long.clone())).expect_err("it is too long");
+        assert!(failure.is_named && failure.error.to_string().contains("longer"), "{failure:?}");
+        assert!(!long.exists());
     }
 
     #[test]

@@ -7,8 +7,11 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use log::Level;
+
 use super::exchange::{Door, Doors};
 use super::socket::{self, Place, SocketError, SocketFile};
+use crate::app::journal;
 use crate::base::address::Listen;
 use crate::config::file::Running;
 use crate::config::options::Side;
@@ -33,6 +36,16 @@ pub enum WayError {
     Metrics(SocketAddr, io::Error),
     /// The unix socket, at a place that was named.
     Socket(SocketError),
+}
+
+impl WayError {
+    /// The option that wants it.
+    pub fn option(&self) -> &'static str {
+        match self {
+            WayError::Metrics(..) => "metrics",
+            WayError::Socket(_) => "status",
+        }
+    }
 }
 
 impl fmt::Display for WayError {
@@ -120,7 +133,10 @@ fn listen(address: SocketAddr, handed_over: Option<TcpListener>) -> io::Result<T
             .unwrap_or_else(|| TcpListener::bind(address))?,
     };
     listener.set_nonblocking(true)?;
-    log::info!("metrics: http://{}/", listener.local_addr()?);
+    let at = listener.local_addr()?;
+    journal::tell(Level::Info, format_args!("metrics: http://{at}/"), "metrics", |json| {
+        json.key("address").shown(at);
+    });
     Ok(listener)
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use crate::app::status::desk::EXIT_STATUS;
+use crate::app::status::desk::{EXIT_STATUS, ROLE};
 use crate::app::status::socket;
 
 /// How long a process has to answer.
@@ -19,8 +19,8 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What comes of it.
 pub enum Answer {
-    /// It says this.
-    Told { body: String, exit_status: u8 },
+    /// It says this, and what it is.
+    Told { body: String, exit_status: u8, role: String },
     /// A process is there and says nothing in time.
     Silent(String),
     /// No process is there.
@@ -90,7 +90,8 @@ fn told(answer: &[u8]) -> Option<Answer> {
     };
     let length: usize = field("Content-Length")?.parse().ok()?;
     let exit_status = field(EXIT_STATUS)?.parse().ok()?;
-    (body.len() == length).then(|| Answer::Told { body: body.to_owned(), exit_status })
+    let role = field(ROLE)?.to_owned();
+    (body.len() == length).then(|| Answer::Told { body: body.to_owned(), exit_status, role })
 }
 
 /// `process PID`, as the system or the socket's name knows it.
@@ -113,9 +114,11 @@ mod tests {
 
     #[test]
     fn an_answer_is_whole_or_none() {
-        let text = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSkyorg-Exit-Status: 1\r\n\r\nhello";
-        let Some(Answer::Told { body, exit_status }) = told(text.as_bytes()) else { panic!("it is good") };
-        assert_eq!((body.as_str(), exit_status), ("hello", 1));
+        let text = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSkyorg-Exit-Status: 1\r\nSkyorg-Role: client\r\n\r\nhello";
+        let Some(Answer::Told { body, exit_status, role }) = told(text.as_bytes()) else {
+            panic!("it is good")
+        };
+        assert_eq!((body.as_str(), exit_status, role.as_str()), ("hello", 1, "client"));
         assert!(told(&text.as_bytes()[..text.len() - 1]).is_none());
         assert!(told(text.replace("200", "503").as_bytes()).is_none());
         assert!(told(b"").is_none());

@@ -1,4 +1,4 @@
-//! The live screen: once a second, until `q` or a signal. The terminal is afterwards as it was before.
+//! The live screen: once a second, until `q`, a signal or a key that would send one. The terminal is afterwards as it was before.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -10,18 +10,21 @@ use rustix::io::read;
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
 };
-use signal_hook::consts::{SIGINT, SIGTERM, SIGWINCH};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::flag;
 
 use super::Told;
 use crate::app::cli::Failure;
 use crate::app::cli::arguments::StatusArguments;
+use crate::app::status::screen;
 
 /// Time between two screens.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Another screen (xterm's), without a cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[2J";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+/// Keys that end it: the letter, and control with C, Z and backslash.
+const ENDS: &[u8] = b"qQ\x03\x1a\x1c";
 
 /// A terminal's size in characters.
 pub struct Size {
@@ -59,8 +62,10 @@ struct Signals {
 impl Signals {
     fn catch() -> io::Result<Signals> {
         let signals = Signals { end: Arc::default(), resized: Arc::default() };
-        flag::register(SIGINT, signals.end.clone())?;
-        flag::register(SIGTERM, signals.end.clone())?;
+        // What would leave a terminal behind that shows nothing and hides what is typed; a pause is an end, too.
+        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP] {
+            flag::register(signal, signals.end.clone())?;
+        }
         flag::register(SIGWINCH, signals.resized.clone())?;
         Ok(signals)
     }
@@ -78,8 +83,8 @@ impl Terminal {
         let before = if io::stdin().is_terminal() { Some(tcgetattr(input)?) } else { None };
         if let Some(before) = &before {
             let mut modes = before.clone();
-            // Signals of the keyboard stay.
-            modes.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+            // Keys that would send a signal are read like others, and end it.
+            modes.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
             modes.special_codes[SpecialCodeIndex::VMIN] = 1;
             modes.special_codes[SpecialCodeIndex::VTIME] = 0;
             tcsetattr(input, OptionalActions::Now, &modes)?;
@@ -112,7 +117,7 @@ impl Terminal {
             let mut key = [0; 16];
             match read(input, &mut key) {
                 Ok(count) if count > 0 => {
-                    if key[..count].iter().any(|key| b"qQ".contains(key)) {
+                    if key[..count].iter().any(|key| ENDS.contains(key)) {
                         return true;
                     }
                 }
@@ -134,13 +139,15 @@ impl Drop for Terminal {
 
 /// Draws over the screen before. Lines that do not fit are counted in the last one.
 fn draw(told: &Told) -> io::Result<()> {
-    let rows = size().map_or(24, |size| size.rows).max(2);
-    let mut lines: Vec<String> = told.complaints.clone();
+    let rows = size().map_or(24, |size| size.rows);
+    let rows = if rows == 0 { 24 } else { rows };
+    let cut = |line: &str| screen::cut(line, super::width());
+    let mut lines: Vec<String> = told.complaints.iter().map(|line| cut(line)).collect();
     lines.extend(told.text.lines().map(str::to_owned));
     if lines.len() > rows {
         let hidden = lines.len() - (rows - 1);
         lines.truncate(rows - 1);
-        lines.push(format!("… {hidden} more lines"));
+        lines.push(cut(&format!("… {hidden} more lines")));
     }
     let drawn: Vec<String> = lines.iter().map(|line| format!("{line}\x1b[K")).collect();
     show(&format!("\x1b[H{}\x1b[J", drawn.join("\r\n")))
