@@ -42,7 +42,8 @@ impl UserOf {
 
     // Counting. A probe is not counted.
 
-    fn account(&self, publications: &Publications) -> Option<AccountId> {
+    /// Where it is counted, and so are its bytes.
+    pub fn account(&self, publications: &Publications) -> Option<AccountId> {
         publications.offer(self.offer).filter(|_| !self.is_probe())?.account
     }
 
