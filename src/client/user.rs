@@ -94,7 +94,7 @@ impl UserOf {
         if !self.is_probe() {
             self.tell_failed(reason, publications, agenda);
         }
-        match self.failure(reason) {
+        match self.failure(reason, publications) {
             Some(failure) => self.failed(failure, publications, agenda),
             None if self.is_probe() => AbortReason::Reset,
             None => AbortReason::Refused,
@@ -141,7 +141,7 @@ impl UserOf {
     /// What an end that came before the local server was reached says of what is published. A user may come to a port
     /// of a range where nothing is meant to be, and with many others: so of its session only that counts which no user
     /// brings about.
-    fn failure(&self, reason: CloseReason) -> Option<Reason> {
+    fn failure(&self, reason: CloseReason, publications: &Publications) -> Option<Reason> {
         let CloseReason::DialFailed(fault) = reason else { return None };
         let failure = match fault.kind() {
             _ if fault.is_exhaustion() => Reason::NoDescriptor,
@@ -151,7 +151,7 @@ impl UserOf {
         };
         let by_nobody = match fault.kind() {
             ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                self.port_offset == 0
+                publications.offer(self.offer).is_some_and(|offer| offer.port_count() == 1)
             }
             _ => false,
         };
