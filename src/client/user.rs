@@ -134,7 +134,10 @@ impl UserOf {
         };
         // People are told of a user that is not served, and of a name that leads nowhere, by that fact.
         let is_told = !self.is_probe() || matches!(reason, Reason::Unresolved(_));
-        publications.failed(self.offer, reason, !is_told, agenda);
+        // Of a range the server goes on to other ports, and tries the first one last.
+        if self.port_offset == 0 || !reason.is_of_local_port() {
+            publications.failed(self.offer, reason, !is_told, agenda);
+        }
         told
     }
 

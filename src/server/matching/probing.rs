@@ -46,10 +46,9 @@ impl Probing<'_> {
         link.is_probed = true;
         match spare {
             Some(message) => {
-                let start = Start::probe(link.next_sid(), number, probes.port_offset(id));
+                let start = Start::probe(link.next_sid(), number, probes.begin(id, message, now));
                 let doubted = link.round_trip.times(3).max(DOUBT);
                 sending.pools.set(message, State::Probing(id), Place::Back);
-                probes.begin(id, message, now);
                 self.agenda.after(message, doubted);
                 self.agenda.push(Output::Probe { message, start });
             }
@@ -73,8 +72,9 @@ impl Probing<'_> {
         match event {
             SessionEvent::Accepted => self.all.probes.accepted(id),
             SessionEvent::Started => {
-                self.all.probes.end(id, message);
+                let probe = self.all.probes.end(id, message);
                 self.over(message, Some(self.agenda.now + END_TIME));
+                probe.into_iter().for_each(|probe| self.all.probes.started(id, probe));
                 self.proved(id);
                 self.all.probes.rest(id);
             }
@@ -155,8 +155,7 @@ impl Probing<'_> {
         }
     }
 
-    /// The session of a user was started that came to this port: that one of a range is probed from now on, because a
-    /// client need not serve all of them.
+    /// The session of a user was started that came to this port.
     pub fn served(&mut self, id: PublicationId, port: u16) {
         let first = self.all.services.publication(id).and_then(|of| of.first_port);
         if let Some(first) = first {
@@ -166,10 +165,11 @@ impl Probing<'_> {
     }
 
     fn failed(&mut self, id: PublicationId, probe: Option<Probe>, reason: Option<Reason>) {
-        self.all.probes.retry(id, false, self.agenda.now);
-        if let (Some(probe), Some(reason)) = (probe, reason)
-            && self.all.probes.failed(id, probe, reason.clone())
-        {
+        let (probes, now) = (&mut self.all.probes, self.agenda.now);
+        let (Some(probe), Some(reason)) = (probe, reason) else { return probes.retry(id, false, now) };
+        let has_another_port = probes.has_another_port(id, probe, &reason);
+        probes.retry(id, has_another_port, now);
+        if !has_another_port && probes.failed(id, probe, reason.clone()) {
             self.tell_failed(id, reason);
         }
     }
