@@ -107,6 +107,8 @@ pub(super) struct Link {
     pub overdue: BTreeSet<ConnId>,
     /// The last tickets expired or were given back, and none has brought a message connection since.
     pub brings_none: bool,
+    /// An idle message connection was lost, and none has come since.
+    pub has_lost_idle: bool,
     /// What it publishes is probed.
     pub is_probed: bool,
 }
@@ -156,6 +158,7 @@ impl Link {
             listed: false,
             overdue: BTreeSet::new(),
             brings_none: false,
+            has_lost_idle: false,
             is_probed: false,
         }
     }

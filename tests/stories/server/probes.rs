@@ -269,6 +269,34 @@ fn a_client_that_brings_no_message_connection_does_not_reach_the_port() {
 }
 
 #[test]
+fn users_who_have_all_message_connections_of_a_client_do_not_make_it_fail() {
+    let (mut stage, _, _) = begin_proved();
+    for _ in 0..2 {
+        let (_, outputs) = stage.user();
+        stage.accepted_and_started(outputs.pairs()[0].0);
+    }
+    stage.live(30);
+    assert!(stage.is_proved(), "{}", stage.reason());
+}
+
+#[test]
+fn a_message_port_that_is_blocked_is_told_of_while_a_session_runs() {
+    let (mut stage, client, _) = begin_proved();
+    let (_, outputs) = stage.user();
+    let (message, _) = outputs.pairs()[0];
+    stage.accepted_and_started(message);
+    let pinged = stage.wait(secs(20)).pings();
+    stage.hear(client.control, ControlFrame::Pong);
+    assert_eq!(pinged.len(), 1);
+    stage.gone(pinged[0], CloseReason::NoPong);
+    for _ in 0..8 {
+        stage.wait(secs(1));
+        stage.hear(client.control, ControlFrame::Pong);
+    }
+    assert_eq!(stage.reason(), "message port does not answer");
+}
+
+#[test]
 fn a_user_that_is_refused_has_it_probed_at_once_and_calls_nothing_failing() {
     let (mut stage, _, _) = begin_proved_with(3);
     stage.wait(secs(2));
