@@ -117,12 +117,14 @@ impl Probing<'_> {
             sending.ping_link(link_id, self.agenda);
             return self.agenda.at(message, Some(if now < until { until } else { judged }));
         }
-        let is_alone = sending.pools.all_idle(link_id).any(|(.., heard)| heard > probe.began);
+        let is_since = |at: Instant| at > probe.began;
+        let others_are_heard = link.accepted_at.is_some_and(is_since)
+            || sending.pools.all_idle(link_id).any(|(.., heard)| is_since(heard));
         let reason = match silent {
             Some(silent) => Some(silent),
             None if probe.accepted => Some(Reason::LocalUnanswered),
-            // The others were heard meanwhile, and a user would have been served on one of them.
-            None => (!is_alone).then_some(Reason::MessagesSilent),
+            // A user would have been served on one of them, or was.
+            None => (!others_are_heard).then_some(Reason::MessagesSilent),
         };
         let probe = probes.end(id, message);
         let is_lost = reason.is_none();

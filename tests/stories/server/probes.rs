@@ -258,6 +258,19 @@ fn one_message_connection_that_is_silent_alone_is_no_failure() {
 }
 
 #[test]
+fn no_message_connection_is_called_silent_while_users_are_served_on_the_others() {
+    let (mut stage, client, _) = begin_proved();
+    let (silent, _) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    stage.wait(millis(10));
+    let (_, outputs) = stage.user();
+    stage.session(outputs.pairs()[0].0, SessionEvent::Accepted);
+    stage.wait(secs(1));
+    stage.hear(client.control, ControlFrame::Pong);
+    assert_eq!(stage.wait(secs(2)).aborts(), [(silent, AbortReason::Reset)]);
+    assert!(stage.is_proved(), "{}", stage.reason());
+}
+
+#[test]
 fn a_client_that_brings_no_message_connection_does_not_reach_the_port() {
     let (mut stage, client, _) = begin_probed(limits(), 0);
     for _ in 0..8 {
