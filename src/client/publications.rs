@@ -43,11 +43,16 @@ impl Offer {
         agenda.fact(Fact::LocalName { service, local, fault });
     }
 
+    /// How many ports its users connect to.
+    pub fn port_count(&self) -> usize {
+        if let Want::Ports(ports) = self.publication.want { ports.count() } else { 1 }
+    }
+
     /// The local server of the port that lies so far behind the first one; `None` if there is none.
     pub fn local(&self, port_offset: u16) -> Option<HostPort> {
-        let Publication { want, local, .. } = &self.publication;
-        let ports = if let Want::Ports(ports) = want { ports.count() } else { 1 };
-        let port = local.port.checked_add(port_offset).filter(|_| usize::from(port_offset) < ports)?;
+        let local = &self.publication.local;
+        let is_own = usize::from(port_offset) < self.port_count();
+        let port = local.port.checked_add(port_offset).filter(|_| is_own)?;
         Some(HostPort { host: local.host.clone(), port })
     }
 }

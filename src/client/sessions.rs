@@ -233,7 +233,7 @@ impl Sessions {
         agenda.at(id, Some(late_at).filter(|_| left > 0));
         let deadline = agenda.now + share;
         let address = at_offset(address, session.user.port_offset);
-        let dial = Dial::Proxy(id, session.sid, offer.account);
+        let dial = Dial::Proxy(id, session.sid, session.user.account(&self.publications));
         agenda.push(Output::Dial { dial, address, deadline });
     }
 

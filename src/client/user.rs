@@ -42,7 +42,8 @@ impl UserOf {
 
     // Counting. A probe is not counted.
 
-    fn account(&self, publications: &Publications) -> Option<AccountId> {
+    /// Where it is counted, and so are its bytes.
+    pub fn account(&self, publications: &Publications) -> Option<AccountId> {
         publications.offer(self.offer).filter(|_| !self.is_probe())?.account
     }
 
@@ -93,7 +94,7 @@ impl UserOf {
         if !self.is_probe() {
             self.tell_failed(reason, publications, agenda);
         }
-        match self.failure(reason) {
+        match self.failure(reason, publications) {
             Some(failure) => self.failed(failure, publications, agenda),
             None if self.is_probe() => AbortReason::Reset,
             None => AbortReason::Refused,
@@ -133,14 +134,17 @@ impl UserOf {
         };
         // People are told of a user that is not served, and of a name that leads nowhere, by that fact.
         let is_told = !self.is_probe() || matches!(reason, Reason::Unresolved(_));
-        publications.failed(self.offer, reason, !is_told, agenda);
+        // Of a range the server goes on to other ports, and tries the first one last.
+        if self.port_offset == 0 || !reason.is_of_local_port() {
+            publications.failed(self.offer, reason, !is_told, agenda);
+        }
         told
     }
 
     /// What an end that came before the local server was reached says of what is published. A user may come to a port
     /// of a range where nothing is meant to be, and with many others: so of its session only that counts which no user
     /// brings about.
-    fn failure(&self, reason: CloseReason) -> Option<Reason> {
+    fn failure(&self, reason: CloseReason, publications: &Publications) -> Option<Reason> {
         let CloseReason::DialFailed(fault) = reason else { return None };
         let failure = match fault.kind() {
             _ if fault.is_exhaustion() => Reason::NoDescriptor,
@@ -150,7 +154,7 @@ impl UserOf {
         };
         let by_nobody = match fault.kind() {
             ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                self.port_offset == 0
+                publications.offer(self.offer).is_some_and(|offer| offer.port_count() == 1)
             }
             _ => false,
         };

@@ -97,6 +97,12 @@ impl Reason {
         }
     }
 
+    /// Whether it need not hold for other ports of the local server.
+    pub fn is_of_local_port(&self) -> bool {
+        use Reason::{Local, LocalRefused, LocalUnanswered, LocalUnreachable};
+        matches!(self, LocalRefused | LocalUnanswered | LocalUnreachable | Local(_))
+    }
+
     /// Whether it is the same, but for how long it lasts.
     pub fn is_like(&self, other: &Reason) -> bool {
         discriminant(self) == discriminant(other)

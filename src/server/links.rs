@@ -98,6 +98,8 @@ pub(super) struct Link {
     /// What may be spent on offering late sessions again. So what is done because a client is late does not add to what
     /// makes it late.
     offers: Share,
+    /// When its client last accepted a session of a user.
+    pub accepted_at: Option<Instant>,
     failing: Failing,
     /// It has refused a session, and started none since: more connections would serve nobody.
     pub refuses: bool,
@@ -107,6 +109,8 @@ pub(super) struct Link {
     pub overdue: BTreeSet<ConnId>,
     /// The last tickets expired or were given back, and none has brought a message connection since.
     pub brings_none: bool,
+    /// An idle message connection was lost, and none has come since.
+    pub has_lost_idle: bool,
     /// What it publishes is probed.
     pub is_probed: bool,
 }
@@ -151,11 +155,13 @@ impl Link {
             instead: Share::new(1),
             more: More::default(),
             offers: Share::full(OFFERS_PER_PLACE * pool as u32),
+            accepted_at: None,
             failing: Failing::default(),
             refuses: false,
             listed: false,
             overdue: BTreeSet::new(),
             brings_none: false,
+            has_lost_idle: false,
             is_probed: false,
         }
     }
@@ -243,7 +249,8 @@ impl Link {
     }
 
     /// The client has accepted a session.
-    pub fn session_accepted(&mut self) {
+    pub fn session_accepted(&mut self, now: Instant) {
+        self.accepted_at = Some(now);
         self.offers.earn();
     }
 

@@ -301,7 +301,7 @@ impl Matching {
             return agenda.reset(id, CloseReason::LinkLost);
         }
         if let Some(link) = self.sending.links.get_mut(link) {
-            link.brings_none = false;
+            (link.brings_none, link.has_lost_idle) = (false, false);
         }
         self.sending.pools.add(id, link, agenda.now);
         // There is room for one more on its way.
@@ -432,6 +432,11 @@ impl Matching {
                 self.waiting(agenda).lost(user, left);
             }
             State::Probing(publication) => self.probing(agenda).lost(id, publication),
+            State::Idle { .. } | State::Pinged(_) | State::Suspect(_) => {
+                if let Some(link) = self.sending.links.get_mut(link) {
+                    link.has_lost_idle = true;
+                }
+            }
             _ => {}
         }
     }

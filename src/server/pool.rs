@@ -51,6 +51,7 @@ enum Count {
     Idle,
     Pinged,
     Suspect,
+    Offered,
     Running,
     Probing,
     Leaving,
@@ -62,7 +63,8 @@ impl State {
             State::Idle { .. } => Count::Idle,
             State::Pinged(_) => Count::Pinged,
             State::Suspect(_) => Count::Suspect,
-            State::Offered(_) | State::Accepted(_) | State::Busy => Count::Running,
+            State::Offered(_) => Count::Offered,
+            State::Accepted(_) | State::Busy => Count::Running,
             State::Probing(_) | State::Probed => Count::Probing,
             State::Leaving => Count::Leaving,
         }
@@ -99,7 +101,7 @@ struct Pool {
     /// The idle ones; the one that is used next is the first.
     idle: List,
     others: List,
-    counts: [usize; 6],
+    counts: [usize; 7],
     peaks: Peaks,
 }
 
@@ -281,6 +283,11 @@ impl Pools {
 
     /// How many have a session.
     pub fn busy(&self, link: LinkId) -> usize {
+        self.count(link, Count::Offered) + self.running(link)
+    }
+
+    /// How many have a session that the client has accepted.
+    pub fn running(&self, link: LinkId) -> usize {
         self.count(link, Count::Running)
     }
 
@@ -296,8 +303,9 @@ impl Pools {
 
     /// Most sessions of a link at once in the last one to two periods.
     pub fn recent_peak(&mut self, link: LinkId, now: Instant, period: Duration) -> usize {
+        let busy = self.busy(link);
         let Some(pool) = self.pools.get_mut(link) else { return 0 };
-        pool.peaks.turn(pool.counts[Count::Running as usize], now, period);
+        pool.peaks.turn(busy, now, period);
         pool.peaks.most[0].max(pool.peaks.most[1])
     }
 

@@ -8,6 +8,7 @@
 //! The others take every second turn at most, and links take turns among them: a client whose publications all fail
 //! does not keep the proofs of the rest from being renewed.
 
+mod range;
 mod tries;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use crate::base::deadlines::Deadlines;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::table::Table;
 use crate::machine::{Proving, Reason};
+use range::Range;
 use tries::Tries;
 
 /// A proof is renewed after this time.
@@ -45,6 +47,7 @@ pub(super) const END_TIME: Duration = Duration::from_secs(1);
 pub(super) struct Probe {
     pub message: ConnId,
     pub began: Instant,
+    pub port_offset: u16,
     /// The client has read it.
     pub accepted: bool,
 }
@@ -63,8 +66,7 @@ enum Place {
 /// What is known of a publication.
 struct Known {
     link: LinkId,
-    /// Which port of its range is probed: the last one that was proved.
-    port_offset: u16,
+    range: Range,
     proving: Proving,
     place: Place,
     probe: Option<Probe>,
@@ -109,11 +111,9 @@ impl Probes {
         now: Instant,
     ) {
         let (proving, place) = (Proving::new(now), Place::Nowhere);
-        let (probe, attempted, port_offset) = (None, None, 0);
-        self.known.insert(
-            id,
-            Known { link, port_offset, proving, place, probe, attempted, client_lets, service_lets },
-        );
+        let (probe, attempted, range) = (None, None, Range::default());
+        self.known
+            .insert(id, Known { link, range, proving, place, probe, attempted, client_lets, service_lets });
         self.put(id, Place::Other(now));
     }
 
@@ -183,13 +183,8 @@ impl Probes {
     /// The session of a user was started that came to this port of its range.
     pub fn served_at(&mut self, id: PublicationId, port_offset: u16) {
         if let Some(known) = self.known.get_mut(id) {
-            known.port_offset = port_offset;
+            known.range.served_at(port_offset);
         }
-    }
-
-    /// Which port of its range is probed.
-    pub fn port_offset(&self, id: PublicationId) -> u16 {
-        self.known.get(id).map_or(0, |known| known.port_offset)
     }
 
     /// A session or a probe was started. Returns whether it failed before.
@@ -207,6 +202,20 @@ impl Probes {
         if let Some(known) = self.known.get_mut(id) {
             known.proving.ended(sent, answered);
         }
+    }
+
+    /// A probe was started.
+    pub fn started(&mut self, id: PublicationId, probe: Probe) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.range.proved_at(probe.port_offset);
+        }
+    }
+
+    /// Whether a probe that failed for this reason is followed by one at another port of the range, which may do
+    /// better. It is the next one's, from now on.
+    pub fn has_another_port(&mut self, id: PublicationId, probe: Probe, reason: &Reason) -> bool {
+        let known = self.known.get_mut(id).filter(|_| reason.is_of_local_port());
+        known.is_some_and(|known| known.range.failed_at(probe.port_offset))
     }
 
     /// A probe that began then has failed. What was proved meanwhile counts more. Returns whether that is news.
@@ -277,12 +286,13 @@ impl Probes {
         None
     }
 
-    /// A probe begins.
-    pub fn begin(&mut self, id: PublicationId, message: ConnId, now: Instant) {
-        if let Some(known) = self.known.get_mut(id) {
-            known.attempted = Some(now);
-            known.probe = Some(Probe { message, began: now, accepted: false });
-        }
+    /// A probe begins; returns at which port of the range.
+    pub fn begin(&mut self, id: PublicationId, message: ConnId, now: Instant) -> u16 {
+        let Some(known) = self.known.get_mut(id) else { return 0 };
+        let port_offset = known.range.next();
+        known.attempted = Some(now);
+        known.probe = Some(Probe { message, began: now, port_offset, accepted: false });
+        port_offset
     }
 
     /// The probe on its way on this message connection.

@@ -162,7 +162,7 @@ impl Sending {
         } else {
             agenda.push(Output::Take { message: id, user });
         }
-        link.session_accepted();
+        link.session_accepted(agenda.now);
         let margin = link.round_trip.times(0).max(STARTED_MARGIN);
         let Some(offer) = self.end_offer(user, Some(id), agenda) else { return };
         let served = self.users.get(user).and_then(|user| Some((user.served_by?, user.asked_port())));

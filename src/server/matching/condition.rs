@@ -22,8 +22,11 @@ impl Condition<'_> {
         if let Some(time) = link.silent_for(self.now) {
             return Some(Reason::ClientSilent(time));
         }
-        let has_idle = self.all.sending.pools.usable(link_id) > 0;
-        (!has_idle && link.lacks_messages(self.now, self.limits)).then_some(Reason::MessagePortUnanswered)
+        let pools = &self.all.sending.pools;
+        // A client that has as many sessions as it may have brings no more, and users must not make anything fail.
+        let may_be_full = pools.running(link_id) > 0 && !link.has_lost_idle;
+        let is_lacking = pools.usable(link_id) == 0 && link.lacks_messages(self.now, self.limits);
+        (is_lacking && !may_be_full).then_some(Reason::MessagePortUnanswered)
     }
 
     /// What is known of a publication.

@@ -46,10 +46,9 @@ impl Probing<'_> {
         link.is_probed = true;
         match spare {
             Some(message) => {
-                let start = Start::probe(link.next_sid(), number, probes.port_offset(id));
+                let start = Start::probe(link.next_sid(), number, probes.begin(id, message, now));
                 let doubted = link.round_trip.times(3).max(DOUBT);
                 sending.pools.set(message, State::Probing(id), Place::Back);
-                probes.begin(id, message, now);
                 self.agenda.after(message, doubted);
                 self.agenda.push(Output::Probe { message, start });
             }
@@ -73,8 +72,9 @@ impl Probing<'_> {
         match event {
             SessionEvent::Accepted => self.all.probes.accepted(id),
             SessionEvent::Started => {
-                self.all.probes.end(id, message);
+                let probe = self.all.probes.end(id, message);
                 self.over(message, Some(self.agenda.now + END_TIME));
+                probe.into_iter().for_each(|probe| self.all.probes.started(id, probe));
                 self.proved(id);
                 self.all.probes.rest(id);
             }
@@ -117,12 +117,14 @@ impl Probing<'_> {
             sending.ping_link(link_id, self.agenda);
             return self.agenda.at(message, Some(if now < until { until } else { judged }));
         }
-        let is_alone = sending.pools.all_idle(link_id).any(|(.., heard)| heard > probe.began);
+        let is_since = |at: Instant| at > probe.began;
+        let others_are_heard = link.accepted_at.is_some_and(is_since)
+            || sending.pools.all_idle(link_id).any(|(.., heard)| is_since(heard));
         let reason = match silent {
             Some(silent) => Some(silent),
             None if probe.accepted => Some(Reason::LocalUnanswered),
-            // The others were heard meanwhile, and a user would have been served on one of them.
-            None => (!is_alone).then_some(Reason::MessagesSilent),
+            // A user would have been served on one of them, or was.
+            None => (!others_are_heard).then_some(Reason::MessagesSilent),
         };
         let probe = probes.end(id, message);
         let is_lost = reason.is_none();
@@ -155,8 +157,7 @@ impl Probing<'_> {
         }
     }
 
-    /// The session of a user was started that came to this port: that one of a range is probed from now on, because a
-    /// client need not serve all of them.
+    /// The session of a user was started that came to this port.
     pub fn served(&mut self, id: PublicationId, port: u16) {
         let first = self.all.services.publication(id).and_then(|of| of.first_port);
         if let Some(first) = first {
@@ -166,10 +167,11 @@ impl Probing<'_> {
     }
 
     fn failed(&mut self, id: PublicationId, probe: Option<Probe>, reason: Option<Reason>) {
-        self.all.probes.retry(id, false, self.agenda.now);
-        if let (Some(probe), Some(reason)) = (probe, reason)
-            && self.all.probes.failed(id, probe, reason.clone())
-        {
+        let (probes, now) = (&mut self.all.probes, self.agenda.now);
+        let (Some(probe), Some(reason)) = (probe, reason) else { return probes.retry(id, false, now) };
+        let has_another_port = probes.has_another_port(id, probe, &reason);
+        probes.retry(id, has_another_port, now);
+        if !has_another_port && probes.failed(id, probe, reason.clone()) {
             self.tell_failed(id, reason);
         }
     }

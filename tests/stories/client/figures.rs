@@ -109,19 +109,20 @@ fn a_session_whose_name_leads_nowhere_is_counted_and_a_copy_is_not() {
 }
 
 #[test]
-fn a_probe_is_no_user() {
+fn a_probe_is_no_user_and_the_banner_that_it_meets_is_counted_nowhere() {
     let (mut stage, _, message) = ready(config());
-    let proxy = {
-        stage.start(message, Start::probe(1, 1, 0));
-        let proxy = stage.dialling(Dialled::Proxy(message));
-        stage.connected(proxy);
-        proxy
-    };
+    let outputs = stage.start(message, Start::probe(1, 1, 0));
+    assert!(matches!(outputs.dials()[..], [(Dial::Proxy(_, _, None), _)]), "{outputs:?}");
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    stage.connected(proxy);
     let link = &stage.snapshot().links[0];
     assert_eq!((link.idle, link.busy), (0, 1));
-    stage.gone(proxy, CloseReason::Finished);
+    let traffic = Traffic { received: 20, sent: 0 };
+    stage.tell(Input::Closed { id: proxy, reason: CloseReason::Finished, traffic });
     stage.idle(message);
     assert_eq!(stage.web(), Figures::default());
+    let outputs = stage.start(message, start(2, 0));
+    assert!(matches!(outputs.dials()[..], [(Dial::Proxy(_, _, Some(_)), _)]), "{outputs:?}");
 }
 
 #[test]

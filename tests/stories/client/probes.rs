@@ -85,6 +85,30 @@ fn a_user_is_refused_in_one_word_and_only_what_no_user_brings_about_counts() {
 }
 
 #[test]
+fn users_who_are_refused_at_a_port_of_a_range_call_nothing_failing() {
+    let want = Want::Ports(Ports { first: 27_000, last: 27_009 });
+    let range = Publication { want, ..config().publications[0].clone() };
+    let (mut stage, _, message) = ready(ClientConfig { publications: vec![range], ..config() });
+    for (sid, port_offset) in [(1, 0), (2, 7)] {
+        let outputs = stage.dial_ends(message, Start { port_offset, ..start(sid, 0) }, REFUSED);
+        assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
+        assert!(matches!(stage.state("web"), PublicationState::Unproven(_)), "{port_offset}");
+    }
+}
+
+#[test]
+fn of_a_range_only_a_probe_of_the_first_port_calls_it_failing_because_that_one_is_tried_last() {
+    let want = Want::Ports(Ports { first: 27_000, last: 27_009 });
+    let range = Publication { want, ..config().publications[0].clone() };
+    let (mut stage, _, message) = ready(ClientConfig { publications: vec![range], ..config() });
+    let outputs = stage.dial_ends(message, Start::probe(1, 1, 7), REFUSED);
+    assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
+    assert!(matches!(stage.state("web"), PublicationState::Unproven(_)));
+    stage.dial_ends(message, Start::probe(2, 1, 0), REFUSED);
+    assert_eq!(stage.reason(), "local server refuses connections");
+}
+
+#[test]
 fn a_local_server_that_does_not_answer_until_the_server_gives_the_probe_up_fails() {
     let (mut stage, _, message) = ready(config());
     stage.start(message, Start::probe(1, 1, 0));

@@ -4,6 +4,7 @@ use std::io;
 
 use skyorg::base::ports::Ports;
 use skyorg::config::policy::{Policy, PortRules};
+use skyorg::machine::status::PublicationState;
 use skyorg::wire::control::PublicationNumber;
 
 use super::*;
@@ -162,25 +163,69 @@ fn a_range_is_one_publication_and_a_session_says_which_of_its_ports_was_asked() 
     }
 }
 
+impl Stage {
+    /// Which ports behind the first one are probed next, one after the other: each refuses but those that listen.
+    fn probed_next(&mut self, client: &Client, mut outputs: Outputs, listening: &[u16]) -> Vec<u16> {
+        let mut probed = Vec::new();
+        for _ in 0..400 {
+            outputs.0.extend(self.wait(millis(100)).0);
+            for id in outputs.pings() {
+                self.session(id, SessionEvent::Pong);
+            }
+            self.hear(client.control, ControlFrame::Pong);
+            match outputs.probes().first() {
+                Some(&(message, start)) => {
+                    probed.push(start.port_offset);
+                    self.session(message, SessionEvent::Accepted);
+                    self.session(
+                        message,
+                        match listening.contains(&start.port_offset) {
+                            true => SessionEvent::Started,
+                            false => SessionEvent::ProbeAborted(AbortReason::Refused),
+                        },
+                    );
+                    self.idle(message);
+                }
+                None if probed.is_empty() => {}
+                None => break,
+            }
+            outputs = Outputs::default();
+        }
+        probed
+    }
+
+    /// A user comes to this port and is served.
+    fn serve_at(&mut self, client: &mut Client, port: u16) {
+        let (user, outputs) = self.user_at(port);
+        let (message, _) = outputs.pairs()[0];
+        client.note(&outputs);
+        self.accepted_and_started(message);
+        self.gone(user, CloseReason::Finished);
+        self.idle(message);
+    }
+}
+
 #[test]
-fn of_a_range_that_port_is_probed_whose_user_was_served_last() {
+fn a_range_fails_only_where_no_port_does_better_than_the_one_that_a_user_was_served_at() {
     let mut stage = begin_with_ports(&["20000-20009"]);
     let mut client = stage.joins(office(), 1);
-    (0..2).for_each(|_| drop(stage.bring(&mut client)));
+    let is_failing = |stage: &Stage| {
+        let state = &stage.service("game").publications[0].state;
+        matches!(state, PublicationState::Failing(_))
+    };
     let ControlFrame::Publish(publish) = expose(1, "game", "20000-20009", false) else { panic!("it is one") };
-    let mut outputs = stage.ask(&client, ControlFrame::Publish(Publish { probe: true, ..publish }));
-    outputs.0.extend(stage.wait(millis(100)).0);
-    let [(message, start)] = outputs.probes()[..] else { panic!("{outputs:?}") };
-    assert_eq!(start.port_offset, 0);
-    stage.session(message, SessionEvent::ProbeAborted(AbortReason::Refused));
-    stage.idle(message);
-    let (_, outputs) = stage.user_at(20_007);
-    stage.accepted_and_started(outputs.pairs()[0].0);
-    client.note(&outputs);
-    stage.bring(&mut client);
-    stage.live(9);
-    let outputs = stage.tell(Input::Look);
-    assert_eq!(outputs.probes().iter().map(|it| it.1.port_offset).collect::<Vec<_>>(), [7]);
+    (0..2).for_each(|_| drop(stage.bring(&mut client)));
+    let outputs = stage.ask(&client, ControlFrame::Publish(Publish { probe: true, ..publish }));
+    assert_eq!((stage.probed_next(&client, outputs, &[]), is_failing(&stage)), (vec![0], true));
+    for (served, listening, tried) in
+        [(7, 7, vec![7]), (9, 7, vec![7]), (9, 9, vec![7, 9]), (5, 0, vec![9, 5, 0]), (5, 0, vec![5, 0])]
+    {
+        stage.serve_at(&mut client, 20_000 + served);
+        let probed = stage.probed_next(&client, Outputs::default(), &[listening]);
+        assert_eq!((probed, is_failing(&stage)), (tried, false));
+    }
+    let probed = stage.probed_next(&client, Outputs::default(), &[]);
+    assert_eq!((probed, is_failing(&stage)), (vec![0], true));
 }
 
 #[test]

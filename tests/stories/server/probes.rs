@@ -258,12 +258,53 @@ fn one_message_connection_that_is_silent_alone_is_no_failure() {
 }
 
 #[test]
+fn no_message_connection_is_called_silent_while_users_are_served_on_the_others() {
+    let (mut stage, client, _) = begin_proved();
+    let (silent, _) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    stage.wait(millis(10));
+    let (_, outputs) = stage.user();
+    stage.session(outputs.pairs()[0].0, SessionEvent::Accepted);
+    stage.wait(secs(1));
+    stage.hear(client.control, ControlFrame::Pong);
+    assert_eq!(stage.wait(secs(2)).aborts(), [(silent, AbortReason::Reset)]);
+    assert!(stage.is_proved(), "{}", stage.reason());
+}
+
+#[test]
 fn a_client_that_brings_no_message_connection_does_not_reach_the_port() {
     let (mut stage, client, _) = begin_probed(limits(), 0);
     for _ in 0..8 {
         if stage.wait(secs(1)).said(client.control).contains(&ControlFrame::Ping) {
             stage.hear(client.control, ControlFrame::Pong);
         }
+    }
+    assert_eq!(stage.reason(), "message port does not answer");
+}
+
+#[test]
+fn users_who_have_all_message_connections_of_a_client_do_not_make_it_fail() {
+    let (mut stage, _, _) = begin_proved();
+    for _ in 0..2 {
+        let (_, outputs) = stage.user();
+        stage.accepted_and_started(outputs.pairs()[0].0);
+    }
+    stage.live(30);
+    assert!(stage.is_proved(), "{}", stage.reason());
+}
+
+#[test]
+fn a_message_port_that_is_blocked_is_told_of_while_a_session_runs() {
+    let (mut stage, client, _) = begin_proved();
+    let (_, outputs) = stage.user();
+    let (message, _) = outputs.pairs()[0];
+    stage.accepted_and_started(message);
+    let pinged = stage.wait(secs(20)).pings();
+    stage.hear(client.control, ControlFrame::Pong);
+    assert_eq!(pinged.len(), 1);
+    stage.gone(pinged[0], CloseReason::NoPong);
+    for _ in 0..8 {
+        stage.wait(secs(1));
+        stage.hear(client.control, ControlFrame::Pong);
     }
     assert_eq!(stage.reason(), "message port does not answer");
 }
