@@ -34,6 +34,8 @@ pub enum Reason {
     MessagePortRefused,
     /// No message connection comes through.
     MessagePortUnanswered,
+    /// The server ends, and takes no user any more.
+    Draining,
     /// Nobody serves the service.
     NoClient,
     /// The server does not answer the handshake.
@@ -128,6 +130,7 @@ impl fmt::Display for Reason {
             Reason::MessagesSilent => "message connections silent",
             Reason::MessagePortRefused => "message port refused",
             Reason::MessagePortUnanswered => "message port does not answer",
+            Reason::Draining => "draining",
             Reason::NoClient => "no client",
             Reason::KeyNotTaken => "the server does not take this key: wrong, unknown or revoked",
             Reason::KeyExpired | Reason::Refused(Refusal::Expired) => "key expired",

@@ -70,6 +70,11 @@ impl Matching {
         Condition { all: self, now, limits }
     }
 
+    /// Whether users that come may be given to a link.
+    fn takes_users(&self, link: LinkId) -> bool {
+        self.drain == Drain::No && self.sending.may_serve(link)
+    }
+
     /// For a server that ends.
     pub fn draining<'m>(&'m mut self, agenda: &'m mut Agenda) -> Draining<'m> {
         Draining { all: self, agenda }

@@ -80,14 +80,13 @@ impl Surveyor<'_> {
         let listeners = self.listeners.of_service(id).iter().filter_map(|&id| self.listeners.get(id));
         let addresses = || listeners.map(Listener::place).map(|place| place.to_string()).collect();
         let condition = self.condition(survey.now);
-        let is_served = self.matching.services.publications_behind(id, None).next().is_some();
         let service = ServiceStatus {
             name: name.clone(),
             exposed_by: account.and_then(|account| tally.exposed_by(account)).cloned(),
             is_probed: condition.is_probed(id),
             addresses: self.exposed.addresses(id).unwrap_or_else(addresses),
             publications: Vec::new(),
-            reason: (!is_served).then(|| condition.unserved(id).words()),
+            reason: condition.unserved(id).map(|reason| reason.words()),
             figures: Figures { waiting: waiting as u64, ..figures },
         };
         survey.add(service, account);
@@ -104,13 +103,15 @@ impl Surveyor<'_> {
     ) -> Place {
         let Some(service) = survey.snapshot.services.last_mut() else { return Place::Over };
         let condition = self.condition(survey.now);
+        // One is looked at however few rows are left: else a look would not get on.
+        let mut has_begun = false;
         for publication in self.matching.services.publications_behind(id, last) {
             match last {
-                Some(last) if *left == 0 => return Place::Publication(id.slot(), last),
+                Some(last) if *left == 0 && has_begun => return Place::Publication(id.slot(), last),
                 _ => {}
             }
             service.publications.extend(condition.publication(publication));
-            (last, *left) = (Some(publication), left.saturating_sub(1));
+            (last, *left, has_begun) = (Some(publication), left.saturating_sub(1), true);
         }
         Place::Service(id.slot() + 1)
     }

@@ -7,6 +7,7 @@ use crate::base::id::{LinkId, PublicationId, ServiceId};
 use crate::config::limits::Limits;
 use crate::machine::Reason;
 use crate::machine::status::PublicationStatus;
+use crate::server::drain::Drain;
 
 /// A look at what is known now.
 pub(in crate::server) struct Condition<'m> {
@@ -29,9 +30,9 @@ impl Condition<'_> {
         (is_lacking && !may_be_full).then_some(Reason::MessagePortUnanswered)
     }
 
-    /// What is known of a publication.
+    /// What is known of a publication. One whose client is leaving is none: it serves no user that comes.
     pub fn publication(&self, id: PublicationId) -> Option<PublicationStatus> {
-        let of = self.all.services.publication(id)?;
+        let of = self.all.services.publication(id).filter(|of| self.all.takes_users(of.link))?;
         let link = self.all.sending.links.get(of.link)?;
         let proving = self.all.probes.proving(id)?;
         Some(PublicationStatus {
@@ -43,9 +44,13 @@ impl Condition<'_> {
         })
     }
 
-    /// Why nobody serves a service that has no publication.
-    pub fn unserved(&self, service: ServiceId) -> Reason {
-        self.all.probes.unserved(service)
+    /// Why nobody serves the users of a service that come, if nobody does.
+    pub fn unserved(&self, service: ServiceId) -> Option<Reason> {
+        match self.all.drain {
+            Drain::No if self.all.services.is_served(service) => None,
+            Drain::No => Some(self.all.probes.unserved(service)),
+            Drain::Begun | Drain::Retiring => Some(Reason::Draining),
+        }
     }
 
     /// Whether a service is probed, as far as its rules and its clients say.

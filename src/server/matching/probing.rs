@@ -11,7 +11,6 @@ use super::Matching;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
 use crate::machine::{Agenda, Fact, Output, Reason, SessionEvent};
-use crate::server::drain::Drain;
 use crate::server::pool::{Place, State};
 use crate::server::probes::{DOUBT, END_TIME, PROBE_TIME, Probe};
 use crate::wire::frame::{AbortReason, Start};
@@ -35,12 +34,12 @@ impl Probing<'_> {
 
     fn attempt(&mut self, id: PublicationId) {
         let now = self.agenda.now;
-        let Matching { services, sending, probes, drain, .. } = &mut *self.all;
-        let Some(of) = services.publication(id) else { return probes.forget(id) };
+        let Some(of) = self.all.services.publication(id) else { return self.all.probes.forget(id) };
         let (link_id, number) = (of.link, of.number);
-        if *drain != Drain::No || !sending.may_serve(link_id) {
-            return probes.retry(id, false, now);
+        if !self.all.takes_users(link_id) {
+            return self.all.probes.retry(id, false, now);
         }
+        let Matching { sending, probes, .. } = &mut *self.all;
         let spare = sending.pools.next_idle(link_id).filter(|_| sending.pools.idle(link_id) >= SPARE);
         let Some(link) = sending.links.get_mut(link_id) else { return };
         link.is_probed = true;

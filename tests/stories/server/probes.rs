@@ -450,9 +450,24 @@ fn a_service_that_nobody_serves_says_why() {
 }
 
 #[test]
-fn a_server_that_ends_probes_nobody() {
+fn a_client_that_leaves_serves_nobody_while_its_sessions_go_on() {
+    let (mut stage, client, message) = begin_proved();
+    let (_, outputs) = stage.user();
+    assert_eq!(outputs.pairs()[0].0, message);
+    stage.started(message);
+    stage.hear(client.control, ControlFrame::Drain);
+    let service = stage.service("web");
+    assert_eq!((service.publications, service.reason.as_deref()), (vec![], Some("no client")));
+    stage.client(2);
+    assert_eq!(stage.service("web").publications.len(), 1);
+}
+
+#[test]
+fn a_server_that_ends_serves_nobody_and_probes_nobody() {
     let (mut stage, client, _) = begin_proved();
     stage.drain();
+    let service = stage.service("web");
+    assert_eq!((service.publications, service.reason.as_deref()), (vec![], Some("draining")));
     stage.tell(Input::Look);
     assert_eq!(stage.until_probed(&client, secs(4)), None);
 }
