@@ -238,8 +238,7 @@ mod tests {
         let mut standing = Standing::of_client("gw:1".into(), 0);
         let server = HostPort { host: "gw".into(), port: 1 };
         let [old, new] = [1, 2].map(|number| ConnId::new(number, 1).expect("it can be named"));
-        let lost =
-            |link| Fact::LinkLost { link, server: server.clone(), reason: CloseReason::HeartbeatLost };
+        let lost = |link| Fact::LinkLost { link, server: server.clone(), reason: CloseReason::HeartbeatLost };
         for link in [old, new] {
             let (address, key) = (([192, 0, 2, 1], 1).into(), "office".parse().expect("a name"));
             standing.take(&Fact::Connected { link, server: server.clone(), address, key });
