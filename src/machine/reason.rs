@@ -74,7 +74,7 @@ impl Reason {
     }
 
     /// Why the server cannot be reached, as a control connection that was not proved ended. One that takes connections
-    /// and ends them without an answer does so with whoever has not proved a key.
+    /// and ends them without an answer does so with those that have not proved a key.
     pub fn of_server(reason: CloseReason) -> Reason {
         match reason {
             CloseReason::DialFailed(fault) if fault.is_exhaustion() => Reason::NoDescriptor,
