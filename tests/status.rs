@@ -310,7 +310,8 @@ fn a_reload_opens_the_new_listener_first_and_a_refused_one_is_told_at_the_head()
     let _holder = TcpListener::bind(taken).expect("still free");
     file(&format!("metrics = \"{taken}\""));
     server.signal(Signal::HUP);
-    server.wait_for(&format!("refused cannot listen on {taken} for metrics: "));
+    let line = server.wait_for(&format!("cannot listen on {taken} for metrics: "));
+    assert!(line.contains("refused ") && line.contains("server.toml:5:1: "), "{line}");
     assert!(get(second, "/metrics").contains("skyorg_configuration_refused 1"));
     file("metrics = \"nowhere\"\npool = 0");
     server.signal(Signal::HUP);
