@@ -71,9 +71,11 @@ fn control_frames() -> Vec<(ControlFrame, &'static str)> {
             ControlFrame::Granted {
                 number: 1,
                 addresses: vec![address("::", 443, 443), address("192.0.2.1", 27000, 27100)],
+                is_probed: false,
             },
             "0900000001020000000000000000000000000000000001bb01bb00000000000000000000ffffc0000201697869dc",
         ),
+        (ControlFrame::Granted { number: 2, addresses: vec![], is_probed: true }, "0900000002000001000101"),
         (ControlFrame::Denied { number: 1, reason: Denial::UnknownService }, "0a0000000101"),
         (ControlFrame::Denied { number: 2, reason: Denial::Policy }, "0a0000000202"),
         (ControlFrame::Denied { number: 3, reason: Denial::PortTaken }, "0a0000000303"),

@@ -114,7 +114,9 @@ impl Control {
         }));
         loop {
             match self.hear() {
-                ControlFrame::Granted { number, addresses } if number == self.number => return Ok(addresses),
+                ControlFrame::Granted { number, addresses, .. } if number == self.number => {
+                    return Ok(addresses);
+                }
                 ControlFrame::Denied { number, reason } if number == self.number => return Err(reason),
                 _ => {}
             }

@@ -153,8 +153,8 @@ impl Client {
             }
             ControlFrame::Ping => agenda.push(Output::Send { id, frame: ControlFrame::Pong }),
             ControlFrame::Pong | ControlFrame::Skipped => {}
-            ControlFrame::Granted { number, addresses } => {
-                sessions.publications.granted(id, number, addresses, agenda);
+            ControlFrame::Granted { number, addresses, is_probed } => {
+                sessions.publications.granted(id, number, (addresses, is_probed), agenda);
             }
             ControlFrame::Denied { number, reason } | ControlFrame::Withdrawn { number, reason } => {
                 sessions.publications.denied(id, number, reason, agenda);

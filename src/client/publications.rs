@@ -68,7 +68,11 @@ pub(super) fn at_offset(address: SocketAddr, port_offset: u16) -> SocketAddr {
 /// What the server said last.
 enum Answer {
     Nothing,
-    Granted(Vec<GrantedAddress>),
+    Granted {
+        addresses: Vec<GrantedAddress>,
+        /// A server that does not say so does not probe.
+        is_probed: bool,
+    },
     Denied(Denial),
 }
 
@@ -77,6 +81,17 @@ struct Standing {
     offer: OfferId,
     answer: Answer,
     proving: Proving,
+}
+
+/// What is shown of a publication.
+pub(super) struct Shown<'p> {
+    pub offer: &'p Offer,
+    /// Where its users connect, as far as the server has said so.
+    pub addresses: &'p [GrantedAddress],
+    /// Whether the server probes it, as far as is known.
+    pub is_probed: bool,
+    pub state: PublicationState,
+    pub proving: &'p Proving,
 }
 
 /// A control connection on which publications were said.
@@ -162,21 +177,22 @@ impl Publications {
         }
     }
 
-    /// What is known of the publication of this number: what is published, where its users connect as far as the server
-    /// has said so, in what state it is, and when it was proved. `link` says why none can be served, if that is so.
+    /// What is known of the publication of this number. `link` says why none can be served, if that is so.
     pub fn numbered(
         &self,
         number: PublicationNumber,
         link: Option<Reason>,
         now: Instant,
-    ) -> Option<(&Offer, &[GrantedAddress], PublicationState, &Proving)> {
+    ) -> Option<Shown<'_>> {
         let Standing { offer, answer, proving } = self.standing.get(&number)?;
-        let (addresses, denied) = match answer {
-            Answer::Granted(addresses) => (&addresses[..], None),
-            Answer::Denied(reason) => (&[][..], Some(Reason::Denied(*reason))),
-            Answer::Nothing => (&[][..], None),
+        let (addresses, server_probes, denied) = match answer {
+            Answer::Granted { addresses, is_probed } => (&addresses[..], *is_probed, None),
+            Answer::Denied(reason) => (&[][..], true, Some(Reason::Denied(*reason))),
+            Answer::Nothing => (&[][..], true, None),
         };
-        Some((self.offers.get(offer)?, addresses, proving.state(link.or(denied), now), proving))
+        let (offer, state) = (self.offers.get(offer)?, proving.state(link.or(denied), now));
+        let is_probed = server_probes && offer.publication.probe;
+        Some(Shown { offer, addresses, is_probed, state, proving })
     }
 
     // Coming, changing, going.
@@ -321,12 +337,12 @@ impl Publications {
         self.hearers.get(&control).is_some_and(|hearer| !hearer.is_draining)
     }
 
-    /// The server serves a publication: where its users connect.
+    /// The server serves a publication: where its users connect, and whether it is probed.
     pub fn granted(
         &mut self,
         control: ConnId,
         number: PublicationNumber,
-        addresses: Vec<GrantedAddress>,
+        (addresses, is_probed): (Vec<GrantedAddress>, bool),
         agenda: &mut Agenda,
     ) {
         if !self.counts(control) || addresses.is_empty() {
@@ -334,7 +350,15 @@ impl Publications {
         }
         let Some(standing) = self.standing.get_mut(&number) else { return };
         let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { return };
-        standing.answer = Answer::Granted(addresses.clone());
+        let answer = Answer::Granted { addresses: addresses.clone(), is_probed };
+        if let Answer::Granted { addresses: before, is_probed: was_probed } =
+            std::mem::replace(&mut standing.answer, answer)
+            && before == addresses
+            && was_probed != is_probed
+        {
+            // Nothing else is new.
+            return;
+        }
         let (service, local) = (publication.name.clone(), publication.local.clone());
         agenda.fact(Fact::Granted { service, addresses, local });
     }
@@ -355,7 +379,8 @@ impl Publications {
         match std::mem::replace(&mut standing.answer, Answer::Denied(reason)) {
             Answer::Denied(before) if before == reason => {}
             before => {
-                let (service, withdrawn) = (publication.name.clone(), matches!(before, Answer::Granted(_)));
+                let (service, withdrawn) =
+                    (publication.name.clone(), matches!(before, Answer::Granted { .. }));
                 agenda.fact(Fact::Denied { service, reason, withdrawn });
             }
         }

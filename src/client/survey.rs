@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::gateway::Gateway;
 use super::link::Links;
-use super::publications::Publications;
+use super::publications::{Publications, Shown};
 use super::sessions::Sessions;
 use crate::base::ports::PortsAt;
 use crate::machine::status::{LinkStatus, PublicationStatus, ServiceStatus};
@@ -54,9 +54,8 @@ impl Surveyor<'_> {
 
     fn publication(&self, number: u32, survey: &mut Survey) {
         let (link, now) = (self.fault.clone(), survey.now);
-        let Some((offer, granted, state, proving)) = self.publications().numbered(number, link, now) else {
-            return;
-        };
+        let Some(shown) = self.publications().numbered(number, link, now) else { return };
+        let Shown { offer, addresses, is_probed, state, proving } = shown;
         let figures = offer.account.and_then(|account| self.agenda.tally.figures(account));
         let publication = PublicationStatus {
             key: self.gateway.key().clone(),
@@ -68,8 +67,8 @@ impl Surveyor<'_> {
         let service = ServiceStatus {
             name: offer.publication.name.clone(),
             exposed_by: None,
-            is_probed: offer.publication.probe,
-            addresses: self.shown(granted),
+            is_probed,
+            addresses: self.shown(addresses),
             publications: vec![publication],
             reason: None,
             figures: figures.cloned().unwrap_or_default(),

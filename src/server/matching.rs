@@ -30,6 +30,7 @@ use crate::base::name::Name;
 use crate::config::limits::Limits;
 use crate::config::policy::{Policy, UserRules};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, SessionEvent, Traffic};
+use crate::wire::control::{ControlFrame, GrantedAddress, PublicationNumber};
 use crate::wire::frame::AbortReason;
 use coming::Coming;
 pub(super) use condition::Condition;
@@ -135,6 +136,19 @@ impl Matching {
                 None => agenda.reset(id, CloseReason::LinkLost),
             }
         }
+    }
+
+    /// What tells a client that it serves this: where users connect, and whether it is probed if it reads that.
+    pub fn granted(
+        &self,
+        link: LinkId,
+        number: PublicationNumber,
+        addresses: Vec<GrantedAddress>,
+    ) -> ControlFrame {
+        let reads_probed = self.sending.links.get(link).is_some_and(|link| link.capabilities.reads_probed());
+        let id = self.services.numbered(link, number).filter(|_| reads_probed);
+        let is_probed = id.is_some_and(|(id, _)| self.probes.is_probed(id));
+        ControlFrame::Granted { number, addresses, is_probed }
     }
 
     /// A link no longer serves what it published under this number; false if it did not.

@@ -119,7 +119,7 @@ impl Publishing<'_> {
         let frame = match answer {
             Ok(addresses) => {
                 self.agenda.fact(Fact::Published { link: id, key, service });
-                granted(number, &addresses)
+                self.matching.granted(link, number, one_port_each(&addresses))
             }
             Err(reason) => {
                 self.agenda.fact(Fact::PublicationDenied { key, service, reason });
@@ -209,9 +209,14 @@ impl Publishing<'_> {
     pub fn set_rules(&mut self, service: &Name, rules: UserRules) {
         let Matching { services, admission, sending, .. } = &mut *self.matching;
         if let Some(id) = services.id(service) {
+            let is_probed = rules.probe;
+            let was_probed = admission.rules(id).is_some_and(|rules| rules.probe);
             let users = sending.users.iter().filter(|(_, user)| user.service == id);
             admission.set_rules(id, rules, users.map(|(_, user)| user.peer()));
             self.matching.probing(self.agenda).rules_changed(id);
+            if was_probed != is_probed {
+                self.moved(id);
+            }
         }
     }
 
@@ -238,12 +243,13 @@ impl Publishing<'_> {
         }
     }
 
-    /// The users of a service connect elsewhere now: its clients are told.
+    /// The users of a service connect elsewhere now, or it is probed now, or not any more: its clients are told.
     pub fn moved(&mut self, service: ServiceId) {
         let addresses = self.listeners.addresses(service);
         for it in self.matching.services.publications_of(service) {
             if let Some(link) = self.matching.sending.links.get(it.link) {
-                self.agenda.push(Output::Send { id: link.control, frame: granted(it.number, &addresses) });
+                let frame = self.matching.granted(it.link, it.number, one_port_each(&addresses));
+                self.agenda.push(Output::Send { id: link.control, frame });
             }
         }
     }
@@ -267,7 +273,6 @@ pub(super) fn remove_service(
     matching.services.remove(id)
 }
 
-fn granted(number: PublicationNumber, addresses: &[SocketAddr]) -> ControlFrame {
-    let address = |it: &SocketAddr| GrantedAddress { ip: it.ip(), ports: Ports::one(it.port()) };
-    ControlFrame::Granted { number, addresses: addresses.iter().map(address).collect() }
+fn one_port_each(addresses: &[SocketAddr]) -> Vec<GrantedAddress> {
+    addresses.iter().map(|it| GrantedAddress { ip: it.ip(), ports: Ports::one(it.port()) }).collect()
 }

@@ -1,6 +1,6 @@
 //! Frames of control connections: `kind (1) body`. Integers are big-endian.
 //!
-//! Hello, Welcome and Publish end with extensions, `(type u16, length u16, bytes)` each: what this version does not
+//! Hello, Welcome, Publish and Granted end with extensions, `(type u16, length u16, bytes)` each: what this version does not
 //! know is skipped. So is a whole frame of kind 128 or more that it does not know; any other unknown one is an error.
 
 use std::fmt;
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::frame::BadFrame;
 use super::handshake::{KeyId, Secret};
 pub use super::publication::{Denial, GrantedAddress, Ports, PublicationNumber, Publish, Transports, Want};
-use super::publication::{options, ports, put_options, put_ports};
+use super::publication::{options, ports, probed, put_options, put_ports, put_probed};
 use super::{FIRST_SKIPPED_KIND, Fields, MAPPED_IP_BYTES, mapped, skip_extensions};
 use crate::base::name::{NAME_BYTES_MAX, Name};
 
@@ -57,16 +57,23 @@ impl Capabilities {
     pub const PLAIN: Capabilities = Capabilities(1);
     /// It reads a denial that says which client has what it asked for.
     const READS_ADDRESSES: Capabilities = Capabilities(2);
+    /// It reads of a publication that is granted whether it is probed.
+    const READS_PROBED: Capabilities = Capabilities(4);
 
     /// Those of an end that runs with `--plain`, or without.
     pub fn new(plain: bool) -> Capabilities {
         let plain = if plain { Capabilities::PLAIN.0 } else { 0 };
-        Capabilities(Capabilities::READS_ADDRESSES.0 | plain)
+        Capabilities(Capabilities::READS_ADDRESSES.0 | Capabilities::READS_PROBED.0 | plain)
     }
 
     /// Whether [`Denial::AlreadyPublishedBy`] may be said to it.
     pub fn reads_addresses(self) -> bool {
         self.0 & Capabilities::READS_ADDRESSES.0 != 0
+    }
+
+    /// Whether [`ControlFrame::Granted`] may say to it that a publication is probed.
+    pub fn reads_probed(self) -> bool {
+        self.0 & Capabilities::READS_PROBED.0 != 0
     }
 
     /// Whether payload travels unsealed.
@@ -195,6 +202,8 @@ pub enum ControlFrame {
         number: PublicationNumber,
         /// At most [`ADDRESSES_MAX`].
         addresses: Vec<GrantedAddress>,
+        /// It proves it by probes, where no user does.
+        is_probed: bool,
     },
     /// Server to client: it does not.
     Denied {
@@ -287,7 +296,7 @@ impl ControlFrame {
                 put_duration(out, publish.dial_time);
                 put_options(out, publish);
             }
-            ControlFrame::Granted { number, addresses } => {
+            ControlFrame::Granted { number, addresses, is_probed } => {
                 out.push(9);
                 out.extend(number.to_be_bytes());
                 let addresses = &addresses[..addresses.len().min(ADDRESSES_MAX)];
@@ -296,6 +305,7 @@ impl ControlFrame {
                     out.extend(mapped(*ip));
                     put_ports(out, *ports);
                 }
+                put_probed(out, *is_probed);
             }
             ControlFrame::Denied { number, reason } => put_denial(out, 10, *number, *reason),
             ControlFrame::Unpublish(number) => {
@@ -322,6 +332,10 @@ impl ControlFrame {
         match frame {
             ControlFrame::Publish(publish) => {
                 options(&mut fields, publish).map(ControlFrame::Publish).ok_or(BadFrame)
+            }
+            ControlFrame::Granted { number, addresses, .. } => {
+                let is_probed = probed(&mut fields).ok_or(BadFrame)?;
+                Ok(ControlFrame::Granted { number, addresses, is_probed })
             }
             ControlFrame::Skipped | ControlFrame::Refused(Refusal::Other(_)) => Ok(frame),
             _ if grows => skip_extensions(&mut fields).map(|()| frame).ok_or(BadFrame),
@@ -379,7 +393,11 @@ impl ControlFrame {
                 share: false,
                 probe: true,
             }),
-            9 => ControlFrame::Granted { number: number(fields)?, addresses: addresses(fields)? },
+            9 => ControlFrame::Granted {
+                number: number(fields)?,
+                addresses: addresses(fields)?,
+                is_probed: false,
+            },
             10 => ControlFrame::Denied { number: number(fields)?, reason: Denial::read(fields)? },
             11 => ControlFrame::Unpublish(number(fields)?),
             12 => ControlFrame::Withdrawn { number: number(fields)?, reason: Denial::read(fields)? },
@@ -495,8 +513,8 @@ mod tests {
     fn granted() -> impl Strategy<Value = ControlFrame> {
         let address = (any::<IpAddr>(), ranges())
             .prop_map(|(ip, ports)| GrantedAddress { ip: ip.to_canonical(), ports });
-        (1..=u32::MAX, proptest::collection::vec(address, 0..=ADDRESSES_MAX))
-            .prop_map(|(number, addresses)| ControlFrame::Granted { number, addresses })
+        (1..=u32::MAX, proptest::collection::vec(address, 0..=ADDRESSES_MAX), any::<bool>())
+            .prop_map(|(number, addresses, is_probed)| ControlFrame::Granted { number, addresses, is_probed })
     }
 
     fn frames() -> impl Strategy<Value = ControlFrame> {
@@ -548,8 +566,12 @@ mod tests {
 
     /// How long the extension is that says what a publication's options are.
     fn options_bytes(frame: &ControlFrame) -> usize {
-        let ControlFrame::Publish(publish) = frame else { return 0 };
-        if publish.share || !publish.probe { 2 + 2 + 1 } else { 0 }
+        let has_options = match frame {
+            ControlFrame::Publish(publish) => publish.share || !publish.probe,
+            ControlFrame::Granted { is_probed, .. } => *is_probed,
+            _ => false,
+        };
+        if has_options { 2 + 2 + 1 } else { 0 }
     }
 
     proptest! {

@@ -161,6 +161,30 @@ pub(super) fn options(fields: &mut Fields, mut publish: Publish) -> Option<Publi
     Some(publish)
 }
 
+/// The extension of Granted that has its options, a bit each. It is left out where there are none, and so it is to a
+/// client that does not read it.
+const GRANTED_OPTIONS: u16 = 1;
+const PROBED: u8 = 1;
+
+pub(super) fn put_probed(out: &mut Vec<u8>, is_probed: bool) {
+    if is_probed {
+        out.extend(GRANTED_OPTIONS.to_be_bytes());
+        out.extend(1u16.to_be_bytes());
+        out.push(PROBED);
+    }
+}
+
+/// Reads extensions to the end of the frame: whether what is granted is probed.
+pub(super) fn probed(fields: &mut Fields) -> Option<bool> {
+    let mut is_probed = false;
+    while let Some((kind, bytes)) = extension(fields)? {
+        if let (GRANTED_OPTIONS, [bits, ..]) = (kind, bytes) {
+            is_probed = bits & PROBED != 0;
+        }
+    }
+    Some(is_probed)
+}
+
 pub(super) fn put_ports(out: &mut Vec<u8>, ports: Ports) {
     out.extend(ports.first.to_be_bytes());
     out.extend(ports.last.to_be_bytes());

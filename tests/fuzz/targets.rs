@@ -84,6 +84,7 @@ pub mod control_frames {
             ControlFrame::Granted {
                 number: 1,
                 addresses: vec![GrantedAddress { ip: user().ip(), ports }; 3],
+                is_probed: true,
             },
             ControlFrame::Denied { number: 1, reason: Denial::Policy },
             ControlFrame::Withdrawn { number: 1, reason: Denial::Limit },

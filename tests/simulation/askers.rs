@@ -147,7 +147,7 @@ impl Asker {
             match frame {
                 ControlFrame::Welcome(_) => self.is_welcome = true,
                 ControlFrame::Ping => self.say(net, &ControlFrame::Pong),
-                ControlFrame::Granted { number, addresses } => {
+                ControlFrame::Granted { number, addresses, .. } => {
                     let [address] = addresses[..] else { panic!("one place, not {addresses:?}") };
                     let Some(ask) = self.asks.get_mut(&number) else { panic!("nobody asked for {number}") };
                     if ask.answer != Answer::Unpublished {

@@ -404,7 +404,7 @@ impl Exposing<'_> {
         if let Some(&GrantedAddress { ports, .. }) = addresses.first() {
             self.agenda.fact(Fact::Exposed { link: control, key, publication: name, ports });
         }
-        self.say(link, ControlFrame::Granted { number, addresses });
+        self.say(link, self.matching.granted(link, number, addresses));
         self.matching.published(link, self.agenda);
     }
 

@@ -151,7 +151,7 @@ fn what_is_shown_says_where_users_connect_and_to_which_server() {
     let (mut stage, control, _) = ready(config());
     let any = |ip: IpAddr| GrantedAddress { ip, ports: Ports::one(443) };
     let addresses = vec![any([0, 0, 0, 0].into()), any([0u16; 8].into()), any([192, 0, 2, 7].into())];
-    stage.hear(control, ControlFrame::Granted { number: 1, addresses });
+    stage.hear(control, ControlFrame::Granted { number: 1, addresses, is_probed: false });
     let web = stage.service("web");
     assert_eq!(web.addresses, ["192.0.2.1:443", "192.0.2.7:443"]);
     assert_eq!(

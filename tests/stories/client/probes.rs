@@ -129,6 +129,21 @@ fn a_name_that_does_not_resolve_is_named() {
 }
 
 #[test]
+fn what_the_server_does_not_say_it_probes_is_not_probed_and_until_it_answers_it_may_be() {
+    let (mut stage, control, _) = ready(config());
+    let address = GrantedAddress { ip: [0, 0, 0, 0].into(), ports: Ports::one(80) };
+    assert!(stage.service("web").is_probed);
+    for is_probed in [true, false] {
+        stage.hear(control, ControlFrame::Granted { number: 1, addresses: vec![address], is_probed });
+        assert_eq!(stage.service("web").is_probed, is_probed);
+    }
+    let quiet = Publication { probe: false, ..config().publications[0].clone() };
+    let (mut stage, control, _) = ready(ClientConfig { publications: vec![quiet], ..config() });
+    stage.hear(control, ControlFrame::Granted { number: 1, addresses: vec![address], is_probed: true });
+    assert!(!stage.service("web").is_probed);
+}
+
+#[test]
 fn what_the_server_denies_fails() {
     let (mut stage, control, _) = ready(config());
     stage.hear(control, ControlFrame::Denied { number: 1, reason: Denial::Policy });

@@ -17,7 +17,7 @@ fn at(ip: [u8; 4], ports: Ports) -> GrantedAddress {
 }
 
 fn granted(number: u32, port: u16) -> ControlFrame {
-    ControlFrame::Granted { number, addresses: vec![at([0; 4], Ports::one(port))] }
+    ControlFrame::Granted { number, addresses: vec![at([0; 4], Ports::one(port))], is_probed: false }
 }
 
 fn of(publication: u32, sid: u64) -> Start {
@@ -152,7 +152,8 @@ fn a_local_server_has_the_dial_time_of_its_publication() {
 fn a_granted_publication_is_told_of_with_its_addresses() {
     let (mut stage, control) = linked(config());
     let addresses = vec![at([192, 0, 2, 1], Ports::one(33340)), at([0; 4], ports(80, 89))];
-    let outputs = stage.hear(control, ControlFrame::Granted { number: SSH, addresses: addresses.clone() });
+    let outputs = stage
+        .hear(control, ControlFrame::Granted { number: SSH, addresses: addresses.clone(), is_probed: false });
     let fact = Fact::Granted { service: name("ssh"), addresses, local: host("127.0.0.1:22") };
     assert_eq!(outputs.facts(), [&fact]);
     assert_eq!(fact.to_string(), "service ssh: users of ports 80-89, 33340 reach 127.0.0.1:22");
@@ -233,7 +234,7 @@ fn what_is_said_of_a_number_that_means_nothing_is_nothing() {
         assert!(stage.hear(control, ControlFrame::Denied { number, reason }).is_silent());
         assert!(stage.hear(control, ControlFrame::Withdrawn { number, reason }).is_silent());
     }
-    let nowhere = ControlFrame::Granted { number: WEB, addresses: Vec::new() };
+    let nowhere = ControlFrame::Granted { number: WEB, addresses: Vec::new(), is_probed: false };
     assert!(stage.hear(control, nowhere).is_silent());
 }
 

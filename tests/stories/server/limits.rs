@@ -105,7 +105,7 @@ fn a_service_may_refuse_users_while_nobody_serves_it_and_keeps_its_port() {
     let outputs = stage.hear(clients[0].control, publish(1, "web"));
     assert_eq!(suspends(&outputs), [(web, false)]);
     let address = GrantedAddress { ip: at(WEB).ip(), ports: Ports::one(WEB) };
-    let granted = ControlFrame::Granted { number: 1, addresses: vec![address] };
+    let granted = ControlFrame::Granted { number: 1, addresses: vec![address], is_probed: false };
     assert_eq!(outputs.said(clients[0].control), [granted]);
     stage.tell(Input::Listening { id: web, address: at(WEB) });
     assert_eq!(suspends(&stage.hear(clients[1].control, publish(1, "web"))), []);

@@ -50,7 +50,8 @@ fn expose(number: PublicationNumber, publication: &str, wanted: &str, share: boo
 }
 
 fn granted(number: PublicationNumber, of: &str) -> ControlFrame {
-    ControlFrame::Granted { number, addresses: vec![GrantedAddress { ip: at(0).ip(), ports: ports(of) }] }
+    let addresses = vec![GrantedAddress { ip: at(0).ip(), ports: ports(of) }];
+    ControlFrame::Granted { number, addresses, is_probed: false }
 }
 
 fn denied(number: PublicationNumber, reason: Denial) -> ControlFrame {

@@ -418,6 +418,27 @@ fn another_configuration_may_have_it_probed_or_not() {
 }
 
 #[test]
+fn a_client_is_told_whether_it_is_probed_if_it_reads_that() {
+    let is_told = |outputs: &Outputs, client: &Client| {
+        let told = |frame| match frame {
+            ControlFrame::Granted { is_probed, .. } => Some(is_probed),
+            _ => None,
+        };
+        outputs.said(client.control).into_iter().filter_map(told).collect::<Vec<_>>()
+    };
+    let mut unprobed = config(limits());
+    unprobed.services[0].rules = UserRules { probe: false, ..UserRules::default() };
+    let mut stage = begin();
+    let (client, _) = stage.greet(hello(1));
+    assert_eq!(is_told(&stage.hear(client.control, probed(1, "web")), &client), [true]);
+    assert_eq!(is_told(&stage.reload(unprobed), &client), [false]);
+    assert_eq!(is_told(&stage.reload(config(limits())), &client), [true]);
+    let mut stage = begin();
+    let (old, _) = stage.greet(Hello { capabilities: Capabilities::default(), ..hello(1) });
+    assert_eq!(is_told(&stage.hear(old.control, probed(1, "web")), &old), [false]);
+}
+
+#[test]
 fn sessions_without_an_answer_are_counted_in_a_row_and_are_no_failure() {
     let (mut stage, _, message) = begin_proved();
     for sent in [0, 0, 5] {

@@ -8,7 +8,10 @@ fn publishing_a_known_service_is_granted_with_its_address() {
     let (client, _) = stage.greet(hello(1));
     let outputs = stage.hear(client.control, publish(9, "ssh"));
     let addresses = vec![GrantedAddress { ip: at(SSH).ip(), ports: Ports { first: SSH, last: SSH } }];
-    assert_eq!(outputs.said(client.control), [ControlFrame::Granted { number: 9, addresses }]);
+    assert_eq!(
+        outputs.said(client.control),
+        [ControlFrame::Granted { number: 9, addresses, is_probed: false }]
+    );
     let published = Fact::Published { link: client.control, key: name("office"), service: name("ssh") };
     assert_eq!(outputs.facts(), [&published]);
 }

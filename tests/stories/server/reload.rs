@@ -17,7 +17,7 @@ fn with(services: &[(&str, &[u16])]) -> ServerConfig {
 
 fn granted(number: u32, ports: &[u16]) -> ControlFrame {
     let address = |&port: &u16| GrantedAddress { ip: at(port).ip(), ports: Ports::one(port) };
-    ControlFrame::Granted { number, addresses: ports.iter().map(address).collect() }
+    ControlFrame::Granted { number, addresses: ports.iter().map(address).collect(), is_probed: false }
 }
 
 fn withdrawn(number: u32, reason: Denial) -> ControlFrame {
