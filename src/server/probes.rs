@@ -174,7 +174,7 @@ impl Probes {
         self.unserved.insert(service, reason);
     }
 
-    /// Somebody serves a service, or it is gone.
+    /// Somebody serves a service, or did until now, or it is gone.
     pub fn served(&mut self, service: ServiceId) {
         self.unserved.remove(&service);
     }

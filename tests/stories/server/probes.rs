@@ -480,6 +480,17 @@ fn a_service_that_nobody_serves_says_why() {
 }
 
 #[test]
+fn a_key_that_was_revoked_is_not_why_nobody_serves_once_another_client_has_left() {
+    let mut both = config(limits());
+    both.keys.push(key("other", 8));
+    let mut stage = begin_as(both);
+    let (revoked, other) = (stage.client(1), stage.client_of(key_id(&Secret::new([8; 32])), 2));
+    stage.gone(revoked.control, CloseReason::KeyRevoked);
+    stage.gone(other.control, CloseReason::PeerClosed);
+    assert_eq!(stage.service("web").reason.as_deref(), Some("no client"));
+}
+
+#[test]
 fn a_client_that_leaves_serves_nobody_while_its_sessions_go_on() {
     let (mut stage, client, message) = begin_proved();
     let (_, outputs) = stage.user();
