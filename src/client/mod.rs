@@ -93,6 +93,7 @@ impl Client {
     /// Why nothing can be served now, if that is so: the server is not reached, or brings no session.
     fn fault(&self, now: Instant) -> Option<Reason> {
         match self.gateway.current() {
+            Ok(_) if self.sessions.is_short(&self.agenda.limits) => Some(Reason::NoDescriptor),
             Ok(link) => self.links.get(link)?.fault(self.sessions.has_idle(), now),
             Err(reason) => reason,
         }

@@ -7,7 +7,7 @@ use super::link::Links;
 use super::publications::{Publications, Shown};
 use super::sessions::Sessions;
 use crate::base::ports::PortsAt;
-use crate::machine::status::{LinkStatus, PublicationStatus, ServiceStatus};
+use crate::machine::status::{LinkStatus, PublicationStatus, ServiceStatus, Totals};
 use crate::machine::{Agenda, Place, Reason, Survey};
 use crate::wire::control::GrantedAddress;
 
@@ -41,7 +41,10 @@ impl Surveyor<'_> {
             }
             Place::Publication(..) | Place::Link(_) => {
                 survey.snapshot.links = self.links(survey.now);
-                survey.snapshot.totals = self.agenda.tally.totals(survey.now);
+                survey.snapshot.totals = Totals {
+                    is_out_of_descriptors: self.sessions.is_short(&self.agenda.limits),
+                    ..self.agenda.tally.totals(survey.now)
+                };
                 survey.place = Place::Over;
             }
             Place::Over => {}

@@ -39,6 +39,8 @@ pub struct Limits {
     pub messages_sure: usize,
     /// Message connections that one client may have, idle, busy or on their way.
     pub messages_per_client_max: usize,
+    /// As many were meant, before file descriptors made it less; 0 if nothing did.
+    pub messages_meant: usize,
     /// Message connections of one link that are on their way at once; the next one waits for its turn.
     pub messages_at_once: usize,
     /// Tickets of one link that wait for their turn; more are ignored, expire, and are handed out again.
@@ -169,6 +171,7 @@ impl Default for Limits {
             contest: Duration::from_secs(1),
             messages_sure: 2,
             messages_per_client_max: 65_536,
+            messages_meant: 0,
             messages_at_once: 128,
             tickets_max: 1_024,
             retry: Duration::from_millis(500),
@@ -233,6 +236,7 @@ impl Limits {
         self.pool = self.pool.min((room / 4).max(1));
         self.users_asked = self.users_max;
         self.users_max = self.users_at_most(1, 0);
+        self.messages_meant = self.messages_per_client_max;
         self.messages_per_client_max = self.messages_per_client_max.min((room / 2).max(1));
     }
 

@@ -205,9 +205,12 @@ impl Clients<'_> {
             CloseReason::Policy => Some(Reason::Denied(Denial::Policy)),
             _ => None,
         };
-        if let Some(reason) = forbidden {
-            let services = matching.services.services_of(link);
-            services.for_each(|service| matching.probes.forbidden(service, reason.clone()));
+        for service in matching.services.services_of(link) {
+            match &forbidden {
+                Some(reason) => matching.probes.forbidden(service, reason.clone()),
+                // Whoever was forbidden to serve it before is not why nobody does now.
+                None => matching.probes.served(service),
+            }
         }
         matching.remove_link(link, agenda);
         self.publishing.exposing().link_gone(link, reason);

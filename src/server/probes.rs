@@ -31,6 +31,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const RETRIED_AFTER: Duration = Duration::from_secs(5);
 /// What was refused to a user is looked at at once, but not more often than that.
 const SUSPECTED_AGAIN: Duration = Duration::from_secs(1);
+/// What nobody probes fails after so many refused users in a row.
+const REFUSALS: u8 = 3;
 /// Between two probes of all.
 const PACE: Duration = Duration::from_millis(20);
 /// Publications that are looked at in one turn.
@@ -72,6 +74,8 @@ struct Known {
     probe: Option<Probe>,
     /// When its last probe began.
     attempted: Option<Instant>,
+    /// Users in a row that its client refused.
+    refusals: u8,
     /// Its client lets it be probed, and the rules of its service do.
     client_lets: bool,
     service_lets: bool,
@@ -111,9 +115,11 @@ impl Probes {
         now: Instant,
     ) {
         let (proving, place) = (Proving::new(now), Place::Nowhere);
-        let (probe, attempted, range) = (None, None, Range::default());
-        self.known
-            .insert(id, Known { link, range, proving, place, probe, attempted, client_lets, service_lets });
+        let (probe, attempted, range, refusals) = (None, None, Range::default(), 0);
+        self.known.insert(
+            id,
+            Known { link, range, proving, place, probe, attempted, refusals, client_lets, service_lets },
+        );
         self.put(id, Place::Other(now));
     }
 
@@ -168,7 +174,7 @@ impl Probes {
         self.unserved.insert(service, reason);
     }
 
-    /// Somebody serves a service, or it is gone.
+    /// Somebody serves a service, or did until now, or it is gone.
     pub fn served(&mut self, service: ServiceId) {
         self.unserved.remove(&service);
     }
@@ -191,6 +197,7 @@ impl Probes {
     pub fn proved(&mut self, id: PublicationId, now: Instant) -> bool {
         let Some(known) = self.known.get_mut(id) else { return false };
         let had_failed = known.proving.proved(now);
+        known.refusals = 0;
         if let Place::Other(_) = known.place {
             self.put(id, Place::Proved);
         }
@@ -237,6 +244,14 @@ impl Probes {
         if !matches!(known.place, Place::Other(before) if before <= at) {
             self.put(id, Place::Other(at));
         }
+    }
+
+    /// A client has refused a user of what nobody probes: only users prove that, and so only they disprove it. One that
+    /// is served ends it. Returns whether it is news that it fails.
+    pub fn refused(&mut self, id: PublicationId, reason: Reason) -> bool {
+        let Some(known) = self.known.get_mut(id).filter(|known| !known.is_probed()) else { return false };
+        known.refusals = known.refusals.saturating_add(1);
+        known.refusals >= REFUSALS && known.proving.failed(reason)
     }
 
     // When.

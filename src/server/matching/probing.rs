@@ -165,6 +165,14 @@ impl Probing<'_> {
         self.proved(id);
     }
 
+    /// The client has refused a user. Of ports that it asked for it need not serve all, and a user may choose one.
+    pub fn refused(&mut self, id: PublicationId) {
+        let is_alone = self.all.services.publication(id).is_some_and(|of| of.first_port.is_none());
+        if is_alone && self.all.probes.refused(id, Reason::LocalRefused) {
+            self.tell_failed(id, Reason::LocalRefused);
+        }
+    }
+
     fn failed(&mut self, id: PublicationId, probe: Option<Probe>, reason: Option<Reason>) {
         let (probes, now) = (&mut self.all.probes, self.agenda.now);
         let (Some(probe), Some(reason)) = (probe, reason) else { return probes.retry(id, false, now) };

@@ -56,6 +56,7 @@ impl Waiting<'_> {
         user.refused.get_or_insert_with(|| Box::new(Refused::by(served_by)));
         // What it could not be served by is looked at, and only that may call it failing.
         self.all.probes.suspect(served_by, self.agenda.now);
+        self.all.probing(self.agenda).refused(served_by);
         if let Some(link) = self.all.services.publication(served_by).map(|it| it.link)
             && let Some(link) = self.all.sending.links.get_mut(link)
         {

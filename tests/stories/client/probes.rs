@@ -220,3 +220,17 @@ fn a_message_port_that_does_not_work_is_told_of_until_it_does() {
         assert_eq!(stage.snapshot().links[0].reason.as_deref(), Some(words));
     }
 }
+
+#[test]
+fn a_client_whose_users_have_all_that_its_descriptors_allow_is_out_of_them() {
+    let limits = Limits { messages_per_client_max: 2, messages_meant: 3, ..Limits::default() };
+    let (mut stage, control, first) = ready(ClientConfig { limits, ..config() });
+    let second = stage.message(control, 2);
+    stage.start(first, start(1, 0));
+    let is_out = |stage: &Stage| stage.snapshot().totals.is_out_of_descriptors;
+    assert!(!is_out(&stage) && matches!(stage.state("web"), PublicationState::Unproven(_)));
+    stage.start(second, start(2, 0));
+    assert!(is_out(&stage) && stage.reason() == "out of file descriptors");
+    stage.idle(second);
+    assert!(!is_out(&stage) && matches!(stage.state("web"), PublicationState::Unproven(_)));
+}

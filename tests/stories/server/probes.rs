@@ -408,6 +408,36 @@ fn what_is_not_to_be_probed_is_not() {
 }
 
 #[test]
+fn what_nobody_probes_fails_after_three_refused_users_in_a_row_until_one_is_served() {
+    let mut unprobed = config(limits());
+    unprobed.services[0].rules = UserRules { probe: false, ..UserRules::default() };
+    let mut stage = begin_as(unprobed);
+    let (mut client, _) = stage.greet(hello(1));
+    client.note(&stage.hear(client.control, probed(1, "web")));
+    (0..2).for_each(|_| drop(stage.bring(&mut client)));
+    let mut visit = |is_served: bool| {
+        let (user, outputs) = stage.user();
+        let (message, _) = outputs.pairs()[0];
+        if is_served {
+            stage.started(message);
+        } else {
+            stage.session(message, SessionEvent::Accepted);
+            stage.tell(returned(user, true, false));
+        }
+        stage.gone(user, CloseReason::Finished);
+        stage.idle(message);
+        stage.status("web").state
+    };
+    let failing = PublicationState::Failing("local server refuses connections".into());
+    assert_eq!(visit(true), PublicationState::Proven);
+    for _ in 0..2 {
+        assert_eq!([false, false].map(&mut visit), [PublicationState::Proven, PublicationState::Proven]);
+        assert_eq!([false, false].map(&mut visit), [failing.clone(), failing.clone()]);
+        assert_eq!(visit(true), PublicationState::Proven);
+    }
+}
+
+#[test]
 fn another_configuration_may_have_it_probed_or_not() {
     let (mut stage, client, _) = begin_proved();
     let mut unprobed = config(limits());
@@ -468,6 +498,17 @@ fn a_service_that_nobody_serves_says_why() {
     stage.reload(revoked);
     stage.gone(client.control, CloseReason::KeyRevoked);
     assert_eq!(unserved(&stage).as_deref(), Some("key revoked"));
+}
+
+#[test]
+fn a_key_that_was_revoked_is_not_why_nobody_serves_once_another_client_has_left() {
+    let mut both = config(limits());
+    both.keys.push(key("other", 8));
+    let mut stage = begin_as(both);
+    let (revoked, other) = (stage.client(1), stage.client_of(key_id(&Secret::new([8; 32])), 2));
+    stage.gone(revoked.control, CloseReason::KeyRevoked);
+    stage.gone(other.control, CloseReason::PeerClosed);
+    assert_eq!(stage.service("web").reason.as_deref(), Some("no client"));
 }
 
 #[test]
