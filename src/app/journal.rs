@@ -22,7 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use log::{Level, LevelFilter, Log, Metadata, Record, error};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -199,16 +199,19 @@ pub fn go_on_in(place: Place) {
 /// Says on standard error why the program fails, and in the log file if there is one.
 pub fn tell_failure(failure: &impl fmt::Display) {
     let sentence = format!("skyorg: {failure}\n");
+    let failed = |json: &mut Json| {
+        json.key("reason").shown(failure);
+    };
     match JOURNAL.get() {
         // It comes after the lines so far, in their form.
         Some(Journal { buffer, is_file }) if !is_file.load(Ordering::Relaxed) => {
             match IS_JSON.load(Ordering::Relaxed) {
-                true => buffer.push(json_line(Level::Error, failure, |_| {}).as_bytes()),
+                true => buffer.push(json_line(Level::Error, "failed", failed).as_bytes()),
                 false => buffer.push(sentence.as_bytes()),
             }
         }
         Some(_) => {
-            error!("{failure}");
+            tell(Level::Error, format_args!("{failure}"), "failed", failed);
             write_aside(sentence);
         }
         None => write_aside(sentence),

@@ -44,10 +44,10 @@ const SOCKET: Token = Token(usize::MAX - 1);
 const METRICS: Token = Token(usize::MAX - 2);
 
 /// File descriptors that the thread takes: one for each reader of both ways in and for one more that takes the place of
-/// the oldest, the two ways in and those that take their place, the poll, its second handle and what wakes it, and a
-/// file of the system that is read.
+/// the oldest, the two ways in and those that take their place, the poll, its second handle and what wakes it, a
+/// file of the system that is read, and the spare one.
 pub fn descriptors(readers_max: usize) -> usize {
-    2 * readers_max + 1 + 4 + 3 + 1
+    2 * readers_max + 1 + 4 + 3 + 1 + 1
 }
 
 /// Starts the thread, with no way in yet. `wake_loop` ends the loop's sleep.

@@ -117,8 +117,7 @@ fn fits(path: &Path) -> io::Result<()> {
     if SockAddr::unix(path).is_ok() {
         return Ok(());
     }
-    let error = format!("the path {} is longer than that of a socket may be (107 bytes)", path.display());
-    Err(io::Error::new(io::ErrorKind::InvalidInput, error))
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "its path is longer than a socket's may be (107 bytes)"))
 }
 
 /// Whether a living process has this socket.
