@@ -13,9 +13,10 @@ use argh::FromArgs;
 use log::{Level, LevelFilter};
 
 use crate::app::demo;
+use crate::app::descriptors::forbid_core_dumps;
 use crate::app::journal::{self, Format, Place};
 use crate::app::reload::{Refusal, Reread};
-use crate::app::run::{Client, Server, StartError, close_unused, forbid_core_dumps};
+use crate::app::run::{Client, Server, StartError, close_unused};
 use crate::app::status::ways::Ways;
 use crate::base::address::Listen;
 use crate::base::name::Name;

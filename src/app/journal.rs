@@ -7,8 +7,7 @@
 //!
 //! The buffer holds bytes in order. A line is in it whole or not at all. Its lock is held for no longer than a copy.
 //!
-//! What is logged is decided elsewhere ([`super::report`]). A line is text as `simplelog` writes it, or one object of
-//! JSON.
+//! What is logged is decided elsewhere ([`super::report`]). A line is text by `simplelog`, or one object of JSON.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};

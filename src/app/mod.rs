@@ -3,6 +3,7 @@
 pub mod announce;
 pub mod cli;
 pub mod demo;
+mod descriptors;
 mod in_use;
 pub mod journal;
 pub mod json;

@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use log::{Level, LevelFilter, warn};
 
+use super::descriptors::{fit_descriptors, fit_server};
 use super::journal::{self, Format, Place};
-use super::run::{fit_descriptors, fit_server};
 use super::status::exchange::Doors;
 use super::status::socket::SocketFile;
 use super::status::ways::Ways;

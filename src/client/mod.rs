@@ -93,8 +93,8 @@ impl Client {
     /// Why nothing can be served now, if that is so: the server is not reached, or brings no session.
     fn fault(&self, now: Instant) -> Option<Reason> {
         match self.gateway.current() {
-            Ok(_) if self.sessions.is_short(&self.agenda.limits) => Some(Reason::NoDescriptor),
-            Ok(link) => self.links.get(link)?.fault(self.sessions.has_idle(), now),
+            Ok(_) if self.sessions.counts().are_short(&self.agenda.limits) => Some(Reason::NoDescriptor),
+            Ok(link) => self.links.get(link)?.fault(self.sessions.counts().idle() > 0, now),
             Err(reason) => reason,
         }
     }
@@ -150,7 +150,7 @@ impl Client {
         link.heard(agenda);
         match frame {
             ControlFrame::Open { first_ticket, count } => {
-                link.open(link_id, (first_ticket, count), sessions.proved_count(), names, agenda);
+                link.open(link_id, (first_ticket, count), sessions.counts().proved(), names, agenda);
             }
             ControlFrame::Ping => agenda.push(Output::Send { id, frame: ControlFrame::Pong }),
             ControlFrame::Pong | ControlFrame::Skipped => {}
@@ -220,7 +220,7 @@ impl Client {
     fn drain(&mut self) {
         let time = self.agenda.limits.drain;
         self.draining = Some(self.agenda.now + time);
-        self.agenda.fact(Fact::Draining { sessions: self.sessions.running_count(), time });
+        self.agenda.fact(Fact::Draining { sessions: self.sessions.counts().users(), time });
         self.links.leave(&mut self.agenda);
         self.gateway.leave();
         self.exit_if_drained();
@@ -286,7 +286,7 @@ impl Machine for Client {
             }
         }
         if self.draining.take_if(|at| *at <= now).is_some() {
-            self.agenda.fact(Fact::DrainOver { sessions: self.sessions.running_count() });
+            self.agenda.fact(Fact::DrainOver { sessions: self.sessions.counts().users() });
             self.sessions.give_up(&mut self.agenda);
             self.agenda.push(Output::Exit);
         }

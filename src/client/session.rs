@@ -6,6 +6,7 @@ use super::attempt::Attempt;
 use super::publications::Publications;
 use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId};
+use crate::config::limits::Limits;
 use crate::machine::{Agenda, CloseReason, Output, Traffic};
 use crate::wire::frame::{AbortReason, Sid};
 
@@ -146,6 +147,12 @@ impl Counts {
     /// Those that are proved.
     pub fn proved(&self) -> usize {
         self.idle() + self.users() + self.all[Count::Probes as usize]
+    }
+
+    /// Whether all have sessions, and there are as many as file descriptors let it have.
+    pub fn are_short(&self, limits: &Limits) -> bool {
+        let most = limits.messages_per_client_max;
+        most < limits.messages_meant && self.proved() >= most && self.idle() == 0
     }
 
     /// Those that wait for a session.

@@ -15,7 +15,6 @@ use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
 use crate::config::client_difference::ClientDifference;
-use crate::config::limits::Limits;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Reason, Traffic};
 use crate::wire::frame::{AbortReason, Sid, Start};
 
@@ -48,36 +47,15 @@ impl Sessions {
 
     // Message connections.
 
-    /// How many message connections are proved.
-    pub fn proved_count(&self) -> usize {
-        self.counts.proved()
-    }
-
-    /// Whether all have sessions, and there are as many as file descriptors let it have.
-    pub fn is_short(&self, limits: &Limits) -> bool {
-        let most = limits.messages_per_client_max;
-        most < limits.messages_meant && self.proved_count() >= most && !self.has_idle()
-    }
-
-    /// Whether some of them wait for a session.
-    pub fn has_idle(&self) -> bool {
-        self.counts.idle() > 0
+    /// How many message connections do what.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// A message connection is dialled for a link.
     pub fn dialling(&mut self, id: ConnId, link: LinkId) {
         self.counts.turn(link, None, Some(&State::Coming));
         self.messages.insert(id, Message { link, state: State::Coming });
-    }
-
-    /// How many message connections of a link are coming, idle and busy.
-    pub fn counts(&self, link: LinkId) -> [usize; 3] {
-        self.counts.of_link(link)
-    }
-
-    /// How many sessions run.
-    pub fn running_count(&self) -> usize {
-        self.counts.users()
     }
 
     pub fn is_proxy(&self, id: ConnId) -> bool {

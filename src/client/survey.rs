@@ -42,7 +42,7 @@ impl Surveyor<'_> {
             Place::Publication(..) | Place::Link(_) => {
                 survey.snapshot.links = self.links(survey.now);
                 survey.snapshot.totals = Totals {
-                    is_out_of_descriptors: self.sessions.is_short(&self.agenda.limits),
+                    is_out_of_descriptors: self.sessions.counts().are_short(&self.agenda.limits),
                     ..self.agenda.tally.totals(survey.now)
                 };
                 survey.place = Place::Over;
@@ -111,7 +111,7 @@ impl Surveyor<'_> {
             reason: reason.map(|reason| reason.words()),
         });
         let standing = self.links.iter().map(|(id, link)| {
-            let [coming, idle, busy] = self.sessions.counts(id);
+            let [coming, idle, busy] = self.sessions.counts().of_link(id);
             LinkStatus {
                 key: key.clone(),
                 address: Some(link.address()),

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::controls::{self, Controls};
-use super::links::{Identity, Link};
+use super::identity::Identity;
+use super::links::Link;
 use super::publishing::Publishing;
 use crate::base::clocks::Clocks;
 use crate::base::id::{ConnId, HolderId, LinkId};

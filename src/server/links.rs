@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::failing::Failing;
+use super::identity::{Identity, Life};
 use super::refill::{Burst, More};
 use super::services::Readiness;
 use super::tickets::{Redeemed, Tickets};
-use crate::base::id::{ConnId, HolderId, LinkId, RateId, kind};
+use crate::base::id::{ConnId, LinkId, RateId, kind};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
@@ -31,25 +32,6 @@ const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// How often sessions may be offered again for each place of the pool.
 const OFFERS_PER_PLACE: u32 = 2;
-
-/// Whose link it is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Identity {
-    /// The key that the client holds.
-    pub key: Name,
-    /// Whoever holds it.
-    pub holder: HolderId,
-    /// Random per process of the client.
-    pub instance: [u8; 16],
-}
-
-/// Where a link stands in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
-    Standing,
-    /// The client is leaving: it is given no user.
-    Draining,
-}
 
 /// A link.
 pub(super) struct Link {

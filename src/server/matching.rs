@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use super::admission::Admission;
 use super::drain::Drain;
-use super::links::Life;
+use super::identity::Life;
 use super::offers::{Left, Offer};
 use super::pool::{Place, State};
 use super::probes::Probes;

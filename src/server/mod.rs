@@ -26,6 +26,7 @@ mod drain;
 mod exposed;
 mod failing;
 mod holders;
+mod identity;
 mod links;
 mod listeners;
 mod matching;

@@ -1,4 +1,5 @@
-//! The live screen: once a second, until `q`, a signal or a key that would send one. The terminal is afterwards as it was before.
+//! The live screen: once a second, until `q`, a signal or a key that would send one. Afterwards the terminal is as it
+//! was before.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
