@@ -90,10 +90,17 @@ impl Client {
         Client { gateway, links, names, sessions, agenda, draining: None }
     }
 
+    /// Whether all message connections have sessions, and there are as many as file descriptors allow.
+    fn is_short(&self) -> bool {
+        let (limits, sessions) = (&self.agenda.limits, &self.sessions);
+        let most = limits.messages_per_client_max;
+        most < limits.messages_meant && sessions.proved_count() >= most && !sessions.has_idle()
+    }
+
     /// Why nothing can be served now, if that is so: the server is not reached, or brings no session.
     fn fault(&self, now: Instant) -> Option<Reason> {
         match self.gateway.current() {
-            Ok(_) if self.sessions.is_short(&self.agenda.limits) => Some(Reason::NoDescriptor),
+            Ok(_) if self.is_short() => Some(Reason::NoDescriptor),
             Ok(link) => self.links.get(link)?.fault(self.sessions.has_idle(), now),
             Err(reason) => reason,
         }

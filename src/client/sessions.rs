@@ -15,7 +15,6 @@ use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
 use crate::config::client_difference::ClientDifference;
-use crate::config::limits::Limits;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Reason, Traffic};
 use crate::wire::frame::{AbortReason, Sid, Start};
 
@@ -51,12 +50,6 @@ impl Sessions {
     /// How many message connections are proved.
     pub fn proved_count(&self) -> usize {
         self.counts.proved()
-    }
-
-    /// Whether all have sessions, and there are as many as file descriptors let it have.
-    pub fn is_short(&self, limits: &Limits) -> bool {
-        let most = limits.messages_per_client_max;
-        most < limits.messages_meant && self.proved_count() >= most && !self.has_idle()
     }
 
     /// Whether some of them wait for a session.
