@@ -42,7 +42,7 @@ impl Surveyor<'_> {
             Place::Publication(..) | Place::Link(_) => {
                 survey.snapshot.links = self.links(survey.now);
                 survey.snapshot.totals = Totals {
-                    is_out_of_descriptors: self.sessions.counts().are_short(&self.agenda.limits),
+                    is_out_of_descriptors: self.fault == Some(Reason::NoDescriptor),
                     ..self.agenda.tally.totals(survey.now)
                 };
                 survey.place = Place::Over;

@@ -1,7 +1,8 @@
 //! Frames of control connections: `kind (1) body`. Integers are big-endian.
 //!
-//! Hello, Welcome, Publish and Granted end with extensions, `(type u16, length u16, bytes)` each: what this version does
-//! not know is skipped. So is a whole frame of kind 128 or more that it does not know; any other unknown one is an error.
+//! Hello, Welcome, Publish and Granted end with extensions, `(type u16, length u16, bytes)` each: what this version
+//! does not know is skipped. So is a whole frame of kind 128 or more that it does not know; any other unknown one is an
+//! error.
 
 use std::fmt;
 use std::net::Ipv6Addr;
