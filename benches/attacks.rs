@@ -19,13 +19,17 @@ mod start;
 mod victim;
 
 use std::error::Error;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
+use rustix::fs::OFlags;
 use skyorg::config::keys::{self, Origin};
 
 use hostile::Target;
@@ -65,13 +69,15 @@ struct Attack {
     server: &'static [&'static str],
     /// Clients of the rival's key whose local server refuses.
     refusing: usize,
+    /// Nobody reads the server's log.
+    is_log_stuck: bool,
 }
 
 const fn attack(name: &'static str, title: &'static str) -> Attack {
-    Attack { name, title, server: &[], refusing: 0 }
+    Attack { name, title, server: &[], refusing: 0, is_log_stuck: false }
 }
 
-const ATTACKS: [Attack; 11] = [
+const ATTACKS: [Attack; 12] = [
     attack("waiting", "4,200 silent users at a service without a client, 3,000/s from one address"),
     attack("strangers", "silent strangers at both ports, 3,000/s from the client's own address"),
     attack("strangers-fast", "silent strangers at both ports, 8,000/s from the client's own address"),
@@ -89,17 +95,25 @@ const ATTACKS: [Attack; 11] = [
     attack("pings", "1,000 control connections of another key that ping 20 times a second"),
     attack("refused", "hellos that are refused, as fast as they can come"),
     attack("publishers", "30 links of another key that publish and withdraw as fast as they can"),
+    Attack {
+        is_log_stuck: true,
+        ..attack(
+            "watchers",
+            "100 readers of the status that stop, 100 scrapers with a byte a minute, a log pipe that nobody reads",
+        )
+    },
 ];
 
 fn main() -> ExitCode {
     let own = |words: &[&str]| match *words {
-        ["hostile", name, control, message, other, web, from, key] => {
+        ["hostile", name, control, message, other, web, from, key, status, metrics] => {
             let target = || -> Result<Target, Box<dyn Error>> {
                 let [control, message] = [control.parse()?, message.parse()?];
                 let [other, web] = [other.parse()?, web.parse()?];
                 let keys = keys::parse(&std::fs::read(key)?, &Origin::File(key.into()));
                 let key = keys.map_err(|error| error.to_string())?.remove(0);
-                Ok(Target { control, message, other, web, from: from.parse()?, key })
+                let (from, status, metrics) = (from.parse()?, status.into(), metrics.parse()?);
+                Ok(Target { control, message, other, web, from, key, status, metrics })
             };
             Some(target().and_then(|target| attack_for_ever(name, &target)))
         }
@@ -135,6 +149,8 @@ struct House {
     origin: SocketAddr,
     keys: [PathBuf; 2],
     from: Ipv4Addr,
+    status: PathBuf,
+    metrics: SocketAddr,
     _helpers: Vec<Process>,
 }
 
@@ -153,7 +169,12 @@ impl House {
         let all = all.to_string_lossy();
         words.extend(["--service", "other=0.0.0.0:0", "--service", "idle=0.0.0.0:0", "--keys", &all]);
         words.extend(attack.server);
+        let (status, metrics) = (folder.file("server.sock"), process::loopback(process::free_port()?));
+        let (socket, at) = (status.to_string_lossy(), metrics.to_string());
+        words.extend(["--status", &socket, "--metrics", &at]);
         let server_log = folder.file("server.log");
+        let log = server_log.to_string_lossy();
+        words.extend(["--log-file", &log]);
         let mut server = Process::start(&program, &words, server_log.clone())?;
         let web = server.address_after("service default: users connect to ")?;
         let which = if matches!(attack.name, "waiting" | "passers") { "idle" } else { "other" };
@@ -185,6 +206,8 @@ impl House {
             origin,
             keys,
             from: arguments.from,
+            status,
+            metrics,
             _helpers: helpers,
         })
     }
@@ -209,11 +232,30 @@ impl House {
         Ok(std::fs::metadata(&self.server_log)?.len())
     }
 
+    /// Has the server's log go on in a pipe that is full, for as long as the file that is returned is open.
+    fn stick_log(&self) -> Result<File, Box<dyn Error>> {
+        std::fs::rename(&self.server_log, self.folder.file("server.log"))?;
+        process::output_of("mkfifo".as_ref(), &[&self.server_log.to_string_lossy()])?;
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        let mut pipe = File::options().read(true).write(true).custom_flags(flags).open(&self.server_log)?;
+        self.server.hang_up()?;
+        // It says that it has read its keys again.
+        let mut line = [0; 1];
+        while pipe.read(&mut line).is_err() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        while pipe.write(&[b'\n'; 4096]).is_ok() {}
+        Ok(pipe)
+    }
+
     fn attack(&self, attack: &Attack) -> Result<Process, Box<dyn Error>> {
         let [control, message, other, web] =
             [self.control, self.message, self.other, self.web].map(|address| address.to_string());
         let key = self.keys[RIVAL].to_string_lossy();
-        let words = ["hostile", attack.name, &control, &message, &other, &web, &self.from.to_string(), &key];
+        let (from, metrics, status) =
+            (self.from.to_string(), self.metrics.to_string(), self.status.to_string_lossy());
+        let words =
+            ["hostile", attack.name, &control, &message, &other, &web, &from, &key, &status, &metrics];
         Ok(Process::helper(&words, self.folder.file("hostile.log"))?)
     }
 }
@@ -250,6 +292,7 @@ fn measure(arguments: &Arguments, attack: &Attack) -> Result<(), Box<dyn Error>>
     let refusing: Result<Vec<Process>, _> =
         (0..attack.refusing).map(|_| house.client(RIVAL, &format!("other=127.0.0.1:{closed}"))).collect();
     let refusing = refusing?;
+    let stuck = if attack.is_log_stuck { Some(house.stick_log()?) } else { None };
     let mut hostile = house.attack(attack)?;
     thread::sleep(WARM);
     let (began, cpu, log) = (Instant::now(), house.server.cpu_seconds()?, house.logged()?);
@@ -275,6 +318,6 @@ fn measure(arguments: &Arguments, attack: &Attack) -> Result<(), Box<dyn Error>>
         cpu * 100.0,
         log / 1e3
     );
-    drop((hostile, refusing));
+    drop((hostile, refusing, stuck));
     Ok(())
 }

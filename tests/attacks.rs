@@ -41,6 +41,8 @@ impl House {
         let key = folder.secret("victim", &made[0].1);
         let free = "127.0.0.1:0";
         let mut arguments = vec!["server", "--keys", &all, "--max-users", "2000"];
+        let status = folder.path("server.sock");
+        arguments.extend(["--status", &status, "--metrics", "0"]);
         for port in ["--request", "--message", "--control"] {
             arguments.extend([port, free]);
         }
@@ -56,8 +58,11 @@ impl House {
         let client = Process::skyorg(&client.each_ref().map(String::as_str), None);
         client.wait_for("service default: users of port");
         let [(_, _), (rival, _)] = made;
-        let target =
-            Target { control, message, other, web: users, from: Ipv4Addr::new(127, 0, 0, 2), key: rival };
+        let metrics = server.wait_for("metrics: http://");
+        let metrics = metrics.split("http://").nth(1).and_then(|it| it.trim_end_matches('/').parse().ok());
+        let (from, metrics) = (Ipv4Addr::new(127, 0, 0, 2), metrics.expect("an address"));
+        let (web, key, status) = (users, rival, status.into());
+        let target = Target { control, message, other, web, from, key, status, metrics };
         House { server, client, users, target, _folder: folder }
     }
 
@@ -117,4 +122,9 @@ fn users_that_come_and_go_where_nobody_serves_fill_no_log() {
 #[test]
 fn refused_hellos_take_nothing() {
     House::build("other").withstands("refused");
+}
+
+#[test]
+fn those_who_look_and_stop_take_nothing() {
+    House::build("other").withstands("watchers");
 }

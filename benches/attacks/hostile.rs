@@ -3,9 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use skyorg::config::Key;
 use skyorg::wire::control::{Capabilities, ControlFrame, Hello, VERSIONS, Versions, Welcome};
 use skyorg::wire::frame::Frame;
@@ -25,6 +29,9 @@ pub struct Target {
     /// Where attackers come from that need not share the client's address.
     pub from: Ipv4Addr,
     pub key: Key,
+    /// Where the status is asked for: its socket, and by TCP.
+    pub status: PathBuf,
+    pub metrics: SocketAddr,
 }
 
 type Outcome = io::Result<()>;
@@ -46,6 +53,7 @@ pub fn run(name: &str, target: &Target, time: Duration) -> Outcome {
         "pings" => ping(target, end),
         "refused" => be_refused(target, end),
         "publishers" => publish_again_and_again(target, end),
+        "watchers" => watch(target, end),
         _ => Err(io::Error::other(format!("no attack '{name}'"))),
     }
 }
@@ -328,4 +336,37 @@ fn be_refused(target: &Target, end: Instant) -> Outcome {
         kept.extend(Control::connect(target, versions).ok());
         Ok(())
     })
+}
+
+/// A hundred readers of the status that stop in the middle of their request or of its answer, and a hundred scrapers
+/// that say a byte a minute. Each comes again once it is sent away.
+fn watch(target: &Target, end: Instant) -> Outcome {
+    const EACH: usize = 100;
+    let (mut readers, mut scrapers) = (Vec::new(), Vec::new());
+    until(end, || {
+        // One that is answered may still read.
+        readers.retain(|reader| !has(reader, PollFlags::HUP));
+        for number in readers.len()..EACH {
+            let mut reader = UnixStream::connect(&target.status)?;
+            let request = b"GET /status.json HTTP/1.1\r\n\r\n";
+            reader.write_all(&request[..if number % 2 == 0 { request.len() } else { 9 }])?;
+            readers.push(reader);
+        }
+        // A minute is longer than one of them stays.
+        scrapers.retain(|scraper| !has(scraper, PollFlags::RDHUP));
+        for _ in scrapers.len()..EACH {
+            let mut scraper = TcpStream::connect(target.metrics)?;
+            scraper.write_all(b"G")?;
+            scrapers.push(scraper);
+        }
+        thread::sleep(Duration::from_millis(100)); // paces: readers that come again
+        Ok(())
+    })
+}
+
+/// Whether this has happened to a connection.
+fn has(stream: &impl AsFd, event: PollFlags) -> bool {
+    let mut seen = [PollFd::new(stream, event)];
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut seen, Some(&none)).is_ok() && seen[0].revents().intersects(event | PollFlags::ERR)
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
 /// How long a process may take until it says where it listens.
@@ -117,6 +118,12 @@ impl Process {
     /// Its CPU time so far, user-space and kernel told apart.
     pub fn cpu_time(&self) -> io::Result<CpuTime> {
         CpuTime::of(self.child.id())
+    }
+
+    /// Has it read its configuration again.
+    #[allow(dead_code)] // Only one of the benchmarks does.
+    pub fn hang_up(&self) -> io::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::HUP)?)
     }
 
     /// How many file descriptors it has open.
