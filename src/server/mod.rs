@@ -227,11 +227,10 @@ impl Server {
         let progress = reload.map(|it| it.heard(id, outcome.as_ref().map(|_| ()), &self.listeners));
         self.listeners.note(id, outcome, &mut self.agenda);
         match progress {
-            None => {
-                if let Some(ListenerUse::Users(service)) = self.listeners.get(id).map(|it| it.serves) {
-                    self.publishing().open_if_served(service);
-                }
-            }
+            None => match self.listeners.get(id).map(|it| it.serves) {
+                Some(ListenerUse::Users(service)) => self.publishing().open_if_served(service),
+                _ => {}
+            },
             Some(Progress::Failed(fault)) => self.give_reload_up(fault),
             Some(_) => self.go_on_reloading(),
         }
