@@ -104,7 +104,6 @@ impl Server {
         jitter: fastrand::Rng,
         clocks: Clocks,
     ) -> Server {
-        let now = clocks.now;
         let exposed = Exposed::new(&config, limits.local_ports);
         let mut server = Server {
             config: Arc::new(config),
@@ -112,13 +111,13 @@ impl Server {
             reload: None,
             next: None,
             instance,
-            listeners: Listeners::new(now + limits.listen),
+            listeners: Listeners::new(clocks.now + limits.listen),
             strangers: Strangers::default(),
             controls: Controls::default(),
             matching: Matching::default(),
             asked: Asked::default(),
             exposed,
-            agenda: Agenda::new(limits, jitter, now),
+            agenda: Agenda::new(limits, jitter, clocks.now),
             draining: None,
         };
         let (mut wanted, config) = (Vec::new(), server.config.clone());
@@ -227,10 +226,11 @@ impl Server {
         let progress = reload.map(|it| it.heard(id, outcome.as_ref().map(|_| ()), &self.listeners));
         self.listeners.note(id, outcome, &mut self.agenda);
         match progress {
-            None => match self.listeners.get(id).map(|it| it.serves) {
-                Some(ListenerUse::Users(service)) => self.publishing().open_if_served(service),
-                _ => {}
-            },
+            None => {
+                if let Some(ListenerUse::Users(service)) = self.listeners.get(id).map(|it| it.serves) {
+                    self.publishing().open_if_served(service);
+                }
+            }
             Some(Progress::Failed(fault)) => self.give_reload_up(fault),
             Some(_) => self.go_on_reloading(),
         }
