@@ -6,6 +6,7 @@ mod hostile;
 mod common;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,9 @@ impl House {
 
     /// Users come one after the other while this goes on, and each is served in time.
     fn withstands(&mut self, attack: &'static str) {
+        // The sockets of two attackers are more than this process may have.
+        static ALONE: Mutex<()> = Mutex::new(());
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         thread::scope(|scope| {
             let attacker = scope.spawn(|| hostile::run(attack, &self.target, TIME));
             let began = Instant::now();
