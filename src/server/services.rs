@@ -189,6 +189,11 @@ impl Services {
         users
     }
 
+    /// What a link publishes.
+    pub fn publications_on(&self, link: LinkId) -> impl Iterator<Item = PublicationId> {
+        self.offers.get(link).into_iter().flat_map(|offers| offers.numbers.values().copied())
+    }
+
     /// The client of a link is leaving: it serves no user that comes.
     pub fn drain_link(&mut self, link: LinkId) {
         let Some(offers) = self.offers.get_mut(link) else { return };
