@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use super::reason::Reason;
 use super::status::PublicationState;
 
+/// How long a probe may take to be started, where the round trip is short.
+pub const PROBE_TIME: Duration = Duration::from_secs(3);
 /// A proof is good for this time.
 const GOOD_FOR: Duration = Duration::from_secs(60);
 

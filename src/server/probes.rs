@@ -37,9 +37,7 @@ const REFUSALS: u8 = 3;
 const PACE: Duration = Duration::from_millis(20);
 /// Publications that are looked at in one turn.
 const LOOKS_MAX: usize = 64;
-/// How long a probe may take to be started.
-pub(super) const PROBE_TIME: Duration = Duration::from_secs(3);
-/// After this part of its time one that was not accepted has other message connections looked at.
+/// After this part of its time a probe that was not accepted has other message connections looked at.
 pub(super) const DOUBT: Duration = Duration::from_secs(1);
 /// How long the end of a probe may take that was started.
 pub(super) const END_TIME: Duration = Duration::from_secs(1);
