@@ -39,6 +39,11 @@ impl Proving {
         self.failure.take().is_some()
     }
 
+    /// It is looked at no more: that it failed once need not be so.
+    pub fn forget_failure(&mut self) {
+        self.failure = None;
+    }
+
     /// It was found at this time to fail. Returns whether that is news.
     pub fn failed(&mut self, reason: Reason) -> bool {
         let is_news = self.failure.as_ref().is_none_or(|before| !before.is_like(&reason));
