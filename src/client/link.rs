@@ -14,11 +14,11 @@ use crate::base::id::{ConnId, LinkId, NameId, kind};
 use crate::base::round_trip::RoundTrip;
 use crate::base::slots::Slots;
 use crate::base::table::Table;
-use crate::machine::{Agenda, CloseReason, Fact, Greeting, Measured, Output, Reason, Silence, Verdict};
+use crate::machine::{
+    Agenda, CloseReason, Fact, Greeting, Measured, Output, Reason, SILENT_AFTER, Silence, Verdict,
+};
 use crate::wire::control::ControlFrame;
 
-/// A server that answers no ping for this time is said to be silent.
-const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// While somebody looks, it is asked again when it was not heard for this time.
 const LOOKED_AT_AGAIN: Duration = Duration::from_secs(1);
 

@@ -15,11 +15,11 @@ use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
 use crate::config::client_difference::ClientDifference;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, Reason, Traffic};
+use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, PROBE_TIME, Reason, Traffic};
 use crate::wire::frame::{AbortReason, Sid, Start};
 
-/// Least time that a server gives a probe.
-const PROBE_TIME: Duration = Duration::from_secs(2);
+/// Least time between a probe and its end where the server gives it up: the probe may have come later than it was sent.
+const GIVEN_UP_AFTER: Duration = PROBE_TIME.saturating_sub(Duration::from_secs(1));
 
 /// All message connections, sessions and proxy connections.
 pub(super) struct Sessions {
@@ -291,7 +291,7 @@ impl Sessions {
     /// The server has given a probe up whose local server is still sought: it has waited for it long enough.
     fn note_given_up(&mut self, id: ConnId, session: &Session, names: &Names, agenda: &mut Agenda) {
         let user = session.user;
-        if !user.is_probe() || agenda.now < user.since(self.began) + PROBE_TIME {
+        if !user.is_probe() || agenda.now < user.since(self.began) + GIVEN_UP_AFTER {
             return;
         }
         let is_dialled = session.attempt.as_ref().is_some_and(|attempt| attempt.last().is_some());

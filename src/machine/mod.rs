@@ -38,10 +38,10 @@ pub use input::{Configuration, Input, LINK_RANDOM_BYTES, Lookup, Proof, SessionE
 pub use name_fault::NameFault;
 pub use outcome::{Cause, End, HelloCause, Outcome};
 pub use output::{Dial, Dialled, Door, Greeting, Output, Terms};
-pub use proving::{Proving, end_of_proof};
+pub use proving::{PROBE_TIME, Proving, end_of_proof};
 pub use reason::Reason;
 pub use reload_fault::ReloadFault;
-pub use silence::{Measured, Silence, Verdict};
+pub use silence::{Measured, SILENT_AFTER, Silence, Verdict};
 pub use survey::{Place, Survey};
 pub use tally::Tally;
 pub use throttle::Throttle;

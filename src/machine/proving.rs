@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use super::reason::Reason;
 use super::status::PublicationState;
 
+/// How long a probe may take to be started, where the round trip is short.
+pub const PROBE_TIME: Duration = Duration::from_secs(3);
 /// A proof is good for this time.
 const GOOD_FOR: Duration = Duration::from_secs(60);
 
@@ -35,6 +37,11 @@ impl Proving {
     pub fn proved(&mut self, now: Instant) -> bool {
         self.proof = Some(now);
         self.failure.take().is_some()
+    }
+
+    /// It is looked at no more: that it failed once need not be so.
+    pub fn forget_failure(&mut self) {
+        self.failure = None;
     }
 
     /// It was found at this time to fail. Returns whether that is news.

@@ -8,6 +8,9 @@
 
 use std::time::{Duration, Instant};
 
+/// An end that does not answer for this time, or brings no message connection, is said to. It is given up later.
+pub const SILENT_AFTER: Duration = Duration::from_secs(3);
+
 /// How long a link may be silent, since it was last heard at a time that is said each time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silence {

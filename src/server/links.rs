@@ -15,7 +15,7 @@ use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
 use crate::base::slots::Slots;
 use crate::config::limits::Limits;
-use crate::machine::{Agenda, Fact, Measured, Output, Silence, Verdict};
+use crate::machine::{Agenda, Fact, Measured, Output, SILENT_AFTER, Silence, Verdict};
 use crate::wire::control::{Capabilities, ControlFrame};
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
@@ -26,9 +26,6 @@ pub(super) const PING_INTERVAL: Duration = Duration::from_millis(100);
 const PINGED_INTERVAL: Duration = Duration::from_millis(50);
 /// Pings beyond that pace before the link is closed.
 const PINGS_BEYOND: u32 = 50;
-
-/// A client that answers no ping, or brings no message connection, for this time is said to.
-const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// How often sessions may be offered again for each place of the pool.
 const OFFERS_PER_PLACE: u32 = 2;

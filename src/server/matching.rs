@@ -97,6 +97,7 @@ impl Matching {
 
     /// A link is gone: its message connections close, and users who waited for it go elsewhere or are told.
     pub fn remove_link(&mut self, link: LinkId, agenda: &mut Agenda) {
+        self.services.publications_on(link).for_each(|id| self.probes.forget(id));
         self.probes.forget_link(link);
         let messages = self.sending.pools.remove_link(link);
         for &(id, _) in &messages {
@@ -153,6 +154,7 @@ impl Matching {
 
     /// A link no longer serves what it published under this number; false if it did not.
     pub fn unpublish(&mut self, link: LinkId, number: u32, agenda: &mut Agenda) -> bool {
+        self.services.numbered(link, number).into_iter().for_each(|(id, _)| self.probes.forget(id));
         let known = self.services.unpublish(link, number);
         for id in self.services.take_waiting(link) {
             let Some(service) = self.sending.users.get(id).map(|user| user.service) else { continue };

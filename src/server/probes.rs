@@ -37,9 +37,7 @@ const REFUSALS: u8 = 3;
 const PACE: Duration = Duration::from_millis(20);
 /// Publications that are looked at in one turn.
 const LOOKS_MAX: usize = 64;
-/// How long a probe may take to be started.
-pub(super) const PROBE_TIME: Duration = Duration::from_secs(3);
-/// After this part of its time one that was not accepted has other message connections looked at.
+/// After this part of its time a probe that was not accepted has other message connections looked at.
 pub(super) const DOUBT: Duration = Duration::from_secs(1);
 /// How long the end of a probe may take that was started.
 pub(super) const END_TIME: Duration = Duration::from_secs(1);
@@ -136,6 +134,9 @@ impl Probes {
     /// The rules of its service let it be probed from now on, or not.
     pub fn let_be_probed(&mut self, id: PublicationId, lets: bool, now: Instant) {
         let Some(known) = self.known.get_mut(id) else { return };
+        if !lets {
+            known.proving.forget_failure();
+        }
         if std::mem::replace(&mut known.service_lets, lets) != lets && known.probe.is_none() {
             self.put(id, if lets { Place::Other(now) } else { Place::Nowhere });
         }
@@ -229,7 +230,7 @@ impl Probes {
     pub fn failed(&mut self, id: PublicationId, probe: Probe, reason: Reason) -> bool {
         let Some(known) = self.known.get_mut(id) else { return false };
         let is_outdated = known.proving.proof().is_some_and(|proof| proof >= probe.began);
-        !is_outdated && known.proving.failed(reason)
+        !is_outdated && known.is_probed() && known.proving.failed(reason)
     }
 
     /// A publication cannot even be probed, for this reason. Returns whether that is news.

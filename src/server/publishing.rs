@@ -270,6 +270,7 @@ pub(super) fn remove_service(
         agenda.reset(user, CloseReason::Removed);
     }
     matching.probes.served(id);
+    matching.services.publication_ids(id).for_each(|id| matching.probes.forget(id));
     matching.services.remove(id)
 }
 

@@ -169,8 +169,7 @@ impl Services {
 
     /// A link no longer serves what it published under this number; false if it did not.
     pub fn unpublish(&mut self, link: LinkId, number: u32) -> bool {
-        let Some(offers) = self.offers.get(link) else { return false };
-        let Some(&id) = offers.numbers.get(&number) else { return false };
+        let Some((id, _)) = self.numbered(link, number) else { return false };
         if let Some(it) = self.withdraw(id)
             && let Some(offers) = self.offers.get_mut(link)
         {
@@ -187,6 +186,11 @@ impl Services {
             self.withdraw(id);
         }
         users
+    }
+
+    /// What a link publishes.
+    pub fn publications_on(&self, link: LinkId) -> impl Iterator<Item = PublicationId> {
+        self.offers.get(link).into_iter().flat_map(|offers| offers.numbers.values().copied())
     }
 
     /// The client of a link is leaving: it serves no user that comes.

@@ -10,9 +10,9 @@ use std::time::Instant;
 use super::Matching;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
-use crate::machine::{Agenda, Fact, Output, Reason, SessionEvent};
+use crate::machine::{Agenda, Fact, Output, PROBE_TIME, Reason, SessionEvent};
 use crate::server::pool::{Place, State};
-use crate::server::probes::{DOUBT, END_TIME, PROBE_TIME, Probe};
+use crate::server::probes::{DOUBT, END_TIME, Probe};
 use crate::wire::frame::{AbortReason, Start};
 
 /// Idle connections of a link of which a probe takes one.

@@ -448,6 +448,53 @@ fn another_configuration_may_have_it_probed_or_not() {
 }
 
 #[test]
+fn what_is_probed_no_more_fails_no_more() {
+    let (mut stage, client, _) = begin_proved();
+    let (message, _) = stage.until_probed(&client, secs(40)).expect("it is probed");
+    stage.session(message, SessionEvent::ProbeAborted(AbortReason::Refused));
+    stage.idle(message);
+    let (message, _) = stage.until_probed(&client, secs(40)).expect("it is tried again");
+    let mut unprobed = config(limits());
+    unprobed.services[0].rules = UserRules { probe: false, ..UserRules::default() };
+    stage.reload(unprobed);
+    assert!(stage.is_proved(), "{}", stage.reason());
+    stage.session(message, SessionEvent::ProbeAborted(AbortReason::Refused));
+    assert!(stage.is_proved(), "{}", stage.reason());
+}
+
+#[test]
+fn what_a_client_published_that_is_gone_takes_no_turn_of_a_probe() {
+    let names: Vec<String> = (0..500).map(|place| format!("s{place}")).collect();
+    let service =
+        |(place, text): (usize, &String)| Service::new(name(text), Listen::Any(10_000 + place as u16));
+    let services = names.iter().enumerate().map(service).collect();
+    let mut stage = begin_as(ServerConfig { services, ..config(Limits { pool: 4, ..limits() }) });
+    let (mut gone, _) = stage.greet(hello(1));
+    (0..4).for_each(|_| drop(stage.bring(&mut gone)));
+    for (place, text) in names.iter().enumerate() {
+        stage.hear(gone.control, probed(place as u32 + 1, text));
+    }
+    for _ in 0..names.len() {
+        for (message, _) in stage.wait(millis(20)).probes() {
+            stage.started(message);
+            stage.idle(message);
+        }
+        stage.hear(gone.control, ControlFrame::Pong);
+    }
+    let (mut other, _) = stage.greet(hello(2));
+    (0..2).for_each(|_| drop(stage.bring(&mut other)));
+    let mut outputs = stage.hear(other.control, probed(1, "s0"));
+    outputs.0.extend(stage.wait(millis(100)).0);
+    let [(message, _)] = outputs.probes()[..] else { panic!("{outputs:?}") };
+    stage.started(message);
+    stage.idle(message);
+    stage.gone(gone.control, CloseReason::PeerClosed);
+    stage.hear(other.control, ControlFrame::Pong);
+    stage.live(6);
+    assert_eq!(stage.tell(Input::Look).probes().len(), 1);
+}
+
+#[test]
 fn a_client_is_told_whether_it_is_probed_if_it_reads_that() {
     let is_told = |outputs: &Outputs, client: &Client| {
         let told = |frame| match frame {
