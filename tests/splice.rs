@@ -100,7 +100,7 @@ fn flows_that_find_no_pipe_are_as_whole_as_those_that_do() {
 #[test]
 fn few_descriptors_mean_few_pipes() {
     let (local, _) = pouring_server();
-    let mut tunnel = Setup::new(Mode::Plain).descriptors(64).start(local);
+    let mut tunnel = Setup::new(Mode::Plain).descriptors(80).start(local);
     let mut readers: Vec<Reader> = (0..6).map(|seed| Reader::new(&tunnel, seed)).collect();
     read_until_spliced(&mut tunnel, &mut readers[0]);
     readers.into_iter().for_each(|reader| reader.read_to_the_end(BYTES));
