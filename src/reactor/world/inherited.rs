@@ -79,7 +79,7 @@ fn adopt(number: RawFd) -> Option<OwnedFd> {
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return None;
     }
-    // SAFETY: it is open, and whoever started this process left it to it (LISTEN_PID is its number). Nothing else owns
+    // SAFETY: it is open, and the service manager left it to this process (LISTEN_PID is its number). Nothing else owns
     // it, because it was open before this process began, and is adopted once.
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     // It cannot fail on a descriptor that is open.
