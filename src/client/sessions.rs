@@ -99,7 +99,7 @@ impl Sessions {
     pub fn reset_all_of(&mut self, link: LinkId, agenda: &mut Agenda) {
         let own = self.messages.iter().filter(|(_, message)| message.link == link);
         let mut ids: Vec<ConnId> = own.map(|(id, _)| id).collect();
-        ids.sort();
+        ids.sort_unstable();
         ids.into_iter().for_each(|id| agenda.reset(id, CloseReason::LinkLost));
     }
 
@@ -378,7 +378,7 @@ impl Sessions {
                 messages.entry(proxy.message).and_modify(|reason| *reason = AbortReason::Removed);
             }
         }
-        proxies.sort();
+        proxies.sort_unstable();
         proxies.into_iter().for_each(|id| agenda.reset(id, CloseReason::Removed));
         for (id, reason) in messages {
             let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else {
@@ -399,7 +399,7 @@ impl Sessions {
     pub fn give_up(&mut self, agenda: &mut Agenda) {
         let mut proxies: Vec<(ConnId, ConnId)> =
             self.proxies.iter().map(|(id, proxy)| (id, proxy.message)).collect();
-        proxies.sort();
+        proxies.sort_unstable();
         for (id, message) in proxies {
             if let Some(State::Busy(Session { attempt: Some(attempt), .. })) = self.state(message)
                 && attempt.has(id)

@@ -449,7 +449,7 @@ mod tests {
                 for of in 0..2 {
                     let own = || model.iter().filter(|(_, entry)| entry.0 == of);
                     let mut found = pools.all(link(of));
-                    found.sort();
+                    found.sort_unstable();
                     prop_assert_eq!(found, own().map(|(&slot, _)| id(slot)).collect::<Vec<_>>());
                     let idle = own().filter(|(_, entry)| matches!(entry.1, State::Idle { .. })).count();
                     prop_assert_eq!(pools.idle(link(of)), idle);

@@ -204,7 +204,7 @@ pub fn find(role: Option<Side>) -> Vec<PathBuf> {
         };
         let mut here: Vec<PathBuf> = entries(&folder).filter(is_wanted).collect();
         // Servers first.
-        here.sort_by(|one, another| another.cmp(one));
+        here.sort_unstable_by(|one, another| another.cmp(one));
         // The same folder may have two names.
         found.extend(here.into_iter().filter_map(|path| path.canonicalize().ok()));
     }

@@ -35,7 +35,7 @@ impl Draining<'_> {
     /// The time is over: users who are left are told. Returns how many.
     pub fn give_up(&mut self) -> usize {
         let mut users: Vec<ConnId> = self.all.sending.users.iter().map(|(id, _)| id).collect();
-        users.sort();
+        users.sort_unstable();
         users.iter().for_each(|&id| self.agenda.reset(id, CloseReason::Shutdown));
         users.len()
     }
