@@ -1,15 +1,16 @@
 //! What is known of each publication, and when it is probed next.
 //!
-//! Invariant: a publication that may be probed has at most one probe on its way, and else stands in one of two queues:
-//! in that of the proved ones, by its last proof, or in that of the others, by its next attempt. A session of a user
-//! proves it, too, and moves nothing: what stands too early is put where it belongs when its time has come. So a proof
-//! costs a session nothing but a note, and nobody walks over all of them.
+//! Invariant: a publication that may be probed has at most one probe on its way, or stands in one of three queues:
+//! in that of the proved ones, by its last proof, or in that of the untried or the retried ones, by its next attempt. A
+//! session of a user proves it, too, and moves nothing: what stands too early is put where it belongs when its time has
+//! come. So a proof costs a session nothing but a note, and nobody walks over all of them.
 //!
-//! The others take every second turn at most, and links take turns among them: a client whose publications all fail
-//! does not keep the proofs of the rest from being renewed.
+//! [`Turns`] says which queue is next, and links take turns in the last two: a client whose publications all fail, or
+//! come and go, does not keep the proofs of the others from being renewed.
 
 mod range;
 mod tries;
+mod turns;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use crate::base::table::Table;
 use crate::machine::{Proving, Reason};
 use range::Range;
 use tries::Tries;
+use turns::{Due, Kind, Turns};
 
 /// A proof is renewed after this time.
 const RENEWED_AFTER: Duration = Duration::from_secs(30);
@@ -57,8 +59,10 @@ pub(super) struct Probe {
 enum Place {
     /// In the queue of the proved ones.
     Proved,
-    /// In the queue of the others, to be tried then.
-    Other(Instant),
+    /// In the queue of the untried ones, to be tried then.
+    Untried(Instant),
+    /// In the queue of the retried ones, to be tried then.
+    Retried(Instant),
     /// In none: its probe is on its way, or it is not to be probed.
     Nowhere,
 }
@@ -83,6 +87,14 @@ impl Known {
     fn is_probed(&self) -> bool {
         self.client_lets && self.service_lets
     }
+
+    /// Where it is tried that is not proved.
+    fn to_be_tried(&self, at: Instant) -> Place {
+        match self.attempted.or(self.proving.proof()) {
+            None => Place::Untried(at),
+            Some(_) => Place::Retried(at),
+        }
+    }
 }
 
 /// See the module.
@@ -92,12 +104,12 @@ pub(super) struct Probes {
     /// By their last proofs, or earlier ones.
     proved: Deadlines<kind::Publication>,
     /// By their next attempts.
-    others: Tries,
+    untried: Tries,
+    retried: Tries,
     look_until: Option<Instant>,
     /// When the next probe may begin.
     next_at: Option<Instant>,
-    /// The last turn was one of the others.
-    is_turn_of_proved: bool,
+    turns: Turns,
     /// Why services lost their last clients, where it was not by chance.
     unserved: HashMap<ServiceId, Reason>,
 }
@@ -118,7 +130,7 @@ impl Probes {
             id,
             Known { link, range, proving, place, probe, attempted, refusals, client_lets, service_lets },
         );
-        self.put(id, Place::Other(now));
+        self.put(id, Place::Untried(now));
     }
 
     /// What was published is so no more.
@@ -128,7 +140,8 @@ impl Probes {
     }
 
     pub fn forget_link(&mut self, link: LinkId) {
-        self.others.forget(link);
+        self.untried.forget(link);
+        self.retried.forget(link);
     }
 
     /// The rules of its service let it be probed from now on, or not.
@@ -138,7 +151,8 @@ impl Probes {
             known.proving.forget_failure();
         }
         if std::mem::replace(&mut known.service_lets, lets) != lets && known.probe.is_none() {
-            self.put(id, if lets { Place::Other(now) } else { Place::Nowhere });
+            let place = known.to_be_tried(now);
+            self.put(id, place);
         }
     }
 
@@ -148,12 +162,14 @@ impl Probes {
         let place = if known.is_probed() { place } else { Place::Nowhere };
         match std::mem::replace(&mut known.place, place) {
             Place::Proved => self.proved.set(id, None),
-            Place::Other(at) => self.others.remove(known.link, id, at),
+            Place::Untried(at) => self.untried.remove(known.link, id, at),
+            Place::Retried(at) => self.retried.remove(known.link, id, at),
             Place::Nowhere => {}
         }
         match place {
             Place::Proved => self.proved.set(id, known.proving.proof()),
-            Place::Other(at) => self.others.add(known.link, id, at),
+            Place::Untried(at) => self.untried.add(known.link, id, at),
+            Place::Retried(at) => self.retried.add(known.link, id, at),
             Place::Nowhere => {}
         }
     }
@@ -199,7 +215,7 @@ impl Probes {
         let Some(known) = self.known.get_mut(id) else { return false };
         let had_failed = known.proving.proved(now);
         known.refusals = 0;
-        if let Place::Other(_) = known.place {
+        if let Place::Untried(_) | Place::Retried(_) = known.place {
             self.put(id, Place::Proved);
         }
         had_failed
@@ -242,8 +258,9 @@ impl Probes {
     pub fn suspect(&mut self, id: PublicationId, now: Instant) {
         let Some(known) = self.known.get(id).filter(|known| known.place != Place::Nowhere) else { return };
         let at = known.attempted.map_or(now, |at| now.max(at + SUSPECTED_AGAIN));
-        if !matches!(known.place, Place::Other(before) if before <= at) {
-            self.put(id, Place::Other(at));
+        if !matches!(known.place, Place::Untried(before) | Place::Retried(before) if before <= at) {
+            let place = known.to_be_tried(at);
+            self.put(id, place);
         }
     }
 
@@ -270,8 +287,18 @@ impl Probes {
     /// When a publication is to be probed next.
     pub fn next_due(&self) -> Option<Instant> {
         let proved = self.proved.next().map(|proof| self.due_after(proof));
-        let due = [proved, self.others.next_due()].into_iter().flatten().min()?;
+        let due = [proved, self.untried.next_due(), self.retried.next_due()].into_iter().flatten().min()?;
         Some(self.next_at.map_or(due, |at| due.max(at)))
+    }
+
+    fn due(&self, now: Instant) -> Due {
+        let proof = self.proved.next();
+        Due {
+            proved: proof.is_some_and(|proof| self.due_after(proof) <= now),
+            is_old: proof.is_some_and(|proof| proof + RENEWED_AFTER <= now),
+            untried: self.untried.next_due().is_some_and(|at| at <= now),
+            retried: self.retried.next_due().is_some_and(|at| at <= now),
+        }
     }
 
     /// The publication that is to be probed now. It stands nowhere until it is said what became of that.
@@ -280,11 +307,11 @@ impl Probes {
             if self.next_at.is_some_and(|at| now < at) {
                 return None;
             }
-            let is_proved_due = self.proved.next().is_some_and(|proof| self.due_after(proof) <= now);
-            let is_other_due = self.others.next_due().is_some_and(|at| at <= now);
-            let id = match is_proved_due && (self.is_turn_of_proved || !is_other_due) {
-                true => self.proved.pop(),
-                false => self.others.pop(now),
+            let kind = self.turns.next(self.due(now))?;
+            let id = match kind {
+                Kind::Proved => self.proved.pop(),
+                Kind::Untried => self.untried.pop(now),
+                Kind::Retried => self.retried.pop(now),
             }?;
             let Some(known) = self.known.get_mut(id) else { continue };
             let place = std::mem::replace(&mut known.place, Place::Nowhere);
@@ -295,8 +322,12 @@ impl Probes {
                 self.put(id, Place::Proved);
                 continue;
             }
-            self.is_turn_of_proved = place != Place::Proved;
-            self.next_at = Some(now + PACE);
+            self.turns.take(kind);
+            self.next_at = Some(match self.next_at {
+                // A turn that began late makes the next one no later.
+                Some(at) if now < at + PACE => at + PACE,
+                _ => now + PACE,
+            });
             return Some(id);
         }
         None
@@ -335,19 +366,25 @@ impl Probes {
 
     /// A publication is tried again, at once or after a while.
     pub fn retry(&mut self, id: PublicationId, at_once: bool, now: Instant) {
-        self.put(id, Place::Other(if at_once { now } else { now + RETRIED_AFTER }));
+        self.put(id, Place::Retried(if at_once { now } else { now + RETRIED_AFTER }));
     }
 
     // Message connections.
 
     /// A publication waits until its link has a message connection to spare, and so does all that is to be tried of it.
     pub fn wait(&mut self, id: PublicationId, link: LinkId, now: Instant) {
-        self.retry(id, true, now);
-        self.others.rest(link, now + RETRIED_AFTER);
+        if let Some(place) = self.known.get(id).map(|known| known.to_be_tried(now)) {
+            self.put(id, place);
+        }
+        for tries in [&mut self.untried, &mut self.retried] {
+            tries.rest(link, now + RETRIED_AFTER);
+        }
     }
 
     /// A link has a message connection to spare.
     pub fn spare(&mut self, link: LinkId, now: Instant) {
-        self.others.end_rest(link, now);
+        for tries in [&mut self.untried, &mut self.retried] {
+            tries.end_rest(link, now);
+        }
     }
 }

@@ -13,6 +13,7 @@ mod publications;
 mod rates;
 mod reload;
 mod strangers;
+mod turns;
 mod users;
 
 use std::collections::VecDeque;
