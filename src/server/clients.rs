@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::controls::{self, Controls};
-use super::identity::Identity;
+use super::identity::{Identity, Life};
 use super::links::Link;
+use super::matching::Matching;
 use super::publishing::Publishing;
 use crate::base::clocks::Clocks;
 use crate::base::id::{ConnId, HolderId, LinkId};
 use crate::base::name::Name;
-use crate::machine::{CloseReason, Fact, Manner, Output, Reason};
-use crate::wire::control::{Capabilities, ControlFrame, Denial, Hello, Refusal, Versions, Welcome};
+use crate::machine::{CloseReason, Fact, Manner, Output};
+use crate::wire::control::{Capabilities, ControlFrame, Hello, Refusal, Versions, Welcome};
 use crate::wire::handshake::{KeyId, Secret};
 
 /// One step with clients: it borrows what it works on.
@@ -41,13 +42,17 @@ impl Clients<'_> {
             Err(refusal) => return self.refuse(id, key, peer, hello.versions, refusal),
         };
         // The key may have gone since it was proved.
-        let Some(it) = self.publishing.matching.sending.holders.get(holder) else {
+        let now = self.now();
+        let Matching { barred, services, sending, .. } = &mut *self.publishing.matching;
+        let Some(it) = sending.holders.get(holder) else {
             return self.close(id, CloseReason::KeyRevoked);
         };
-        if let Some(refusal) = it.refusal(peer, self.clocks, self.now()) {
+        let key_id = it.key_id;
+        if let Some(refusal) = it.refusal(peer, self.clocks, now) {
+            barred.came(it, peer, services);
             return self.refuse(id, key, peer, hello.versions, refusal);
         }
-        let identity = Identity { key, holder, instance: hello.instance };
+        let identity = Identity { key, key_id, holder, instance: hello.instance };
         if let Some(older) = self.publishing.matching.sending.links.older_self(&identity) {
             self.end(older, CloseReason::Replaced);
         }
@@ -199,21 +204,16 @@ impl Clients<'_> {
         let (control, peer) = (it.control, it.peer);
         agenda.fact(Fact::ClientGone { link: control, key: it.key().clone(), peer, reason });
         agenda.at(control, None);
+        let client = (it.identity.key_id, peer);
+        // One that was leaving is no reason why nobody serves what it asked for.
+        let is_barred = it.life == Life::Standing
+            && matches!(reason, CloseReason::KeyExpired | CloseReason::KeyRevoked | CloseReason::Policy);
+        let asked_for = asked.services_of(link).filter(|_| is_barred);
+        let asked_for: Vec<_> = asked_for.filter_map(|name| matching.services.id(name)).collect();
         asked.remove_link(link);
-        let forbidden = match reason {
-            CloseReason::KeyExpired => Some(Reason::KeyExpired),
-            CloseReason::KeyRevoked => Some(Reason::KeyRevoked),
-            CloseReason::Policy => Some(Reason::Denied(Denial::Policy)),
-            _ => None,
-        };
-        for service in matching.services.services_of(link) {
-            match &forbidden {
-                Some(reason) => matching.probes.forbidden(service, reason.clone()),
-                // Whoever was forbidden to serve it before is not why nobody does now.
-                None => matching.probes.served(service),
-            }
-        }
         matching.remove_link(link, agenda);
+        let Matching { barred, services, .. } = &mut **matching;
+        asked_for.into_iter().for_each(|service| barred.note(service, client, services));
         self.publishing.exposing().link_gone(link, reason);
     }
 }

@@ -22,6 +22,8 @@ const TOLD_MAX: usize = 8;
 /// Whoever holds a key: all its clients.
 pub(super) struct Holder {
     pub key: Key,
+    /// What follows from its secret.
+    pub key_id: KeyId,
     /// What it may do; `None`: nothing.
     pub policy: Option<Policy>,
     pub links: BTreeSet<LinkId>,
@@ -48,6 +50,11 @@ impl Holder {
             Some(policy) if !policy.from.contains(peer.ip()) => Some(Refusal::From),
             Some(_) => self.expires(clocks).filter(|&at| at <= now).map(|_| Refusal::Expired),
         }
+    }
+
+    /// Whether it may serve a service that the server declares.
+    pub fn may_serve(&self, service: &Name) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.services.contain(service))
     }
 
     fn is_full(&self) -> bool {
@@ -84,7 +91,8 @@ impl Holders {
     pub fn add(&mut self, key: Key, policy: Option<Policy>) {
         let (key_id, name) = (key_id(&key.secret), key.name.clone());
         let (links, flights) = (BTreeSet::new(), Flights::default());
-        let holder = Holder { key, policy, links, flights, users: 0, hidden: BTreeSet::new(), told: None };
+        let holder =
+            Holder { key, key_id, policy, links, flights, users: 0, hidden: BTreeSet::new(), told: None };
         if let Ok(id) = self.slots.insert(holder) {
             self.key_ids.insert(key_id, id);
             self.names.insert(name, id);
@@ -96,7 +104,7 @@ impl Holders {
         let Some(holder) = self.names.remove(name).and_then(|id| self.slots.remove(id)) else {
             return BTreeSet::new();
         };
-        self.key_ids.remove(&key_id(&holder.key.secret));
+        self.key_ids.remove(&holder.key_id);
         holder.links
     }
 

@@ -2,12 +2,15 @@
 
 use crate::base::id::HolderId;
 use crate::base::name::Name;
+use crate::wire::handshake::KeyId;
 
 /// Whose link it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
     /// The key that the client holds.
     pub key: Name,
+    /// What follows from its secret: a key of this name may have another one later.
+    pub key_id: KeyId,
     /// Whoever holds it.
     pub holder: HolderId,
     /// Random per process of the client.

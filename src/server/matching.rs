@@ -6,6 +6,7 @@
 //! - a session that is not accepted in time is offered again, on a connection that has proved to be alive;
 //! - a user whose bytes may have reached a client goes to no other one, unless that one refused it.
 
+mod barred;
 mod coming;
 mod condition;
 mod draining;
@@ -32,6 +33,7 @@ use crate::config::policy::{Policy, UserRules};
 use crate::machine::{Agenda, CloseReason, Fact, Manner, SessionEvent, Traffic};
 use crate::wire::control::{ControlFrame, GrantedAddress, PublicationNumber};
 use crate::wire::frame::AbortReason;
+use barred::Barred;
 use coming::Coming;
 pub(super) use condition::Condition;
 use draining::Draining;
@@ -45,6 +47,7 @@ pub(super) struct Matching {
     pub admission: Admission,
     pub sending: Sending,
     pub probes: Probes,
+    pub barred: Barred,
     turn: Turn,
     last_number: u64,
     drain: Drain,

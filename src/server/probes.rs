@@ -12,11 +12,10 @@ mod range;
 mod tries;
 mod turns;
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::base::deadlines::Deadlines;
-use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
+use crate::base::id::{ConnId, LinkId, PublicationId, kind};
 use crate::base::table::Table;
 use crate::machine::{Proving, Reason};
 use range::Range;
@@ -110,8 +109,6 @@ pub(super) struct Probes {
     /// When the next probe may begin.
     next_at: Option<Instant>,
     turns: Turns,
-    /// Why services lost their last clients, where it was not by chance.
-    unserved: HashMap<ServiceId, Reason>,
 }
 
 impl Probes {
@@ -182,23 +179,6 @@ impl Probes {
     /// Whether a publication is probed.
     pub fn is_probed(&self, id: PublicationId) -> bool {
         self.known.get(id).is_some_and(Known::is_probed)
-    }
-
-    // Services that nobody serves.
-
-    /// A client may not serve a service any more.
-    pub fn forbidden(&mut self, service: ServiceId, reason: Reason) {
-        self.unserved.insert(service, reason);
-    }
-
-    /// Somebody serves a service, or did until now, or it is gone.
-    pub fn served(&mut self, service: ServiceId) {
-        self.unserved.remove(&service);
-    }
-
-    /// Why nobody serves a service.
-    pub fn unserved(&self, service: ServiceId) -> Reason {
-        self.unserved.get(&service).cloned().unwrap_or(Reason::NoClient)
     }
 
     // What proves or disproves it.

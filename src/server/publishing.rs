@@ -12,7 +12,7 @@ use crate::base::id::{LinkId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::table::Table;
 use crate::config::policy::UserRules;
-use crate::machine::{Agenda, CloseReason, Fact, Output, Reason};
+use crate::machine::{Agenda, CloseReason, Fact, Output};
 use crate::wire::control::{ControlFrame, Denial, GrantedAddress, Ports, PublicationNumber, Publish, Want};
 
 /// What each link asks for, by its numbers.
@@ -21,8 +21,8 @@ pub(super) struct Asked {
     links: Table<kind::Link, BTreeMap<PublicationNumber, Publish>>,
     /// The highest number under which each link has asked for something, denied or not.
     last: Table<kind::Link, PublicationNumber>,
-    /// What of it is denied.
-    denied: BTreeSet<(LinkId, PublicationNumber)>,
+    /// What of it is denied, by the names of the services.
+    denied: BTreeMap<Name, BTreeSet<(LinkId, PublicationNumber)>>,
 }
 
 impl Asked {
@@ -34,8 +34,34 @@ impl Asked {
             asked.insert(publish.number, publish.clone());
         }
         if !is_granted {
-            self.denied.insert((link, publish.number));
+            self.deny(link, publish.number);
         }
+    }
+
+    /// What a link asks for is denied; false if it was so before.
+    fn deny(&mut self, link: LinkId, number: PublicationNumber) -> bool {
+        let Some(service) = self.get(link, number).map(|publish| publish.name.clone()) else { return false };
+        self.denied.entry(service).or_default().insert((link, number))
+    }
+
+    /// It is not asked for any more, or granted.
+    fn forget_denied(&mut self, service: &Name, link: LinkId, number: PublicationNumber) {
+        if let Some(denied) = self.denied.get_mut(service) {
+            denied.remove(&(link, number));
+            if denied.is_empty() {
+                self.denied.remove(service);
+            }
+        }
+    }
+
+    /// The links that ask for a service and are denied it.
+    pub fn denied(&self, service: &Name) -> impl Iterator<Item = LinkId> {
+        self.denied.get(service).into_iter().flatten().map(|&(link, _)| link)
+    }
+
+    /// The services that a link asks for, denied ones too.
+    pub fn services_of(&self, link: LinkId) -> impl Iterator<Item = &Name> {
+        self.links.get(link).into_iter().flat_map(BTreeMap::values).map(|publish| &publish.name)
     }
 
     /// How many asks a link has.
@@ -60,16 +86,17 @@ impl Asked {
 
     /// A link asks for this no more; false if it never did.
     fn remove(&mut self, link: LinkId, number: PublicationNumber) -> bool {
-        self.denied.remove(&(link, number));
-        self.links.get_mut(link).and_then(|asked| asked.remove(&number));
+        if let Some(publish) = self.links.get_mut(link).and_then(|asked| asked.remove(&number)) {
+            self.forget_denied(&publish.name, link, number);
+        }
         self.last.get(link).is_some_and(|&last| number <= last)
     }
 
     /// A link is gone.
     pub fn remove_link(&mut self, link: LinkId) {
         self.last.remove(link);
-        for number in self.links.remove(link).into_iter().flatten().map(|(number, _)| number) {
-            self.denied.remove(&(link, number));
+        for (number, publish) in self.links.remove(link).into_iter().flatten() {
+            self.forget_denied(&publish.name, link, number);
         }
     }
 }
@@ -133,8 +160,7 @@ impl Publishing<'_> {
     fn grant(&mut self, link: LinkId, publish: &Publish) -> Result<Vec<SocketAddr>, Denial> {
         let sending = &self.matching.sending;
         let holder = sending.links.get(link).and_then(|link| sending.holders.get(link.identity.holder));
-        let policy = holder.and_then(|holder| holder.policy.as_ref()).ok_or(Denial::Policy)?;
-        if !policy.services.contain(&publish.name) {
+        if !holder.is_some_and(|holder| holder.may_serve(&publish.name)) {
             return Err(Denial::Policy);
         }
         let dial_ms = publish.dial_time.min(self.agenda.limits.local_dial_max).as_millis() as u32;
@@ -161,7 +187,7 @@ impl Publishing<'_> {
     /// stand.
     pub fn remove_service(&mut self, service: ServiceId) {
         for it in remove_service(service, self.matching, self.agenda) {
-            self.asked.denied.insert((it.link, it.number));
+            self.asked.deny(it.link, it.number);
             self.tell_withdrawn(it.link, it.number, Denial::UnknownService);
         }
     }
@@ -170,14 +196,11 @@ impl Publishing<'_> {
     pub fn withdraw_not_allowed(&mut self, link: LinkId) {
         let sending = &self.matching.sending;
         let holder = sending.links.get(link).and_then(|link| sending.holders.get(link.identity.holder));
-        let Some(policy) = holder.and_then(|holder| holder.policy.as_ref()) else { return };
+        let Some(holder) = holder else { return };
         let asked = self.asked.links.get(link).into_iter().flatten();
-        let gone = asked.filter(|(_, it)| it.want == Want::Service && !policy.services.contain(&it.name));
+        let gone = asked.filter(|(_, it)| it.want == Want::Service && !holder.may_serve(&it.name));
         for number in gone.map(|it| *it.0).collect::<Vec<_>>() {
-            if self.asked.denied.insert((link, number)) {
-                if let Some((_, service)) = self.matching.services.numbered(link, number) {
-                    self.matching.probes.forbidden(service, Reason::Denied(Denial::Policy));
-                }
+            if self.asked.deny(link, number) {
                 self.withdraw(link, number, CloseReason::Policy);
                 self.tell_withdrawn(link, number, Denial::Policy);
             }
@@ -234,11 +257,11 @@ impl Publishing<'_> {
 
     /// Something changed: what was denied is granted where it may be now.
     pub fn grant_denied(&mut self) {
-        for (link, number) in std::mem::take(&mut self.asked.denied) {
+        for (link, number) in std::mem::take(&mut self.asked.denied).into_values().flatten() {
             let Some(publish) = self.asked.get(link, number).cloned() else { continue };
             match self.grant(link, &publish) {
                 Ok(addresses) => self.answer(link, &publish, Ok(addresses)),
-                Err(_) => drop(self.asked.denied.insert((link, number))),
+                Err(_) => drop(self.asked.deny(link, number)),
             }
         }
     }
@@ -269,7 +292,7 @@ pub(super) fn remove_service(
         matching.services.stop_waiting(user);
         agenda.reset(user, CloseReason::Removed);
     }
-    matching.probes.served(id);
+    matching.barred.forget(id);
     matching.services.publication_ids(id).for_each(|id| matching.probes.forget(id));
     matching.services.remove(id)
 }

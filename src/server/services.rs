@@ -269,11 +269,6 @@ impl Services {
         self.publication_ids(service).filter_map(|id| self.publications.get(id))
     }
 
-    /// The services that a link publishes.
-    pub fn services_of(&self, link: LinkId) -> impl Iterator<Item = ServiceId> {
-        self.offers.get(link).into_iter().flat_map(|offers| offers.publications.keys()).copied()
-    }
-
     /// The publications of a service behind this one, or all.
     pub fn publications_behind(
         &self,

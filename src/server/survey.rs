@@ -7,6 +7,8 @@ use super::exposed::Exposed;
 use super::links::Link;
 use super::listeners::{Listener, Listeners};
 use super::matching::{Condition, Matching};
+use super::publishing::Asked;
+use crate::base::clocks::Clocks;
 use crate::base::id::{LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
 use crate::machine::status::{Figures, LinkStatus, ServiceStatus, Totals};
@@ -17,13 +19,15 @@ pub(super) struct Surveyor<'s> {
     matching: &'s Matching,
     listeners: &'s Listeners,
     exposed: &'s Exposed,
+    asked: &'s Asked,
+    clocks: Clocks,
     agenda: &'s Agenda,
 }
 
 impl Surveyor<'_> {
     pub fn of(server: &Server) -> Surveyor<'_> {
-        let Server { matching, listeners, exposed, agenda, .. } = server;
-        Surveyor { matching, listeners, exposed, agenda }
+        let Server { matching, listeners, exposed, asked, agenda, clocks, .. } = server;
+        Surveyor { matching, listeners, exposed, asked, clocks: *clocks, agenda }
     }
 
     /// Adds rows until there are so many more, or all are there. A service, a publication and a link are one each.
@@ -86,7 +90,7 @@ impl Surveyor<'_> {
             is_probed: condition.is_probed(id),
             addresses: self.exposed.addresses(id).unwrap_or_else(addresses),
             publications: Vec::new(),
-            reason: condition.unserved(id).map(|reason| reason.words()),
+            reason: condition.unserved((id, name), self.asked, self.clocks).map(|reason| reason.words()),
             figures: Figures { waiting: waiting as u64, ..figures },
         };
         survey.add(service, account);

@@ -14,6 +14,7 @@ mod rates;
 mod reload;
 mod strangers;
 mod turns;
+mod unserved;
 mod users;
 
 use std::collections::VecDeque;

@@ -3,11 +3,15 @@
 use std::time::Instant;
 
 use super::Matching;
+use crate::base::clocks::Clocks;
 use crate::base::id::{LinkId, PublicationId, ServiceId};
+use crate::base::name::Name;
 use crate::config::limits::Limits;
 use crate::machine::Reason;
 use crate::machine::status::PublicationStatus;
 use crate::server::drain::Drain;
+use crate::server::publishing::Asked;
+use crate::wire::control::Denial;
 
 /// A look at what is known now.
 pub(in crate::server) struct Condition<'m> {
@@ -44,13 +48,28 @@ impl Condition<'_> {
         })
     }
 
-    /// Why nobody serves the users of a service that come, if nobody does.
-    pub fn unserved(&self, service: ServiceId) -> Option<Reason> {
-        match self.all.drain {
-            Drain::No if self.all.services.is_served(service) => None,
-            Drain::No => Some(self.all.probes.unserved(service)),
-            Drain::Begun | Drain::Retiring => Some(Reason::Draining),
+    /// Why nobody serves the users of a service that come, if nobody does: the rules forbid it to a client that is
+    /// there and `asked` for it, or to the last one that was not let stay, or there is no client.
+    pub fn unserved(
+        &self,
+        (service, name): (ServiceId, &Name),
+        asked: &Asked,
+        clocks: Clocks,
+    ) -> Option<Reason> {
+        let Matching { sending, services, barred, drain, .. } = self.all;
+        if *drain != Drain::No {
+            return Some(Reason::Draining);
         }
+        if services.is_served(service) {
+            return None;
+        }
+        let holder = |link| sending.holders.get(sending.links.get(link)?.identity.holder);
+        let mut denied = asked.denied(name).filter(|&link| sending.may_serve(link)).filter_map(holder);
+        if denied.any(|holder| !holder.may_serve(name)) {
+            return Some(Reason::Denied(Denial::Policy));
+        }
+        let barred = barred.reason((service, name), &sending.holders, (clocks, self.now));
+        barred.or(Some(Reason::NoClient))
     }
 
     /// Whether a service is probed, as far as its rules and its clients say.

@@ -205,7 +205,9 @@ impl Probing<'_> {
 
     /// A link serves a service now; its client lets that be probed, or not.
     pub fn published(&mut self, link: LinkId, service: ServiceId, client_lets: bool) {
-        self.all.probes.served(service);
+        if self.all.services.is_served(service) {
+            self.all.barred.forget(service);
+        }
         if let Some(id) = self.all.services.publication_of(link, service) {
             let lets = (client_lets, self.service_lets(service));
             self.all.probes.add((link, id), lets, self.agenda.now);

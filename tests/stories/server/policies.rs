@@ -6,25 +6,25 @@ use skyorg::config::policy::{Policy, Services};
 use super::*;
 
 /// The configuration of the stage, where the key of its clients has this policy.
-fn allowed(policy: Policy) -> ServerConfig {
+pub(super) fn allowed(policy: Policy) -> ServerConfig {
     ServerConfig { policies: Policies::Each([(name("office"), policy)].into()), ..config(limits()) }
 }
 
-fn serves(services: &[&str]) -> Policy {
+pub(super) fn serves(services: &[&str]) -> Policy {
     let named = services.iter().map(|text| name(text)).collect();
     Policy { services: Services::Named(named), ..Policy::default() }
 }
 
-fn web() -> Policy {
+pub(super) fn web() -> Policy {
     serves(&["web"])
 }
 
 /// The clock on the wall when a story begins, and some time later.
-fn wall(seconds: u64) -> Option<SystemTime> {
+pub(super) fn wall(seconds: u64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + secs(seconds))
 }
 
-fn from(network: &str) -> Policy {
+pub(super) fn from(network: &str) -> Policy {
     let networks = Networks::of(vec![network.parse().expect("a network")]);
     Policy { from: networks, ..web() }
 }
