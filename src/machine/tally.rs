@@ -146,6 +146,13 @@ impl Tally {
         }
     }
 
+    /// A user waits for a message connection from now on, or not any more.
+    pub fn user_waits(&mut self, id: AccountId, waits: bool) {
+        if let Some(figures) = self.figures_mut(id) {
+            figures.waiting = figures.waiting.saturating_add_signed(if waits { 1 } else { -1 });
+        }
+    }
+
     /// A user is gone, of whom no fact tells by itself.
     pub fn user_gone(&mut self, id: AccountId, outcome: Outcome, traffic: Traffic) {
         self.passed(id, traffic);

@@ -226,11 +226,21 @@ impl Matching {
         }
     }
 
+    /// A user has no message connection for now.
+    fn note_waiting(&mut self, id: ConnId, agenda: &mut Agenda) {
+        if let Some(user) = self.sending.users.get_mut(id).filter(|user| !user.waits) {
+            user.waits = true;
+            let account = self.admission.account(user.service);
+            account.into_iter().for_each(|account| agenda.tally.user_waits(account, true));
+        }
+    }
+
     /// A user waits for a connection, which this link is asked for if there is one.
     fn wait_asked(&mut self, id: ConnId, asked: Option<LinkId>, agenda: &mut Agenda) {
         if let Some(link) = asked {
             self.sending.want_one(link, agenda.now);
         }
+        self.note_waiting(id, agenda);
         self.sending.wait_at_most(id, asked, agenda);
     }
 
@@ -276,6 +286,9 @@ impl Matching {
         let lasted = self.sending.users.lasted(&user, agenda.now);
         let (service, account) =
             (self.admission.name(user.service).cloned(), self.admission.account(user.service));
+        if let Some(account) = account.filter(|_| user.waits) {
+            agenda.tally.user_waits(account, false);
+        }
         self.admission.left(user.service, user.peer());
         let Some(service) = service else { return };
         let served = traffic.sent > 0 || user.first.is_some() && user.refused.is_none();

@@ -128,6 +128,9 @@ impl Sending {
             (None, ..) => {}
             (Some(_), ..) => agenda.tally.redelivered(),
         }
+        if std::mem::take(&mut user.waits) {
+            terms.account.into_iter().for_each(|account| agenda.tally.user_waits(account, false));
+        }
         let start = user.start(link_id, link.next_sid(), number, first_port);
         let terms = Terms { rate: link.rate, ..terms };
         Burst::note(&mut link.burst, agenda.now);

@@ -123,9 +123,9 @@ impl Services {
         self.services.get(id).map(|service| &service.name)
     }
 
-    /// The services of this slot and of those behind it: which, its name, and how many of its users wait for any link.
-    pub fn iter_from(&self, slot: u32) -> impl Iterator<Item = (ServiceId, &Name, usize)> {
-        self.services.iter_from(slot).map(|(id, service)| (id, &service.name, service.waiting.len()))
+    /// The services of this slot and of those behind it, and their names.
+    pub fn iter_from(&self, slot: u32) -> impl Iterator<Item = (ServiceId, &Name)> {
+        self.services.iter_from(slot).map(|(id, service)| (id, &service.name))
     }
 
     pub fn add_link(&mut self, link: LinkId) {

@@ -11,7 +11,7 @@ use super::publishing::Asked;
 use crate::base::clocks::Clocks;
 use crate::base::id::{LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
-use crate::machine::status::{Figures, LinkStatus, ServiceStatus, Totals};
+use crate::machine::status::{LinkStatus, ServiceStatus, Totals};
 use crate::machine::{Agenda, Place, Survey};
 
 /// Looks, and changes nothing.
@@ -40,14 +40,12 @@ impl Surveyor<'_> {
             left -= 1;
             survey.place = match survey.place {
                 Place::Service(slot) => match self.matching.services.iter_from(slot).next() {
-                    Some((id, name, waiting)) => self.service(id, name, waiting, &mut left, survey),
+                    Some((id, name)) => self.service(id, name, &mut left, survey),
                     None => Place::Link(0),
                 },
                 Place::Publication(slot, last) => match self.matching.services.iter_from(slot).next() {
                     // Another service may have taken its slot.
-                    Some((id, name, _))
-                        if survey.snapshot.services.last().map(|it| &it.name) == Some(name) =>
-                    {
+                    Some((id, name)) if survey.snapshot.services.last().map(|it| &it.name) == Some(name) => {
                         self.publications(id, Some(last), &mut left, survey)
                     }
                     _ => Place::Service(slot),
@@ -71,14 +69,7 @@ impl Surveyor<'_> {
         }
     }
 
-    fn service(
-        &self,
-        id: ServiceId,
-        name: &Name,
-        waiting: usize,
-        left: &mut usize,
-        survey: &mut Survey,
-    ) -> Place {
+    fn service(&self, id: ServiceId, name: &Name, left: &mut usize, survey: &mut Survey) -> Place {
         let (account, tally) = (self.matching.admission.account(id), &self.agenda.tally);
         let figures = account.and_then(|account| tally.figures(account)).cloned().unwrap_or_default();
         let listeners = self.listeners.of_service(id).iter().filter_map(|&id| self.listeners.get(id));
@@ -91,7 +82,7 @@ impl Surveyor<'_> {
             addresses: self.exposed.addresses(id).unwrap_or_else(addresses),
             publications: Vec::new(),
             reason: condition.unserved((id, name), self.asked, self.clocks).map(|reason| reason.words()),
-            figures: Figures { waiting: waiting as u64, ..figures },
+            figures,
         };
         survey.add(service, account);
         self.publications(id, None, left, survey)

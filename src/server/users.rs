@@ -29,6 +29,8 @@ pub(super) struct User {
     pub charged: Option<HolderId>,
     /// It may go to no other link than `first`: bytes of it were sent.
     pub tied: bool,
+    /// It is counted as one that waits: no message connection is its own yet, or any more.
+    pub waits: bool,
     /// It was counted as one that sent bytes and got none.
     pub unanswered: bool,
     /// Boxed, because few users are refused and live on.
@@ -48,6 +50,7 @@ impl User {
             served_by: None,
             charged: None,
             tied: false,
+            waits: false,
             unanswered: false,
             refused: None,
         }

@@ -64,7 +64,10 @@ impl Waiting<'_> {
         }
         match self.all.turn.takes_one() {
             true => self.offer_elsewhere(id),
-            false => self.all.turn.put_off(id, self.all.sending.users.origin(id)),
+            false => {
+                self.all.note_waiting(id, self.agenda);
+                self.all.turn.put_off(id, self.all.sending.users.origin(id));
+            }
         }
     }
 
@@ -149,8 +152,7 @@ impl Waiting<'_> {
                 let origin = self.all.sending.users.origin(id);
                 self.all.charge(id, link);
                 self.all.services.wait_for_link(id, origin, link, first);
-                self.all.sending.want_one(link, self.agenda.now);
-                self.all.sending.wait_at_most(id, Some(link), self.agenda);
+                self.all.wait_asked(id, Some(link), self.agenda);
             }
             _ => self.agenda.reset(id, CloseReason::LinkLost),
         }

@@ -182,9 +182,36 @@ fn a_refused_user_comes_to_a_client_that_had_no_connection_when_it_was_passed_ov
     assert!(bad.contains(&outputs.pairs()[0].0));
     let outputs = stage.tell(returned(user, true, false));
     assert!(bad.contains(&outputs.pairs()[0].0), "one that is ready comes first");
+    let waiting = |stage: &Stage| stage.service("web").figures.waiting;
+    assert_eq!(waiting(&stage), 0);
     stage.tell(returned(user, true, false));
+    assert_eq!(waiting(&stage), 1, "it waits for that client alone");
     let (message, outputs) = stage.bring(&mut good);
     assert_eq!(outputs.pairs(), [(message, user)]);
+    assert_eq!(waiting(&stage), 0);
+}
+
+#[test]
+fn a_user_is_counted_as_waiting_once_until_it_is_served_or_leaves() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let waiting = |stage: &Stage| stage.service("web").figures.waiting;
+    let users: Vec<ConnId> = (0..3).map(|_| stage.user().0).collect();
+    assert_eq!(waiting(&stage), 3);
+    stage.gone(users[2], CloseReason::PeerClosed);
+    let (first, outputs) = stage.bring(&mut client);
+    assert_eq!((outputs.pairs(), waiting(&stage)), (vec![(first, users[0])], 1));
+    // Bytes of it were sent there, so it waits for this client alone once that connection is lost.
+    stage.gone(first, CloseReason::Truncated);
+    stage.tell(returned(users[0], false, true));
+    assert_eq!(waiting(&stage), 2);
+    let (second, outputs) = stage.bring(&mut client);
+    assert_eq!((outputs.pairs(), waiting(&stage)), (vec![(second, users[0])], 1));
+    stage.gone(users[0], CloseReason::PeerClosed);
+    stage.gone(client.control, CloseReason::PeerClosed);
+    assert_eq!(waiting(&stage), 1);
+    stage.gone(users[1], CloseReason::PeerClosed);
+    assert_eq!(waiting(&stage), 0);
 }
 
 #[test]
