@@ -293,7 +293,8 @@ impl Matching {
         let Some(service) = service else { return };
         let served = traffic.sent > 0 || user.first.is_some() && user.refused.is_none();
         let (sent, answered) = (traffic.received > 0, traffic.sent > 0);
-        if let Some(publication) = user.served_by.filter(|_| served && (answered || !user.unanswered)) {
+        let counts = answered || user.is_taken && !user.has_ended;
+        if let Some(publication) = user.served_by.filter(|_| counts) {
             self.probes.session_ended(publication, sent, answered);
         }
         let (number, user, key) = (user.number, user.peer(), self.sending.key_of(user.charged));
@@ -304,9 +305,17 @@ impl Matching {
     /// A user has said all that it will, and has got nothing so far.
     pub fn user_unanswered(&mut self, id: ConnId) {
         let Some(user) = self.sending.users.get_mut(id) else { return };
-        if !std::mem::replace(&mut user.unanswered, true)
-            && let Some(publication) = user.served_by
-        {
+        let is_news = !std::mem::replace(&mut user.has_ended, true);
+        if let Some(publication) = user.served_by.filter(|_| is_news && user.is_taken) {
+            self.probes.session_ended(publication, true, false);
+        }
+    }
+
+    /// A user's local server has taken it. One that has said all by then waits for an answer from now on.
+    fn user_taken(&mut self, id: ConnId) {
+        let Some(user) = self.sending.users.get_mut(id) else { return };
+        user.is_taken = true;
+        if let Some(publication) = user.served_by.filter(|_| user.has_ended) {
             self.probes.session_ended(publication, true, false);
         }
     }
@@ -368,13 +377,14 @@ impl Matching {
                 let left = self.sending.offers.duplicate(user, id);
                 self.waiting(agenda).lost(user, left);
             }
-            (SessionEvent::Started, State::Accepted(served)) => {
+            (SessionEvent::Started, State::Accepted { user, publication, port }) => {
                 self.sending.pools.set(id, State::Busy, Place::Back);
                 agenda.at(id, None);
                 if let Some(link) = self.sending.links.get_mut(link) {
                     link.session_started();
                 }
-                served.into_iter().for_each(|(it, port)| self.probing(agenda).served(it, port));
+                publication.into_iter().for_each(|it| self.probing(agenda).served(it, port));
+                self.user_taken(user);
             }
             (SessionEvent::Idle { settled }, state) => {
                 if let State::Probing(publication) = state {
@@ -442,12 +452,12 @@ impl Matching {
                 pools.idle_due(id, (link, places, pong), since, agenda);
             }
             State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
-            State::Accepted(served) => {
+            State::Accepted { publication, .. } => {
                 agenda.reset(id, CloseReason::NotStarted);
                 if let Some(link) = self.sending.links.get_mut(link) {
                     link.session_failed(agenda.now);
                 }
-                served.into_iter().for_each(|(it, _)| self.probes.suspect(it, agenda.now));
+                publication.into_iter().for_each(|it| self.probes.suspect(it, agenda.now));
             }
             State::Probing(publication) => self.probing(agenda).due(id, publication),
             State::Probed => self.probing(agenda).abort(id),

@@ -33,8 +33,8 @@ pub(super) enum State {
     Suspect(Instant),
     /// The session of this user was sent on it, and the client has not answered.
     Offered(ConnId),
-    /// The client connects to its local server, for a user of this publication that came to this port.
-    Accepted(Option<(PublicationId, u16)>),
+    /// The client connects to its local server, for this user, who came to this port of this publication.
+    Accepted { user: ConnId, publication: Option<PublicationId>, port: u16 },
     /// A probe of this publication was sent on it, and was not started.
     Probing(PublicationId),
     /// A probe on it was started, or has failed, and ends.
@@ -64,7 +64,7 @@ impl State {
             State::Pinged(_) => Count::Pinged,
             State::Suspect(_) => Count::Suspect,
             State::Offered(_) => Count::Offered,
-            State::Accepted(_) | State::Busy => Count::Running,
+            State::Accepted { .. } | State::Busy => Count::Running,
             State::Probing(_) | State::Probed => Count::Probing,
             State::Leaving => Count::Leaving,
         }

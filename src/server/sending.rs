@@ -11,7 +11,7 @@ use super::rates::Rates;
 use super::refill::{Burst, Refills};
 use super::refused::Standing;
 use super::services::{Publication, Readiness};
-use super::users::Users;
+use super::users::{User, Users};
 use crate::base::id::{ConnId, HolderId, LinkId, PublicationId};
 use crate::base::name::Name;
 use crate::base::rate::Rate;
@@ -168,8 +168,9 @@ impl Sending {
         link.session_accepted(agenda.now);
         let margin = link.round_trip.times(0).max(STARTED_MARGIN);
         let Some(offer) = self.end_offer(user, Some(id), agenda) else { return };
-        let served = self.users.get(user).and_then(|user| Some((user.served_by?, user.asked_port())));
-        self.pools.set(id, State::Accepted(served), Place::Back);
+        let it = self.users.get(user);
+        let (publication, port) = (it.and_then(|it| it.served_by), it.map_or(0, User::asked_port));
+        self.pools.set(id, State::Accepted { user, publication, port }, Place::Back);
         agenda.after(id, Duration::from_millis(offer.dial_ms.into()) + margin);
     }
 

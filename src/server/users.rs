@@ -31,8 +31,10 @@ pub(super) struct User {
     pub tied: bool,
     /// It is counted as one that waits: no message connection is its own yet, or any more.
     pub waits: bool,
-    /// It was counted as one that sent bytes and got none.
-    pub unanswered: bool,
+    /// It has said all that it will, some bytes, and had got none by then.
+    pub has_ended: bool,
+    /// Its local server has taken it. With the above: it was counted as one that sent bytes and got none.
+    pub is_taken: bool,
     /// Boxed, because few users are refused and live on.
     pub refused: Option<Box<Refused>>,
 }
@@ -51,7 +53,8 @@ impl User {
             charged: None,
             tied: false,
             waits: false,
-            unanswered: false,
+            has_ended: false,
+            is_taken: false,
             refused: None,
         }
     }

@@ -532,6 +532,49 @@ fn sessions_without_an_answer_are_counted_in_a_row_and_are_no_failure() {
 }
 
 #[test]
+fn a_user_that_has_said_all_counts_as_unanswered_once_its_local_server_has_taken_it() {
+    let (mut stage, _, message) = begin_proved_with(6);
+    let unanswered = |stage: &Stage| stage.status("web").unanswered;
+    // It was not accepted, or not started, before it was refused.
+    for is_accepted in [false, true] {
+        let (user, outputs) = stage.user();
+        let [(message, _)] = outputs.pairs()[..] else { panic!("{outputs:?}") };
+        if is_accepted {
+            stage.session(message, SessionEvent::Accepted);
+        }
+        stage.tell(Input::Unanswered { id: user });
+        stage.tell(returned(user, true, false));
+        let traffic = Traffic { received: 9, sent: 0 };
+        let reason = CloseReason::Aborted(AbortReason::Refused);
+        stage.tell(Input::Closed { id: user, reason, traffic });
+        stage.idle(message);
+        assert_eq!(unanswered(&stage), 0);
+    }
+    for ends_first in [true, false] {
+        let (user, outputs) = stage.user();
+        let (message, _) = outputs.pairs()[0];
+        let before = unanswered(&stage);
+        if ends_first {
+            stage.tell(Input::Unanswered { id: user });
+            assert_eq!(unanswered(&stage), before);
+            stage.started(message);
+        } else {
+            stage.started(message);
+            stage.tell(Input::Unanswered { id: user });
+        }
+        assert_eq!(unanswered(&stage), before + 1, "while it waits for an answer");
+        let traffic = Traffic { received: 9, sent: 0 };
+        stage.tell(Input::Closed { id: user, reason: CloseReason::Finished, traffic });
+        assert_eq!(unanswered(&stage), before + 1, "once");
+    }
+    // Its client was lost before it took it.
+    let (user, _) = stage.user();
+    let traffic = Traffic { received: 9, sent: 0 };
+    stage.tell(Input::Closed { id: user, reason: CloseReason::NotAccepted, traffic });
+    assert_eq!(unanswered(&stage), 2, "{message}");
+}
+
+#[test]
 fn a_service_that_nobody_serves_says_why() {
     let (mut stage, client, _) = begin_proved();
     let unserved = |stage: &Stage| stage.service("web").reason.map(String::from);
