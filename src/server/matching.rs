@@ -226,24 +226,6 @@ impl Matching {
         }
     }
 
-    /// A user has no message connection for now.
-    fn note_waiting(&mut self, id: ConnId, agenda: &mut Agenda) {
-        if let Some(user) = self.sending.users.get_mut(id).filter(|user| !user.waits) {
-            user.waits = true;
-            let account = self.admission.account(user.service);
-            account.into_iter().for_each(|account| agenda.tally.user_waits(account, true));
-        }
-    }
-
-    /// A user waits for a connection, which this link is asked for if there is one.
-    fn wait_asked(&mut self, id: ConnId, asked: Option<LinkId>, agenda: &mut Agenda) {
-        if let Some(link) = asked {
-            self.sending.want_one(link, agenda.now);
-        }
-        self.note_waiting(id, agenda);
-        self.sending.wait_at_most(id, asked, agenda);
-    }
-
     /// A user counts for the key of this link. Where the key that it counted for had no place left, others may wait.
     fn charge(&mut self, id: ConnId, link: LinkId) {
         let freed = self.sending.charge(id, link);
@@ -304,20 +286,8 @@ impl Matching {
 
     /// A user has said all that it will, and has got nothing so far.
     pub fn user_unanswered(&mut self, id: ConnId) {
-        let Some(user) = self.sending.users.get_mut(id) else { return };
-        let is_news = !std::mem::replace(&mut user.has_ended, true);
-        if let Some(publication) = user.served_by.filter(|_| is_news && user.is_taken) {
-            self.probes.session_ended(publication, true, false);
-        }
-    }
-
-    /// A user's local server has taken it. One that has said all by then waits for an answer from now on.
-    fn user_taken(&mut self, id: ConnId) {
-        let Some(user) = self.sending.users.get_mut(id) else { return };
-        user.is_taken = true;
-        if let Some(publication) = user.served_by.filter(|_| user.has_ended) {
-            self.probes.session_ended(publication, true, false);
-        }
+        let unanswered = self.sending.users.ended(id);
+        unanswered.into_iter().for_each(|it| self.probes.session_ended(it, true, false));
     }
 
     /// A user has waited as long as it may.
@@ -384,7 +354,8 @@ impl Matching {
                     link.session_started();
                 }
                 publication.into_iter().for_each(|it| self.probing(agenda).served(it, port));
-                self.user_taken(user);
+                let unanswered = self.sending.users.taken(user);
+                unanswered.into_iter().for_each(|it| self.probes.session_ended(it, true, false));
             }
             (SessionEvent::Idle { settled }, state) => {
                 if let State::Probing(publication) = state {

@@ -121,7 +121,7 @@ impl Sending {
         agenda: &mut Agenda,
     ) {
         let lasted = self.users.get(id).map(|user| self.users.lasted(user, agenda.now));
-        let &Publication { link: link_id, number, dial_ms, first_port, .. } = of;
+        let &Publication { link: link_id, number, dial_ms, ports, .. } = of;
         let (Some(link), Some(user)) = (self.links.get_mut(link_id), self.users.get_mut(id)) else { return };
         match (user.served_by.replace(publication), terms.account, lasted) {
             (None, Some(account), Some(wait)) => agenda.tally.waited(account, wait),
@@ -131,7 +131,7 @@ impl Sending {
         if std::mem::take(&mut user.waits) {
             terms.account.into_iter().for_each(|account| agenda.tally.user_waits(account, false));
         }
-        let start = user.start(link_id, link.next_sid(), number, first_port);
+        let start = user.start(link_id, link.next_sid(), number, ports.map(|ports| ports.first));
         let terms = Terms { rate: link.rate, ..terms };
         Burst::note(&mut link.burst, agenda.now);
         let looked_at = self.offers.add(id, message, (link_id, link), dial_ms, (agenda.now, &agenda.limits));

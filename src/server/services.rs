@@ -16,6 +16,7 @@ use super::refused::{Refused, Standing};
 use crate::base::address::Origin;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::name::Name;
+use crate::base::ports::Ports;
 use crate::base::slots::Slots;
 use crate::base::table::Table;
 use crate::config::limits::Limits;
@@ -28,8 +29,8 @@ pub(super) const LOOKED_AT_MAX: usize = 8;
 /// A service: where its users connect, and who serves them.
 struct Service {
     name: Name,
-    /// The first of the ports that a client asked for; `None` if the server declares the service.
-    first_port: Option<u16>,
+    /// The ports that a client asked for; `None` if the server declares the service.
+    ports: Option<Ports>,
     /// By age, so that each has a next one.
     publications: BTreeSet<PublicationId>,
     /// Those that may be ready, each in turn.
@@ -78,7 +79,7 @@ impl Services {
     pub fn add_exposed(&mut self, name: &Name) -> Option<ServiceId> {
         let service = Service {
             name: name.clone(),
-            first_port: None,
+            ports: None,
             publications: BTreeSet::new(),
             ready: VecDeque::new(),
             unwanted: VecDeque::new(),
@@ -89,10 +90,10 @@ impl Services {
         self.services.insert(service).ok()
     }
 
-    /// Sessions of a service say how far behind this port their users came.
-    pub fn set_first_port(&mut self, id: ServiceId, port: u16) {
+    /// Sessions of a service say how far behind the first of these ports their users came.
+    pub fn set_ports(&mut self, id: ServiceId, ports: Ports) {
         if let Some(service) = self.services.get_mut(id) {
-            service.first_port = Some(port);
+            service.ports = Some(ports);
         }
     }
 
@@ -146,9 +147,8 @@ impl Services {
         if offers.publications.contains_key(&id) || offers.numbers.contains_key(&number) {
             return Err(Unpublishable::AlreadyPublished);
         }
-        let (serving, first_port) = (!offers.drains, service.first_port);
-        let publication =
-            Publication { link, service: id, number, dial_ms, serving, first_port, is_used: false };
+        let (serving, ports) = (!offers.drains, service.ports);
+        let publication = Publication { link, service: id, number, dial_ms, serving, ports, is_used: false };
         let Ok(publication) = self.publications.insert(publication) else {
             return Err(Unpublishable::UnknownService);
         };

@@ -170,6 +170,20 @@ impl Users {
         self.came(user).map_or(Duration::ZERO, |came| now.saturating_duration_since(came))
     }
 
+    /// A user has said all that it will, and has got nothing so far. Returns what leaves it without an answer, once.
+    pub fn ended(&mut self, id: ConnId) -> Option<PublicationId> {
+        let user = self.table.get_mut(id)?;
+        let is_news = !std::mem::replace(&mut user.has_ended, true);
+        user.served_by.filter(|_| is_news && user.is_taken)
+    }
+
+    /// A user's local server has taken it. Returns what leaves it without an answer, if it had said all by then.
+    pub fn taken(&mut self, id: ConnId) -> Option<PublicationId> {
+        let user = self.table.get_mut(id)?;
+        user.is_taken = true;
+        user.served_by.filter(|_| user.has_ended)
+    }
+
     pub fn get(&self, id: ConnId) -> Option<&User> {
         self.table.get(id)
     }

@@ -314,7 +314,7 @@ impl Exposing<'_> {
         let Some(grant) = self.exposed.grants.get_mut(service) else { return };
         let (key, count) = (grant.owner.key.clone(), grant.count());
         grant.state = State::Opening(count);
-        self.matching.services.set_first_port(service, grant.ports.first);
+        self.matching.services.set_ports(service, grant.ports);
         for at in grant.addresses() {
             self.listeners.open(Use::Users(service), at, self.agenda);
         }

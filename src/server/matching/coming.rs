@@ -49,7 +49,7 @@ impl Coming<'_> {
             }
         }
         all.services.wait(id, all.sending.users.origin(id), service, false);
-        all.wait_asked(id, asked, agenda);
+        all.waiting(agenda).wait_asked(id, asked);
     }
 
     /// A user may not come: it is reset before anything is spent on it.

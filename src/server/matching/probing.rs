@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::Matching;
 use crate::base::id::{ConnId, LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
+use crate::base::ports::Ports;
 use crate::machine::{Agenda, Fact, Output, PROBE_TIME, Reason, SessionEvent};
 use crate::server::pool::{Place, State};
 use crate::server::probes::{DOUBT, END_TIME, Probe};
@@ -158,16 +159,16 @@ impl Probing<'_> {
 
     /// The session of a user was started that came to this port.
     pub fn served(&mut self, id: PublicationId, port: u16) {
-        let first = self.all.services.publication(id).and_then(|of| of.first_port);
-        if let Some(first) = first {
-            self.all.probes.served_at(id, port.wrapping_sub(first));
+        if let Some(ports) = self.all.services.publication(id).and_then(|of| of.ports) {
+            self.all.probes.served_at(id, port.wrapping_sub(ports.first));
         }
         self.proved(id);
     }
 
-    /// The client has refused a user. Of ports that it asked for it need not serve all, and a user may choose one.
+    /// The client has refused a user. It need not serve all ports of a range, and a user may choose one.
     pub fn refused(&mut self, id: PublicationId) {
-        let is_alone = self.all.services.publication(id).is_some_and(|of| of.first_port.is_none());
+        let is_alone = |ports: Ports| ports.count() == 1;
+        let is_alone = self.all.services.publication(id).is_some_and(|of| of.ports.is_none_or(is_alone));
         if is_alone && self.all.probes.refused(id, Reason::LocalRefused) {
             self.tell_failed(id, Reason::LocalRefused);
         }

@@ -65,7 +65,7 @@ impl Waiting<'_> {
         match self.all.turn.takes_one() {
             true => self.offer_elsewhere(id),
             false => {
-                self.all.note_waiting(id, self.agenda);
+                self.note_waiting(id);
                 self.all.turn.put_off(id, self.all.sending.users.origin(id));
             }
         }
@@ -117,7 +117,7 @@ impl Waiting<'_> {
                         Asked::Link(link) => Some(link),
                         Asked::None { .. } => None,
                     };
-                    self.all.wait_asked(id, asked, self.agenda);
+                    self.wait_asked(id, asked);
                 }
             },
         }
@@ -152,9 +152,27 @@ impl Waiting<'_> {
                 let origin = self.all.sending.users.origin(id);
                 self.all.charge(id, link);
                 self.all.services.wait_for_link(id, origin, link, first);
-                self.all.wait_asked(id, Some(link), self.agenda);
+                self.wait_asked(id, Some(link));
             }
             _ => self.agenda.reset(id, CloseReason::LinkLost),
+        }
+    }
+
+    /// A user waits for a connection, which this link is asked for if there is one.
+    pub fn wait_asked(&mut self, id: ConnId, asked: Option<LinkId>) {
+        if let Some(link) = asked {
+            self.all.sending.want_one(link, self.agenda.now);
+        }
+        self.note_waiting(id);
+        self.all.sending.wait_at_most(id, asked, self.agenda);
+    }
+
+    /// A user has no message connection for now.
+    fn note_waiting(&mut self, id: ConnId) {
+        if let Some(user) = self.all.sending.users.get_mut(id).filter(|user| !user.waits) {
+            user.waits = true;
+            let account = self.all.admission.account(user.service);
+            account.into_iter().for_each(|account| self.agenda.tally.user_waits(account, true));
         }
     }
 

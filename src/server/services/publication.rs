@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::base::id::{LinkId, PublicationId, ServiceId, kind};
+use crate::base::ports::Ports;
 use crate::base::slots::Slots;
 use crate::server::queue::Queue;
 
@@ -18,8 +19,8 @@ pub(in crate::server) struct Publication {
     pub number: u32,
     /// How long the client tries to connect to its local server.
     pub dial_ms: u32,
-    /// The first of the ports that it asked for, if it did.
-    pub first_port: Option<u16>,
+    /// The ports that it asked for, if it did.
+    pub ports: Option<Ports>,
     /// Whether it serves users that come: its client is not leaving.
     pub(super) serving: bool,
     /// It has been given a user.

@@ -230,6 +230,26 @@ fn a_range_fails_only_where_no_port_does_better_than_the_one_that_a_user_was_ser
 }
 
 #[test]
+fn a_single_port_that_nobody_probes_fails_after_three_refused_users_and_a_range_does_not() {
+    for (wanted, fails) in [("20000", true), ("any", true), ("20000-20001", false)] {
+        let mut stage = begin_with_ports(&["20000-20001"]);
+        let mut client = stage.joins(office(), 1);
+        let port = stage.ask(&client, expose(1, "game", wanted, false)).listens_at()[0];
+        let (message, _) = stage.bring(&mut client);
+        for _ in 0..3 {
+            let (user, outputs) = stage.user_at(port);
+            assert_eq!(outputs.pairs(), [(message, user)]);
+            stage.session(message, SessionEvent::Accepted);
+            stage.tell(returned(user, true, false));
+            stage.gone(user, CloseReason::Aborted(AbortReason::Refused));
+            stage.idle(message);
+        }
+        let state = &stage.service("game").publications[0].state;
+        assert_eq!(matches!(state, PublicationState::Failing(_)), fails, "{wanted}: {state:?}");
+    }
+}
+
+#[test]
 fn a_range_is_had_whole_or_not_at_all() {
     let mut stage = begin_with_ports(&["100-109"]);
     let client = stage.joins(office(), 1);
