@@ -217,13 +217,13 @@ mod tests {
             words.starts_with("b: denied: ") && words.ends_with(", 1 of 2 publications granted"),
             "{words}"
         );
-        let fails = |service| Fact::ServiceFails { service, key: None, reason: Reason::LocalRefused };
+        let fails = |service| Fact::ServiceFails { service, client: None, reason: Reason::LocalRefused };
         standing.take(&fails(service("a")));
         standing.take(&fails(service("c")));
         let words = standing.in_words();
         let failing = "a: failing: local server refuses connections, and 1 more; b: denied: ";
         assert!(words.starts_with(failing), "{words}");
-        standing.take(&Fact::ServiceProved { service: service("a"), key: None });
+        standing.take(&Fact::ServiceProved { service: service("a"), client: None });
         assert!(standing.in_words().starts_with("c: failing: local server refuses connections; b: "));
         standing.take(&Fact::LinkLost { link, server: server.clone(), reason: CloseReason::HeartbeatLost });
         standing.configuration(Some("file:1:1: nothing"));

@@ -156,7 +156,7 @@ impl Publications {
         if let Some((service, standing)) = self.standing_of(id)
             && standing.proving.proved(agenda.now)
         {
-            agenda.fact(Fact::ServiceProved { service: service.clone(), key: None });
+            agenda.fact(Fact::ServiceProved { service: service.clone(), client: None });
         }
     }
 
@@ -166,7 +166,7 @@ impl Publications {
             && standing.proving.failed(reason.clone())
             && tells
         {
-            agenda.fact(Fact::ServiceFails { service: service.clone(), key: None, reason });
+            agenda.fact(Fact::ServiceFails { service: service.clone(), client: None, reason });
         }
     }
 

@@ -13,7 +13,7 @@ use super::input::Traffic;
 use super::name_fault::NameFault;
 use super::reason::Reason;
 use super::reload_fault::ReloadFault;
-use super::throttle::{LINKS_AT_ONCE, PUBLICATIONS_AT_ONCE, Throttle};
+use super::throttle::{LINKS_AT_ONCE, OFFERS_AT_ONCE, PUBLICATIONS_AT_ONCE, Throttle};
 use super::words::has_no_port;
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::ConnId;
@@ -367,8 +367,8 @@ pub enum Fact {
     ServiceFails {
         /// The service.
         service: Name,
-        /// At the server: the key of the client that offers it.
-        key: Option<Name>,
+        /// At the server: the key and the address of the client that offers it.
+        client: Option<(Name, SocketAddr)>,
         /// Why.
         reason: Reason,
     },
@@ -376,8 +376,8 @@ pub enum Fact {
     ServiceProved {
         /// The service.
         service: Name,
-        /// At the server: the key of the client that offers it.
-        key: Option<Name>,
+        /// At the server: the key and the address of the client that offers it.
+        client: Option<(Name, SocketAddr)>,
     },
 
     // The reactor.
@@ -487,8 +487,8 @@ impl Fact {
                 once("no local port", Some(service))
             }
             Fact::LocalFailed { service, .. } => once("local failed", Some(service)),
-            Fact::ServiceFails { service, .. } => once("service fails", Some(service)),
-            Fact::ServiceProved { service, .. } => once("service proved", Some(service)),
+            Fact::ServiceFails { service, .. } => some("service fails", service, OFFERS_AT_ONCE),
+            Fact::ServiceProved { service, .. } => some("service proved", service, OFFERS_AT_ONCE),
             Fact::DialsSlow { .. } => once("dials slow", None),
             Fact::Duplicate { .. } => once("duplicate", None),
             _ => None,

@@ -100,13 +100,13 @@ impl Fact {
     #[cold]
     pub fn fields(&self, to: &mut impl Fields) {
         match self {
-            Fact::ServiceFails { service, key, reason } => {
+            Fact::ServiceFails { service, client, reason } => {
                 texts!(to, "service" service, "reason" reason);
-                key.iter().for_each(|key| texts!(to, "key" key));
+                client.iter().for_each(|(key, address)| texts!(to, "key" key, "client" address));
             }
-            Fact::ServiceProved { service, key } => {
+            Fact::ServiceProved { service, client } => {
                 texts!(to, "service" service);
-                key.iter().for_each(|key| texts!(to, "key" key));
+                client.iter().for_each(|(key, address)| texts!(to, "key" key, "client" address));
             }
             Fact::ClientCame { link, key, peer } => texts!(to, "link" link, "key" key, "client" peer),
             Fact::ClientGone { link, key, peer, reason } => {

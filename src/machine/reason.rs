@@ -124,7 +124,9 @@ impl fmt::Display for Reason {
             Reason::LocalUnreachable => "local server cannot be reached",
             Reason::Local(fault) => return write!(f, "local server: {fault}"),
             Reason::Unresolved(Some(name)) => return write!(f, "{name} does not resolve"),
-            Reason::Unresolved(None) => "the name of the local server does not resolve",
+            Reason::Unresolved(None) => {
+                "the name of the local server does not resolve: see the client's status"
+            }
             Reason::ClientSilent(time) => return write!(f, "client silent for {} s", time.as_secs()),
             Reason::ServerSilent(time) => return write!(f, "server silent for {} s", time.as_secs()),
             Reason::MessagesSilent => "message connections silent",

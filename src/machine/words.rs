@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 
 use super::close::CloseReason;
 use super::ending::Ending;
@@ -36,12 +37,12 @@ impl fmt::Display for PortsOf<'_> {
     }
 }
 
-/// Whose service it is, where that is to be told.
-struct Of<'a>(Option<&'a Name>);
+/// Who offers a service, where that is to be told.
+struct Of<'a>(Option<&'a (Name, SocketAddr)>);
 
 impl fmt::Display for Of<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |key| write!(f, " of client {key}"))
+        self.0.map_or(Ok(()), |(key, address)| write!(f, " of client {key} from {address}"))
     }
 }
 
@@ -188,11 +189,11 @@ impl fmt::Display for Fact {
                 )
             }
             Fact::Duplicate { number } => write!(f, "#{number} came again and has been seen already"),
-            Fact::ServiceFails { service, key, reason } => {
-                write!(f, "{service}{}: failing: {reason}", Of(key.as_ref()))
+            Fact::ServiceFails { service, client, reason } => {
+                write!(f, "{service}{}: failing: {reason}", Of(client.as_ref()))
             }
-            Fact::ServiceProved { service, key } => {
-                write!(f, "{service}{}: proven again", Of(key.as_ref()))
+            Fact::ServiceProved { service, client } => {
+                write!(f, "{service}{}: proven again", Of(client.as_ref()))
             }
             Fact::DialsSlow { address, mean } => write!(
                 f,

@@ -5,6 +5,7 @@
 //! user who comes meanwhile does not wait. Its own direction ends at once. What the local server says is thrown away,
 //! and if that does not end by itself it is aborted.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Matching;
@@ -152,8 +153,8 @@ impl Probing<'_> {
             // Users may be given to it again.
             link.session_started();
         }
-        if let Some((service, key)) = self.names(id) {
-            self.agenda.fact(Fact::ServiceProved { service, key });
+        if let Some((service, client)) = self.names(id) {
+            self.agenda.fact(Fact::ServiceProved { service, client });
         }
     }
 
@@ -185,16 +186,16 @@ impl Probing<'_> {
     }
 
     fn tell_failed(&mut self, id: PublicationId, reason: Reason) {
-        if let Some((service, key)) = self.names(id) {
-            self.agenda.fact(Fact::ServiceFails { service, key, reason });
+        if let Some((service, client)) = self.names(id) {
+            self.agenda.fact(Fact::ServiceFails { service, client, reason });
         }
     }
 
-    /// The service of a publication, and the key of its client.
-    fn names(&self, id: PublicationId) -> Option<(Name, Option<Name>)> {
+    /// The service of a publication, and the key and the address of its client.
+    fn names(&self, id: PublicationId) -> Option<(Name, Option<(Name, SocketAddr)>)> {
         let of = self.all.services.publication(id)?;
-        let key = self.all.sending.links.get(of.link).map(|link| link.key().clone());
-        Some((self.all.services.name(of.service)?.clone(), key))
+        let client = self.all.sending.links.get(of.link).map(|link| (link.key().clone(), link.peer));
+        Some((self.all.services.name(of.service)?.clone(), client))
     }
 
     /// A link has one more idle connection.

@@ -1,8 +1,8 @@
 //! Proofs: what is known of a publication, and the probes that prove it.
 
 use skyorg::config::policy::UserRules;
-use skyorg::machine::Traffic;
 use skyorg::machine::status::{PublicationState, PublicationStatus};
+use skyorg::machine::{Fields, Traffic};
 
 use super::*;
 
@@ -186,7 +186,7 @@ fn what_a_probe_is_refused_for_is_told_until_one_is_started() {
         (AbortReason::Refused, "local server refuses connections"),
         (AbortReason::Unanswered, "local server does not answer"),
         (AbortReason::Unreachable, "local server cannot be reached"),
-        (AbortReason::Unresolved, "the name of the local server does not resolve"),
+        (AbortReason::Unresolved, "the name of the local server does not resolve: see the client's status"),
         (AbortReason::NoDescriptor, "out of file descriptors"),
     ] {
         let (mut stage, client, _) = begin_proved();
@@ -197,15 +197,59 @@ fn what_a_probe_is_refused_for_is_told_until_one_is_started() {
         assert_eq!(stage.reason(), words);
         assert_eq!(
             outputs.facts().iter().map(|it| it.to_string()).collect::<Vec<_>>(),
-            [format!("web of client office: failing: {words}")]
+            [format!("web of client office from 192.0.2.9:1024: failing: {words}")]
         );
         let (message, after) = stage.until_probed(&client, secs(40)).expect("it is tried again");
         assert!(after <= secs(6), "{after:?}");
         let outputs = stage.started(message);
         assert!(stage.is_proved());
         let told = outputs.facts().into_iter().map(Fact::to_string).collect::<Vec<_>>();
-        assert_eq!(told, ["web of client office: proven again"]);
+        assert_eq!(told, ["web of client office from 192.0.2.9:1024: proven again"]);
     }
+}
+
+#[test]
+fn of_two_clients_with_one_key_the_one_that_fails_is_told_by_its_address() {
+    let (mut stage, _, good) = begin_proved();
+    let address: SocketAddr = ([192, 0, 2, 77], 4000).into();
+    let control = stage.id();
+    stage.tell(Input::Accepted { id: control, door: Door::Clients, peer: address, asked: peer() });
+    let clear = ClearHello { suite: Suite::AesGcm, purpose: Purpose::Control, key_id: office() };
+    stage.tell(Input::Greeted { id: control, hello: clear });
+    stage.prove(control, Proof::control(&[9; LINK_RANDOM_BYTES], 9));
+    let mut outputs = stage.hear(control, ControlFrame::Hello(hello(2)));
+    outputs.0.extend(stage.hear(control, probed(1, "web")).0);
+    outputs.0.extend(stage.hear(control, ControlFrame::Pong).0);
+    let mut client = Client { control, link: [9; 16], tickets: VecDeque::new() };
+    client.note(&outputs);
+    let mut outputs = Outputs::default();
+    (0..2).for_each(|_| outputs.0.extend(stage.bring(&mut client).1.0));
+    outputs.0.extend(stage.wait(millis(100)).0);
+    let (message, _) = outputs.probes()[0];
+    assert_ne!(message, good);
+    let outputs = stage.session(message, SessionEvent::ProbeAborted(AbortReason::Refused));
+    let [fact] = outputs.facts()[..] else { panic!("{outputs:?}") };
+    let words = "web of client office from 192.0.2.77:4000: failing: local server refuses connections";
+    assert_eq!(fact.to_string(), words);
+    let mut fields = Texts::default();
+    fact.fields(&mut fields);
+    assert!(
+        fields.0.contains(&("key", "office".into())) && fields.0.contains(&("client", address.to_string()))
+    );
+}
+
+/// The fields of a fact that are text.
+#[derive(Default)]
+struct Texts(Vec<(&'static str, String)>);
+
+impl Fields for Texts {
+    fn text(&mut self, name: &'static str, value: std::fmt::Arguments<'_>) {
+        self.0.push((name, value.to_string()));
+    }
+
+    fn number(&mut self, _: &'static str, _: u64) {}
+
+    fn seconds(&mut self, _: &'static str, _: Duration) {}
 }
 
 #[test]
