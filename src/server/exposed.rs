@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`permitted`] | which ports a key may ask for, and where the search for *any* begins |
 //! | [`grants`] | who has which ports |
+//! | [`commons`] | how much of what several keys may ask for each may have |
 //! | [`asks`] | what clients ask for, and what became of it |
 //! | [`deciding`] | what an ask gets |
 //! | [`exposing`] | what is done about it, step by step |
@@ -15,6 +16,7 @@
 //! - what was denied is granted, without being asked for again, once nothing is in the way any more.
 
 mod asks;
+mod commons;
 mod deciding;
 mod exposing;
 mod grants;
@@ -26,16 +28,17 @@ use std::time::{Duration, Instant};
 
 use crate::base::id::{LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
-use crate::base::ports::Ports;
+use crate::base::ports::{Ports, PortsAt};
 use crate::config::limits::Limits;
 use crate::config::policy::PortRules;
 use crate::config::{Policies, ServerConfig};
 use crate::server::publishing::Asked;
 use crate::wire::control::{Denial, Publish, Transports};
 use asks::Asks;
+use commons::Commons;
 pub(super) use exposing::Exposing;
-use grants::{Grant, Grants};
-use permitted::Permitted;
+use grants::{Grant, Grants, Owner};
+use permitted::{Permitted, without};
 
 /// Mean time between listeners that a key may open for long.
 const OPENED_INTERVAL: Duration = Duration::from_millis(1);
@@ -102,7 +105,22 @@ impl Exposed {
         };
         self.keys = config.keys.iter().map(|key| key.name.clone()).collect();
         let places = config.services.iter().flat_map(|service| &service.listen);
-        self.grants.set_ours(places.copied().chain([config.message, config.control]));
+        let commons = self.commons();
+        self.grants.configure(places.copied().chain([config.message, config.control]), commons);
+    }
+
+    /// Ports that several keys may ask for.
+    fn commons(&self) -> Commons {
+        let mut rules: HashMap<&[PortsAt], usize> = HashMap::new();
+        match &self.rules {
+            Rules::Alike(permitted) => drop(rules.insert(permitted.rules(), self.keys.len())),
+            Rules::Each(each) => {
+                for (_, permitted) in each.iter().filter(|(key, _)| self.keys.contains(*key)) {
+                    *rules.entry(permitted.rules()).or_default() += 1;
+                }
+            }
+        }
+        Commons::new(&rules.into_iter().collect::<Vec<_>>(), self.local)
     }
 
     /// What a key may ask for.
@@ -112,6 +130,17 @@ impl Exposed {
             Rules::Alike(permitted) => Some(permitted),
             Rules::Each(each) => each.get(key),
         }
+    }
+
+    /// The ports that are tried for a publication where any will do, in their order: those of which its key may have
+    /// one.
+    fn order(&self, owner: &Owner, permitted: &Permitted) -> Vec<Ports> {
+        let order = permitted.any(&owner.key, &owner.publication);
+        let own = self.grants.of(owner).and_then(|service| self.grants.get(service)).map(Grant::held);
+        let closed = self.grants.commons().closed_to(&owner.key, &permitted.all_places(), own.into_iter());
+        closed
+            .into_iter()
+            .fold(order, |order, closed| order.into_iter().flat_map(|ports| without(ports, closed)).collect())
     }
 
     /// Why a client may not ask for something, whatever it is; only what links `asked` for besides counts.

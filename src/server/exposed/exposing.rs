@@ -128,8 +128,9 @@ impl Exposing<'_> {
         if how == Left::Drained {
             grant.state = State::Kept;
             self.close_listeners(service);
-            self.exposed.asks.feed();
         }
+        // What was lent to it may be called in.
+        self.exposed.asks.feed();
         let until = self.agenda.now + self.agenda.limits.ports_kept;
         self.exposed.grants.keep_until(service, Some(until));
     }
@@ -370,7 +371,7 @@ impl Exposing<'_> {
             && is_taken
             && let Some(permitted) = self.exposed.permitted(&owner.key)
         {
-            let order = behind(permitted.any(&owner.key, &owner.publication), port);
+            let order = behind(self.exposed.order(&owner, permitted), port);
             if let Some((port, places)) = self.exposed.grants.first(&order, permitted, |_| false) {
                 self.close_listeners(service);
                 self.exposed.grants.change(service, port, places);

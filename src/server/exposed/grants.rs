@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
+use super::commons::{Commons, Held};
 use super::permitted::{Permitted, Place, place};
 use crate::base::address::Listen;
 use crate::base::deadlines::Deadlines;
@@ -51,6 +52,11 @@ pub(super) struct Grant {
 }
 
 impl Grant {
+    /// What it has of ports that several keys may ask for.
+    pub fn held(&self) -> Held<'_> {
+        Held { key: &self.owner.key, ports: self.ports, places: &self.places }
+    }
+
     /// How many listeners it takes.
     pub fn count(&self) -> usize {
         self.ports.count() * self.places.len()
@@ -88,13 +94,28 @@ pub(super) struct Grants {
     taken: BTreeMap<(u16, Place), Holder>,
     /// The server's own, also where a grant had one before.
     ours: HashSet<(u16, Place)>,
+    commons: Commons,
     /// When those are freed that have no members.
     kept_until: Deadlines<kind::Service>,
 }
 
 impl Grants {
-    /// Notes which addresses are the server's own from now on. Grants that have one keep it.
-    pub fn set_ours(&mut self, ours: impl Iterator<Item = Listen>) {
+    /// Notes which addresses are the server's own from now on, and what several keys may ask for. Grants keep what they
+    /// have.
+    pub fn configure(&mut self, ours: impl Iterator<Item = Listen>, commons: Commons) {
+        self.commons = commons;
+        for (_, grant) in self.table.iter() {
+            self.commons.take(Some(&grant.owner.key), grant.ports, &grant.places);
+        }
+        self.set_ours(ours);
+        for &(port, at) in &self.ours {
+            if self.taken.get(&(port, at)) == Some(&Holder::Ours) {
+                self.commons.take(None, Ports::one(port), &[at]);
+            }
+        }
+    }
+
+    fn set_ours(&mut self, ours: impl Iterator<Item = Listen>) {
         for at in self.ours.drain() {
             if self.taken.get(&at) == Some(&Holder::Ours) {
                 self.taken.remove(&at);
@@ -110,6 +131,10 @@ impl Grants {
             self.ours.insert(at);
             self.taken.entry(at).or_insert(Holder::Ours);
         }
+    }
+
+    pub fn commons(&self) -> &Commons {
+        &self.commons
     }
 
     pub fn get(&self, id: ServiceId) -> Option<&Grant> {
@@ -168,8 +193,15 @@ impl Grants {
         None
     }
 
+    /// Of those whose clients are away, the one that has been so longest.
+    pub fn longest_away(&self, which: impl Fn(&Grant) -> bool) -> Option<&Grant> {
+        let away = self.table.iter().filter(|(_, grant)| grant.members.is_empty() && which(grant));
+        away.min_by_key(|&(id, _)| (self.kept_until.get(id), id)).map(|it| it.1)
+    }
+
     /// Adds a grant that is opening; its ports are nobody's.
     pub fn add(&mut self, id: ServiceId, owner: Owner, ports: Ports, places: Vec<Place>) {
+        self.commons.take(Some(&owner.key), ports, &places);
         self.take(id, ports, &places);
         self.of_owner.insert(owner.clone(), id);
         let (members, behind, state) = (Vec::new(), BTreeSet::new(), State::Opening(0));
@@ -180,6 +212,8 @@ impl Grants {
     pub fn change(&mut self, id: ServiceId, port: u16, places: Vec<Place>) {
         let Some(grant) = self.table.get_mut(id) else { return };
         let ports = Ports::one(port);
+        self.commons.give_back(grant.held());
+        self.commons.take(Some(&grant.owner.key), ports, &places);
         let (old_ports, old_places) = (
             std::mem::replace(&mut grant.ports, ports),
             std::mem::replace(&mut grant.places, places.clone()),
@@ -190,6 +224,7 @@ impl Grants {
 
     pub fn remove(&mut self, id: ServiceId) -> Option<Grant> {
         let grant = self.table.remove(id)?;
+        self.commons.give_back(grant.held());
         self.give_back(grant.ports, &grant.places);
         self.of_owner.remove(&grant.owner);
         self.kept_until.set(id, None);
@@ -222,6 +257,7 @@ impl Grants {
             for at in places.iter().map(|&place| (port, place)) {
                 if self.ours.contains(&at) {
                     self.taken.insert(at, Holder::Ours);
+                    self.commons.take(None, Ports::one(port), &[at.1]);
                 } else {
                     self.taken.remove(&at);
                 }

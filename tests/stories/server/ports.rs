@@ -1,5 +1,7 @@
 //! Ports that clients ask for.
 
+mod shared;
+
 use std::io;
 
 use skyorg::base::ports::Ports;
@@ -18,6 +20,11 @@ fn rules(texts: &[&str]) -> PortRules {
 /// A server at which any key may ask for these ports.
 fn begin_with_ports(texts: &[&str]) -> Stage {
     begin_with_rules(rules(texts), limits())
+}
+
+/// The same, where there is one key.
+fn begin_alone(texts: &[&str]) -> Stage {
+    begin_as(ServerConfig { policies: Policies::Alike(rules(texts)), ..config(limits()) })
 }
 
 fn begin_with_rules(rules: PortRules, limits: Limits) -> Stage {
@@ -150,7 +157,7 @@ fn a_port_is_granted_once_it_is_open() {
 
 #[test]
 fn a_range_is_one_publication_and_a_session_says_which_of_its_ports_was_asked() {
-    let mut stage = begin_with_ports(&["27000-27999"]);
+    let mut stage = begin_alone(&["27000-27999"]);
     let mut client = stage.joins(office(), 1);
     let asked = stage.hear(client.control, expose(1, "game", "27000-27999", false));
     assert_eq!(asked.listens_at(), (27_000..28_000).collect::<Vec<_>>());
@@ -208,7 +215,7 @@ impl Stage {
 
 #[test]
 fn a_range_fails_only_where_no_port_does_better_than_the_one_that_a_user_was_served_at() {
-    let mut stage = begin_with_ports(&["20000-20009"]);
+    let mut stage = begin_alone(&["20000-20009"]);
     let mut client = stage.joins(office(), 1);
     let is_failing = |stage: &Stage| {
         let state = &stage.service("game").publications[0].state;
@@ -231,7 +238,7 @@ fn a_range_fails_only_where_no_port_does_better_than_the_one_that_a_user_was_ser
 
 #[test]
 fn a_range_is_had_whole_or_not_at_all() {
-    let mut stage = begin_with_ports(&["100-109"]);
+    let mut stage = begin_alone(&["100-109"]);
     let client = stage.joins(office(), 1);
     let asked = stage.hear(client.control, expose(1, "game", "100-109", false));
     let opened = asked.listens();
@@ -325,7 +332,7 @@ fn each_key_has_the_ports_of_its_own_policy() {
 
 #[test]
 fn a_client_that_was_killed_finds_its_ports_open_and_its_users_waiting() {
-    let mut stage = begin_with_ports(&["27000-27999"]);
+    let mut stage = begin_alone(&["27000-27999"]);
     let client = stage.joins(office(), 1);
     stage.ask(&client, expose(1, "game", "27000-27999", false));
     assert_eq!(stage.killed(&client).stopped(), []);
@@ -363,7 +370,7 @@ fn ports_of_a_client_that_stays_away_are_free_after_a_day() {
 
 #[test]
 fn a_client_that_leaves_has_its_ports_closed_and_kept_for_its_key() {
-    let mut stage = begin_with_ports(&["8080-8089"]);
+    let mut stage = begin_with_ports(&["8080-8099"]);
     let client = stage.joins(office(), 1);
     stage.ask(&client, expose(1, "web", "8080", false));
     assert_eq!(stage.hear(client.control, ControlFrame::Drain).stopped().len(), 1);
@@ -658,7 +665,7 @@ fn a_key_that_is_revoked_loses_its_ports_at_once_those_of_an_absent_client_too()
 
 #[test]
 fn a_key_that_opens_and_closes_without_end_waits_for_its_turn() {
-    let mut stage = begin_with_ports(&["20000-20999", "30000"]);
+    let mut stage = begin_with_ports(&["20000-21999", "30000"]);
     let (client, other) = (stage.joins(office(), 1), stage.joins(guest(), 2));
     let mut opened = 0;
     for number in 1..30 {
