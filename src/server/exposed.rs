@@ -22,10 +22,11 @@ mod exposing;
 mod grants;
 mod permitted;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::base::clocks::Clocks;
 use crate::base::id::{LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
 use crate::base::ports::{Ports, PortsAt};
@@ -56,6 +57,9 @@ pub(super) struct Exposed {
     rules: Rules,
     /// Keys that there are: each is to have room for a link.
     keys: HashSet<Name>,
+    /// When keys may do nothing any more, as people say it, and as the machine goes by.
+    ends: Vec<(Name, SystemTime)>,
+    expiring: BTreeSet<(Instant, Name)>,
     /// Ports that the system takes for its own connections.
     local: Option<Ports>,
     grants: Grants,
@@ -76,10 +80,12 @@ pub(super) struct Exposed {
 
 impl Exposed {
     /// Nothing is granted yet. The system takes the ports of its own connections from `local`.
-    pub fn new(config: &ServerConfig, local: Option<Ports>) -> Exposed {
+    pub fn new(config: &ServerConfig, local: Option<Ports>, clocks: Clocks) -> Exposed {
         let mut exposed = Exposed {
             rules: Rules::Each(HashMap::new()),
             keys: HashSet::new(),
+            ends: Vec::new(),
+            expiring: BTreeSet::new(),
             local,
             grants: Grants::default(),
             asks: Asks::default(),
@@ -90,12 +96,12 @@ impl Exposed {
             leaving: Vec::new(),
             stopped: false,
         };
-        exposed.configure(config);
+        exposed.configure(config, clocks);
         exposed
     }
 
     /// Another configuration says what is permitted, and what the server has itself.
-    fn configure(&mut self, config: &ServerConfig) {
+    fn configure(&mut self, config: &ServerConfig, clocks: Clocks) {
         let permitted = |ports: &PortRules| Permitted::new(ports, self.local);
         self.rules = match &config.policies {
             Policies::Alike(ports) => Rules::Alike(permitted(ports)),
@@ -105,8 +111,27 @@ impl Exposed {
         };
         self.keys = config.keys.iter().map(|key| key.name.clone()).collect();
         let places = config.services.iter().flat_map(|service| &service.listen);
+        self.ends = match &config.policies {
+            Policies::Alike(_) => Vec::new(),
+            Policies::Each(each) => {
+                each.iter().filter_map(|(key, it)| Some((key.clone(), it.expires?))).collect()
+            }
+        };
+        self.set_clocks(clocks);
         let commons = self.commons();
         self.grants.configure(places.copied().chain([config.message, config.control]), commons);
+    }
+
+    /// This is what clocks say now.
+    pub fn set_clocks(&mut self, clocks: Clocks) {
+        let expiring = self.ends.iter().filter_map(|(key, end)| Some((clocks.when(*end)?, key.clone())));
+        self.expiring = expiring.collect();
+    }
+
+    /// A key that may do nothing any more.
+    fn pop_expired(&mut self, now: Instant) -> Option<Name> {
+        let is_due = self.expiring.first().is_some_and(|it| it.0 <= now);
+        if is_due { self.expiring.pop_first().map(|it| it.1) } else { None }
     }
 
     /// Ports that several keys may ask for.
@@ -178,7 +203,8 @@ impl Exposed {
 
     /// When something is to be done.
     pub fn next_due(&self) -> Option<Instant> {
-        let due = self.asks.next_due().into_iter().chain(self.grants.next_due()).min();
+        let expires = self.expiring.first().map(|it| it.0);
+        let due = [self.asks.next_due(), self.grants.next_due(), expires].into_iter().flatten().min();
         due.filter(|_| !self.stopped)
     }
 

@@ -104,7 +104,7 @@ impl Server {
         jitter: fastrand::Rng,
         clocks: Clocks,
     ) -> Server {
-        let exposed = Exposed::new(&config, limits.local_ports);
+        let exposed = Exposed::new(&config, limits.local_ports, clocks);
         let mut server = Server {
             config: Arc::new(config),
             clocks,

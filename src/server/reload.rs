@@ -234,7 +234,7 @@ impl Reload {
             _ => None,
         });
         change_services(&config, &difference, uses, (closing, served.collect()), clients);
-        clients.publishing.exposing().configure(&config);
+        clients.publishing.exposing().configure(&config, clients.clocks);
         clients.publishing.grant_denied();
         let (matching, agenda) = (&mut *clients.publishing.matching, &mut *clients.publishing.agenda);
         matching.sending.limit_users(agenda);

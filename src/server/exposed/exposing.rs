@@ -10,6 +10,7 @@ use super::asks::{Ask, Stage};
 use super::deciding::{Deciding, Decision, Until};
 use super::grants::{Owner, State};
 use super::permitted::{Place, behind};
+use crate::base::clocks::Clocks;
 use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
@@ -151,8 +152,8 @@ impl Exposing<'_> {
     }
 
     /// Another configuration holds: what it does not permit is withdrawn, what it permits is granted.
-    pub fn configure(&mut self, config: &ServerConfig) {
-        self.exposed.configure(config);
+    pub fn configure(&mut self, config: &ServerConfig, clocks: Clocks) {
+        self.exposed.configure(config, clocks);
         for service in self.exposed.grants.ids() {
             let Some(grant) = self.exposed.grants.get(service) else { continue };
             let permitted = self.exposed.permitted(&grant.owner.key);
@@ -478,6 +479,11 @@ impl Exposing<'_> {
     pub fn due(&mut self) {
         while let Some(service) = self.exposed.grants.pop_due(self.agenda.now) {
             self.free(service);
+        }
+        while let Some(key) = self.exposed.pop_expired(self.agenda.now) {
+            for service in self.exposed.grants.of_key(&key) {
+                self.withdraw(service, Denial::Policy);
+            }
         }
         while let Some(id) = self.exposed.asks.pop_due(self.agenda.now) {
             match self.exposed.asks.get(id).map(|ask| ask.stage) {

@@ -153,6 +153,11 @@ impl Grants {
         self.table.iter().map(|(id, _)| id).collect()
     }
 
+    /// Those of a key.
+    pub fn of_key(&self, key: &Name) -> Vec<ServiceId> {
+        self.table.iter().filter(|(_, grant)| grant.owner.key == *key).map(|(id, _)| id).collect()
+    }
+
     /// Who has some of these ports at one of these places.
     pub fn holders<'g>(&'g self, ports: Ports, places: &'g [Place]) -> impl Iterator<Item = Holder> + 'g {
         let all = (ports.first, None)..=(ports.last, LAST_PLACE);

@@ -696,3 +696,36 @@ fn users_of_ports_are_counted_for_the_publication_and_afterwards_for_its_key() {
     assert!(snapshot.services.iter().all(|it| it.exposed_by.is_none()), "{snapshot:?}");
     assert_eq!(snapshot.totals.gone, [(name("guest"), game.figures)]);
 }
+
+#[test]
+fn a_key_that_expires_loses_the_ports_of_an_absent_client_at_that_moment() {
+    let wall = |seconds| Some(SystemTime::UNIX_EPOCH + secs(seconds));
+    let until = |seconds| {
+        let office = Policy { expires: wall(seconds), ..policy(&["8080-8089"]) };
+        Policies::Each([(name("office"), office), (name("guest"), policy(&["8080-8089"]))].into())
+    };
+    for (state, stops) in [("lost", 1), ("drained", 0)] {
+        let mut stage = begin_with_policies(until(20), limits());
+        let (gone, other) = (stage.joins(office(), 1), stage.joins(guest(), 2));
+        stage.ask(&gone, expose(1, "web", "8080", false));
+        if state == "drained" {
+            stage.hear(gone.control, ControlFrame::Drain);
+        }
+        stage.killed(&gone);
+        let told = stage.ask(&other, expose(1, "x", "8080", false)).told(&other);
+        assert_eq!(told, [denied(1, Denial::PortTaken)]);
+        let keys = vec![key("office", 7), key("guest", 8)];
+        assert_eq!(stage.change(until(25), keys).told(&other), [], "its end is put off");
+        assert_eq!(stage.wait(secs(25) - millis(1)).told(&other), []);
+        let outputs = stage.wait(millis(1));
+        assert_eq!(outputs.stopped().len(), stops, "{state}");
+        assert_eq!(stage.bind(outputs, &[]).told(&other), [granted(1, "8080")], "{state}");
+    }
+    // One that is over at a reload, and one that is over after the system slept.
+    let mut stage = begin_with_policies(until(20), limits());
+    let gone = stage.joins(office(), 1);
+    stage.ask(&gone, expose(1, "web", "8080-8082", false));
+    stage.killed(&gone);
+    assert_eq!(stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH + secs(19) }).stopped(), []);
+    assert_eq!(stage.wait(secs(1)).stopped().len(), 3);
+}
