@@ -174,19 +174,19 @@ impl Server {
             self.next = Some(request);
             return;
         }
-        let Server { config, matching, listeners, agenda, .. } = self;
         if self.draining.is_some() {
             let (source, fault) = (request.source, ReloadFault::Draining);
-            return agenda.fact(Fact::ReloadRefused { source, fault });
+            return self.agenda.fact(Fact::ReloadRefused { source, fault });
         }
-        let source = request.source.clone();
-        match Reload::begin(config, request, &matching.services, listeners, agenda) {
+        let (source, config) = (request.source.clone(), self.config.clone());
+        match Reload::begin(&config, request, &mut self.exposing()) {
             Ok(reload) => {
                 self.reload = Some(reload);
                 self.go_on_reloading();
             }
             Err(options) => {
-                agenda.fact(Fact::ReloadRefused { source, fault: ReloadFault::NeedsRestart(options) });
+                let fault = ReloadFault::NeedsRestart(options);
+                self.agenda.fact(Fact::ReloadRefused { source, fault });
             }
         }
     }
@@ -204,10 +204,12 @@ impl Server {
 
     fn give_reload_up(&mut self, fault: ReloadFault) {
         let Some(reload) = self.reload.take() else { return };
-        for service in reload.give_up(fault, &mut self.listeners, &mut self.agenda) {
+        for service in reload.give_up(fault, &mut self.exposing()) {
             self.publishing().open_if_served(service);
             self.publishing().moved(service);
         }
+        let (config, clocks) = (self.config.clone(), self.clocks);
+        self.exposing().configure(&config, clocks);
         self.reload_next();
     }
 

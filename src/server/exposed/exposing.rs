@@ -10,6 +10,7 @@ use super::asks::{Ask, Stage};
 use super::deciding::{Deciding, Decision, Until};
 use super::grants::{Owner, State};
 use super::permitted::{Place, behind};
+use crate::base::address::Listen;
 use crate::base::clocks::Clocks;
 use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
@@ -161,7 +162,48 @@ impl Exposing<'_> {
                 self.withdraw(service, Denial::Policy);
             }
         }
+        for service in self.exposed.grants.in_the_way() {
+            self.withdraw(service, Denial::PortTaken);
+        }
         self.exposed.asks.look_at_all_again();
+    }
+
+    /// Another configuration is about to hold, with services at these places: nobody gets them any more. Returns the
+    /// listeners of grants that have some of them, which take nobody from now on, and whose they are.
+    pub fn lend(&mut self, places: impl Iterator<Item = Listen>) -> Vec<(ListenerId, ServiceId)> {
+        self.exposed.grants.reserve(places);
+        let mut lent = Vec::new();
+        for service in self.exposed.grants.in_the_way() {
+            let Some(grant) = self.exposed.grants.get(service) else { continue };
+            if let State::Opening(_) = grant.state {
+                for id in grant.members.clone() {
+                    self.deny(id, Denial::PortTaken, Until::Configured);
+                }
+                self.drop_grant(service);
+                continue;
+            }
+            let key = grant.owner.key.clone();
+            for id in self.listeners.of_service(service).to_vec() {
+                self.listeners.set_use(id, Use::Nobody, self.agenda);
+                self.count_listeners(&key, -1);
+                lent.push((id, service));
+            }
+        }
+        lent
+    }
+
+    /// The configuration does not hold: listeners that were lent take users again, if somebody has their ports still.
+    pub fn take_back(&mut self, lent: Vec<(ListenerId, ServiceId)>) {
+        for (id, service) in lent {
+            let grant = self.exposed.grants.get(service).filter(|grant| grant.state == State::Open);
+            let Some(key) = grant.map(|grant| grant.owner.key.clone()) else {
+                self.listeners.close(id, self.agenda);
+                continue;
+            };
+            self.listeners.set_use(id, Use::Users(service), self.agenda);
+            self.listeners.resume(id, self.agenda);
+            self.count_listeners(&key, 1);
+        }
     }
 
     /// A grant's clients may not have it any more.

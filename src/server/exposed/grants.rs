@@ -121,6 +121,11 @@ impl Grants {
                 self.taken.remove(&at);
             }
         }
+        self.reserve(ours);
+    }
+
+    /// Nobody gets these addresses any more, until it is said anew which are the server's own.
+    pub fn reserve(&mut self, ours: impl Iterator<Item = Listen>) {
         // The system chooses where port 0 is.
         for listen in ours.filter(|listen| listen.port() != 0) {
             let ip = match listen {
@@ -158,10 +163,26 @@ impl Grants {
         self.table.iter().filter(|(_, grant)| grant.owner.key == *key).map(|(id, _)| id).collect()
     }
 
+    /// Those with an address that the server has for itself by now.
+    pub fn in_the_way(&self) -> BTreeSet<ServiceId> {
+        let holders = self.ours.iter().flat_map(|&(port, at)| self.holders(Ports::one(port), [at]));
+        let grants = holders.filter_map(|holder| match holder {
+            Holder::Ours => None,
+            Holder::Grant(id) => Some(id),
+        });
+        grants.collect()
+    }
+
     /// Who has some of these ports at one of these places.
-    pub fn holders<'g>(&'g self, ports: Ports, places: &'g [Place]) -> impl Iterator<Item = Holder> + 'g {
+    pub fn holders<'g>(
+        &'g self,
+        ports: Ports,
+        places: impl AsRef<[Place]> + 'g,
+    ) -> impl Iterator<Item = Holder> + 'g {
         let all = (ports.first, None)..=(ports.last, LAST_PLACE);
-        let overlaps = |at: Place| at.is_none() || places.iter().any(|place| place.is_none() || *place == at);
+        let overlaps = move |at: Place| {
+            at.is_none() || places.as_ref().iter().any(|place| place.is_none() || *place == at)
+        };
         self.taken.range(all).filter(move |((_, at), _)| overlaps(*at)).map(|(_, holder)| *holder)
     }
 

@@ -1,5 +1,6 @@
 //! Ports that clients ask for.
 
+mod declared;
 mod shared;
 
 use std::io;
