@@ -174,20 +174,16 @@ impl Server {
             self.next = Some(request);
             return;
         }
-        if self.draining.is_some() {
-            let (source, fault) = (request.source, ReloadFault::Draining);
-            return self.agenda.fact(Fact::ReloadRefused { source, fault });
-        }
         let (source, config) = (request.source.clone(), self.config.clone());
+        if self.draining.is_some() {
+            return self.agenda.fact(Fact::ReloadRefused { source, fault: ReloadFault::Draining });
+        }
         match Reload::begin(&config, request, &mut self.exposing()) {
             Ok(reload) => {
                 self.reload = Some(reload);
                 self.go_on_reloading();
             }
-            Err(options) => {
-                let fault = ReloadFault::NeedsRestart(options);
-                self.agenda.fact(Fact::ReloadRefused { source, fault });
-            }
+            Err(options) => self.agenda.fact(Fact::ReloadRefused { source, fault: options.into() }),
         }
     }
 
