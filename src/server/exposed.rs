@@ -8,6 +8,7 @@
 //! | [`asks`] | what clients ask for, and what became of it |
 //! | [`deciding`] | what an ask gets |
 //! | [`exposing`] | what is done about it, step by step |
+//! | [`lent`] | listeners that services of another configuration are to have |
 //!
 //! Rules:
 //! - ports belong to a key and the name of a publication, whichever client comes with them;
@@ -20,6 +21,7 @@ mod commons;
 mod deciding;
 mod exposing;
 mod grants;
+mod lent;
 mod permitted;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -27,18 +29,21 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::clocks::Clocks;
-use crate::base::id::{LinkId, ListenerId, ServiceId};
+use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
 use crate::base::ports::{Ports, PortsAt};
 use crate::config::limits::Limits;
 use crate::config::policy::PortRules;
 use crate::config::{Policies, ServerConfig};
+use crate::server::links::Links;
 use crate::server::publishing::Asked;
 use crate::wire::control::{Denial, Publish, Transports};
 use asks::Asks;
 use commons::Commons;
+use deciding::Until;
 pub(super) use exposing::Exposing;
 use grants::{Grant, Grants, Owner};
+pub(super) use lent::Lent;
 use permitted::{Permitted, without};
 
 /// Mean time between listeners that a key may open for long.
@@ -178,6 +183,26 @@ impl Exposed {
             return Some(Denial::Limit);
         }
         (publish.transports == Transports::Udp).then_some(Denial::Policy)
+    }
+
+    /// The grant that has the names of an ask.
+    fn owned(&self, id: AskId, links: &Links) -> Option<ServiceId> {
+        let ask = self.asks.get(id)?;
+        let key = links.get(ask.link)?.key().clone();
+        self.grants.of(&Owner { key, publication: ask.publish.name.clone() })
+    }
+
+    /// The reason as the client of an ask reads it: where another client has what it asks for, which one.
+    fn named(&self, id: AskId, reason: Denial, until: Until, links: &Links) -> Denial {
+        let (Denial::AlreadyPublished, Until::Changed(service)) = (reason, until) else { return reason };
+        let link = |id: AskId| links.get(self.asks.get(id)?.link);
+        let holder = self.grants.get(service).and_then(|grant| link(*grant.members.first()?));
+        match (link(id), holder) {
+            (Some(link), Some(holder)) if link.capabilities.reads_addresses() => {
+                Denial::AlreadyPublishedBy(holder.peer)
+            }
+            _ => reason,
+        }
     }
 
     /// A link that is to be ended, because it did not answer in time when another client asked for its ports.

@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::clients::Clients;
-use super::exposed::Exposing;
+use super::exposed::{Exposing, Lent};
 use super::listeners::{Listener, Listeners, Use};
 use super::services::Services;
 use crate::base::address::Listen;
@@ -48,7 +48,7 @@ pub(super) struct Reload {
     /// What was suspended for them, and whom it served.
     suspended: Vec<(ListenerId, Use)>,
     /// Listeners of ports that clients asked for and that services are to have.
-    lent: Vec<(ListenerId, ServiceId)>,
+    lent: Lent,
 }
 
 /// How far a reload has come.
@@ -80,10 +80,10 @@ impl Reload {
             late: Vec::new(),
             overlapped: BTreeSet::new(),
             suspended: Vec::new(),
-            lent: Vec::new(),
+            lent: Lent::default(),
         };
         let places = reload.request.config.services.iter().flat_map(|service| &service.listen);
-        reload.lent = exposing.lend(places.copied());
+        reload.lent = Lent::at(places.copied(), exposing);
         let new = reload.place(&exposing.matching.services, exposing.listeners);
         reload.open(new, exposing.listeners, exposing.agenda);
         Ok(reload)
@@ -95,7 +95,7 @@ impl Reload {
         let its = |name: &Name| services.id(name).map_or(&[][..], |id| listeners.of_service(id));
         let at = |id: ListenerId| listeners.get(id).map(|listener| listener.at);
         let mut free: Vec<ListenerId> = changes.removed.iter().flat_map(its).copied().collect();
-        free.extend(self.lent.iter().map(|lent| lent.0));
+        free.extend(self.lent.listeners());
         let touched: HashSet<&Name> = changes.added.iter().chain(&changes.changed).collect();
         let mut wanted = Vec::new();
         for service in self.request.config.services.iter().filter(|it| touched.contains(&it.name)) {
@@ -203,7 +203,7 @@ impl Reload {
                 services.push(service);
             }
         }
-        exposing.take_back(self.lent);
+        self.lent.give_back(exposing);
         exposing.agenda.fact(Fact::ReloadRefused { source: self.request.source, fault });
         services
     }

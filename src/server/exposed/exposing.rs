@@ -10,7 +10,6 @@ use super::asks::{Ask, Stage};
 use super::deciding::{Deciding, Decision, Until};
 use super::grants::{Owner, State};
 use super::permitted::{Place, behind};
-use crate::base::address::Listen;
 use crate::base::clocks::Clocks;
 use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
@@ -22,7 +21,7 @@ use crate::server::links::PING_INTERVAL;
 use crate::server::listeners::{Listeners, Use};
 use crate::server::matching::Matching;
 use crate::server::publishing::remove_service;
-use crate::wire::control::{ADDRESSES_MAX, ControlFrame, Denial, GrantedAddress, Publish, Want};
+use crate::wire::control::{ControlFrame, Denial, GrantedAddress, Publish, Want};
 
 /// Asks that are looked at again in one turn.
 const LOOKS_MAX: usize = 16;
@@ -143,7 +142,7 @@ impl Exposing<'_> {
             return;
         };
         for (id, since) in self.exposed.asks.contests(link) {
-            match self.exposed.asks.get(id).and_then(|ask| self.owned(ask)) {
+            match self.exposed.owned(id, &self.matching.sending.links) {
                 Some(service) if answered >= since => {
                     self.deny(id, Denial::AlreadyPublished, Until::Changed(service));
                 }
@@ -166,44 +165,6 @@ impl Exposing<'_> {
             self.withdraw(service, Denial::PortTaken);
         }
         self.exposed.asks.look_at_all_again();
-    }
-
-    /// Another configuration is about to hold, with services at these places: nobody gets them any more. Returns the
-    /// listeners of grants that have some of them, which take nobody from now on, and whose they are.
-    pub fn lend(&mut self, places: impl Iterator<Item = Listen>) -> Vec<(ListenerId, ServiceId)> {
-        self.exposed.grants.reserve(places);
-        let mut lent = Vec::new();
-        for service in self.exposed.grants.in_the_way() {
-            let Some(grant) = self.exposed.grants.get(service) else { continue };
-            if let State::Opening(_) = grant.state {
-                for id in grant.members.clone() {
-                    self.deny(id, Denial::PortTaken, Until::Configured);
-                }
-                self.drop_grant(service);
-                continue;
-            }
-            let key = grant.owner.key.clone();
-            for id in self.listeners.of_service(service).to_vec() {
-                self.listeners.set_use(id, Use::Nobody, self.agenda);
-                self.count_listeners(&key, -1);
-                lent.push((id, service));
-            }
-        }
-        lent
-    }
-
-    /// The configuration does not hold: listeners that were lent take users again, if somebody has their ports still.
-    pub fn take_back(&mut self, lent: Vec<(ListenerId, ServiceId)>) {
-        for (id, service) in lent {
-            let grant = self.exposed.grants.get(service).filter(|grant| grant.state == State::Open);
-            let Some(key) = grant.map(|grant| grant.owner.key.clone()) else {
-                self.listeners.close(id, self.agenda);
-                continue;
-            };
-            self.listeners.set_use(id, Use::Users(service), self.agenda);
-            self.listeners.resume(id, self.agenda);
-            self.count_listeners(&key, 1);
-        }
     }
 
     /// A grant's clients may not have it any more.
@@ -264,22 +225,8 @@ impl Exposing<'_> {
 
     // What is done.
 
-    /// The reason as the client of an ask reads it: where another client has what it asks for, which one.
-    fn named(&self, id: AskId, reason: Denial, until: Until) -> Denial {
-        let (Denial::AlreadyPublished, Until::Changed(service)) = (reason, until) else { return reason };
-        let links = &self.matching.sending.links;
-        let link = |id: AskId| links.get(self.exposed.asks.get(id)?.link);
-        let holder = self.exposed.grants.get(service).and_then(|grant| link(*grant.members.first()?));
-        match (link(id), holder) {
-            (Some(link), Some(holder)) if link.capabilities.reads_addresses() => {
-                Denial::AlreadyPublishedBy(holder.peer)
-            }
-            _ => reason,
-        }
-    }
-
-    fn deny(&mut self, id: AskId, reason: Denial, until: Until) {
-        let reason = self.named(id, reason, until);
+    pub(super) fn deny(&mut self, id: AskId, reason: Denial, until: Until) {
+        let reason = self.exposed.named(id, reason, until, &self.matching.sending.links);
         let is_news = self.exposed.asks.deny(id, reason);
         match until {
             Until::Changed(service) => {
@@ -307,12 +254,6 @@ impl Exposing<'_> {
         }
         self.exposed.asks.set(id, Stage::Contesting { holder, since, until });
         self.ping_holder(id, holder, until);
-    }
-
-    /// The grant that has the names of an ask.
-    fn owned(&self, ask: &Ask) -> Option<ServiceId> {
-        let key = self.matching.sending.links.get(ask.link)?.key().clone();
-        self.exposed.grants.of(&Owner { key, publication: ask.publish.name.clone() })
     }
 
     fn ping_holder(&mut self, id: AskId, holder: LinkId, until: Instant) {
@@ -444,22 +385,13 @@ impl Exposing<'_> {
         self.exposed.asks.set(id, Stage::Granted(service));
         let Some(it) = self.matching.sending.links.get(link) else { return };
         let (control, key) = (it.control, it.key().clone());
-        let addresses = self.addresses(service);
+        let grant = self.exposed.grants.get(service);
+        let addresses = grant.map_or(Vec::new(), |grant| grant.granted(&self.listeners.addresses(service)));
         if let Some(&GrantedAddress { ports, .. }) = addresses.first() {
             self.agenda.fact(Fact::Exposed { link: control, key, publication: name, ports });
         }
         self.say(link, self.matching.granted(link, number, addresses));
         self.matching.published(link, self.agenda);
-    }
-
-    /// Where users of a grant connect.
-    fn addresses(&self, service: ServiceId) -> Vec<GrantedAddress> {
-        let Some(grant) = self.exposed.grants.get(service) else { return Vec::new() };
-        let listeners = self.listeners.of_service(service);
-        // The first listener of each place says how the system names it.
-        let firsts = listeners.iter().step_by(grant.ports.count()).take(ADDRESSES_MAX);
-        let ips = firsts.filter_map(|&id| Some(self.listeners.get(id)?.address()?.ip()));
-        ips.map(|ip| GrantedAddress { ip, ports: grant.ports }).collect()
     }
 
     /// Ports are free again, for whoever wants them.
@@ -480,7 +412,7 @@ impl Exposing<'_> {
     }
 
     /// A grant without members makes room for another one of its key. Sessions of a client that leaves go on.
-    fn drop_grant(&mut self, service: ServiceId) {
+    pub(super) fn drop_grant(&mut self, service: ServiceId) {
         if self.matching.services.publications_of(service).next().is_none() {
             return self.remove_grant(service);
         }
@@ -502,7 +434,7 @@ impl Exposing<'_> {
         self.exposed.closing.extend(unknown.into_iter().map(|id| (id, key.clone())));
     }
 
-    fn count_listeners(&mut self, key: &Name, more: isize) {
+    pub(super) fn count_listeners(&mut self, key: &Name, more: isize) {
         self.exposed.count_listeners(key, more);
         let links = &mut self.matching.sending.links;
         links.ports = links.ports.saturating_add_signed(more);

@@ -5,7 +5,7 @@
 //! common, and none has one of the server itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use super::commons::{Commons, Held};
@@ -16,6 +16,7 @@ use crate::base::id::{AskId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
 use crate::base::table::Table;
+use crate::wire::control::{ADDRESSES_MAX, GrantedAddress};
 
 /// The last place in the order of places.
 const LAST_PLACE: Place = Some(IpAddr::V6(Ipv6Addr::new(!0, !0, !0, !0, !0, !0, !0, !0)));
@@ -65,6 +66,13 @@ impl Grant {
     /// How many listeners it has.
     pub fn listening(&self) -> usize {
         if self.state == State::Kept { 0 } else { self.count() }
+    }
+
+    /// Where its users connect, as its clients are told; the system gave its listeners these addresses.
+    pub fn granted(&self, addresses: &[SocketAddr]) -> Vec<GrantedAddress> {
+        // The first listener of each place says how the system names it.
+        let firsts = addresses.iter().step_by(self.ports.count()).take(ADDRESSES_MAX);
+        firsts.map(|address| GrantedAddress { ip: address.ip(), ports: self.ports }).collect()
     }
 
     /// Where it listens: all ports of one place, then those of the next.
