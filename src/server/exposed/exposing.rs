@@ -58,6 +58,21 @@ impl Exposing<'_> {
         }
     }
 
+    /// A client asks with other options for the ports that it asks for under this number; false if it asks for
+    /// something else.
+    pub fn change(&mut self, link: LinkId, publish: &Publish) -> bool {
+        let Some(id) = self.exposed.asks.of(link, publish.number) else { return false };
+        let Some(ask) = self.exposed.asks.get_mut(id).filter(|ask| publish.changes(&ask.publish)) else {
+            return false;
+        };
+        let is_another = std::mem::replace(&mut ask.publish, publish.clone()).share != publish.share;
+        let granted = ask.grant().and_then(|service| self.exposed.grants.get_mut(service));
+        let looks = granted.map_or(BTreeSet::from([id]), |grant| grant.behind.clone());
+        // Whether it shares decides who has what it asks for, and nothing else does.
+        looks.into_iter().filter(|_| is_another).for_each(|id| self.look(id));
+        true
+    }
+
     /// A client asks for ports no more that it asked for under this number; false if it did not.
     pub fn unpublish(&mut self, link: LinkId, number: u32) -> bool {
         let Some(id) = self.exposed.asks.of(link, number) else { return false };
@@ -377,7 +392,7 @@ impl Exposing<'_> {
     fn grant(&mut self, id: AskId, service: ServiceId) {
         let Some(Ask { link, publish, .. }) = self.exposed.asks.get(id) else { return };
         let (link, number, name, probe) = (*link, publish.number, publish.name.clone(), publish.probe);
-        let dial_ms = publish.dial_time.min(self.agenda.limits.local_dial_max).as_millis() as u32;
+        let dial_ms = self.agenda.limits.dial_ms(publish.dial_time);
         if self.matching.services.publish(link, number, service, dial_ms).is_err() {
             return;
         }

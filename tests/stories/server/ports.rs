@@ -730,3 +730,25 @@ fn a_key_that_expires_loses_the_ports_of_an_absent_client_at_that_moment() {
     assert_eq!(stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH + secs(19) }).stopped(), []);
     assert_eq!(stage.wait(secs(1)).stopped().len(), 3);
 }
+
+#[test]
+fn a_client_that_shares_from_now_on_loses_nothing_and_others_join_it() {
+    let mut stage = begin_with_ports(&["8080"]);
+    let (mut one, two) = (stage.joins(office(), 1), stage.joins(office(), 2));
+    stage.ask(&one, expose(1, "web", "8080", false));
+    let (message, _) = stage.bring(&mut one);
+    let (user, _) = stage.user_at(8080);
+    stage.accepted_and_started(message);
+    stage.wait(secs(1));
+    stage.ask(&two, expose(1, "web", "8080", false));
+    let told = stage.hear(one.control, ControlFrame::Pong).told(&two);
+    assert_eq!(told, [denied(1, Denial::AlreadyPublishedBy(peer()))]);
+    // Both must say so, in whichever order.
+    stage.wait(secs(1));
+    let outputs = stage.ask(&two, expose(1, "web", "8080", true));
+    assert!(outputs.told(&two).is_empty() && outputs.closes().is_empty());
+    stage.hear(one.control, ControlFrame::Pong);
+    let outputs = stage.ask(&one, expose(1, "web", "8080", true));
+    assert_eq!((outputs.told(&one), outputs.closes()), (vec![], vec![]), "and not {user}");
+    assert_eq!(outputs.told(&two), [granted(1, "8080")]);
+}
