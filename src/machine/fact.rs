@@ -471,7 +471,10 @@ impl Fact {
                 Some(Throttle { cause: "denied", key: None, at_once: PUBLICATIONS_AT_ONCE })
             }
             Fact::ClientRefused { key, .. } => once("client refused", Some(key)),
-            Fact::PublicationDenied { service, .. } => once("publication denied", Some(service)),
+            // The names of these are the client's to make up.
+            Fact::PublicationDenied { key, .. } => some("publication denied", key, PUBLICATIONS_AT_ONCE),
+            Fact::ServiceFails { key: Some(key), .. } => some("service fails", key, PUBLICATIONS_AT_ONCE),
+            Fact::ServiceProved { key: Some(key), .. } => some("service proved", key, PUBLICATIONS_AT_ONCE),
             Fact::TicketsExpired { key, .. } => once("tickets expired", Some(key)),
             Fact::ServerUnreachable { .. } => once("server unreachable", None),
             Fact::ServerUnproved { .. } => once("server unproved", None),
