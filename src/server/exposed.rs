@@ -75,6 +75,8 @@ pub(super) struct Exposed {
     closing: HashMap<ListenerId, Name>,
     /// When all listeners that a key has opened so far were due, had it kept to its pace.
     paid_until: HashMap<Name, Instant>,
+    /// Keys for which no port was free where any would do, how it stood with free ports then, and what they are told.
+    full: HashMap<Name, (u64, Denial)>,
     /// Links that did not answer in time when another client asked for their ports.
     given_up: Vec<LinkId>,
     /// Services without ports on which sessions of clients that leave go on.
@@ -97,6 +99,7 @@ impl Exposed {
             listeners: HashMap::new(),
             closing: HashMap::new(),
             paid_until: HashMap::new(),
+            full: HashMap::new(),
             given_up: Vec::new(),
             leaving: Vec::new(),
             stopped: false,
@@ -171,6 +174,18 @@ impl Exposed {
         closed
             .into_iter()
             .fold(order, |order, closed| order.into_iter().flat_map(|ports| without(ports, closed)).collect())
+    }
+
+    /// No port is free for a key where any would do: nothing is sought until that may have changed.
+    fn note_full(&mut self, key: &Name, reason: Denial) {
+        let freed = self.grants.freed();
+        self.full.retain(|_, full| full.0 == freed);
+        self.full.insert(key.clone(), (freed, reason));
+    }
+
+    /// Why no port is free for a key where any would do, if that is known.
+    fn is_full(&self, key: &Name) -> Option<Denial> {
+        self.full.get(key).filter(|full| full.0 == self.grants.freed()).map(|full| full.1)
     }
 
     /// Why a client may not ask for something, whatever it is; only what links `asked` for besides counts.

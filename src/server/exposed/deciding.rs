@@ -22,6 +22,8 @@ pub(super) enum Until {
     Changed(ServiceId),
     /// Some port or room is free.
     Room,
+    /// A port is free of those that its key may ask for.
+    AnyPort,
     /// The configuration is another.
     Configured,
     /// The system gives what it did not.
@@ -103,6 +105,10 @@ impl Deciding<'_> {
         let (ports, places) = match ask.publish.want {
             Want::Ports(ports) => (ports, permitted.places(ports)),
             Want::Service | Want::AnyPort => {
+                if let Some(reason) = self.exposed.is_full(&owner.key).filter(|_| grants.of(owner).is_none())
+                {
+                    return Err(Decision::Deny(reason, Until::AnyPort));
+                }
                 let order = self.exposed.order(owner, permitted);
                 let first_that = |dropped: &dyn Fn(&Grant) -> bool| grants.first(&order, permitted, dropped);
                 let found = first_that(&is_own).or_else(|| first_that(&makes_room)).or_else(|| {
@@ -115,8 +121,10 @@ impl Deciding<'_> {
                     None if permitted.count() == 0 => {
                         return Err(Decision::Deny(Denial::Policy, Until::Configured));
                     }
-                    None if order.is_empty() => return Err(Decision::Deny(Denial::Limit, Until::Room)),
-                    None => return Err(Decision::Deny(Denial::PortTaken, Until::Room)),
+                    None if order.is_empty() => {
+                        return Err(Decision::Deny(Denial::Limit, Until::AnyPort));
+                    }
+                    None => return Err(Decision::Deny(Denial::PortTaken, Until::AnyPort)),
                 }
             }
         };

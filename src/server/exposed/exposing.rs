@@ -220,7 +220,13 @@ impl Exposing<'_> {
             return;
         };
         match decision {
-            Decision::Deny(reason, until) => self.deny(id, reason, until),
+            Decision::Deny(reason, until) => {
+                let link = self.exposed.asks.get(id).and_then(|ask| links.get(ask.link));
+                if let (Until::AnyPort, Some(key)) = (until, link.map(|link| link.key().clone())) {
+                    self.exposed.note_full(&key, reason);
+                }
+                self.deny(id, reason, until);
+            }
             Decision::Contest(holder, service) => self.contest(id, holder, service),
             // A contest is over by now.
             Decision::Wait(until) => {
@@ -249,7 +255,7 @@ impl Exposing<'_> {
                     grant.behind.insert(id);
                 }
             }
-            Until::Room => self.exposed.asks.is_hungry(id),
+            Until::Room | Until::AnyPort => self.exposed.asks.is_hungry(id),
             Until::Configured => {}
             Until::Later => self.exposed.asks.try_later(id, self.agenda.limits.port_retry, self.agenda.now),
         }

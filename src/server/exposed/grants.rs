@@ -103,6 +103,8 @@ pub(super) struct Grants {
     /// The server's own, also where a grant had one before.
     ours: HashSet<(u16, Place)>,
     commons: Commons,
+    /// How often something may have become free.
+    freed: u64,
     /// When those are freed that have no members.
     kept_until: Deadlines<kind::Service>,
 }
@@ -112,6 +114,7 @@ impl Grants {
     /// have.
     pub fn configure(&mut self, ours: impl Iterator<Item = Listen>, commons: Commons) {
         self.commons = commons;
+        self.freed += 1;
         for (_, grant) in self.table.iter() {
             self.commons.take(Some(&grant.owner.key), grant.ports, &grant.places);
         }
@@ -144,6 +147,11 @@ impl Grants {
             self.ours.insert(at);
             self.taken.entry(at).or_insert(Holder::Ours);
         }
+    }
+
+    /// Changes whenever a port may have become free for somebody.
+    pub fn freed(&self) -> u64 {
+        self.freed
     }
 
     pub fn commons(&self) -> &Commons {
@@ -268,6 +276,7 @@ impl Grants {
     /// Until when a grant without members stays; `None` for one that has some.
     pub fn keep_until(&mut self, id: ServiceId, until: Option<Instant>) {
         self.kept_until.set(id, until);
+        self.freed += 1;
     }
 
     /// When a grant's time is over next.
@@ -287,6 +296,7 @@ impl Grants {
     }
 
     fn give_back(&mut self, ports: Ports, places: &[Place]) {
+        self.freed += 1;
         for port in ports.iter() {
             for at in places.iter().map(|&place| (port, place)) {
                 if self.ours.contains(&at) {

@@ -92,3 +92,32 @@ fn lent_ports_of_a_key_that_is_away_go_to_others_the_longest_away_first_once_all
     let outputs = stage.ask(three, expose(2, "y", "20004", false));
     assert_eq!(outputs.told(three), [denied(2, Denial::PortTaken)]);
 }
+
+#[test]
+fn what_a_key_asks_for_in_vain_costs_others_next_to_nothing() {
+    let mut limits = limits();
+    limits.share_descriptors(100_000);
+    let (policies, keys) = (Policies::Alike(rules(&["20000-29999"])), vec![key("office", 7)]);
+    let mut stage = begin_as(ServerConfig { policies, keys, ..config(limits) });
+    let clients: Vec<Client> = (1..=12).map(|instance| stage.joins(office(), instance)).collect();
+    let mut names = (0..).map(|number| format!("p{number}"));
+    let mut ask = |stage: &mut Stage, client, number| {
+        let name = names.next().expect("endless");
+        stage.ask(client, expose(number, &name, "any", false)).told(client)
+    };
+    for client in &clients[..10] {
+        for number in 1..=1_000 {
+            assert!(matches!(ask(&mut stage, client, number)[..], [ControlFrame::Granted { .. }]));
+        }
+    }
+    let began = Instant::now();
+    for client in &clients[10..] {
+        for number in 1..=1_000 {
+            assert_eq!(ask(&mut stage, client, number), [denied(number, Denial::PortTaken)]);
+        }
+    }
+    // One port is free, and all are looked at again.
+    let outputs = stage.hear(clients[0].control, ControlFrame::Unpublish(1));
+    assert_eq!(stage.bind(outputs, &[]).told(&clients[10]).len(), 1);
+    assert!(began.elapsed() < millis(250), "{:?}", began.elapsed());
+}
