@@ -178,3 +178,50 @@ fn two_hundred_reloads_take_nothing_from_those_whom_they_do_not_concern() {
     );
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }
+
+#[test]
+fn a_service_that_is_declared_at_a_port_that_a_client_asked_for_is_there_after_one_reload() {
+    let house = House::new();
+    let (ip, at) = (house.ip, |port| house.at(port));
+    let write = |service: &str| {
+        let head = format!("message = \"{ip}:33334\"\ncontrol = \"{ip}:33335\"\nkeys = \"key\"\n");
+        house.folder.file("server.toml", format!("{head}ports = \"{ip}:41000-41009\"\n{service}"));
+    };
+    write("");
+    let server = Process::skyorg(&["server", "--config", &house.folder.path("server.toml")], None);
+    server.wait_for("control connections");
+    let (to, key) = (at(33_335).to_string(), house.folder.path("key"));
+    let client = |rest: [&str; 2]| {
+        Process::skyorg(&[&["client", "--server", &to, "--key", &key][..], &rest].concat(), None)
+    };
+    let own = client(["--expose", &format!("41000-41009={}", house.locals[1])]);
+    // The local server of the range has one port only.
+    own.wait_for("users of");
+    let mut user = connect(at(41_000));
+    says(&mut user, 1, 0x55);
+
+    // It moves where it can be had, even if it was another's a moment ago; all or nothing.
+    let other = std::net::TcpListener::bind(at(42_000)).expect("it is free");
+    write(&format!("[service.web]\nlisten = [\"{ip}:41000\", \"{ip}:42000\"]\n"));
+    server.signal(Signal::HUP);
+    server.wait_for("the running configuration stays");
+    says(&mut user, 2, 0x55);
+    says(&mut connect(at(41_000)), 3, 0x55);
+
+    drop(other);
+    server.signal(Signal::HUP);
+    server.wait_for("reloaded ");
+    assert_eq!(read_out(&mut user).1, Ending::Reset);
+    own.wait_for("port taken");
+    let declared = client(["--publish", &format!("web={}", house.locals[2])]);
+    declared.wait_for("users of");
+    for port in [41_000, 42_000] {
+        says(&mut connect(at(port)), 4, 0x11);
+    }
+
+    write("");
+    server.signal(Signal::HUP);
+    server.wait_for_count("reloaded ", 2);
+    own.wait_for_count("users of", 2);
+    says(&mut connect(at(41_000)), 5, 0x55);
+}

@@ -255,6 +255,30 @@ mod tests {
     }
 
     #[test]
+    fn names_that_a_client_makes_up_fill_no_log_and_hide_nobody() {
+        let (now, mut report) = (Instant::now(), Report::default());
+        let name = |text: &str| text.parse::<Name>().expect("a name");
+        let at = |key: &Name| Some((key.clone(), "192.0.2.1:5000".parse().expect("an address")));
+        let made_up = |number: usize| {
+            let (key, service) = (name("guest"), name(&format!("p{number}")));
+            let reason = crate::wire::control::Denial::Policy;
+            let fails = crate::machine::Reason::LocalRefused;
+            [
+                Fact::PublicationDenied { key: key.clone(), service: service.clone(), reason },
+                Fact::ServiceFails { service: service.clone(), client: at(&key), reason: fails },
+                Fact::ServiceProved { service, client: at(&key) },
+            ]
+        };
+        let told = (0..20 * APART_MAX).flat_map(made_up).filter(|fact| report.left_out(fact, now).is_some());
+        assert!(told.count() < 4_000);
+        for service in ["web", "db"] {
+            let reason = crate::machine::Reason::LocalRefused;
+            let fails = Fact::ServiceFails { service: name(service), client: at(&name("office")), reason };
+            assert_eq!(report.left_out(&fails, now), Some(0), "{service}");
+        }
+    }
+
+    #[test]
     fn an_ended_session_is_always_told() {
         let (now, mut report) = (Instant::now(), Report::default());
         let fact = Fact::Draining { sessions: 1, time: INTERVAL };

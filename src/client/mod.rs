@@ -139,7 +139,13 @@ impl Client {
     fn control(&mut self, id: ConnId, frame: ControlFrame) {
         match self.links.of_control(id) {
             Some(link) => self.linked(id, link, frame),
-            None => self.gateway.control(id, frame, &self.names, &mut self.links, &mut self.agenda),
+            None => {
+                if let ControlFrame::Welcome(welcome) = &frame {
+                    let takes_changes = welcome.capabilities.takes_changes();
+                    self.sessions.publications.welcomed(id, takes_changes, &mut self.agenda);
+                }
+                self.gateway.control(id, frame, &self.names, &mut self.links, &mut self.agenda);
+            }
         }
     }
 

@@ -76,6 +76,19 @@ enum Answer {
     Denied(Denial),
 }
 
+/// What the server is asked for.
+fn publish(number: PublicationNumber, publication: &Publication) -> Publish {
+    Publish {
+        number,
+        name: publication.name.clone(),
+        want: publication.want,
+        transports: Transports::Tcp,
+        dial_time: publication.dial_time,
+        share: publication.share,
+        probe: publication.probe,
+    }
+}
+
 /// A publication that stands.
 struct Standing {
     offer: OfferId,
@@ -100,6 +113,10 @@ struct Hearer {
     last: PublicationNumber,
     /// The server drains: it takes no new ones.
     is_draining: bool,
+    /// Whether the server takes changes of what was said, once it has said so.
+    takes_changes: Option<bool>,
+    /// What has changed before that.
+    changed: BTreeSet<PublicationNumber>,
 }
 
 /// All publications.
@@ -239,18 +256,15 @@ impl Publications {
         names: &mut Names,
         agenda: &mut Agenda,
     ) -> BTreeSet<PublicationNumber> {
-        let anew = difference.asked_anew.iter().map(|publication| &publication.name);
-        let gone: Vec<&Name> = difference.removed.iter().chain(anew).collect();
-        let removed = gone.into_iter().filter_map(|name| self.remove(name, agenda)).collect();
-        for publication in &difference.changed {
-            let Some(&number) = self.numbers.get(&publication.name) else { continue };
-            let offer = self.make_offer(number, publication.clone(), names);
-            if let Some(standing) = self.standing.get_mut(&number) {
-                // Nothing is known of where its users go now.
-                (standing.offer, standing.proving) = (offer, Proving::new(agenda.now));
-            }
+        let (anew, changed): (Vec<&Publication>, Vec<_>) =
+            difference.changed.iter().partition(|publication| self.must_be_asked_anew(publication));
+        let anew: Vec<&Publication> = difference.asked_anew.iter().chain(anew).collect();
+        let gone = difference.removed.iter().chain(anew.iter().map(|publication| &publication.name));
+        let removed = gone.filter_map(|name| self.remove(name, agenda)).collect();
+        for publication in changed {
+            self.change_offer(publication, leaving, names, agenda);
         }
-        for publication in difference.asked_anew.iter().chain(&difference.added) {
+        for publication in anew.into_iter().chain(&difference.added) {
             self.add(publication.clone(), names, agenda);
             agenda.fact(Fact::Asked { service: publication.name.clone() });
         }
@@ -264,6 +278,59 @@ impl Publications {
             controls.into_iter().for_each(|control| self.say_new(control, agenda));
         }
         removed
+    }
+
+    /// Whether a changed publication must be asked for anew, because a server does not take that change otherwise.
+    fn must_be_asked_anew(&self, publication: &Publication) -> bool {
+        let standing = self.numbers.get(&publication.name).and_then(|number| self.standing.get(number));
+        let before = standing.and_then(|standing| self.offers.get(&standing.offer));
+        before.is_some_and(|before| before.publication.share != publication.share)
+            && self.hearers.values().any(|hearer| hearer.takes_changes == Some(false))
+    }
+
+    /// A publication has another local server, or other options.
+    fn change_offer(
+        &mut self,
+        publication: &Publication,
+        leaving: bool,
+        names: &mut Names,
+        agenda: &mut Agenda,
+    ) {
+        let Some(&number) = self.numbers.get(&publication.name) else { return };
+        let offer = self.make_offer(number, publication.clone(), names);
+        let Some(standing) = self.standing.get_mut(&number) else { return };
+        let before = std::mem::replace(&mut standing.offer, offer);
+        let Some(Offer { publication: before, .. }) = self.offers.get(&before) else { return };
+        if before.local != publication.local {
+            // Nothing is known of where its users go now.
+            standing.proving = Proving::new(agenda.now);
+        }
+        let is_news = (before.dial_time, before.share) != (publication.dial_time, publication.share);
+        if leaving || !is_news {
+            return;
+        }
+        let frame = ControlFrame::Publish(publish(number, publication));
+        let hearers = self.hearers.iter_mut().filter(|(_, it)| !it.is_draining && it.last >= number);
+        for (&id, hearer) in hearers {
+            match hearer.takes_changes {
+                Some(true) => agenda.push(Output::Send { id, frame: frame.clone() }),
+                Some(false) => {}
+                None => drop(hearer.changed.insert(number)),
+            }
+        }
+    }
+
+    /// The server of a control connection takes changes of what was said there, or not.
+    pub fn welcomed(&mut self, id: ConnId, takes_changes: bool, agenda: &mut Agenda) {
+        let Some(hearer) = self.hearers.get_mut(&id) else { return };
+        hearer.takes_changes = Some(takes_changes);
+        for number in std::mem::take(&mut hearer.changed).into_iter().filter(|_| takes_changes) {
+            let standing = self.standing.get(&number);
+            if let Some(offer) = standing.and_then(|standing| self.offers.get(&standing.offer)) {
+                let frame = ControlFrame::Publish(publish(number, &offer.publication));
+                agenda.push(Output::Send { id, frame });
+            }
+        }
     }
 
     /// Removes a publication: says so wherever it was published.
@@ -292,7 +359,8 @@ impl Publications {
 
     /// Publishes everything on a control connection that has proved itself.
     pub fn say_all(&mut self, control: ConnId, agenda: &mut Agenda) {
-        self.hearers.insert(control, Hearer { last: 0, is_draining: false });
+        let (takes_changes, changed) = (None, BTreeSet::new());
+        self.hearers.insert(control, Hearer { last: 0, is_draining: false, takes_changes, changed });
         self.say_new(control, agenda);
     }
 
@@ -303,16 +371,8 @@ impl Publications {
         };
         for (&number, standing) in self.standing.range(hearer.last + 1..) {
             let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { continue };
-            let publish = Publish {
-                number,
-                name: publication.name.clone(),
-                want: publication.want,
-                transports: Transports::Tcp,
-                dial_time: publication.dial_time,
-                share: publication.share,
-                probe: publication.probe,
-            };
-            agenda.push(Output::Send { id: control, frame: ControlFrame::Publish(publish) });
+            let frame = ControlFrame::Publish(publish(number, publication));
+            agenda.push(Output::Send { id: control, frame });
         }
         hearer.last = self.last;
     }

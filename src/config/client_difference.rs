@@ -16,7 +16,7 @@ pub struct ClientDifference {
     pub added: Vec<Publication>,
     /// Those that are no more, and lose their sessions.
     pub removed: Vec<Name>,
-    /// Those that ask the server for something else: they are removed, and added under the same name.
+    /// Those that ask the server for other ports: they are removed, and added under the same name.
     pub asked_anew: Vec<Publication>,
     /// Those whose sessions go on while new ones find something else, such as another local server.
     pub changed: Vec<Publication>,
@@ -43,7 +43,7 @@ impl ClientDifference {
             match before.remove(&publication.name) {
                 None => difference.added.push(publication.clone()),
                 Some(old) if old == publication => {}
-                Some(old) if (old.want, old.share) != (publication.want, publication.share) => {
+                Some(old) if old.want != publication.want => {
                     difference.asked_anew.push(publication.clone());
                 }
                 Some(_) => difference.changed.push(publication.clone()),
@@ -131,17 +131,17 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_server_must_be_asked_for_is_asked_anew() {
+    fn only_other_ports_are_asked_for_anew() {
         let old = publication("a", "h:1");
         let ports = Publication { want: Want::Ports(Ports::one(80)), ..old.clone() };
-        let shared = Publication { share: true, ..ports.clone() };
-        for (from, to) in [(&old, &ports), (&ports, &shared)] {
-            let difference = ClientDifference::of(&config(from_ref(from)), &config(from_ref(to)));
-            assert_eq!((&difference.asked_anew[..], &difference.changed[..]), (from_ref(to), &[][..]));
-        }
+        let difference = ClientDifference::of(&config(from_ref(&old)), &config(from_ref(&ports)));
+        assert_eq!((&difference.asked_anew[..], &difference.changed[..]), (from_ref(&ports), &[][..]));
         let patient = Publication { dial_time: Duration::from_secs(9), probe: false, ..old.clone() };
-        let difference = ClientDifference::of(&config(&[old]), &config(from_ref(&patient)));
-        assert_eq!((&difference.asked_anew[..], &difference.changed[..]), (&[][..], &[patient][..]));
+        let shared = Publication { share: true, ..ports.clone() };
+        for (from, to) in [(&old, &patient), (&ports, &shared)] {
+            let difference = ClientDifference::of(&config(from_ref(from)), &config(from_ref(to)));
+            assert_eq!((&difference.asked_anew[..], &difference.changed[..]), (&[][..], from_ref(to)));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::fmt;
 use std::hash::Hash;
 
 use super::ServerConfig;
+use super::restart::options_of_server;
 use crate::base::name::Name;
 
 /// What has come, has gone, and has stayed and is not the same, each by its name and in the order of its file.
@@ -79,11 +80,7 @@ impl Difference {
         let changed = |options: &[(&'static str, bool)]| {
             options.iter().filter(|it| it.1).map(|it| it.0).collect::<Vec<_>>()
         };
-        let fixed = changed(&[
-            ("message", before.message != after.message),
-            ("control", before.control != after.control),
-            ("plain", before.plain != after.plain),
-        ]);
+        let fixed: Vec<_> = options_of_server(before, after).collect();
         if !fixed.is_empty() {
             return Err(NeedsRestart(fixed));
         }

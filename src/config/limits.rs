@@ -245,6 +245,11 @@ impl Limits {
         self.late.max(2 * took)
     }
 
+    /// How long a client may try to connect to a local server that would try this long, in whole milliseconds.
+    pub fn dial_ms(&self, dial_time: Duration) -> u32 {
+        dial_time.min(self.local_dial_max).as_millis() as u32
+    }
+
     /// File descriptors that one link is promised: its control connection, and its pool or what it is sure of.
     fn promised_to_link(&self) -> usize {
         1 + self.pool_promised()

@@ -1,46 +1,69 @@
 //! What cannot change while the process runs: a reload that would change it is refused whole.
 //!
-//! [`super::options::Change::Restart`] marks the same options in the table.
-
-use std::fmt::Display;
+//! [`Change::Restart`] in the table of options says which these are.
 
 use super::fault::{Fault, without_secrets};
+use super::options::{Change, OPTIONS, Side};
 use super::source::Read;
 use super::{ClientConfig, ServerConfig};
 
+/// Options of one side that cannot change.
+fn fixed(side: Side) -> impl Iterator<Item = &'static str> {
+    let fixed = OPTIONS.iter().filter(move |it| it.side == side && it.change == Change::Restart);
+    fixed.map(|option| option.name)
+}
+
+/// What a server runs with.
+fn server_has(config: &ServerConfig, option: &str) -> Option<String> {
+    match option {
+        "message" => Some(config.message.to_string()),
+        "control" => Some(config.control.to_string()),
+        "plain" => Some(config.plain.to_string()),
+        _ => None,
+    }
+}
+
+/// What a client runs with.
+fn client_has(config: &ClientConfig, option: &str) -> Option<String> {
+    match option {
+        "server" => Some(config.server.to_string()),
+        "message" => Some(config.message.as_ref().map_or("none".to_owned(), ToString::to_string)),
+        "plain" => Some(config.plain.to_string()),
+        "key" => Some(config.key.name.to_string()),
+        _ => None,
+    }
+}
+
+/// Options that a server would have to restart for.
+pub(super) fn options_of_server(
+    running: &ServerConfig,
+    new: &ServerConfig,
+) -> impl Iterator<Item = &'static str> {
+    fixed(Side::Server).filter(|option| server_has(running, option) != server_has(new, option))
+}
+
 /// What a server would have to restart for.
 pub fn of_server(running: &ServerConfig, new: &Read<ServerConfig>) -> Vec<Fault> {
-    let config = &new.config;
-    let mut faults = Vec::new();
-    let mut compare =
-        |name, old: &dyn Display, found: &dyn Display| faults.extend(changed(new, name, old, found));
-    compare("message", &running.message, &config.message);
-    compare("control", &running.control, &config.control);
-    compare("plain", &running.plain, &config.plain);
-    faults
+    let values = |option| Some((server_has(running, option)?, server_has(&new.config, option)?));
+    let faults = fixed(Side::Server).filter_map(|option| changed(new, option, values(option)?));
+    faults.collect()
 }
 
 /// What a client would have to restart for.
 pub fn of_client(running: &ClientConfig, new: &Read<ClientConfig>) -> Vec<Fault> {
     let config = &new.config;
-    let message =
-        |config: &ClientConfig| config.message.as_ref().map_or("none".to_owned(), ToString::to_string);
-    let mut faults = Vec::new();
-    let mut compare =
-        |name, old: &dyn Display, found: &dyn Display| faults.extend(changed(new, name, old, found));
-    compare("server", &running.server, &config.server);
-    compare("message", &message(running), &message(config));
-    compare("plain", &running.plain, &config.plain);
-    compare("key", &running.key.name, &config.key.name);
-    if running.key.name == config.key.name && running.key.secret != config.key.secret {
-        compare("key", &running.key.name, &"another secret of that name");
-    }
-    faults
+    let values = |option| {
+        let (old, mut found) = (client_has(running, option)?, client_has(config, option)?);
+        if option == "key" && old == found && running.key.secret != config.key.secret {
+            found = "another secret of that name".to_owned();
+        }
+        Some((old, found))
+    };
+    fixed(Side::Client).filter_map(|option| changed(new, option, values(option)?)).collect()
 }
 
-fn changed<C>(new: &Read<C>, name: &str, old: &dyn Display, found: &dyn Display) -> Option<Fault> {
+fn changed<C>(new: &Read<C>, name: &str, (old, found): (String, String)) -> Option<Fault> {
     // What looks like a secret is hidden only where it is shown: two of them look alike then.
-    let (old, found) = (old.to_string(), found.to_string());
     if old == found {
         return None;
     }
@@ -53,7 +76,6 @@ fn changed<C>(new: &Read<C>, name: &str, old: &dyn Display, found: &dyn Display)
 mod tests {
     use super::*;
     use crate::base::address::Listen;
-    use crate::config::options::{Change, OPTIONS, Side};
     use crate::config::source::{Either, Occasion, read_file};
     use std::path::PathBuf;
 
@@ -140,12 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn the_table_marks_the_same_options() {
-        let marked = |side| {
-            let options = OPTIONS.iter().filter(move |it| it.side == side && it.change == Change::Restart);
-            options.map(|option| option.name).collect::<Vec<_>>()
+    fn what_the_table_marks_is_compared() {
+        let files = Files::new("marked");
+        let Either::Server(server) = files.read("keys = \"keys\"\n") else { panic!("a server's") };
+        let Either::Client(client) = files.read("server = \"a\"\nkey = \"keys\"\n") else {
+            panic!("a client's")
         };
-        assert_eq!(marked(Side::Server), ["message", "control", "plain"]);
-        assert_eq!(marked(Side::Client), ["server", "message", "key", "plain"]);
+        assert!(fixed(Side::Server).all(|option| server_has(&server.config, option).is_some()));
+        assert!(fixed(Side::Client).all(|option| client_has(&client.config, option).is_some()));
+        assert_eq!([Side::Server, Side::Client].map(|side| fixed(side).count()), [3, 4]);
     }
 }

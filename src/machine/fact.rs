@@ -447,6 +447,7 @@ impl Fact {
     pub fn throttle(&self) -> Option<Throttle<'_>> {
         let once = |cause, key| Some(Throttle { cause, key, at_once: 1 });
         let some = |cause, key, at_once| Some(Throttle { cause, key: Some(key), at_once });
+        let named = |cause, key| Some(Throttle { cause, key, at_once: PUBLICATIONS_AT_ONCE });
         match self {
             Fact::NotAdmitted { reason, .. } => once(reason.cause(), None),
             Fact::UserShed { service, .. } => once("user shed", service.as_ref()),
@@ -461,17 +462,16 @@ impl Fact {
             Fact::ClientCame { key, .. } => some("client came", key, LINKS_AT_ONCE),
             Fact::ClientGone { key, .. } => some("client gone", key, LINKS_AT_ONCE),
             Fact::ClientLeaves { key, .. } => some("client leaves", key, LINKS_AT_ONCE),
-            Fact::Published { key, .. } => some("published", key, PUBLICATIONS_AT_ONCE),
-            Fact::Exposed { key, .. } => some("exposed", key, PUBLICATIONS_AT_ONCE),
+            Fact::Published { key, .. } => named("published", Some(key)),
+            Fact::Exposed { key, .. } => named("exposed", Some(key)),
             Fact::PortNotOpened { key, .. } => once("port not opened", Some(key)),
-            Fact::Granted { .. } => {
-                Some(Throttle { cause: "granted", key: None, at_once: PUBLICATIONS_AT_ONCE })
-            }
-            Fact::Denied { .. } => {
-                Some(Throttle { cause: "denied", key: None, at_once: PUBLICATIONS_AT_ONCE })
-            }
+            Fact::Granted { .. } => named("granted", None),
+            Fact::Denied { .. } => named("denied", None),
             Fact::ClientRefused { key, .. } => once("client refused", Some(key)),
-            Fact::PublicationDenied { service, .. } => once("publication denied", Some(service)),
+            // The names of these are the client's to make up.
+            Fact::PublicationDenied { key, .. } => named("publication denied", Some(key)),
+            Fact::ServiceFails { client: Some((key, _)), .. } => named("service fails", Some(key)),
+            Fact::ServiceProved { client: Some((key, _)), .. } => named("service proved", Some(key)),
             Fact::TicketsExpired { key, .. } => once("tickets expired", Some(key)),
             Fact::ServerUnreachable { .. } => once("server unreachable", None),
             Fact::ServerUnproved { .. } => once("server unproved", None),

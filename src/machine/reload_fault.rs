@@ -25,6 +25,12 @@ pub enum ReloadFault {
     Draining,
 }
 
+impl From<NeedsRestart> for ReloadFault {
+    fn from(options: NeedsRestart) -> ReloadFault {
+        ReloadFault::NeedsRestart(options)
+    }
+}
+
 impl fmt::Display for ReloadFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

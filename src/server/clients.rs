@@ -139,6 +139,7 @@ impl Clients<'_> {
             }
         }
         sending.links.woken(agenda);
+        self.publishing.exposed.set_clocks(self.clocks);
     }
 
     // Policies.

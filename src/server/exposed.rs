@@ -4,9 +4,11 @@
 //! |---|---|
 //! | [`permitted`] | which ports a key may ask for, and where the search for *any* begins |
 //! | [`grants`] | who has which ports |
+//! | [`commons`] | how much of what several keys may ask for each may have |
 //! | [`asks`] | what clients ask for, and what became of it |
 //! | [`deciding`] | what an ask gets |
 //! | [`exposing`] | what is done about it, step by step |
+//! | [`lent`] | listeners that services of another configuration are to have |
 //!
 //! Rules:
 //! - ports belong to a key and the name of a publication, whichever client comes with them;
@@ -15,27 +17,34 @@
 //! - what was denied is granted, without being asked for again, once nothing is in the way any more.
 
 mod asks;
+mod commons;
 mod deciding;
 mod exposing;
 mod grants;
+mod lent;
 mod permitted;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::base::id::{LinkId, ListenerId, ServiceId};
+use crate::base::clocks::Clocks;
+use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
-use crate::base::ports::Ports;
+use crate::base::ports::{Ports, PortsAt};
 use crate::config::limits::Limits;
 use crate::config::policy::PortRules;
 use crate::config::{Policies, ServerConfig};
+use crate::server::links::Links;
 use crate::server::publishing::Asked;
 use crate::wire::control::{Denial, Publish, Transports};
 use asks::Asks;
+use commons::Commons;
+use deciding::Until;
 pub(super) use exposing::Exposing;
-use grants::{Grant, Grants};
-use permitted::Permitted;
+use grants::{Grant, Grants, Owner};
+pub(super) use lent::Lent;
+use permitted::{Permitted, without};
 
 /// Mean time between listeners that a key may open for long.
 const OPENED_INTERVAL: Duration = Duration::from_millis(1);
@@ -53,6 +62,9 @@ pub(super) struct Exposed {
     rules: Rules,
     /// Keys that there are: each is to have room for a link.
     keys: HashSet<Name>,
+    /// When keys may do nothing any more, as people say it, and as the machine goes by.
+    ends: Vec<(Name, SystemTime)>,
+    expiring: BTreeSet<(Instant, Name)>,
     /// Ports that the system takes for its own connections.
     local: Option<Ports>,
     grants: Grants,
@@ -63,6 +75,8 @@ pub(super) struct Exposed {
     closing: HashMap<ListenerId, Name>,
     /// When all listeners that a key has opened so far were due, had it kept to its pace.
     paid_until: HashMap<Name, Instant>,
+    /// Keys for which no port was free where any would do, how it stood with free ports then, and what they are told.
+    full: HashMap<Name, (u64, Denial)>,
     /// Links that did not answer in time when another client asked for their ports.
     given_up: Vec<LinkId>,
     /// Services without ports on which sessions of clients that leave go on.
@@ -73,26 +87,29 @@ pub(super) struct Exposed {
 
 impl Exposed {
     /// Nothing is granted yet. The system takes the ports of its own connections from `local`.
-    pub fn new(config: &ServerConfig, local: Option<Ports>) -> Exposed {
+    pub fn new(config: &ServerConfig, local: Option<Ports>, clocks: Clocks) -> Exposed {
         let mut exposed = Exposed {
             rules: Rules::Each(HashMap::new()),
             keys: HashSet::new(),
+            ends: Vec::new(),
+            expiring: BTreeSet::new(),
             local,
             grants: Grants::default(),
             asks: Asks::default(),
             listeners: HashMap::new(),
             closing: HashMap::new(),
             paid_until: HashMap::new(),
+            full: HashMap::new(),
             given_up: Vec::new(),
             leaving: Vec::new(),
             stopped: false,
         };
-        exposed.configure(config);
+        exposed.configure(config, clocks);
         exposed
     }
 
     /// Another configuration says what is permitted, and what the server has itself.
-    fn configure(&mut self, config: &ServerConfig) {
+    fn configure(&mut self, config: &ServerConfig, clocks: Clocks) {
         let permitted = |ports: &PortRules| Permitted::new(ports, self.local);
         self.rules = match &config.policies {
             Policies::Alike(ports) => Rules::Alike(permitted(ports)),
@@ -102,7 +119,41 @@ impl Exposed {
         };
         self.keys = config.keys.iter().map(|key| key.name.clone()).collect();
         let places = config.services.iter().flat_map(|service| &service.listen);
-        self.grants.set_ours(places.copied().chain([config.message, config.control]));
+        self.ends = match &config.policies {
+            Policies::Alike(_) => Vec::new(),
+            Policies::Each(each) => {
+                each.iter().filter_map(|(key, it)| Some((key.clone(), it.expires?))).collect()
+            }
+        };
+        self.set_clocks(clocks);
+        let commons = self.commons();
+        self.grants.configure(places.copied().chain([config.message, config.control]), commons);
+    }
+
+    /// This is what clocks say now.
+    pub fn set_clocks(&mut self, clocks: Clocks) {
+        let expiring = self.ends.iter().filter_map(|(key, end)| Some((clocks.when(*end)?, key.clone())));
+        self.expiring = expiring.collect();
+    }
+
+    /// A key that may do nothing any more.
+    fn pop_expired(&mut self, now: Instant) -> Option<Name> {
+        let is_due = self.expiring.first().is_some_and(|it| it.0 <= now);
+        if is_due { self.expiring.pop_first().map(|it| it.1) } else { None }
+    }
+
+    /// Ports that several keys may ask for.
+    fn commons(&self) -> Commons {
+        let mut rules: HashMap<&[PortsAt], usize> = HashMap::new();
+        match &self.rules {
+            Rules::Alike(permitted) => drop(rules.insert(permitted.rules(), self.keys.len())),
+            Rules::Each(each) => {
+                for (_, permitted) in each.iter().filter(|(key, _)| self.keys.contains(*key)) {
+                    *rules.entry(permitted.rules()).or_default() += 1;
+                }
+            }
+        }
+        Commons::new(&rules.into_iter().collect::<Vec<_>>(), self.local)
     }
 
     /// What a key may ask for.
@@ -112,6 +163,29 @@ impl Exposed {
             Rules::Alike(permitted) => Some(permitted),
             Rules::Each(each) => each.get(key),
         }
+    }
+
+    /// The ports that are tried for a publication where any will do, in their order: those of which its key may have
+    /// one.
+    fn order(&self, owner: &Owner, permitted: &Permitted) -> Vec<Ports> {
+        let order = permitted.any(&owner.key, &owner.publication);
+        let own = self.grants.of(owner).and_then(|service| self.grants.get(service)).map(Grant::held);
+        let closed = self.grants.commons().closed_to(&owner.key, &permitted.all_places(), own.into_iter());
+        closed
+            .into_iter()
+            .fold(order, |order, closed| order.into_iter().flat_map(|ports| without(ports, closed)).collect())
+    }
+
+    /// No port is free for a key where any would do: nothing is sought until that may have changed.
+    fn note_full(&mut self, key: &Name, reason: Denial) {
+        let freed = self.grants.freed();
+        self.full.retain(|_, full| full.0 == freed);
+        self.full.insert(key.clone(), (freed, reason));
+    }
+
+    /// Why no port is free for a key where any would do, if that is known.
+    fn is_full(&self, key: &Name) -> Option<Denial> {
+        self.full.get(key).filter(|full| full.0 == self.grants.freed()).map(|full| full.1)
     }
 
     /// Why a client may not ask for something, whatever it is; only what links `asked` for besides counts.
@@ -124,6 +198,26 @@ impl Exposed {
             return Some(Denial::Limit);
         }
         (publish.transports == Transports::Udp).then_some(Denial::Policy)
+    }
+
+    /// The grant that has the names of an ask.
+    fn owned(&self, id: AskId, links: &Links) -> Option<ServiceId> {
+        let ask = self.asks.get(id)?;
+        let key = links.get(ask.link)?.key().clone();
+        self.grants.of(&Owner { key, publication: ask.publish.name.clone() })
+    }
+
+    /// The reason as the client of an ask reads it: where another client has what it asks for, which one.
+    fn named(&self, id: AskId, reason: Denial, until: Until, links: &Links) -> Denial {
+        let (Denial::AlreadyPublished, Until::Changed(service)) = (reason, until) else { return reason };
+        let link = |id: AskId| links.get(self.asks.get(id)?.link);
+        let holder = self.grants.get(service).and_then(|grant| link(*grant.members.first()?));
+        match (link(id), holder) {
+            (Some(link), Some(holder)) if link.capabilities.reads_addresses() => {
+                Denial::AlreadyPublishedBy(holder.peer)
+            }
+            _ => reason,
+        }
     }
 
     /// A link that is to be ended, because it did not answer in time when another client asked for its ports.
@@ -149,7 +243,8 @@ impl Exposed {
 
     /// When something is to be done.
     pub fn next_due(&self) -> Option<Instant> {
-        let due = self.asks.next_due().into_iter().chain(self.grants.next_due()).min();
+        let expires = self.expiring.first().map(|it| it.0);
+        let due = [self.asks.next_due(), self.grants.next_due(), expires].into_iter().flatten().min();
         due.filter(|_| !self.stopped)
     }
 

@@ -250,7 +250,9 @@ impl Matching {
 
     /// Sends `Start` on the link's connection that was used last.
     fn begin(&mut self, id: ConnId, publication: PublicationId, agenda: &mut Agenda) {
-        let Some(link) = self.services.note_used(publication) else { return };
+        let Some(of) = self.services.publication_mut(publication) else { return };
+        of.is_used = true;
+        let link = of.link;
         self.charge(id, link);
         let Some(of) = self.services.publication(publication) else { return };
         if let Some(message) = self.sending.pools.next_idle(of.link) {

@@ -104,7 +104,7 @@ impl Server {
         jitter: fastrand::Rng,
         clocks: Clocks,
     ) -> Server {
-        let exposed = Exposed::new(&config, limits.local_ports);
+        let exposed = Exposed::new(&config, limits.local_ports, clocks);
         let mut server = Server {
             config: Arc::new(config),
             clocks,
@@ -174,20 +174,16 @@ impl Server {
             self.next = Some(request);
             return;
         }
-        let Server { config, matching, listeners, agenda, .. } = self;
+        let (source, config) = (request.source.clone(), self.config.clone());
         if self.draining.is_some() {
-            let (source, fault) = (request.source, ReloadFault::Draining);
-            return agenda.fact(Fact::ReloadRefused { source, fault });
+            return self.agenda.fact(Fact::ReloadRefused { source, fault: ReloadFault::Draining });
         }
-        let source = request.source.clone();
-        match Reload::begin(config, request, &matching.services, listeners, agenda) {
+        match Reload::begin(&config, request, &mut self.exposing()) {
             Ok(reload) => {
                 self.reload = Some(reload);
                 self.go_on_reloading();
             }
-            Err(options) => {
-                agenda.fact(Fact::ReloadRefused { source, fault: ReloadFault::NeedsRestart(options) });
-            }
+            Err(options) => self.agenda.fact(Fact::ReloadRefused { source, fault: options.into() }),
         }
     }
 
@@ -204,10 +200,12 @@ impl Server {
 
     fn give_reload_up(&mut self, fault: ReloadFault) {
         let Some(reload) = self.reload.take() else { return };
-        for service in reload.give_up(fault, &mut self.listeners, &mut self.agenda) {
+        for service in reload.give_up(fault, &mut self.exposing()) {
             self.publishing().open_if_served(service);
             self.publishing().moved(service);
         }
+        let (config, clocks) = (self.config.clone(), self.clocks);
+        self.exposing().configure(&config, clocks);
         self.reload_next();
     }
 

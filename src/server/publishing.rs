@@ -64,6 +64,16 @@ impl Asked {
         self.links.get(link).into_iter().flat_map(BTreeMap::values).map(|publish| &publish.name)
     }
 
+    /// A link asks with other options for what it asks for under this number; false if it asks for something else.
+    fn change(&mut self, link: LinkId, publish: &Publish) -> bool {
+        let asked = self.links.get_mut(link).and_then(|asked| asked.get_mut(&publish.number));
+        let standing = asked.filter(|standing| publish.changes(standing));
+        standing.is_some_and(|standing| {
+            *standing = publish.clone();
+            true
+        })
+    }
+
     /// How many asks a link has.
     pub fn count(&self, link: LinkId) -> usize {
         self.links.get(link).map_or(0, BTreeMap::len)
@@ -119,6 +129,15 @@ impl Publishing<'_> {
 
     /// A client would serve something.
     pub fn publish(&mut self, link: LinkId, publish: &Publish) {
+        if self.asked.change(link, publish) || self.exposing().change(link, publish) {
+            let services = &mut self.matching.services;
+            if let Some((id, _)) = services.numbered(link, publish.number)
+                && let Some(standing) = services.publication_mut(id)
+            {
+                standing.dial_ms = self.agenda.limits.dial_ms(publish.dial_time);
+            }
+            return;
+        }
         self.asked.note(link, publish.number);
         if let Some(reason) = self.exposed.refusal(link, publish, self.asked, &self.agenda.limits) {
             return self.answer(link, publish, Err(reason));
@@ -163,7 +182,7 @@ impl Publishing<'_> {
         if !holder.is_some_and(|holder| holder.may_serve(&publish.name)) {
             return Err(Denial::Policy);
         }
-        let dial_ms = publish.dial_time.min(self.agenda.limits.local_dial_max).as_millis() as u32;
+        let dial_ms = self.agenda.limits.dial_ms(publish.dial_time);
         let services = &mut self.matching.services;
         let service = services.id(&publish.name).ok_or(Denial::UnknownService)?;
         services.publish(link, publish.number, service, dial_ms).map_err(|error| match error {

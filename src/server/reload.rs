@@ -7,13 +7,14 @@
 //! 4. Else everything changes in one step. A place that one service had and another gets changes hands as it is.
 //!
 //! What clients serve on ports that they asked for stays, as far as policies allow it. Where one of them is in the way
-//! of a new listener, that one cannot be had.
+//! of a service, that one gets the port: listeners in the way are lent to the reload, and change hands or are closed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 use super::clients::Clients;
+use super::exposed::{Exposing, Lent};
 use super::listeners::{Listener, Listeners, Use};
 use super::services::Services;
 use crate::base::address::Listen;
@@ -46,6 +47,8 @@ pub(super) struct Reload {
     overlapped: BTreeSet<ListenerId>,
     /// What was suspended for them, and whom it served.
     suspended: Vec<(ListenerId, Use)>,
+    /// Listeners of ports that clients asked for and that services are to have.
+    lent: Lent,
 }
 
 /// How far a reload has come.
@@ -64,9 +67,7 @@ impl Reload {
     pub fn begin(
         before: &ServerConfig,
         request: Request,
-        services: &Services,
-        listeners: &mut Listeners,
-        agenda: &mut Agenda,
+        exposing: &mut Exposing<'_>,
     ) -> Result<Reload, NeedsRestart> {
         let difference = Difference::between(before, &request.config)?;
         let mut reload = Reload {
@@ -79,9 +80,12 @@ impl Reload {
             late: Vec::new(),
             overlapped: BTreeSet::new(),
             suspended: Vec::new(),
+            lent: Lent::default(),
         };
-        let new = reload.place(services, listeners);
-        reload.open(new, listeners, agenda);
+        let places = reload.request.config.services.iter().flat_map(|service| &service.listen);
+        reload.lent = Lent::at(places.copied(), exposing);
+        let new = reload.place(&exposing.matching.services, exposing.listeners);
+        reload.open(new, exposing.listeners, exposing.agenda);
         Ok(reload)
     }
 
@@ -91,6 +95,7 @@ impl Reload {
         let its = |name: &Name| services.id(name).map_or(&[][..], |id| listeners.of_service(id));
         let at = |id: ListenerId| listeners.get(id).map(|listener| listener.at);
         let mut free: Vec<ListenerId> = changes.removed.iter().flat_map(its).copied().collect();
+        free.extend(self.lent.listeners());
         let touched: HashSet<&Name> = changes.added.iter().chain(&changes.changed).collect();
         let mut wanted = Vec::new();
         for service in self.request.config.services.iter().filter(|it| touched.contains(&it.name)) {
@@ -186,12 +191,8 @@ impl Reload {
 
     /// Nothing is to change: all is as it was. Returns what people are told, and the services whose listeners were
     /// suspended meanwhile.
-    pub fn give_up(
-        self,
-        fault: ReloadFault,
-        listeners: &mut Listeners,
-        agenda: &mut Agenda,
-    ) -> Vec<ServiceId> {
+    pub fn give_up(self, fault: ReloadFault, exposing: &mut Exposing<'_>) -> Vec<ServiceId> {
+        let Exposing { listeners, agenda, .. } = exposing;
         for id in self.opened {
             listeners.close(id, agenda);
         }
@@ -202,7 +203,8 @@ impl Reload {
                 services.push(service);
             }
         }
-        agenda.fact(Fact::ReloadRefused { source: self.request.source, fault });
+        self.lent.give_back(exposing);
+        exposing.agenda.fact(Fact::ReloadRefused { source: self.request.source, fault });
         services
     }
 
@@ -234,7 +236,7 @@ impl Reload {
             _ => None,
         });
         change_services(&config, &difference, uses, (closing, served.collect()), clients);
-        clients.publishing.exposing().configure(&config);
+        clients.publishing.exposing().configure(&config, clients.clocks);
         clients.publishing.grant_denied();
         let (matching, agenda) = (&mut *clients.publishing.matching, &mut *clients.publishing.agenda);
         matching.sending.limit_users(agenda);

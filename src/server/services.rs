@@ -242,11 +242,8 @@ impl Services {
         Some(publication)
     }
 
-    /// A publication is given a user; returns its link.
-    pub fn note_used(&mut self, id: PublicationId) -> Option<LinkId> {
-        let publication = self.publications.get_mut(id)?;
-        publication.is_used = true;
-        Some(publication.link)
+    pub fn publication_mut(&mut self, id: PublicationId) -> Option<&mut Publication> {
+        self.publications.get_mut(id)
     }
 
     pub fn publication(&self, id: PublicationId) -> Option<&Publication> {

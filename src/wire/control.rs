@@ -60,11 +60,15 @@ impl Capabilities {
     const READS_ADDRESSES: Capabilities = Capabilities(2);
     /// It reads of a publication that is granted whether it is probed.
     const READS_PROBED: Capabilities = Capabilities(4);
+    /// It takes a Publish under a number that stands, for the same name and the same ports, as a change of the options.
+    /// That is answered only where it changes what the client gets.
+    const TAKES_CHANGES: Capabilities = Capabilities(8);
 
     /// Those of an end that runs with `--plain`, or without.
     pub fn new(plain: bool) -> Capabilities {
-        let plain = if plain { Capabilities::PLAIN.0 } else { 0 };
-        Capabilities(Capabilities::READS_ADDRESSES.0 | Capabilities::READS_PROBED.0 | plain)
+        let plain = if plain { Capabilities::PLAIN } else { Capabilities::default() };
+        let all = [Self::READS_ADDRESSES, Self::READS_PROBED, Self::TAKES_CHANGES, plain];
+        Capabilities(all.into_iter().fold(0, |bits, it| bits | it.0))
     }
 
     /// Whether [`Denial::AlreadyPublishedBy`] may be said to it.
@@ -75,6 +79,11 @@ impl Capabilities {
     /// Whether [`ControlFrame::Granted`] may say to it that a publication is probed.
     pub fn reads_probed(self) -> bool {
         self.0 & Capabilities::READS_PROBED.0 != 0
+    }
+
+    /// Whether it may be told of changed options of what is published.
+    pub fn takes_changes(self) -> bool {
+        self.0 & Capabilities::TAKES_CHANGES.0 != 0
     }
 
     /// Whether payload travels unsealed.

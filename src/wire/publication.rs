@@ -52,6 +52,14 @@ pub struct Publish {
     pub probe: bool,
 }
 
+impl Publish {
+    /// Whether this one asks for the same as that one, be it with other options.
+    pub fn changes(&self, standing: &Publish) -> bool {
+        let asked = |it: &Publish| (it.number, it.want, it.transports);
+        asked(self) == asked(standing) && self.name == standing.name
+    }
+}
+
 /// Where users of a publication connect: one address, and one or more ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrantedAddress {

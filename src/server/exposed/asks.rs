@@ -89,6 +89,10 @@ impl Asks {
         self.slots.get(id)
     }
 
+    pub fn get_mut(&mut self, id: AskId) -> Option<&mut Ask> {
+        self.slots.get_mut(id)
+    }
+
     /// The ask that has this number on a link.
     pub fn of(&self, link: LinkId, number: PublicationNumber) -> Option<AskId> {
         self.links.get(link)?.numbers.get(&number).copied()

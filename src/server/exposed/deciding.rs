@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Exposed;
 use super::asks::Ask;
+use super::commons::Held;
 use super::grants::{Grant, Holder, Owner, State};
 use super::permitted::{Permitted, Place};
 use crate::base::id::{AskId, LinkId, ServiceId};
@@ -21,6 +22,8 @@ pub(super) enum Until {
     Changed(ServiceId),
     /// Some port or room is free.
     Room,
+    /// A port is free of those that its key may ask for.
+    AnyPort,
     /// The configuration is another.
     Configured,
     /// The system gives what it did not.
@@ -96,17 +99,32 @@ impl Deciding<'_> {
         let makes_room =
             |grant: &Grant| is_own(grant) || grant.state == State::Kept && grant.owner.key == owner.key;
         let grants = &self.exposed.grants;
+        let gives_way = |grant: &Grant| {
+            grant.members.is_empty() && grant.owner.key != owner.key && grants.commons().call_in(grant.held())
+        };
         let (ports, places) = match ask.publish.want {
             Want::Ports(ports) => (ports, permitted.places(ports)),
             Want::Service | Want::AnyPort => {
-                let order = permitted.any(&owner.key, &owner.publication);
-                let found = grants.first(&order, permitted, is_own);
-                match found.or_else(|| grants.first(&order, permitted, makes_room)) {
+                if let Some(reason) = self.exposed.is_full(&owner.key).filter(|_| grants.of(owner).is_none())
+                {
+                    return Err(Decision::Deny(reason, Until::AnyPort));
+                }
+                let order = self.exposed.order(owner, permitted);
+                let first_that = |dropped: &dyn Fn(&Grant) -> bool| grants.first(&order, permitted, dropped);
+                let found = first_that(&is_own).or_else(|| first_that(&makes_room)).or_else(|| {
+                    let is_near = |grant: &Grant| order.iter().any(|ports| ports.overlaps(grant.ports));
+                    let oldest = grants.longest_away(|grant| is_near(grant) && gives_way(grant))?;
+                    first_that(&|grant| grant.owner == oldest.owner)
+                });
+                match found {
                     Some((port, places)) => (Ports::one(port), places),
-                    None if order.is_empty() => {
+                    None if permitted.count() == 0 => {
                         return Err(Decision::Deny(Denial::Policy, Until::Configured));
                     }
-                    None => return Err(Decision::Deny(Denial::PortTaken, Until::Room)),
+                    None if order.is_empty() => {
+                        return Err(Decision::Deny(Denial::Limit, Until::AnyPort));
+                    }
+                    None => return Err(Decision::Deny(Denial::PortTaken, Until::AnyPort)),
                 }
             }
         };
@@ -114,19 +132,28 @@ impl Deciding<'_> {
             return Err(Decision::Deny(Denial::Policy, Until::Configured));
         }
         let mut dropped: BTreeSet<ServiceId> = grants.of(owner).into_iter().collect();
+        let mut in_the_way = None;
         for holder in grants.holders(ports, &places) {
             match holder {
-                Holder::Ours => return Err(Decision::Deny(Denial::PortTaken, Until::Configured)),
-                Holder::Grant(service) if grants.get(service).is_some_and(makes_room) => {
+                Holder::Ours => in_the_way = Some(Until::Configured),
+                Holder::Grant(service)
+                    if grants.get(service).is_some_and(|grant| makes_room(grant) || gives_way(grant)) =>
+                {
                     dropped.insert(service);
                 }
-                Holder::Grant(service) => {
-                    return Err(Decision::Deny(Denial::PortTaken, Until::Changed(service)));
-                }
+                Holder::Grant(service) => in_the_way = in_the_way.or(Some(Until::Changed(service))),
             }
         }
-        let given_back: usize =
-            dropped.iter().filter_map(|&service| grants.get(service)).map(Grant::listening).sum();
+        let given = || dropped.iter().filter_map(|&service| grants.get(service));
+        let wanted = Held { key: &owner.key, ports, places: &places };
+        if !grants.commons().have_room(wanted, given().map(Grant::held)) {
+            return Err(Decision::Deny(Denial::Limit, Until::Room));
+        }
+        if let Some(until) = in_the_way {
+            return Err(Decision::Deny(Denial::PortTaken, until));
+        }
+        let own = given().filter(|grant| grant.owner.key == owner.key);
+        let given_back: usize = own.map(Grant::listening).sum();
         match self.room(&owner.key, (ports.count() * places.len()).saturating_sub(given_back)) {
             Some(waits) => Err(waits),
             None => Ok(Decision::Open { ports, places, dropped }),

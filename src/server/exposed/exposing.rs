@@ -10,6 +10,7 @@ use super::asks::{Ask, Stage};
 use super::deciding::{Deciding, Decision, Until};
 use super::grants::{Owner, State};
 use super::permitted::{Place, behind};
+use crate::base::clocks::Clocks;
 use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
@@ -20,7 +21,7 @@ use crate::server::links::PING_INTERVAL;
 use crate::server::listeners::{Listeners, Use};
 use crate::server::matching::Matching;
 use crate::server::publishing::remove_service;
-use crate::wire::control::{ADDRESSES_MAX, ControlFrame, Denial, GrantedAddress, Publish, Want};
+use crate::wire::control::{ControlFrame, Denial, GrantedAddress, Publish, Want};
 
 /// Asks that are looked at again in one turn.
 const LOOKS_MAX: usize = 16;
@@ -55,6 +56,21 @@ impl Exposing<'_> {
         if let Some(id) = self.exposed.asks.add(link, publish.clone()) {
             self.look(id);
         }
+    }
+
+    /// A client asks with other options for the ports that it asks for under this number; false if it asks for
+    /// something else.
+    pub fn change(&mut self, link: LinkId, publish: &Publish) -> bool {
+        let Some(id) = self.exposed.asks.of(link, publish.number) else { return false };
+        let Some(ask) = self.exposed.asks.get_mut(id).filter(|ask| publish.changes(&ask.publish)) else {
+            return false;
+        };
+        let is_another = std::mem::replace(&mut ask.publish, publish.clone()).share != publish.share;
+        let granted = ask.grant().and_then(|service| self.exposed.grants.get_mut(service));
+        let looks = granted.map_or(BTreeSet::from([id]), |grant| grant.behind.clone());
+        // Whether it shares decides who has what it asks for, and nothing else does.
+        looks.into_iter().filter(|_| is_another).for_each(|id| self.look(id));
+        true
     }
 
     /// A client asks for ports no more that it asked for under this number; false if it did not.
@@ -128,8 +144,9 @@ impl Exposing<'_> {
         if how == Left::Drained {
             grant.state = State::Kept;
             self.close_listeners(service);
-            self.exposed.asks.feed();
         }
+        // What was lent to it may be called in.
+        self.exposed.asks.feed();
         let until = self.agenda.now + self.agenda.limits.ports_kept;
         self.exposed.grants.keep_until(service, Some(until));
     }
@@ -140,7 +157,7 @@ impl Exposing<'_> {
             return;
         };
         for (id, since) in self.exposed.asks.contests(link) {
-            match self.exposed.asks.get(id).and_then(|ask| self.owned(ask)) {
+            match self.exposed.owned(id, &self.matching.sending.links) {
                 Some(service) if answered >= since => {
                     self.deny(id, Denial::AlreadyPublished, Until::Changed(service));
                 }
@@ -150,14 +167,17 @@ impl Exposing<'_> {
     }
 
     /// Another configuration holds: what it does not permit is withdrawn, what it permits is granted.
-    pub fn configure(&mut self, config: &ServerConfig) {
-        self.exposed.configure(config);
+    pub fn configure(&mut self, config: &ServerConfig, clocks: Clocks) {
+        self.exposed.configure(config, clocks);
         for service in self.exposed.grants.ids() {
             let Some(grant) = self.exposed.grants.get(service) else { continue };
             let permitted = self.exposed.permitted(&grant.owner.key);
             if permitted.is_none_or(|it| it.places(grant.ports) != grant.places) {
                 self.withdraw(service, Denial::Policy);
             }
+        }
+        for service in self.exposed.grants.in_the_way() {
+            self.withdraw(service, Denial::PortTaken);
         }
         self.exposed.asks.look_at_all_again();
     }
@@ -200,7 +220,13 @@ impl Exposing<'_> {
             return;
         };
         match decision {
-            Decision::Deny(reason, until) => self.deny(id, reason, until),
+            Decision::Deny(reason, until) => {
+                let link = self.exposed.asks.get(id).and_then(|ask| links.get(ask.link));
+                if let (Until::AnyPort, Some(key)) = (until, link.map(|link| link.key().clone())) {
+                    self.exposed.note_full(&key, reason);
+                }
+                self.deny(id, reason, until);
+            }
             Decision::Contest(holder, service) => self.contest(id, holder, service),
             // A contest is over by now.
             Decision::Wait(until) => {
@@ -220,22 +246,8 @@ impl Exposing<'_> {
 
     // What is done.
 
-    /// The reason as the client of an ask reads it: where another client has what it asks for, which one.
-    fn named(&self, id: AskId, reason: Denial, until: Until) -> Denial {
-        let (Denial::AlreadyPublished, Until::Changed(service)) = (reason, until) else { return reason };
-        let links = &self.matching.sending.links;
-        let link = |id: AskId| links.get(self.exposed.asks.get(id)?.link);
-        let holder = self.exposed.grants.get(service).and_then(|grant| link(*grant.members.first()?));
-        match (link(id), holder) {
-            (Some(link), Some(holder)) if link.capabilities.reads_addresses() => {
-                Denial::AlreadyPublishedBy(holder.peer)
-            }
-            _ => reason,
-        }
-    }
-
-    fn deny(&mut self, id: AskId, reason: Denial, until: Until) {
-        let reason = self.named(id, reason, until);
+    pub(super) fn deny(&mut self, id: AskId, reason: Denial, until: Until) {
+        let reason = self.exposed.named(id, reason, until, &self.matching.sending.links);
         let is_news = self.exposed.asks.deny(id, reason);
         match until {
             Until::Changed(service) => {
@@ -243,7 +255,7 @@ impl Exposing<'_> {
                     grant.behind.insert(id);
                 }
             }
-            Until::Room => self.exposed.asks.is_hungry(id),
+            Until::Room | Until::AnyPort => self.exposed.asks.is_hungry(id),
             Until::Configured => {}
             Until::Later => self.exposed.asks.try_later(id, self.agenda.limits.port_retry, self.agenda.now),
         }
@@ -263,12 +275,6 @@ impl Exposing<'_> {
         }
         self.exposed.asks.set(id, Stage::Contesting { holder, since, until });
         self.ping_holder(id, holder, until);
-    }
-
-    /// The grant that has the names of an ask.
-    fn owned(&self, ask: &Ask) -> Option<ServiceId> {
-        let key = self.matching.sending.links.get(ask.link)?.key().clone();
-        self.exposed.grants.of(&Owner { key, publication: ask.publish.name.clone() })
     }
 
     fn ping_holder(&mut self, id: AskId, holder: LinkId, until: Instant) {
@@ -370,7 +376,7 @@ impl Exposing<'_> {
             && is_taken
             && let Some(permitted) = self.exposed.permitted(&owner.key)
         {
-            let order = behind(permitted.any(&owner.key, &owner.publication), port);
+            let order = behind(self.exposed.order(&owner, permitted), port);
             if let Some((port, places)) = self.exposed.grants.first(&order, permitted, |_| false) {
                 self.close_listeners(service);
                 self.exposed.grants.change(service, port, places);
@@ -392,7 +398,7 @@ impl Exposing<'_> {
     fn grant(&mut self, id: AskId, service: ServiceId) {
         let Some(Ask { link, publish, .. }) = self.exposed.asks.get(id) else { return };
         let (link, number, name, probe) = (*link, publish.number, publish.name.clone(), publish.probe);
-        let dial_ms = publish.dial_time.min(self.agenda.limits.local_dial_max).as_millis() as u32;
+        let dial_ms = self.agenda.limits.dial_ms(publish.dial_time);
         if self.matching.services.publish(link, number, service, dial_ms).is_err() {
             return;
         }
@@ -400,22 +406,13 @@ impl Exposing<'_> {
         self.exposed.asks.set(id, Stage::Granted(service));
         let Some(it) = self.matching.sending.links.get(link) else { return };
         let (control, key) = (it.control, it.key().clone());
-        let addresses = self.addresses(service);
+        let grant = self.exposed.grants.get(service);
+        let addresses = grant.map_or(Vec::new(), |grant| grant.granted(&self.listeners.addresses(service)));
         if let Some(&GrantedAddress { ports, .. }) = addresses.first() {
             self.agenda.fact(Fact::Exposed { link: control, key, publication: name, ports });
         }
         self.say(link, self.matching.granted(link, number, addresses));
         self.matching.published(link, self.agenda);
-    }
-
-    /// Where users of a grant connect.
-    fn addresses(&self, service: ServiceId) -> Vec<GrantedAddress> {
-        let Some(grant) = self.exposed.grants.get(service) else { return Vec::new() };
-        let listeners = self.listeners.of_service(service);
-        // The first listener of each place says how the system names it.
-        let firsts = listeners.iter().step_by(grant.ports.count()).take(ADDRESSES_MAX);
-        let ips = firsts.filter_map(|&id| Some(self.listeners.get(id)?.address()?.ip()));
-        ips.map(|ip| GrantedAddress { ip, ports: grant.ports }).collect()
     }
 
     /// Ports are free again, for whoever wants them.
@@ -436,7 +433,7 @@ impl Exposing<'_> {
     }
 
     /// A grant without members makes room for another one of its key. Sessions of a client that leaves go on.
-    fn drop_grant(&mut self, service: ServiceId) {
+    pub(super) fn drop_grant(&mut self, service: ServiceId) {
         if self.matching.services.publications_of(service).next().is_none() {
             return self.remove_grant(service);
         }
@@ -458,7 +455,7 @@ impl Exposing<'_> {
         self.exposed.closing.extend(unknown.into_iter().map(|id| (id, key.clone())));
     }
 
-    fn count_listeners(&mut self, key: &Name, more: isize) {
+    pub(super) fn count_listeners(&mut self, key: &Name, more: isize) {
         self.exposed.count_listeners(key, more);
         let links = &mut self.matching.sending.links;
         links.ports = links.ports.saturating_add_signed(more);
@@ -477,6 +474,11 @@ impl Exposing<'_> {
     pub fn due(&mut self) {
         while let Some(service) = self.exposed.grants.pop_due(self.agenda.now) {
             self.free(service);
+        }
+        while let Some(key) = self.exposed.pop_expired(self.agenda.now) {
+            for service in self.exposed.grants.of_key(&key) {
+                self.withdraw(service, Denial::Policy);
+            }
         }
         while let Some(id) = self.exposed.asks.pop_due(self.agenda.now) {
             match self.exposed.asks.get(id).map(|ask| ask.stage) {

@@ -5,9 +5,10 @@
 //! common, and none has one of the server itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
+use super::commons::{Commons, Held};
 use super::permitted::{Permitted, Place, place};
 use crate::base::address::Listen;
 use crate::base::deadlines::Deadlines;
@@ -15,6 +16,7 @@ use crate::base::id::{AskId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
 use crate::base::table::Table;
+use crate::wire::control::{ADDRESSES_MAX, GrantedAddress};
 
 /// The last place in the order of places.
 const LAST_PLACE: Place = Some(IpAddr::V6(Ipv6Addr::new(!0, !0, !0, !0, !0, !0, !0, !0)));
@@ -51,6 +53,11 @@ pub(super) struct Grant {
 }
 
 impl Grant {
+    /// What it has of ports that several keys may ask for.
+    pub fn held(&self) -> Held<'_> {
+        Held { key: &self.owner.key, ports: self.ports, places: &self.places }
+    }
+
     /// How many listeners it takes.
     pub fn count(&self) -> usize {
         self.ports.count() * self.places.len()
@@ -59,6 +66,13 @@ impl Grant {
     /// How many listeners it has.
     pub fn listening(&self) -> usize {
         if self.state == State::Kept { 0 } else { self.count() }
+    }
+
+    /// Where its users connect, as its clients are told; the system gave its listeners these addresses.
+    pub fn granted(&self, addresses: &[SocketAddr]) -> Vec<GrantedAddress> {
+        // The first listener of each place says how the system names it.
+        let firsts = addresses.iter().step_by(self.ports.count()).take(ADDRESSES_MAX);
+        firsts.map(|address| GrantedAddress { ip: address.ip(), ports: self.ports }).collect()
     }
 
     /// Where it listens: all ports of one place, then those of the next.
@@ -88,18 +102,41 @@ pub(super) struct Grants {
     taken: BTreeMap<(u16, Place), Holder>,
     /// The server's own, also where a grant had one before.
     ours: HashSet<(u16, Place)>,
+    commons: Commons,
+    /// How often something may have become free.
+    freed: u64,
     /// When those are freed that have no members.
     kept_until: Deadlines<kind::Service>,
 }
 
 impl Grants {
-    /// Notes which addresses are the server's own from now on. Grants that have one keep it.
-    pub fn set_ours(&mut self, ours: impl Iterator<Item = Listen>) {
+    /// Notes which addresses are the server's own from now on, and what several keys may ask for. Grants keep what they
+    /// have.
+    pub fn configure(&mut self, ours: impl Iterator<Item = Listen>, commons: Commons) {
+        self.commons = commons;
+        self.freed += 1;
+        for (_, grant) in self.table.iter() {
+            self.commons.take(Some(&grant.owner.key), grant.ports, &grant.places);
+        }
+        self.set_ours(ours);
+        for &(port, at) in &self.ours {
+            if self.taken.get(&(port, at)) == Some(&Holder::Ours) {
+                self.commons.take(None, Ports::one(port), &[at]);
+            }
+        }
+    }
+
+    fn set_ours(&mut self, ours: impl Iterator<Item = Listen>) {
         for at in self.ours.drain() {
             if self.taken.get(&at) == Some(&Holder::Ours) {
                 self.taken.remove(&at);
             }
         }
+        self.reserve(ours);
+    }
+
+    /// Nobody gets these addresses any more, until it is said anew which are the server's own.
+    pub fn reserve(&mut self, ours: impl Iterator<Item = Listen>) {
         // The system chooses where port 0 is.
         for listen in ours.filter(|listen| listen.port() != 0) {
             let ip = match listen {
@@ -110,6 +147,15 @@ impl Grants {
             self.ours.insert(at);
             self.taken.entry(at).or_insert(Holder::Ours);
         }
+    }
+
+    /// Changes whenever a port may have become free for somebody.
+    pub fn freed(&self) -> u64 {
+        self.freed
+    }
+
+    pub fn commons(&self) -> &Commons {
+        &self.commons
     }
 
     pub fn get(&self, id: ServiceId) -> Option<&Grant> {
@@ -128,10 +174,31 @@ impl Grants {
         self.table.iter().map(|(id, _)| id).collect()
     }
 
+    /// Those of a key.
+    pub fn of_key(&self, key: &Name) -> Vec<ServiceId> {
+        self.table.iter().filter(|(_, grant)| grant.owner.key == *key).map(|(id, _)| id).collect()
+    }
+
+    /// Those with an address that the server has for itself by now.
+    pub fn in_the_way(&self) -> BTreeSet<ServiceId> {
+        let holders = self.ours.iter().flat_map(|&(port, at)| self.holders(Ports::one(port), [at]));
+        let grants = holders.filter_map(|holder| match holder {
+            Holder::Ours => None,
+            Holder::Grant(id) => Some(id),
+        });
+        grants.collect()
+    }
+
     /// Who has some of these ports at one of these places.
-    pub fn holders<'g>(&'g self, ports: Ports, places: &'g [Place]) -> impl Iterator<Item = Holder> + 'g {
+    pub fn holders<'g>(
+        &'g self,
+        ports: Ports,
+        places: impl AsRef<[Place]> + 'g,
+    ) -> impl Iterator<Item = Holder> + 'g {
         let all = (ports.first, None)..=(ports.last, LAST_PLACE);
-        let overlaps = |at: Place| at.is_none() || places.iter().any(|place| place.is_none() || *place == at);
+        let overlaps = move |at: Place| {
+            at.is_none() || places.as_ref().iter().any(|place| place.is_none() || *place == at)
+        };
         self.taken.range(all).filter(move |((_, at), _)| overlaps(*at)).map(|(_, holder)| *holder)
     }
 
@@ -168,8 +235,15 @@ impl Grants {
         None
     }
 
+    /// Of those whose clients are away, the one that has been so longest.
+    pub fn longest_away(&self, which: impl Fn(&Grant) -> bool) -> Option<&Grant> {
+        let away = self.table.iter().filter(|(_, grant)| grant.members.is_empty() && which(grant));
+        away.min_by_key(|&(id, _)| (self.kept_until.get(id), id)).map(|it| it.1)
+    }
+
     /// Adds a grant that is opening; its ports are nobody's.
     pub fn add(&mut self, id: ServiceId, owner: Owner, ports: Ports, places: Vec<Place>) {
+        self.commons.take(Some(&owner.key), ports, &places);
         self.take(id, ports, &places);
         self.of_owner.insert(owner.clone(), id);
         let (members, behind, state) = (Vec::new(), BTreeSet::new(), State::Opening(0));
@@ -180,6 +254,8 @@ impl Grants {
     pub fn change(&mut self, id: ServiceId, port: u16, places: Vec<Place>) {
         let Some(grant) = self.table.get_mut(id) else { return };
         let ports = Ports::one(port);
+        self.commons.give_back(grant.held());
+        self.commons.take(Some(&grant.owner.key), ports, &places);
         let (old_ports, old_places) = (
             std::mem::replace(&mut grant.ports, ports),
             std::mem::replace(&mut grant.places, places.clone()),
@@ -190,6 +266,7 @@ impl Grants {
 
     pub fn remove(&mut self, id: ServiceId) -> Option<Grant> {
         let grant = self.table.remove(id)?;
+        self.commons.give_back(grant.held());
         self.give_back(grant.ports, &grant.places);
         self.of_owner.remove(&grant.owner);
         self.kept_until.set(id, None);
@@ -199,6 +276,7 @@ impl Grants {
     /// Until when a grant without members stays; `None` for one that has some.
     pub fn keep_until(&mut self, id: ServiceId, until: Option<Instant>) {
         self.kept_until.set(id, until);
+        self.freed += 1;
     }
 
     /// When a grant's time is over next.
@@ -218,10 +296,12 @@ impl Grants {
     }
 
     fn give_back(&mut self, ports: Ports, places: &[Place]) {
+        self.freed += 1;
         for port in ports.iter() {
             for at in places.iter().map(|&place| (port, place)) {
                 if self.ours.contains(&at) {
                     self.taken.insert(at, Holder::Ours);
+                    self.commons.take(None, Ports::one(port), &[at.1]);
                 } else {
                     self.taken.remove(&at);
                 }

@@ -70,6 +70,16 @@ impl Permitted {
         left.is_empty()
     }
 
+    /// All places at which some port is permitted; some more than once.
+    pub fn all_places(&self) -> Vec<Place> {
+        self.rules.iter().map(|rule| place(rule.ip)).collect()
+    }
+
+    /// What is permitted, as it was said.
+    pub fn rules(&self) -> &[PortsAt] {
+        &self.rules
+    }
+
     /// How many ports the server chooses from where any will do.
     pub fn count(&self) -> usize {
         self.any.iter().map(|ports| ports.count()).sum()
@@ -115,7 +125,7 @@ fn first_of(key: &Name, publication: &Name) -> u32 {
 }
 
 /// What is left of a range without another one: nothing, one piece or two.
-fn without(ports: Ports, other: Ports) -> impl Iterator<Item = Ports> {
+pub(super) fn without(ports: Ports, other: Ports) -> impl Iterator<Item = Ports> {
     let below = (other.first > ports.first)
         .then(|| Ports { first: ports.first, last: ports.last.min(other.first - 1) });
     let above =

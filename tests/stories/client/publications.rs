@@ -1,5 +1,7 @@
 //! What is published: numbers, grants, and publications that come, change and go.
 
+mod changes;
+
 use std::slice::from_ref;
 
 use super::*;

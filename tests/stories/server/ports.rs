@@ -1,5 +1,8 @@
 //! Ports that clients ask for.
 
+mod declared;
+mod shared;
+
 use std::io;
 
 use skyorg::base::ports::Ports;
@@ -18,6 +21,11 @@ fn rules(texts: &[&str]) -> PortRules {
 /// A server at which any key may ask for these ports.
 fn begin_with_ports(texts: &[&str]) -> Stage {
     begin_with_rules(rules(texts), limits())
+}
+
+/// The same, where there is one key.
+fn begin_alone(texts: &[&str]) -> Stage {
+    begin_as(ServerConfig { policies: Policies::Alike(rules(texts)), ..config(limits()) })
 }
 
 fn begin_with_rules(rules: PortRules, limits: Limits) -> Stage {
@@ -150,7 +158,7 @@ fn a_port_is_granted_once_it_is_open() {
 
 #[test]
 fn a_range_is_one_publication_and_a_session_says_which_of_its_ports_was_asked() {
-    let mut stage = begin_with_ports(&["27000-27999"]);
+    let mut stage = begin_alone(&["27000-27999"]);
     let mut client = stage.joins(office(), 1);
     let asked = stage.hear(client.control, expose(1, "game", "27000-27999", false));
     assert_eq!(asked.listens_at(), (27_000..28_000).collect::<Vec<_>>());
@@ -208,7 +216,7 @@ impl Stage {
 
 #[test]
 fn a_range_fails_only_where_no_port_does_better_than_the_one_that_a_user_was_served_at() {
-    let mut stage = begin_with_ports(&["20000-20009"]);
+    let mut stage = begin_alone(&["20000-20009"]);
     let mut client = stage.joins(office(), 1);
     let is_failing = |stage: &Stage| {
         let state = &stage.service("game").publications[0].state;
@@ -251,7 +259,7 @@ fn a_single_port_that_nobody_probes_fails_after_three_refused_users_and_a_range_
 
 #[test]
 fn a_range_is_had_whole_or_not_at_all() {
-    let mut stage = begin_with_ports(&["100-109"]);
+    let mut stage = begin_alone(&["100-109"]);
     let client = stage.joins(office(), 1);
     let asked = stage.hear(client.control, expose(1, "game", "100-109", false));
     let opened = asked.listens();
@@ -345,7 +353,7 @@ fn each_key_has_the_ports_of_its_own_policy() {
 
 #[test]
 fn a_client_that_was_killed_finds_its_ports_open_and_its_users_waiting() {
-    let mut stage = begin_with_ports(&["27000-27999"]);
+    let mut stage = begin_alone(&["27000-27999"]);
     let client = stage.joins(office(), 1);
     stage.ask(&client, expose(1, "game", "27000-27999", false));
     assert_eq!(stage.killed(&client).stopped(), []);
@@ -383,7 +391,7 @@ fn ports_of_a_client_that_stays_away_are_free_after_a_day() {
 
 #[test]
 fn a_client_that_leaves_has_its_ports_closed_and_kept_for_its_key() {
-    let mut stage = begin_with_ports(&["8080-8089"]);
+    let mut stage = begin_with_ports(&["8080-8099"]);
     let client = stage.joins(office(), 1);
     stage.ask(&client, expose(1, "web", "8080", false));
     assert_eq!(stage.hear(client.control, ControlFrame::Drain).stopped().len(), 1);
@@ -678,7 +686,7 @@ fn a_key_that_is_revoked_loses_its_ports_at_once_those_of_an_absent_client_too()
 
 #[test]
 fn a_key_that_opens_and_closes_without_end_waits_for_its_turn() {
-    let mut stage = begin_with_ports(&["20000-20999", "30000"]);
+    let mut stage = begin_with_ports(&["20000-21999", "30000"]);
     let (client, other) = (stage.joins(office(), 1), stage.joins(guest(), 2));
     let mut opened = 0;
     for number in 1..30 {
@@ -708,4 +716,59 @@ fn users_of_ports_are_counted_for_the_publication_and_afterwards_for_its_key() {
     let snapshot = stage.snapshot();
     assert!(snapshot.services.iter().all(|it| it.exposed_by.is_none()), "{snapshot:?}");
     assert_eq!(snapshot.totals.gone, [(name("guest"), game.figures)]);
+}
+
+#[test]
+fn a_key_that_expires_loses_the_ports_of_an_absent_client_at_that_moment() {
+    let wall = |seconds| Some(SystemTime::UNIX_EPOCH + secs(seconds));
+    let until = |seconds| {
+        let office = Policy { expires: wall(seconds), ..policy(&["8080-8089"]) };
+        Policies::Each([(name("office"), office), (name("guest"), policy(&["8080-8089"]))].into())
+    };
+    for (state, stops) in [("lost", 1), ("drained", 0)] {
+        let mut stage = begin_with_policies(until(20), limits());
+        let (gone, other) = (stage.joins(office(), 1), stage.joins(guest(), 2));
+        stage.ask(&gone, expose(1, "web", "8080", false));
+        if state == "drained" {
+            stage.hear(gone.control, ControlFrame::Drain);
+        }
+        stage.killed(&gone);
+        let told = stage.ask(&other, expose(1, "x", "8080", false)).told(&other);
+        assert_eq!(told, [denied(1, Denial::PortTaken)]);
+        let keys = vec![key("office", 7), key("guest", 8)];
+        assert_eq!(stage.change(until(25), keys).told(&other), [], "its end is put off");
+        assert_eq!(stage.wait(secs(25) - millis(1)).told(&other), []);
+        let outputs = stage.wait(millis(1));
+        assert_eq!(outputs.stopped().len(), stops, "{state}");
+        assert_eq!(stage.bind(outputs, &[]).told(&other), [granted(1, "8080")], "{state}");
+    }
+    // One that is over at a reload, and one that is over after the system slept.
+    let mut stage = begin_with_policies(until(20), limits());
+    let gone = stage.joins(office(), 1);
+    stage.ask(&gone, expose(1, "web", "8080-8082", false));
+    stage.killed(&gone);
+    assert_eq!(stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH + secs(19) }).stopped(), []);
+    assert_eq!(stage.wait(secs(1)).stopped().len(), 3);
+}
+
+#[test]
+fn a_client_that_shares_from_now_on_loses_nothing_and_others_join_it() {
+    let mut stage = begin_with_ports(&["8080"]);
+    let (mut one, two) = (stage.joins(office(), 1), stage.joins(office(), 2));
+    stage.ask(&one, expose(1, "web", "8080", false));
+    let (message, _) = stage.bring(&mut one);
+    let (user, _) = stage.user_at(8080);
+    stage.accepted_and_started(message);
+    stage.wait(secs(1));
+    stage.ask(&two, expose(1, "web", "8080", false));
+    let told = stage.hear(one.control, ControlFrame::Pong).told(&two);
+    assert_eq!(told, [denied(1, Denial::AlreadyPublishedBy(peer()))]);
+    // Both must say so, in whichever order.
+    stage.wait(secs(1));
+    let outputs = stage.ask(&two, expose(1, "web", "8080", true));
+    assert!(outputs.told(&two).is_empty() && outputs.closes().is_empty());
+    stage.hear(one.control, ControlFrame::Pong);
+    let outputs = stage.ask(&one, expose(1, "web", "8080", true));
+    assert_eq!((outputs.told(&one), outputs.closes()), (vec![], vec![]), "and not {user}");
+    assert_eq!(outputs.told(&two), [granted(1, "8080")]);
 }

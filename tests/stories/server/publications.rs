@@ -148,3 +148,25 @@ fn a_user_of_a_service_that_nobody_publishes_is_not_served_by_another() {
     let (_, outputs) = stage.user_at(SSH);
     assert_eq!(outputs.pairs(), []);
 }
+
+#[test]
+fn a_publication_that_is_said_again_changes_its_dial_time_for_sessions_that_come() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    let waits = |stage: &mut Stage, client: &mut Client, time: Duration| {
+        let (message, _) = stage.bring(client);
+        let (user, outputs) = stage.user();
+        client.note(&outputs);
+        stage.session(message, SessionEvent::Accepted);
+        assert!(stage.wait(time + secs(1) - millis(1)).closes().iter().all(|close| close.0 != message));
+        assert!(stage.wait(millis(1)).closes().iter().any(|close| close.0 == message));
+        stage.gone(message, CloseReason::LinkLost);
+        stage.gone(user, CloseReason::LinkLost);
+    };
+    waits(&mut stage, &mut client, DIAL);
+    let ControlFrame::Publish(again) = publish(1, "web") else { panic!("it is one") };
+    let outputs = stage.hear(client.control, ControlFrame::Publish(Publish { dial_time: secs(9), ..again }));
+    assert_eq!((outputs.said(client.control), outputs.closes()), (vec![], vec![]));
+    stage.hear(client.control, ControlFrame::Pong);
+    waits(&mut stage, &mut client, secs(9));
+}
