@@ -176,11 +176,13 @@ impl Exposed {
             .fold(order, |order, closed| order.into_iter().flat_map(|ports| without(ports, closed)).collect())
     }
 
-    /// No port is free for a key where any would do: nothing is sought until that may have changed.
-    fn note_full(&mut self, key: &Name, reason: Denial) {
+    /// An ask is denied. If no port is free for its key where any would do, none is sought until one may be.
+    fn note_full(&mut self, id: AskId, reason: Denial, until: Until, links: &Links) {
+        let link = self.asks.get(id).and_then(|ask| links.get(ask.link));
+        let (Some(link), Until::AnyPort) = (link, until) else { return };
         let freed = self.grants.freed();
         self.full.retain(|_, full| full.0 == freed);
-        self.full.insert(key.clone(), (freed, reason));
+        self.full.insert(link.key().clone(), (freed, reason));
     }
 
     /// Why no port is free for a key where any would do, if that is known.

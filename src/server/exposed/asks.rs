@@ -33,8 +33,19 @@ pub(super) struct Ask {
     pub stage: Stage,
     /// Why it does not get what it wants, as its client was told.
     pub told: Option<Denial>,
+    /// The grant in whose way it stands back, and how.
+    behind: Option<(ServiceId, Behind)>,
     /// How often in a row the system did not give its ports.
     failures: u32,
+}
+
+/// How an ask stands behind a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Behind {
+    /// It has the same names, and serves the same ports as soon as it may.
+    Heir,
+    /// It wants some of its ports.
+    Other,
 }
 
 impl Ask {
@@ -44,6 +55,13 @@ impl Ask {
             Stage::Member(id) | Stage::Granted(id) => Some(id),
             Stage::Denied | Stage::Contesting { .. } => None,
         }
+    }
+}
+
+impl From<Denial> for Behind {
+    /// How one stands behind a grant that is denied some of its ports for this reason.
+    fn from(reason: Denial) -> Behind {
+        if reason == Denial::PortTaken { Behind::Other } else { Behind::Heir }
     }
 }
 
@@ -64,15 +82,17 @@ pub(super) struct Asks {
     looked_at: Deadlines<kind::Ask>,
     /// Asks to be looked at again, each as often as something changed for it.
     again: VecDeque<AskId>,
-    /// Asks that wait for any port, or for room. Some may want nothing any more.
+    /// Asks that wait for any port, or for room.
     hungry: BTreeSet<AskId>,
+    /// Those that wait for a grant to change, the oldest first.
+    behind: HashMap<(ServiceId, Behind), BTreeSet<AskId>>,
 }
 
 impl Asks {
     /// Adds an ask; `None` if there are as many as can be named.
     pub fn add(&mut self, link: LinkId, publish: Publish) -> Option<AskId> {
         let number = publish.number;
-        let ask = Ask { link, publish, stage: Stage::Denied, told: None, failures: 0 };
+        let ask = Ask { link, publish, stage: Stage::Denied, told: None, behind: None, failures: 0 };
         let id = self.slots.insert(ask).ok()?;
         self.with_link(link, |of| of.numbers.insert(number, id));
         Some(id)
@@ -113,6 +133,7 @@ impl Asks {
 
     /// Moves an ask from one stage to another.
     pub fn set(&mut self, id: AskId, stage: Stage) {
+        self.wants_nothing(id);
         let Some(ask) = self.slots.get_mut(id) else { return };
         ask.stage = stage;
         match stage {
@@ -132,6 +153,7 @@ impl Asks {
 
     pub fn remove(&mut self, id: AskId) -> Option<Ask> {
         self.looked_at.set(id, None);
+        self.wants_nothing(id);
         let ask = self.slots.remove(id)?;
         if let Some(of) = self.links.get_mut(ask.link) {
             of.numbers.remove(&ask.publish.number);
@@ -188,6 +210,38 @@ impl Asks {
         self.looked_at.pop_due(now)
     }
 
+    // Those that wait for something.
+
+    /// An ask waits for a grant to change.
+    pub fn wait_behind(&mut self, id: AskId, service: ServiceId, how: Behind) {
+        self.wants_nothing(id);
+        if let Some(ask) = self.slots.get_mut(id) {
+            ask.behind = Some((service, how));
+            self.behind.entry((service, how)).or_default().insert(id);
+        }
+    }
+
+    /// Those that wait for a grant to change; they are to be looked at.
+    pub fn take_behind(&mut self, service: ServiceId, how: Behind) -> BTreeSet<AskId> {
+        let ids = self.behind.remove(&(service, how)).unwrap_or_default();
+        for &id in &ids {
+            self.slots.get_mut(id).into_iter().for_each(|ask| ask.behind = None);
+        }
+        ids
+    }
+
+    /// An ask waits for nothing any more.
+    fn wants_nothing(&mut self, id: AskId) {
+        self.hungry.remove(&id);
+        let Some(behind) = self.slots.get_mut(id).and_then(|ask| ask.behind.take()) else { return };
+        if let Some(ids) = self.behind.get_mut(&behind) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.behind.remove(&behind);
+            }
+        }
+    }
+
     // Those that are looked at again.
 
     /// An ask is looked at when a port or room becomes free.
@@ -201,7 +255,7 @@ impl Asks {
     }
 
     /// These are looked at again.
-    pub fn look_again(&mut self, ids: BTreeSet<AskId>) {
+    pub fn look_again(&mut self, ids: impl IntoIterator<Item = AskId>) {
         self.again.extend(ids);
     }
 
@@ -226,5 +280,45 @@ impl Asks {
     /// Whether some are to be looked at again.
     pub fn wait_for_a_look(&self) -> bool {
         !self.again.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::control::{Transports, Want};
+
+    fn publish(number: PublicationNumber) -> Publish {
+        Publish {
+            number,
+            name: "x".parse().expect("a name"),
+            want: Want::AnyPort,
+            transports: Transports::Tcp,
+            dial_time: Duration::from_secs(5),
+            share: false,
+            probe: true,
+        }
+    }
+
+    #[test]
+    fn an_ask_that_is_gone_or_has_what_it_wants_waits_nowhere() {
+        let mut asks = Asks::default();
+        let (link, service) =
+            (LinkId::new(1, 1).expect("it can be named"), ServiceId::new(1, 1).expect("it can be named"));
+        for number in 1..100 {
+            for ends in [false, true] {
+                let id = asks.add(link, publish(number)).expect("there is room");
+                asks.wait_behind(id, service, Behind::Other);
+                asks.wait_behind(id, service, Behind::Heir);
+                assert_eq!(asks.behind.len(), 1, "it waits in one place");
+                asks.is_hungry(id);
+                if ends {
+                    asks.remove(id);
+                } else {
+                    asks.set(id, Stage::Granted(service));
+                }
+                assert!(asks.behind.is_empty() && asks.hungry.is_empty());
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Exposed;
-use super::asks::{Ask, Stage};
+use super::asks::{Ask, Behind, Stage};
 use super::deciding::{Deciding, Decision, Until};
 use super::grants::{Owner, State};
 use super::permitted::{Place, behind};
@@ -66,10 +66,12 @@ impl Exposing<'_> {
             return false;
         };
         let is_another = std::mem::replace(&mut ask.publish, publish.clone()).share != publish.share;
-        let granted = ask.grant().and_then(|service| self.exposed.grants.get_mut(service));
-        let looks = granted.map_or(BTreeSet::from([id]), |grant| grant.behind.clone());
         // Whether it shares decides who has what it asks for, and nothing else does.
-        looks.into_iter().filter(|_| is_another).for_each(|id| self.look(id));
+        match (is_another, ask.grant()) {
+            (true, Some(service)) => self.look_at_heirs(service),
+            (true, None) => self.look(id),
+            (false, _) => {}
+        }
         true
     }
 
@@ -134,9 +136,9 @@ impl Exposing<'_> {
         if how == Left::Unpublished && grant.members.is_empty() {
             return self.free(service);
         }
-        for id in std::mem::take(&mut grant.behind) {
-            self.look(id);
-        }
+        self.look_at_heirs(service);
+        let others = self.exposed.asks.take_behind(service, Behind::Other);
+        self.exposed.asks.look_again(others);
         let Some(grant) = self.exposed.grants.get_mut(service).filter(|grant| grant.members.is_empty())
         else {
             return;
@@ -149,6 +151,13 @@ impl Exposing<'_> {
         self.exposed.asks.feed();
         let until = self.agenda.now + self.agenda.limits.ports_kept;
         self.exposed.grants.keep_until(service, Some(until));
+    }
+
+    /// Those that may have a grant as well, or after its client, are looked at before it is closed: a few at once.
+    fn look_at_heirs(&mut self, service: ServiceId) {
+        let heirs = self.exposed.asks.take_behind(service, Behind::Heir);
+        heirs.iter().take(LOOKS_MAX).for_each(|&id| self.look(id));
+        self.exposed.asks.look_again(heirs.into_iter().skip(LOOKS_MAX));
     }
 
     /// The client of a link has answered a ping: who contests what it has is denied, or asks it again.
@@ -221,10 +230,7 @@ impl Exposing<'_> {
         };
         match decision {
             Decision::Deny(reason, until) => {
-                let link = self.exposed.asks.get(id).and_then(|ask| links.get(ask.link));
-                if let (Until::AnyPort, Some(key)) = (until, link.map(|link| link.key().clone())) {
-                    self.exposed.note_full(&key, reason);
-                }
+                self.exposed.note_full(id, reason, until, &self.matching.sending.links);
                 self.deny(id, reason, until);
             }
             Decision::Contest(holder, service) => self.contest(id, holder, service),
@@ -250,11 +256,7 @@ impl Exposing<'_> {
         let reason = self.exposed.named(id, reason, until, &self.matching.sending.links);
         let is_news = self.exposed.asks.deny(id, reason);
         match until {
-            Until::Changed(service) => {
-                if let Some(grant) = self.exposed.grants.get_mut(service) {
-                    grant.behind.insert(id);
-                }
-            }
+            Until::Changed(service) => self.exposed.asks.wait_behind(id, service, reason.into()),
             Until::Room | Until::AnyPort => self.exposed.asks.is_hungry(id),
             Until::Configured => {}
             Until::Later => self.exposed.asks.try_later(id, self.agenda.limits.port_retry, self.agenda.now),
@@ -270,10 +272,8 @@ impl Exposing<'_> {
         let Some(link) = self.matching.sending.links.get(holder) else { return };
         let since = self.agenda.now;
         let until = since + link.round_trip.wait(self.agenda.limits.contest);
-        if let Some(grant) = self.exposed.grants.get_mut(service) {
-            grant.behind.insert(id);
-        }
         self.exposed.asks.set(id, Stage::Contesting { holder, since, until });
+        self.exposed.asks.wait_behind(id, service, Behind::Heir);
         self.ping_holder(id, holder, until);
     }
 
@@ -423,9 +423,7 @@ impl Exposing<'_> {
 
     fn remove_grant(&mut self, service: ServiceId) {
         self.close_listeners(service);
-        if let Some(grant) = self.exposed.grants.remove(service) {
-            self.exposed.asks.look_again(grant.behind);
-        }
+        self.forget(service);
         for it in remove_service(service, self.matching, self.agenda) {
             let frame = ControlFrame::Withdrawn { number: it.number, reason: Denial::Policy };
             self.say(it.link, frame);
@@ -438,10 +436,16 @@ impl Exposing<'_> {
             return self.remove_grant(service);
         }
         self.close_listeners(service);
-        if let Some(grant) = self.exposed.grants.remove(service) {
-            self.exposed.asks.look_again(grant.behind);
-        }
+        self.forget(service);
         self.exposed.leaving.push(service);
+    }
+
+    fn forget(&mut self, service: ServiceId) {
+        self.exposed.grants.remove(service);
+        for how in [Behind::Heir, Behind::Other] {
+            let behind = self.exposed.asks.take_behind(service, how);
+            self.exposed.asks.look_again(behind);
+        }
     }
 
     fn close_listeners(&mut self, service: ServiceId) {

@@ -48,8 +48,6 @@ pub(super) struct Grant {
     pub state: State,
     /// Those who serve it, or will once it is open; the oldest first.
     pub members: Vec<AskId>,
-    /// Those in whose way it is, the oldest first. Some may want nothing any more.
-    pub behind: BTreeSet<AskId>,
 }
 
 impl Grant {
@@ -246,8 +244,8 @@ impl Grants {
         self.commons.take(Some(&owner.key), ports, &places);
         self.take(id, ports, &places);
         self.of_owner.insert(owner.clone(), id);
-        let (members, behind, state) = (Vec::new(), BTreeSet::new(), State::Opening(0));
-        self.table.insert(id, Grant { owner, ports, places, state, members, behind });
+        let (members, state) = (Vec::new(), State::Opening(0));
+        self.table.insert(id, Grant { owner, ports, places, state, members });
     }
 
     /// A grant has another port than before.
