@@ -8,7 +8,7 @@ use super::exposed::{Exposed, Exposing};
 use super::listeners::Listeners;
 use super::matching::Matching;
 use super::services::{Publication, Unpublishable};
-use crate::base::id::{LinkId, ServiceId, kind};
+use crate::base::id::{ConnId, LinkId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::table::Table;
 use crate::config::policy::UserRules;
@@ -194,12 +194,32 @@ impl Publishing<'_> {
     }
 
     /// A client serves what it published under this number no more, and asks for it no more; false if it never did.
+    /// Users whom its local server has taken are reset: their bytes that are on their way would keep its word from them.
     pub fn unpublish(&mut self, link: LinkId, number: PublicationNumber) -> bool {
-        if self.exposing().unpublish(link, number) {
-            return true;
+        let sending = &self.matching.sending;
+        let mut users = self.users_of(link, number);
+        users.retain(|&user| sending.users.get(user).is_some_and(|user| user.is_taken));
+        let is_known = self.exposing().unpublish(link, number) || {
+            self.matching.unpublish(link, number, self.agenda);
+            self.asked.remove(link, number)
+        };
+        for user in users {
+            self.agenda.reset(user, CloseReason::Removed);
         }
-        self.matching.unpublish(link, number, self.agenda);
-        self.asked.remove(link, number)
+        is_known
+    }
+
+    /// The users that were given to what a link publishes under this number.
+    fn users_of(&self, link: LinkId, number: PublicationNumber) -> Vec<ConnId> {
+        let Matching { services, sending, .. } = &*self.matching;
+        let numbered = services.numbered(link, number);
+        let used = numbered.filter(|&(id, _)| services.publication(id).is_some_and(|it| it.is_used));
+        let Some((id, service)) = used else { return Vec::new() };
+        let is_given = |&user: &ConnId| {
+            let it = sending.users.get(user);
+            it.is_some_and(|it| it.served_by == Some(id) && it.first.is_some()) && !services.is_waiting(user)
+        };
+        sending.users.of_service(service).into_iter().filter(is_given).collect()
     }
 
     /// A service is gone: its users are reset, those that wait too, and its publications are withdrawn. The links
@@ -228,15 +248,10 @@ impl Publishing<'_> {
 
     /// A link serves no more what it published under this number: its users there are reset.
     fn withdraw(&mut self, link: LinkId, number: PublicationNumber, reason: CloseReason) {
-        let Some((id, service)) = self.matching.services.numbered(link, number) else { return };
-        let is_used = self.matching.services.publication(id).is_some_and(|it| it.is_used);
+        let users = self.users_of(link, number);
         self.matching.unpublish(link, number, self.agenda);
-        let users = if is_used { self.matching.sending.users.of_service(service) } else { Vec::new() };
         for user in users {
-            let Some(it) = self.matching.sending.users.get(user) else { continue };
-            if it.served_by == Some(id) && it.first.is_some() && !self.matching.services.is_waiting(user) {
-                self.agenda.reset(user, reason);
-            }
+            self.agenda.reset(user, reason);
         }
     }
 

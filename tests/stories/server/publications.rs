@@ -80,6 +80,27 @@ fn unpublishing_ends_a_publication_and_users_go_elsewhere() {
 }
 
 #[test]
+fn unpublishing_resets_at_once_whom_the_local_server_has_taken_and_nobody_else() {
+    let mut stage = begin();
+    let (mut one, mut two) = (stage.client(1), stage.client(2));
+    let user_at = |stage: &mut Stage, client: &mut Client| {
+        let (message, _) = stage.bring(client);
+        let (user, outputs) = stage.user();
+        assert_eq!(outputs.pairs(), [(message, user)]);
+        (message, user)
+    };
+    let (taken, offered, elsewhere) =
+        (user_at(&mut stage, &mut one), user_at(&mut stage, &mut one), user_at(&mut stage, &mut two));
+    for (message, _) in [taken, elsewhere] {
+        stage.session(message, SessionEvent::Accepted);
+        stage.session(message, SessionEvent::Started);
+    }
+    stage.session(offered.0, SessionEvent::Accepted);
+    let outputs = stage.hear(one.control, ControlFrame::Unpublish(1));
+    assert_eq!(outputs.closes(), [(taken.1, CloseReason::Removed, Manner::Reset)]);
+}
+
+#[test]
 fn a_service_may_be_published_again_after_it_was_unpublished() {
     let mut stage = begin();
     let client = stage.client(1);
