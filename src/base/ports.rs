@@ -34,12 +34,6 @@ impl Ports {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// Those that are of both.
-    pub fn both(self, other: Ports) -> Option<Ports> {
-        let both = Ports { first: self.first.max(other.first), last: self.last.min(other.last) };
-        self.overlaps(other).then_some(both)
-    }
-
     /// All of them, upwards.
     pub fn iter(self) -> impl Iterator<Item = u16> {
         self.first..=self.last
@@ -134,11 +128,6 @@ mod tests {
         let overlap = |text: &str| ports.overlaps(text.parse().expect("ports"));
         assert!(overlap("1-20") && overlap("29") && overlap("22-23") && overlap("1-99"));
         assert!(!overlap("1-19") && !overlap("30-99"));
-        let both = |text: &str| ports.both(text.parse().expect("ports")).map(|both| both.to_string());
-        assert_eq!(
-            (both("1-22").as_deref(), both("25").as_deref(), both("30-99")),
-            (Some("20-22"), Some("25"), None)
-        );
     }
 
     #[test]

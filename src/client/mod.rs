@@ -81,8 +81,8 @@ impl Client {
         };
         let mut publications = Publications::default();
         let mut agenda = Agenda::new(limits, jitter, now);
-        for publication in config.publications {
-            publications.add(publication, &mut names, &mut agenda);
+        for publication in publications::in_order(config.publications.iter()) {
+            publications.add(publication.clone(), &mut names, &mut agenda);
         }
         let sessions = Sessions::new(publications, now);
         agenda.fact(Fact::Connecting { server: settings.server.clone() });
@@ -164,7 +164,10 @@ impl Client {
                 sessions.publications.granted(id, number, (addresses, is_probed), agenda);
             }
             ControlFrame::Denied { number, reason } | ControlFrame::Withdrawn { number, reason } => {
-                sessions.publications.denied(id, number, reason, agenda);
+                if sessions.publications.denied(id, number, reason, agenda) {
+                    // Its users were reset there.
+                    sessions.end_sessions(|on, it| on == Some(link_id) && it == number, names, agenda);
+                }
             }
             ControlFrame::Drain => {
                 sessions.publications.drains(id);

@@ -264,7 +264,7 @@ impl Publications {
         for publication in changed {
             self.change_offer(publication, leaving, names, agenda);
         }
-        for publication in anew.into_iter().chain(&difference.added) {
+        for publication in in_order(anew.into_iter().chain(&difference.added)) {
             self.add(publication.clone(), names, agenda);
             agenda.fact(Fact::Asked { service: publication.name.clone() });
         }
@@ -423,26 +423,32 @@ impl Publications {
         agenda.fact(Fact::Granted { service, addresses, local });
     }
 
-    /// The server does not serve a publication, or no longer. People are told once of each cause.
+    /// The server does not serve a publication, or no longer; returns whether it did until now. People are told once of
+    /// each cause.
     pub fn denied(
         &mut self,
         control: ConnId,
         number: PublicationNumber,
         reason: Denial,
         agenda: &mut Agenda,
-    ) {
+    ) -> bool {
         if !self.counts(control) {
-            return;
+            return false;
         }
-        let Some(standing) = self.standing.get_mut(&number) else { return };
-        let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { return };
-        match std::mem::replace(&mut standing.answer, Answer::Denied(reason)) {
-            Answer::Denied(before) if before == reason => {}
-            before => {
-                let (service, withdrawn) =
-                    (publication.name.clone(), matches!(before, Answer::Granted { .. }));
-                agenda.fact(Fact::Denied { service, reason, withdrawn });
-            }
+        let Some(standing) = self.standing.get_mut(&number) else { return false };
+        let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { return false };
+        let before = std::mem::replace(&mut standing.answer, Answer::Denied(reason));
+        let withdrawn = matches!(before, Answer::Granted { .. });
+        if !matches!(before, Answer::Denied(before) if before == reason) {
+            agenda.fact(Fact::Denied { service: publication.name.clone(), reason, withdrawn });
         }
+        withdrawn
     }
+}
+
+/// The order in which publications are asked for: one that any port will do for takes none that another one names.
+pub(super) fn in_order<'p>(publications: impl Iterator<Item = &'p Publication>) -> Vec<&'p Publication> {
+    let mut publications: Vec<&Publication> = publications.collect();
+    publications.sort_by_key(|publication| publication.want == Want::AnyPort);
+    publications
 }

@@ -16,6 +16,7 @@ use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
 use crate::config::client_difference::ClientDifference;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, PROBE_TIME, Reason, Traffic};
+use crate::wire::control::PublicationNumber;
 use crate::wire::frame::{AbortReason, Sid, Start};
 
 /// Least time between a probe and its end where the server gives it up: the probe may have come later than it was sent.
@@ -353,16 +354,26 @@ impl Sessions {
         agenda: &mut Agenda,
     ) {
         let removed = self.publications.change(difference, leaving, names, agenda);
+        self.end_sessions(|_, number| removed.contains(&number), names, agenda);
+    }
+
+    /// Ends at once the sessions on these links of publications that are over.
+    pub fn end_sessions(
+        &mut self,
+        is_over: impl Fn(Option<LinkId>, PublicationNumber) -> bool,
+        names: &mut Names,
+        agenda: &mut Agenda,
+    ) {
         let mut used = BTreeSet::new();
         let publications = &self.publications;
-        let is_removed = |user: &UserOf| {
-            publications.number_of(user.offer).is_some_and(|number| removed.contains(&number))
+        let is_removed = |message: ConnId, user: &UserOf| {
+            publications.number_of(user.offer).is_some_and(|number| is_over(self.link_of(message), number))
         };
         let (mut proxies, mut messages) = (Vec::new(), BTreeMap::new());
         for (id, message) in self.messages.iter() {
             let State::Busy(session) = &message.state else { continue };
             used.extend(session.user.offer);
-            if is_removed(&session.user) {
+            if is_removed(id, &session.user) {
                 messages.insert(id, AbortReason::Refused);
             }
         }
@@ -373,7 +384,7 @@ impl Sessions {
                 _ => None,
             };
             let is_sought = attempt.is_some_and(|attempt| attempt.has(id));
-            if is_removed(&proxy.user) && !is_sought {
+            if is_removed(proxy.message, &proxy.user) && !is_sought {
                 proxies.push(id);
                 messages.entry(proxy.message).and_modify(|reason| *reason = AbortReason::Removed);
             }

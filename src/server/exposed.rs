@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`permitted`] | which ports a key may ask for, and where the search for *any* begins |
 //! | [`grants`] | who has which ports |
-//! | [`commons`] | how much of what several keys may ask for each may have |
 //! | [`asks`] | what clients ask for, and what became of it |
 //! | [`deciding`] | what an ask gets |
 //! | [`exposing`] | what is done about it, step by step |
@@ -17,7 +16,6 @@
 //! - what was denied is granted, without being asked for again, once nothing is in the way any more.
 
 mod asks;
-mod commons;
 mod deciding;
 mod exposing;
 mod grants;
@@ -31,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::base::clocks::Clocks;
 use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
-use crate::base::ports::{Ports, PortsAt};
+use crate::base::ports::Ports;
 use crate::config::limits::Limits;
 use crate::config::policy::PortRules;
 use crate::config::{Policies, ServerConfig};
@@ -39,12 +37,11 @@ use crate::server::links::Links;
 use crate::server::publishing::Asked;
 use crate::wire::control::{Denial, Publish, Transports};
 use asks::Asks;
-use commons::Commons;
 use deciding::Until;
 pub(super) use exposing::Exposing;
 use grants::{Grant, Grants, Owner};
 pub(super) use lent::Lent;
-use permitted::{Permitted, without};
+use permitted::Permitted;
 
 /// Mean time between listeners that a key may open for long.
 const OPENED_INTERVAL: Duration = Duration::from_millis(1);
@@ -75,8 +72,8 @@ pub(super) struct Exposed {
     closing: HashMap<ListenerId, Name>,
     /// When all listeners that a key has opened so far were due, had it kept to its pace.
     paid_until: HashMap<Name, Instant>,
-    /// Keys for which no port was free where any would do, how it stood with free ports then, and what they are told.
-    full: HashMap<Name, (u64, Denial)>,
+    /// Keys for which no port was free where any would do, and how it stood with free ports then.
+    full: HashMap<Name, u64>,
     /// Links that did not answer in time when another client asked for their ports.
     given_up: Vec<LinkId>,
     /// Services without ports on which sessions of clients that leave go on.
@@ -126,8 +123,7 @@ impl Exposed {
             }
         };
         self.set_clocks(clocks);
-        let commons = self.commons();
-        self.grants.configure(places.copied().chain([config.message, config.control]), commons);
+        self.grants.set_ours(places.copied().chain([config.message, config.control]));
     }
 
     /// This is what clocks say now.
@@ -142,20 +138,6 @@ impl Exposed {
         if is_due { self.expiring.pop_first().map(|it| it.1) } else { None }
     }
 
-    /// Ports that several keys may ask for.
-    fn commons(&self) -> Commons {
-        let mut rules: HashMap<&[PortsAt], usize> = HashMap::new();
-        match &self.rules {
-            Rules::Alike(permitted) => drop(rules.insert(permitted.rules(), self.keys.len())),
-            Rules::Each(each) => {
-                for (_, permitted) in each.iter().filter(|(key, _)| self.keys.contains(*key)) {
-                    *rules.entry(permitted.rules()).or_default() += 1;
-                }
-            }
-        }
-        Commons::new(&rules.into_iter().collect::<Vec<_>>(), self.local)
-    }
-
     /// What a key may ask for.
     fn permitted(&self, key: &Name) -> Option<&Permitted> {
         match &self.rules {
@@ -165,29 +147,18 @@ impl Exposed {
         }
     }
 
-    /// The ports that are tried for a publication where any will do, in their order: those of which its key may have
-    /// one.
-    fn order(&self, owner: &Owner, permitted: &Permitted) -> Vec<Ports> {
-        let order = permitted.any(&owner.key, &owner.publication);
-        let own = self.grants.of(owner).and_then(|service| self.grants.get(service)).map(Grant::held);
-        let closed = self.grants.commons().closed_to(&owner.key, &permitted.all_places(), own.into_iter());
-        closed
-            .into_iter()
-            .fold(order, |order, closed| order.into_iter().flat_map(|ports| without(ports, closed)).collect())
-    }
-
     /// An ask is denied. If no port is free for its key where any would do, none is sought until one may be.
-    fn note_full(&mut self, id: AskId, reason: Denial, until: Until, links: &Links) {
+    fn note_full(&mut self, id: AskId, until: Until, links: &Links) {
         let link = self.asks.get(id).and_then(|ask| links.get(ask.link));
         let (Some(link), Until::AnyPort) = (link, until) else { return };
         let freed = self.grants.freed();
-        self.full.retain(|_, full| full.0 == freed);
-        self.full.insert(link.key().clone(), (freed, reason));
+        self.full.retain(|_, full| *full == freed);
+        self.full.insert(link.key().clone(), freed);
     }
 
-    /// Why no port is free for a key where any would do, if that is known.
-    fn is_full(&self, key: &Name) -> Option<Denial> {
-        self.full.get(key).filter(|full| full.0 == self.grants.freed()).map(|full| full.1)
+    /// Whether it is known that no port is free for a key where any would do.
+    fn is_full(&self, key: &Name) -> bool {
+        self.full.get(key) == Some(&self.grants.freed())
     }
 
     /// Why a client may not ask for something, whatever it is; only what links `asked` for besides counts.

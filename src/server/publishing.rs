@@ -194,16 +194,19 @@ impl Publishing<'_> {
     }
 
     /// A client serves what it published under this number no more, and asks for it no more; false if it never did.
-    /// Users whom its local server has taken are reset: their bytes that are on their way would keep its word from them.
+    /// Users whom its local server has taken are reset at once: the client's Abort may wait behind bytes for them.
     pub fn unpublish(&mut self, link: LinkId, number: PublicationNumber) -> bool {
-        let sending = &self.matching.sending;
+        let Matching { services, sending, .. } = &*self.matching;
+        let service = services.numbered(link, number).map(|(_, service)| service);
         let mut users = self.users_of(link, number);
         users.retain(|&user| sending.users.get(user).is_some_and(|user| user.is_taken));
         let is_known = self.exposing().unpublish(link, number) || {
             self.matching.unpublish(link, number, self.agenda);
             self.asked.remove(link, number)
         };
-        for user in users {
+        // A service that is gone has lost its users with it.
+        let is_there = service.is_some_and(|service| self.matching.services.name(service).is_some());
+        for user in users.into_iter().filter(|_| is_there) {
             self.agenda.reset(user, CloseReason::Removed);
         }
         is_known

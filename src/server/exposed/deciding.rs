@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::Exposed;
 use super::asks::Ask;
-use super::commons::Held;
 use super::grants::{Grant, Holder, Owner, State};
 use super::permitted::{Permitted, Place};
 use crate::base::id::{AskId, LinkId, ServiceId};
@@ -97,32 +96,20 @@ impl Deciding<'_> {
     fn open(&self, ask: &Ask, owner: &Owner, permitted: &Permitted) -> Result<Decision, Decision> {
         let is_own = |grant: &Grant| grant.owner == *owner;
         let makes_room =
-            |grant: &Grant| is_own(grant) || grant.state == State::Kept && grant.owner.key == owner.key;
+            |grant: &Grant| is_own(grant) || grant.owner.key == owner.key && self.is_left_to(ask.link, grant);
         let grants = &self.exposed.grants;
-        let gives_way = |grant: &Grant| {
-            grant.members.is_empty() && grant.owner.key != owner.key && grants.commons().call_in(grant.held())
-        };
         let (ports, places) = match ask.publish.want {
             Want::Ports(ports) => (ports, permitted.places(ports)),
             Want::Service | Want::AnyPort => {
-                if let Some(reason) = self.exposed.is_full(&owner.key).filter(|_| grants.of(owner).is_none())
-                {
-                    return Err(Decision::Deny(reason, Until::AnyPort));
+                if self.exposed.is_full(&owner.key) && grants.of(owner).is_none() {
+                    return Err(Decision::Deny(Denial::PortTaken, Until::AnyPort));
                 }
-                let order = self.exposed.order(owner, permitted);
-                let first_that = |dropped: &dyn Fn(&Grant) -> bool| grants.first(&order, permitted, dropped);
-                let found = first_that(&is_own).or_else(|| first_that(&makes_room)).or_else(|| {
-                    let is_near = |grant: &Grant| order.iter().any(|ports| ports.overlaps(grant.ports));
-                    let oldest = grants.longest_away(|grant| is_near(grant) && gives_way(grant))?;
-                    first_that(&|grant| grant.owner == oldest.owner)
-                });
-                match found {
+                let order = permitted.any(&owner.key, &owner.publication);
+                let found = grants.first(&order, permitted, is_own);
+                match found.or_else(|| grants.first(&order, permitted, makes_room)) {
                     Some((port, places)) => (Ports::one(port), places),
-                    None if permitted.count() == 0 => {
-                        return Err(Decision::Deny(Denial::Policy, Until::Configured));
-                    }
                     None if order.is_empty() => {
-                        return Err(Decision::Deny(Denial::Limit, Until::AnyPort));
+                        return Err(Decision::Deny(Denial::Policy, Until::Configured));
                     }
                     None => return Err(Decision::Deny(Denial::PortTaken, Until::AnyPort)),
                 }
@@ -132,32 +119,31 @@ impl Deciding<'_> {
             return Err(Decision::Deny(Denial::Policy, Until::Configured));
         }
         let mut dropped: BTreeSet<ServiceId> = grants.of(owner).into_iter().collect();
-        let mut in_the_way = None;
         for holder in grants.holders(ports, &places) {
             match holder {
-                Holder::Ours => in_the_way = Some(Until::Configured),
-                Holder::Grant(service)
-                    if grants.get(service).is_some_and(|grant| makes_room(grant) || gives_way(grant)) =>
-                {
+                Holder::Ours => return Err(Decision::Deny(Denial::PortTaken, Until::Configured)),
+                Holder::Grant(service) if grants.get(service).is_some_and(makes_room) => {
                     dropped.insert(service);
                 }
-                Holder::Grant(service) => in_the_way = in_the_way.or(Some(Until::Changed(service))),
+                Holder::Grant(service) => {
+                    return Err(Decision::Deny(Denial::PortTaken, Until::Changed(service)));
+                }
             }
         }
-        let given = || dropped.iter().filter_map(|&service| grants.get(service));
-        let wanted = Held { key: &owner.key, ports, places: &places };
-        if !grants.commons().have_room(wanted, given().map(Grant::held)) {
-            return Err(Decision::Deny(Denial::Limit, Until::Room));
-        }
-        if let Some(until) = in_the_way {
-            return Err(Decision::Deny(Denial::PortTaken, until));
-        }
-        let own = given().filter(|grant| grant.owner.key == owner.key);
-        let given_back: usize = own.map(Grant::listening).sum();
+        let given_back: usize =
+            dropped.iter().filter_map(|&service| grants.get(service)).map(Grant::listening).sum();
         match self.room(&owner.key, (ports.count() * places.len()).saturating_sub(given_back)) {
             Some(waits) => Err(waits),
             None => Ok(Decision::Open { ports, places, dropped }),
         }
+    }
+
+    /// Whether the client of a grant has said that it leaves, or was lost before this link came: whoever comes with its
+    /// key then says what the key wants now. One that was there meanwhile does not take what is kept for another.
+    fn is_left_to(&self, link: LinkId, grant: &Grant) -> bool {
+        let lost_at = self.exposed.grants.kept_until(grant).map(|until| until - self.limits.ports_kept);
+        let came_at = self.links.get(link).map(|link| link.since);
+        grant.state == State::Kept || lost_at.is_some_and(|lost| came_at.is_some_and(|came| lost <= came))
     }
 
     /// Why a key may not have so many listeners more, or not yet, if it may not. One may have all of them until three

@@ -146,9 +146,8 @@ impl Exposing<'_> {
         if how == Left::Drained {
             grant.state = State::Kept;
             self.close_listeners(service);
+            self.exposed.asks.feed();
         }
-        // What was lent to it may be called in.
-        self.exposed.asks.feed();
         let until = self.agenda.now + self.agenda.limits.ports_kept;
         self.exposed.grants.keep_until(service, Some(until));
     }
@@ -181,7 +180,7 @@ impl Exposing<'_> {
         for service in self.exposed.grants.ids() {
             let Some(grant) = self.exposed.grants.get(service) else { continue };
             let permitted = self.exposed.permitted(&grant.owner.key);
-            if permitted.is_none_or(|it| it.places(grant.ports) != grant.places) {
+            if permitted.is_none_or(|it| !it.permits(grant.ports, &grant.places)) {
                 self.withdraw(service, Denial::Policy);
             }
         }
@@ -230,7 +229,7 @@ impl Exposing<'_> {
         };
         match decision {
             Decision::Deny(reason, until) => {
-                self.exposed.note_full(id, reason, until, &self.matching.sending.links);
+                self.exposed.note_full(id, until, &self.matching.sending.links);
                 self.deny(id, reason, until);
             }
             Decision::Contest(holder, service) => self.contest(id, holder, service),
@@ -376,7 +375,7 @@ impl Exposing<'_> {
             && is_taken
             && let Some(permitted) = self.exposed.permitted(&owner.key)
         {
-            let order = behind(self.exposed.order(&owner, permitted), port);
+            let order = behind(permitted.any(&owner.key, &owner.publication), port);
             if let Some((port, places)) = self.exposed.grants.first(&order, permitted, |_| false) {
                 self.close_listeners(service);
                 self.exposed.grants.change(service, port, places);

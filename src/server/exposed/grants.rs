@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use super::commons::{Commons, Held};
 use super::permitted::{Permitted, Place, place};
 use crate::base::address::Listen;
 use crate::base::deadlines::Deadlines;
@@ -51,11 +50,6 @@ pub(super) struct Grant {
 }
 
 impl Grant {
-    /// What it has of ports that several keys may ask for.
-    pub fn held(&self) -> Held<'_> {
-        Held { key: &self.owner.key, ports: self.ports, places: &self.places }
-    }
-
     /// How many listeners it takes.
     pub fn count(&self) -> usize {
         self.ports.count() * self.places.len()
@@ -100,7 +94,6 @@ pub(super) struct Grants {
     taken: BTreeMap<(u16, Place), Holder>,
     /// The server's own, also where a grant had one before.
     ours: HashSet<(u16, Place)>,
-    commons: Commons,
     /// How often something may have become free.
     freed: u64,
     /// When those are freed that have no members.
@@ -108,23 +101,9 @@ pub(super) struct Grants {
 }
 
 impl Grants {
-    /// Notes which addresses are the server's own from now on, and what several keys may ask for. Grants keep what they
-    /// have.
-    pub fn configure(&mut self, ours: impl Iterator<Item = Listen>, commons: Commons) {
-        self.commons = commons;
+    /// Notes which addresses are the server's own from now on. Grants that have one keep it.
+    pub fn set_ours(&mut self, ours: impl Iterator<Item = Listen>) {
         self.freed += 1;
-        for (_, grant) in self.table.iter() {
-            self.commons.take(Some(&grant.owner.key), grant.ports, &grant.places);
-        }
-        self.set_ours(ours);
-        for &(port, at) in &self.ours {
-            if self.taken.get(&(port, at)) == Some(&Holder::Ours) {
-                self.commons.take(None, Ports::one(port), &[at]);
-            }
-        }
-    }
-
-    fn set_ours(&mut self, ours: impl Iterator<Item = Listen>) {
         for at in self.ours.drain() {
             if self.taken.get(&at) == Some(&Holder::Ours) {
                 self.taken.remove(&at);
@@ -150,10 +129,6 @@ impl Grants {
     /// Changes whenever a port may have become free for somebody.
     pub fn freed(&self) -> u64 {
         self.freed
-    }
-
-    pub fn commons(&self) -> &Commons {
-        &self.commons
     }
 
     pub fn get(&self, id: ServiceId) -> Option<&Grant> {
@@ -233,15 +208,8 @@ impl Grants {
         None
     }
 
-    /// Of those whose clients are away, the one that has been so longest.
-    pub fn longest_away(&self, which: impl Fn(&Grant) -> bool) -> Option<&Grant> {
-        let away = self.table.iter().filter(|(_, grant)| grant.members.is_empty() && which(grant));
-        away.min_by_key(|&(id, _)| (self.kept_until.get(id), id)).map(|it| it.1)
-    }
-
     /// Adds a grant that is opening; its ports are nobody's.
     pub fn add(&mut self, id: ServiceId, owner: Owner, ports: Ports, places: Vec<Place>) {
-        self.commons.take(Some(&owner.key), ports, &places);
         self.take(id, ports, &places);
         self.of_owner.insert(owner.clone(), id);
         let (members, state) = (Vec::new(), State::Opening(0));
@@ -252,8 +220,6 @@ impl Grants {
     pub fn change(&mut self, id: ServiceId, port: u16, places: Vec<Place>) {
         let Some(grant) = self.table.get_mut(id) else { return };
         let ports = Ports::one(port);
-        self.commons.give_back(grant.held());
-        self.commons.take(Some(&grant.owner.key), ports, &places);
         let (old_ports, old_places) = (
             std::mem::replace(&mut grant.ports, ports),
             std::mem::replace(&mut grant.places, places.clone()),
@@ -264,7 +230,6 @@ impl Grants {
 
     pub fn remove(&mut self, id: ServiceId) -> Option<Grant> {
         let grant = self.table.remove(id)?;
-        self.commons.give_back(grant.held());
         self.give_back(grant.ports, &grant.places);
         self.of_owner.remove(&grant.owner);
         self.kept_until.set(id, None);
@@ -275,6 +240,11 @@ impl Grants {
     pub fn keep_until(&mut self, id: ServiceId, until: Option<Instant>) {
         self.kept_until.set(id, until);
         self.freed += 1;
+    }
+
+    /// Until when a grant stays that has no members.
+    pub fn kept_until(&self, grant: &Grant) -> Option<Instant> {
+        self.kept_until.get(self.of(&grant.owner)?)
     }
 
     /// When a grant's time is over next.
@@ -299,7 +269,6 @@ impl Grants {
             for at in places.iter().map(|&place| (port, place)) {
                 if self.ours.contains(&at) {
                     self.taken.insert(at, Holder::Ours);
-                    self.commons.take(None, Ports::one(port), &[at.1]);
                 } else {
                     self.taken.remove(&at);
                 }

@@ -61,6 +61,12 @@ impl Permitted {
         if places.contains(&None) { vec![None] } else { places }
     }
 
+    /// Whether all of these ports are permitted at each of these places.
+    pub fn permits(&self, ports: Ports, places: &[Place]) -> bool {
+        let permitted = self.places(ports);
+        places.iter().all(|place| permitted.contains(place) || permitted.contains(&None))
+    }
+
     /// Whether rules for this very place name all of these ports between them.
     fn is_permitted_at(&self, ports: Ports, at: Place) -> bool {
         let mut left = vec![ports];
@@ -68,16 +74,6 @@ impl Permitted {
             left = left.into_iter().flat_map(|piece| without(piece, rule.ports)).collect();
         }
         left.is_empty()
-    }
-
-    /// All places at which some port is permitted; some more than once.
-    pub fn all_places(&self) -> Vec<Place> {
-        self.rules.iter().map(|rule| place(rule.ip)).collect()
-    }
-
-    /// What is permitted, as it was said.
-    pub fn rules(&self) -> &[PortsAt] {
-        &self.rules
     }
 
     /// How many ports the server chooses from where any will do.
@@ -125,7 +121,7 @@ fn first_of(key: &Name, publication: &Name) -> u32 {
 }
 
 /// What is left of a range without another one: nothing, one piece or two.
-pub(super) fn without(ports: Ports, other: Ports) -> impl Iterator<Item = Ports> {
+fn without(ports: Ports, other: Ports) -> impl Iterator<Item = Ports> {
     let below = (other.first > ports.first)
         .then(|| Ports { first: ports.first, last: ports.last.min(other.first - 1) });
     let above =

@@ -89,7 +89,7 @@ impl Outputs {
 // Ports and times.
 
 #[test]
-fn what_is_asked_for_goes_out_as_it_was_said() {
+fn what_is_asked_for_goes_out_as_it_was_said_and_what_any_port_will_do_for_last() {
     let any = Publication {
         want: Want::AnyPort,
         dial_time: secs(1),
@@ -105,8 +105,8 @@ fn what_is_asked_for_goes_out_as_it_was_said() {
         _ => None,
     };
     let said: Vec<_> = outputs.said(control).into_iter().filter_map(said).collect();
-    let game = (2, Want::Ports(ports(27_000, 27_009)), DIAL_TIME, false, true);
-    assert_eq!(said, [(1, Want::AnyPort, secs(1), true, false), game]);
+    let game = (1, Want::Ports(ports(27_000, 27_009)), DIAL_TIME, false, true);
+    assert_eq!(said, [game, (2, Want::AnyPort, secs(1), true, false)]);
 }
 
 #[test]
@@ -212,6 +212,23 @@ fn a_publication_that_is_withdrawn_is_told_of_and_may_be_granted_again() {
     let message = stage.message(control, 1);
     assert_eq!(stage.start(message, of(WEB, 1)).proxies().len(), 1);
     assert!(matches!(stage.hear(control, granted(WEB, 80)).facts()[..], [Fact::Granted { .. }]));
+}
+
+#[test]
+fn what_the_server_withdraws_loses_its_local_servers_at_once_on_that_link_alone() {
+    let (mut stage, control, one) = ready(config());
+    let two = stage.message(control, 2);
+    for number in [WEB, SSH] {
+        stage.hear(control, granted(number, 80));
+    }
+    stage.start(one, of(WEB, 1));
+    stage.start(two, of(SSH, 2));
+    let (proxy, _) = (stage.found(one), stage.found(two));
+    let withdrawn = ControlFrame::Withdrawn { number: WEB, reason: Denial::Policy };
+    let outputs = stage.hear(control, withdrawn.clone());
+    assert_eq!(outputs.closes(), [(proxy, CloseReason::Removed, Manner::Reset)]);
+    assert_eq!(outputs.aborts(), [(one, AbortReason::Removed)]);
+    assert!(stage.hear(control, withdrawn).is_silent(), "that is known");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Ports that clients ask for.
 
 mod declared;
-mod shared;
 
 use std::io;
 
@@ -21,11 +20,6 @@ fn rules(texts: &[&str]) -> PortRules {
 /// A server at which any key may ask for these ports.
 fn begin_with_ports(texts: &[&str]) -> Stage {
     begin_with_rules(rules(texts), limits())
-}
-
-/// The same, where there is one key.
-fn begin_alone(texts: &[&str]) -> Stage {
-    begin_as(ServerConfig { policies: Policies::Alike(rules(texts)), ..config(limits()) })
 }
 
 fn begin_with_rules(rules: PortRules, limits: Limits) -> Stage {
@@ -158,7 +152,7 @@ fn a_port_is_granted_once_it_is_open() {
 
 #[test]
 fn a_range_is_one_publication_and_a_session_says_which_of_its_ports_was_asked() {
-    let mut stage = begin_alone(&["27000-27999"]);
+    let mut stage = begin_with_ports(&["27000-27999"]);
     let mut client = stage.joins(office(), 1);
     let asked = stage.hear(client.control, expose(1, "game", "27000-27999", false));
     assert_eq!(asked.listens_at(), (27_000..28_000).collect::<Vec<_>>());
@@ -216,7 +210,7 @@ impl Stage {
 
 #[test]
 fn a_range_fails_only_where_no_port_does_better_than_the_one_that_a_user_was_served_at() {
-    let mut stage = begin_alone(&["20000-20009"]);
+    let mut stage = begin_with_ports(&["20000-20009"]);
     let mut client = stage.joins(office(), 1);
     let is_failing = |stage: &Stage| {
         let state = &stage.service("game").publications[0].state;
@@ -259,7 +253,7 @@ fn a_single_port_that_nobody_probes_fails_after_three_refused_users_and_a_range_
 
 #[test]
 fn a_range_is_had_whole_or_not_at_all() {
-    let mut stage = begin_alone(&["100-109"]);
+    let mut stage = begin_with_ports(&["100-109"]);
     let client = stage.joins(office(), 1);
     let asked = stage.hear(client.control, expose(1, "game", "100-109", false));
     let opened = asked.listens();
@@ -353,7 +347,7 @@ fn each_key_has_the_ports_of_its_own_policy() {
 
 #[test]
 fn a_client_that_was_killed_finds_its_ports_open_and_its_users_waiting() {
-    let mut stage = begin_alone(&["27000-27999"]);
+    let mut stage = begin_with_ports(&["27000-27999"]);
     let client = stage.joins(office(), 1);
     stage.ask(&client, expose(1, "game", "27000-27999", false));
     assert_eq!(stage.killed(&client).stopped(), []);
@@ -391,7 +385,7 @@ fn ports_of_a_client_that_stays_away_are_free_after_a_day() {
 
 #[test]
 fn a_client_that_leaves_has_its_ports_closed_and_kept_for_its_key() {
-    let mut stage = begin_with_ports(&["8080-8099"]);
+    let mut stage = begin_with_ports(&["8080-8089"]);
     let client = stage.joins(office(), 1);
     stage.ask(&client, expose(1, "web", "8080", false));
     assert_eq!(stage.hear(client.control, ControlFrame::Drain).stopped().len(), 1);
@@ -449,6 +443,54 @@ fn unpublishing_frees_ports_for_who_was_denied_and_ends_their_sessions() {
     assert_eq!((outputs.stopped().len(), outputs.listens_at()), (1, vec![8080]));
     assert_eq!(outputs.closes(), [(user, CloseReason::Removed, Manner::Reset)]);
     assert_eq!(stage.bind(outputs, &[]).told(&other), [granted(7, "8080")]);
+}
+
+#[test]
+fn whoever_comes_with_a_key_after_a_client_of_it_was_lost_may_have_its_ports() {
+    let mut stage = begin_with_ports(&["27000-27001"]);
+    let client = stage.joins(office(), 1);
+    stage.ask(&client, expose(1, "old", "27000", false));
+    // What is denied to one that is there stays kept for the other, which may come back.
+    let beside = stage.joins(office(), 2);
+    let outputs = stage.ask(&beside, expose(1, "both", "27000-27001", false));
+    assert_eq!(outputs.told(&beside), [denied(1, Denial::PortTaken)]);
+    stage.wait(millis(1));
+    let outputs = stage.killed(&client);
+    assert_eq!(stage.bind(outputs, &[]).told(&beside), []);
+    let outputs = stage.ask(&beside, expose(2, "more", "27000-27001", false));
+    assert_eq!(outputs.told(&beside), [denied(2, Denial::PortTaken)]);
+    stage.killed(&beside);
+    let again = stage.joins(office(), 3);
+    let outputs = stage.ask(&again, expose(1, "new", "27000-27001", false));
+    assert_eq!(outputs.told(&again), [granted(1, "27000-27001")]);
+    // Other keys have no right to it.
+    stage.killed(&again);
+    let other = stage.joins(guest(), 4);
+    let outputs = stage.ask(&other, expose(1, "new", "27000", false));
+    assert_eq!(outputs.told(&other), [denied(1, Denial::PortTaken)]);
+}
+
+#[test]
+fn a_policy_that_still_allows_a_port_keeps_it_and_its_sessions() {
+    let at_places = |texts: &[&str]| -> Policies {
+        let of = [(name("office"), policy(texts)), (name("guest"), policy(&[]))];
+        Policies::Each(of.into())
+    };
+    let keys = || vec![key("office", 7), key("guest", 8)];
+    let mut stage = begin_with_policies(at_places(&["127.0.0.1:20000-20019"]), limits());
+    let mut client = stage.joins(office(), 1);
+    stage.ask(&client, expose(1, "web", "20005", false));
+    let (message, _) = stage.bring(&mut client);
+    stage.user_at(20_005);
+    stage.accepted_and_started(message);
+    for wider in
+        [&["127.0.0.1:20000-20019", "127.0.0.2:20000-20019"][..], &["20000-20019"], &["127.0.0.1:20005"]]
+    {
+        let outputs = stage.change(at_places(wider), keys());
+        assert_eq!((outputs.told(&client), outputs.closes()), (vec![], vec![]), "{wider:?}");
+    }
+    let outputs = stage.change(at_places(&["127.0.0.2:20000-20019"]), keys());
+    assert!(!outputs.closes().is_empty());
 }
 
 #[test]
@@ -686,7 +728,7 @@ fn a_key_that_is_revoked_loses_its_ports_at_once_those_of_an_absent_client_too()
 
 #[test]
 fn a_key_that_opens_and_closes_without_end_waits_for_its_turn() {
-    let mut stage = begin_with_ports(&["20000-21999", "30000"]);
+    let mut stage = begin_with_ports(&["20000-20999", "30000"]);
     let (client, other) = (stage.joins(office(), 1), stage.joins(guest(), 2));
     let mut opened = 0;
     for number in 1..30 {
