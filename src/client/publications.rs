@@ -305,7 +305,8 @@ impl Publications {
             // Nothing is known of where its users go now.
             standing.proving = Proving::new(agenda.now);
         }
-        let is_news = (before.dial_time, before.share) != (publication.dial_time, publication.share);
+        let options = |it: &Publication| (it.dial_time, it.share, it.probe);
+        let is_news = options(before) != options(publication);
         if leaving || !is_news {
             return;
         }

@@ -205,11 +205,6 @@ const fn inside(
     Described { name, side, section, said: Said::InFile, kind, default, change: Change::Reload, help }
 }
 
-/// A change of it holds for later links.
-const fn later(option: Described) -> Described {
-    Described { change: Change::LaterLinks, ..option }
-}
-
 const PLAIN: &str = "do not seal payload on message connections, for traffic that is encrypted already; both sides \
                      must say so";
 const DRAINED: &str = "seconds that running sessions get to finish after SIGTERM or SIGINT";
@@ -302,13 +297,13 @@ pub const OPTIONS: &[Described] = {
         top(Client, FlagBesideFile, "log-file", Kind::File, "", Reload, LOG_FILE),
         inside(Client, Publish, "local", Kind::Local, "", "ADDR of the local server"),
         inside(Client, Publish, "dial-time", time(DIAL_TIME), "5 s", "time to connect to the local server"),
-        later(inside(Client, Publish, "probe", Kind::Switch, "true",
-            "whether the server may prove it by a connection without bytes")),
+        inside(Client, Publish, "probe", Kind::Switch, "true",
+            "whether the server may prove it by a connection without bytes"),
         inside(Client, Expose, "local", Kind::Local, "", "ADDR of the local server; of a range that of its first port"),
         inside(Client, Expose, "ports", Kind::Range, "any one", "PORT or PORT-PORT to ask for"),
         inside(Client, Expose, "dial-time", time(DIAL_TIME), "5 s", "time to connect to the local server"),
-        later(inside(Client, Expose, "probe", Kind::Switch, "true",
-            "whether the server may prove it by a connection without bytes")),
+        inside(Client, Expose, "probe", Kind::Switch, "true",
+            "whether the server may prove it by a connection without bytes"),
         inside(Client, Expose, "share", Kind::Switch, "false",
             "let other clients with the same key serve the same ports"),
     ]

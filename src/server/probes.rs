@@ -142,15 +142,29 @@ impl Probes {
     }
 
     /// The rules of its service let it be probed from now on, or not.
-    pub fn let_be_probed(&mut self, id: PublicationId, lets: bool, now: Instant) {
-        let Some(known) = self.known.get_mut(id) else { return };
-        if !lets {
+    pub fn service_lets(&mut self, id: PublicationId, lets: bool, now: Instant) {
+        self.let_be_probed(id, now, |known| known.service_lets = lets);
+    }
+
+    /// Its client lets it be probed from now on, or not. Returns whether it is probed now and was not before, or the
+    /// reverse.
+    pub fn client_lets(&mut self, id: PublicationId, lets: bool, now: Instant) -> bool {
+        self.let_be_probed(id, now, |known| known.client_lets = lets)
+    }
+
+    fn let_be_probed(&mut self, id: PublicationId, now: Instant, change: impl FnOnce(&mut Known)) -> bool {
+        let Some(known) = self.known.get_mut(id) else { return false };
+        let was_probed = known.is_probed();
+        change(known);
+        let is_news = known.is_probed() != was_probed;
+        if is_news && was_probed {
             known.proving.forget_failure();
         }
-        if std::mem::replace(&mut known.service_lets, lets) != lets && known.probe.is_none() {
+        if is_news && known.probe.is_none() {
             let place = known.to_be_tried(now);
             self.put(id, place);
         }
+        is_news
     }
 
     /// Puts a publication into another place. One that is not to be probed stands in none.

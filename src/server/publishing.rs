@@ -130,13 +130,7 @@ impl Publishing<'_> {
     /// A client would serve something.
     pub fn publish(&mut self, link: LinkId, publish: &Publish) {
         if self.asked.change(link, publish) || self.exposing().change(link, publish) {
-            let services = &mut self.matching.services;
-            if let Some((id, _)) = services.numbered(link, publish.number)
-                && let Some(standing) = services.publication_mut(id)
-            {
-                standing.dial_ms = self.agenda.limits.dial_ms(publish.dial_time);
-            }
-            return;
+            return self.change(link, publish);
         }
         self.asked.note(link, publish.number);
         if let Some(reason) = self.exposed.refusal(link, publish, self.asked, &self.agenda.limits) {
@@ -155,6 +149,22 @@ impl Publishing<'_> {
             Err(_) => {}
         }
         self.answer(link, publish, answer);
+    }
+
+    /// What a link serves under this number has other options from now on.
+    fn change(&mut self, link: LinkId, publish: &Publish) {
+        let Matching { services, probes, .. } = &mut *self.matching;
+        let Some((id, service)) = services.numbered(link, publish.number) else { return };
+        if let Some(standing) = services.publication_mut(id) {
+            standing.dial_ms = self.agenda.limits.dial_ms(publish.dial_time);
+        }
+        if probes.client_lets(id, publish.probe, self.agenda.now) {
+            let asked_for = self.exposing().addresses(service);
+            let addresses = asked_for.unwrap_or_else(|| one_port_each(&self.listeners.addresses(service)));
+            let frame = self.matching.granted(link, publish.number, addresses);
+            let control = self.matching.sending.links.get(link).map(|it| it.control);
+            control.into_iter().for_each(|id| self.agenda.push(Output::Send { id, frame: frame.clone() }));
+        }
     }
 
     /// Tells a client what became of what it asked for.

@@ -224,7 +224,7 @@ impl Probing<'_> {
     pub fn rules_changed(&mut self, service: ServiceId) {
         let lets = self.service_lets(service);
         for id in self.all.services.publication_ids(service).collect::<Vec<_>>() {
-            self.all.probes.let_be_probed(id, lets, self.agenda.now);
+            self.all.probes.service_lets(id, lets, self.agenda.now);
         }
     }
 }

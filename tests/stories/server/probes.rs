@@ -99,6 +99,24 @@ fn what_is_published_is_proved_at_once_by_a_session_without_a_user() {
 }
 
 #[test]
+fn a_client_that_changes_whether_it_is_probed_is_told_and_so_it_is() {
+    let (mut stage, client, _) = begin_proved();
+    let granted = |outputs: &Outputs| {
+        let said = outputs.said(client.control).into_iter();
+        let probed = said.filter_map(|frame| match frame {
+            ControlFrame::Granted { number: 1, is_probed, .. } => Some(is_probed),
+            _ => None,
+        });
+        probed.collect::<Vec<_>>()
+    };
+    assert_eq!(granted(&stage.hear(client.control, publish(1, "web"))), [false]);
+    assert_eq!(granted(&stage.hear(client.control, publish(1, "web"))), [], "that is known");
+    assert_eq!(stage.until_probed(&client, secs(40)), None);
+    let outputs = stage.hear(client.control, probed(1, "web"));
+    assert_eq!((granted(&outputs), outputs.probes().len()), (vec![true], 1), "{outputs:?}");
+}
+
+#[test]
 fn a_proof_is_renewed_after_thirty_seconds_and_soon_while_somebody_looks() {
     let (mut stage, client, _) = begin_proved();
     let (message, after) = stage.until_probed(&client, secs(40)).expect("it is probed");
