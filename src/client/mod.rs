@@ -121,7 +121,7 @@ impl Client {
             if let Some(link_id) = self.sessions.connected(id)
                 && let Some(link) = self.links.get_mut(link_id)
             {
-                link.arrived(link_id, id, &mut self.agenda);
+                link.arrived(link_id, id, &mut self.names, &mut self.agenda);
             }
         } else if self.sessions.is_proxy(id) {
             self.sessions.proxy_connected(id, &mut self.names, &mut self.agenda);
@@ -289,7 +289,7 @@ impl Machine for Client {
             self.gateway.is_due(&mut self.names, &mut self.agenda);
         }
         while let Some(id) = self.agenda.next_due() {
-            if !self.links.is_due(id, &mut self.agenda) {
+            if !self.links.is_due(id, &mut self.names, &mut self.agenda) {
                 self.sessions.due(id, &mut self.names, &mut self.agenda);
             }
         }

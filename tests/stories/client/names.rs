@@ -485,6 +485,36 @@ fn the_name_for_message_connections_is_looked_up_again_when_their_dials_fail() {
 }
 
 #[test]
+fn the_name_for_message_connections_is_looked_up_again_when_one_of_them_is_late() {
+    let (mut stage, outputs) = begin(ClientConfig { message: Some(host("pool.example:1")), ..config() });
+    let [name] = outputs.resolves()[..] else { panic!("{outputs:?}") };
+    stage.resolved(name, &["192.0.2.7:1"]);
+    let control = stage.link();
+    stage.wait(secs(2));
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
+    let link = outputs.message_links()[0];
+    stage.dialling(Dialled::Message(link));
+    let outputs = stage.wait(Limits::default().late);
+    assert_eq!(outputs.resolves(), [name]);
+    assert_eq!(outputs.message_links(), [link]);
+    stage.dialling(Dialled::Message(link));
+    stage.resolved(name, &["192.0.2.9:1"]);
+    assert_eq!(stage.wait(millis(500)).dials()[0].1, address("192.0.2.9:1"));
+}
+
+#[test]
+fn the_name_for_message_connections_is_asked_again_before_its_answer_is_old() {
+    let (mut stage, outputs) = begin(ClientConfig { message: Some(host("pool.example:1")), ..config() });
+    let [name] = outputs.resolves()[..] else { panic!("{outputs:?}") };
+    stage.resolved(name, &["192.0.2.7:1"]);
+    let control = stage.link();
+    let open = |first_ticket| ControlFrame::Open { first_ticket, count: 1 };
+    assert_eq!(stage.hear(control, open(1)).resolves(), []);
+    stage.wait(secs(8));
+    assert_eq!(stage.hear(control, open(2)).resolves(), [name]);
+}
+
+#[test]
 fn a_name_for_message_connections_that_is_late_keeps_nobody_from_the_control_port() {
     let (mut stage, outputs) = begin(ClientConfig { message: Some(host("pool.example:1")), ..config() });
     assert_eq!((outputs.resolves().len(), outputs.dials().len()), (1, 0));
