@@ -78,14 +78,18 @@ impl Attempt {
         Some(self.dials.remove(place))
     }
 
-    /// An address failed; returns why the attempt has failed so far.
-    pub fn fail(&mut self, address: SocketAddr, reason: CloseReason) -> CloseReason {
+    /// An address failed.
+    pub fn fail(&mut self, address: SocketAddr, reason: CloseReason) {
         self.failed.push(address);
         let told = self.reason.get_or_insert(reason);
         if is_of_this_host(*told) {
             *told = reason;
         }
-        *told
+    }
+
+    /// Why it has failed so far.
+    pub fn reason(&self) -> Option<CloseReason> {
+        self.reason
     }
 
     /// Gives up the older of its dials; returns its proxy connection.

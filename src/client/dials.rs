@@ -215,9 +215,9 @@ impl Dials {
 
     // Dialling.
 
-    /// Dials for as many tickets as may be dialled for now.
-    pub fn go(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
-        self.look_for_late(link, greeting, agenda);
+    /// Dials for as many tickets as may be dialled for now. Returns whether dials have become late.
+    pub fn go(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) -> bool {
+        let are_late = self.look_for_late(link, greeting, agenda);
         self.drop_expired(agenda);
         match &self.pause {
             Some(pause) if pause.next <= agenda.now => self.dial_for_all(link, greeting, agenda),
@@ -226,11 +226,12 @@ impl Dials {
                 let coming = self.asked.len() + self.coming.len();
                 // Those that are proved at the server, and have not heard it, count as well.
                 for _ in coming..agenda.limits.messages_at_once {
-                    let Some(ticket) = self.tickets.pop_front() else { return };
+                    let Some(ticket) = self.tickets.pop_front() else { break };
                     self.dial(ticket, link, greeting, agenda);
                 }
             }
         }
+        are_late
     }
 
     fn dial(&mut self, ticket: Ticket, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
@@ -285,14 +286,15 @@ impl Dials {
         true
     }
 
-    fn look_for_late(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
+    fn look_for_late(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) -> bool {
         let late_after = agenda.limits.late_after(self.took);
+        let mut are_late = false;
         for place in 0..self.coming.len() {
             let coming = &mut self.coming[place];
             if coming.is_late || coming.begun + late_after > agenda.now {
                 continue;
             }
-            coming.is_late = true;
+            (coming.is_late, are_late) = (true, true);
             let (way, begun) = (coming.way, coming.begun);
             let is_lost = self.arrived_at.is_some_and(|at| at >= begun);
             if self.pause.is_some() || !is_lost {
@@ -307,6 +309,7 @@ impl Dials {
                 self.dial(way.ticket, link, greeting, agenda);
             }
         }
+        are_late
     }
 
     /// A dial is late while others fail. It may still arrive: people hear of it when that goes on.

@@ -4,36 +4,30 @@
 //! while another link is sought, because a new server may take the place of the old one. There is one draining link
 //! at most beside the current one.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::dials::Dials;
 use super::link::{Link, Links};
 use super::names::Names;
+use super::pauses::Pauses;
 use super::publications::Publications;
+use super::rounds::Rounds;
 use super::settings::Settings;
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, LinkId};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Manner, Output, Reason};
-use crate::wire::control::{Capabilities, ControlFrame, Hello, VERSIONS, Welcome};
+use crate::wire::control::{Capabilities, ControlFrame, Hello, Refusal, VERSIONS, Welcome};
 use crate::wire::handshake::{ClearHello, Purpose, Suite, key_id};
-
-/// Failures that a refusal counts for: nothing changes by itself, so the pauses are long at once.
-const REFUSAL_FAILURES: u32 = 8;
-/// A link that stood so many times as long as the last pause was no failure: pauses are short again after it.
-const STOOD_PAUSES: u32 = 10;
 
 /// The way to a server.
 pub(super) struct Gateway {
     settings: Settings,
     suite: Suite,
     stage: Stage,
-    /// Attempts that failed, and links that did not stand long, since the last link that did.
-    failures: u32,
-    last_pause: Duration,
+    pauses: Pauses,
     /// When it wants attention: the end of a pause, or of the time for a Welcome, or when a dial is late.
     due: Option<Instant>,
     /// A dial that is late. It goes on, because the line may be slow, and others go on beside it, one after the other.
@@ -49,8 +43,10 @@ pub(super) struct Gateway {
     sought_until: Option<Instant>,
     /// To the server, as its Welcomes took it.
     round_trip: RoundTrip,
-    /// Addresses that are tried next in this attempt.
-    left: VecDeque<SocketAddr>,
+    /// Which of the name's addresses this attempt has tried.
+    rounds: Rounds,
+    /// What an address said to this client in this attempt, unless it was told of. Others may take it.
+    refusal: Option<Refusal>,
     /// The client leaves: no attempt follows.
     leaving: bool,
     /// Why the last attempt failed, or the last link ended; until the next link stands.
@@ -78,9 +74,7 @@ enum Stage {
     /// A control connection is on its way.
     Dialling(Begun),
     /// Proved, and Hello is said at this time; waiting for `Welcome`.
-    Greeted(ConnId, SocketAddr, Instant),
-    /// The server has said that it does not take this client; the connection closes.
-    Refused(ConnId),
+    Greeted(Begun, Instant),
     /// Admitted: this is the current link.
     Up(LinkId),
 }
@@ -92,8 +86,7 @@ impl Gateway {
             settings,
             suite: Suite::preferred(),
             stage: Stage::Pause,
-            failures: 0,
-            last_pause: Duration::ZERO,
+            pauses: Pauses::default(),
             due: Some(now),
             late: None,
             tell_at: None,
@@ -101,7 +94,8 @@ impl Gateway {
             draining: None,
             sought_until: None,
             round_trip: RoundTrip::default(),
-            left: VecDeque::new(),
+            rounds: Rounds::default(),
+            refusal: None,
             leaving: false,
             reason: None,
             address: None,
@@ -160,24 +154,47 @@ impl Gateway {
         if matches!(self.stage, Stage::Resolving) && !waits {
             self.begin_to_dial(names, agenda);
         }
+        // The name leads elsewhere by now.
+        if let Stage::Dialling(begun) = self.stage
+            && !names.found(self.settings.name).contains(&begun.address)
+        {
+            self.due = Some(agenda.now);
+        }
     }
 
     fn begin_to_dial(&mut self, names: &Names, agenda: &mut Agenda) {
         self.due = None;
-        self.left = names.found(self.settings.name).iter().copied().collect();
-        if self.left.is_empty() || names.failure(self.settings.name).is_some() {
+        (self.rounds, self.refusal) = (Rounds::default(), None);
+        if names.found(self.settings.name).is_empty() || names.failure(self.settings.name).is_some() {
             names.tell_unresolved(self.settings.name, "the server", agenda);
             self.reason = Some(Reason::Unresolved(names.host(self.settings.name)));
         }
-        self.dial_next(agenda);
+        self.dial_next(names, agenda);
     }
 
     /// Dials the next address, or makes a pause after the last one.
-    fn dial_next(&mut self, agenda: &mut Agenda) {
-        match self.left.pop_front() {
-            Some(address) => self.dial(address, agenda),
-            None => self.pause(agenda),
+    fn dial_next(&mut self, names: &Names, agenda: &mut Agenda) {
+        match self.rounds.next(names.found(self.settings.name)) {
+            Some(address) if !self.leaving => self.dial(address, agenda),
+            _ => self.give_up(agenda),
         }
+    }
+
+    /// No address is left in this attempt.
+    fn give_up(&mut self, agenda: &mut Agenda) {
+        match self.tell_refusal(agenda) {
+            true => self.pause_refused(agenda),
+            false => self.pause(agenda),
+        }
+    }
+
+    /// Tells what an address has said to this client, because no other takes it; false if none has said anything.
+    fn tell_refusal(&mut self, agenda: &mut Agenda) -> bool {
+        let Some(refusal) = self.refusal.take() else { return false };
+        agenda.fact(Fact::Refused { refusal });
+        self.reason = Some(Reason::Refused(refusal));
+        self.pauses.refused();
+        true
     }
 
     fn dial(&mut self, address: SocketAddr, agenda: &mut Agenda) {
@@ -191,8 +208,13 @@ impl Gateway {
     }
 
     /// A control connection is dialled.
-    pub fn dialling(&mut self, id: ConnId, agenda: &mut Agenda) {
+    pub fn dialling(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
         match self.stage {
+            // Another dial has shown meanwhile that nothing proves itself there.
+            Stage::Asked(address) if self.rounds.is_denied(address) => {
+                agenda.reset(id, CloseReason::Retired);
+                self.dial_next(names, agenda);
+            }
             Stage::Asked(address) => {
                 self.stage = Stage::Dialling(Begun { id, address, at: agenda.now });
                 self.due = Some(agenda.now + self.patience(agenda));
@@ -216,13 +238,7 @@ impl Gateway {
     }
 
     /// The server has proved itself: says Hello, and what is to be published.
-    pub fn greeted(
-        &mut self,
-        id: ConnId,
-        names: &mut Names,
-        publications: &mut Publications,
-        agenda: &mut Agenda,
-    ) {
+    pub fn greeted(&mut self, id: ConnId, publications: &mut Publications, agenda: &mut Agenda) {
         let dialled = match self.stage {
             Stage::Dialling(begun) => Some(begun),
             Stage::Pause | Stage::Resolving | Stage::Asked(_) => None,
@@ -234,12 +250,13 @@ impl Gateway {
             // It was given up meanwhile.
             _ => return,
         };
-        loser.iter().for_each(|loser| agenda.reset(loser.id, CloseReason::Retired));
+        if let Some(loser) = loser {
+            agenda.reset(loser.id, CloseReason::Retired);
+            self.rounds.not_tried(loser.address);
+        }
         self.late = None;
-        let Begun { address, at, .. } = winner;
-        self.took = agenda.now.saturating_duration_since(at);
-        names.worked(self.settings.name, address, at, agenda.now);
-        self.stage = Stage::Greeted(id, address, agenda.now);
+        self.took = agenda.now.saturating_duration_since(winner.at);
+        self.stage = Stage::Greeted(winner, agenda.now);
         self.due = Some(agenda.now + agenda.limits.handshake);
         let hello = Hello {
             versions: VERSIONS,
@@ -258,22 +275,24 @@ impl Gateway {
         &mut self,
         id: ConnId,
         frame: ControlFrame,
-        names: &Names,
+        names: &mut Names,
         links: &mut Links,
         agenda: &mut Agenda,
     ) {
         match (&self.stage, frame) {
-            (&Stage::Greeted(control, address, since), ControlFrame::Welcome(welcome)) if control == id => {
+            (&Stage::Greeted(begun, since), ControlFrame::Welcome(welcome)) if begun.id == id => {
                 self.round_trip.measured(agenda.now.saturating_duration_since(since));
-                self.welcomed(id, address, welcome, names, links, agenda);
+                names.worked(self.settings.name, begun.address, begun.at, since);
+                self.welcomed(begun, welcome, names, links, agenda);
             }
-            (&Stage::Greeted(control, ..), ControlFrame::Refused(refusal)) if control == id => {
-                agenda.fact(Fact::Refused { refusal });
-                self.reason = Some(Reason::Refused(refusal));
-                (self.stage, self.due) = (Stage::Refused(id), None);
+            // Another address may take this client.
+            (&Stage::Greeted(begun, _), ControlFrame::Refused(refusal)) if begun.id == id => {
                 agenda.close(id, CloseReason::Drained, Manner::Whole);
+                self.refusal = Some(refusal);
+                self.rounds.deny(begun.address);
+                self.dial_next(names, agenda);
             }
-            (&Stage::Greeted(control, ..), frame) if control == id && frame != ControlFrame::Skipped => {
+            (&Stage::Greeted(begun, _), frame) if begun.id == id && frame != ControlFrame::Skipped => {
                 agenda.reset(id, CloseReason::ProtocolError);
             }
             // What a connection says that was given up.
@@ -283,8 +302,7 @@ impl Gateway {
 
     fn welcomed(
         &mut self,
-        id: ConnId,
-        address: SocketAddr,
+        Begun { id, address, .. }: Begun,
         welcome: Welcome,
         names: &Names,
         links: &mut Links,
@@ -331,7 +349,7 @@ impl Gateway {
         if stood < agenda.limits.drain_sudden {
             self.pause_refused(agenda);
         } else {
-            self.forgive(stood);
+            self.pauses.forgive(stood);
             self.stage = Stage::Pause;
             // A new server may listen already.
             self.due = Some(agenda.now).filter(|_| !self.leaving);
@@ -352,13 +370,15 @@ impl Gateway {
             }
             Stage::Dialling(begun) => self.dial_beside(begun, names, agenda),
             // It may have said something, but not what was asked.
-            Stage::Greeted(id, ..) => agenda.reset(id, CloseReason::HandshakeTimedOut),
+            Stage::Greeted(begun, _) => agenda.reset(begun.id, CloseReason::HandshakeTimedOut),
             _ => {}
         }
     }
 
-    /// The present dial is late: another is made beside it, or in its place if there is one beside it already.
-    fn dial_beside(&mut self, begun: Begun, names: &Names, agenda: &mut Agenda) {
+    /// The present dial is late: another is made beside it, or in its place if there is one beside it already. The name
+    /// may lead elsewhere by now.
+    fn dial_beside(&mut self, begun: Begun, names: &mut Names, agenda: &mut Agenda) {
+        names.ask_again(self.settings.name, agenda);
         match self.late {
             None => {
                 self.late = Some(begun);
@@ -370,12 +390,12 @@ impl Gateway {
             let (server, reason) = (self.settings.server.clone(), CloseReason::HandshakeTimedOut);
             self.reason = Some(Reason::of_server(reason));
             agenda.fact(Fact::ServerUnreachable { server, reason });
+            self.tell_refusal(agenda);
         }
-        if self.left.is_empty() {
-            self.left.extend(names.found(self.settings.name));
+        match self.rounds.next_or_again(names.found(self.settings.name)) {
+            Some(address) => self.dial(address, agenda),
+            None => self.give_up(agenda),
         }
-        let other = self.left.pop_front().unwrap_or(begun.address);
-        self.dial(other, agenda);
     }
 
     /// The system was suspended: what failed before that says nothing, and no answer comes to what was asked then.
@@ -387,27 +407,19 @@ impl Gateway {
 
     /// Waits before the next attempt.
     fn pause(&mut self, agenda: &mut Agenda) {
-        if self.sought_until.is_some_and(|until| agenda.now < until) {
-            let pause = agenda.jittered(agenda.limits.drain_retry);
-            self.pause_for(pause, agenda);
+        let pause = if self.sought_until.is_some_and(|until| agenda.now < until) {
+            agenda.jittered(agenda.limits.drain_retry)
         } else {
-            let (least, _) = agenda.limits.reconnect;
-            self.pause_from(least, agenda);
-        }
+            self.pauses.next(agenda.limits.reconnect.0, agenda)
+        };
+        self.pause_for(pause, agenda);
     }
 
     /// Waits long, because the server has said no.
     fn pause_refused(&mut self, agenda: &mut Agenda) {
-        (self.failures, self.sought_until) = (self.failures.max(REFUSAL_FAILURES), None);
-        self.pause_from(agenda.limits.refused, agenda);
-    }
-
-    /// Full jitter between `least` and a cap that doubles with each failure.
-    fn pause_from(&mut self, least: Duration, agenda: &mut Agenda) {
-        let (first, most) = agenda.limits.reconnect;
-        let cap = first.saturating_mul(2u32.saturating_pow(self.failures.min(16))).min(most);
-        let pause = least + cap.saturating_sub(least).mul_f64(agenda.chance());
-        (self.failures, self.last_pause) = (self.failures.saturating_add(1), pause);
+        self.pauses.refused();
+        self.sought_until = None;
+        let pause = self.pauses.next(agenda.limits.refused, agenda);
         self.pause_for(pause, agenda);
     }
 
@@ -419,13 +431,6 @@ impl Gateway {
         }
     }
 
-    /// A link stood for this time. A server that admits and leaves at once is not dialled ten times a second for ever.
-    fn forgive(&mut self, stood: Duration) {
-        if stood >= self.last_pause * STOOD_PAUSES {
-            self.failures = 0;
-        }
-    }
-
     /// A link is gone that stood for this time.
     pub fn link_ended(&mut self, link: LinkId, stood: Duration, agenda: &mut Agenda) {
         if self.draining == Some(link) {
@@ -433,55 +438,47 @@ impl Gateway {
         }
         if matches!(self.stage, Stage::Up(current) if current == link) {
             self.reason = Some(Reason::NotConnected);
-            self.forgive(stood);
+            self.pauses.forgive(stood);
             self.pause(agenda);
         }
     }
 
-    /// A control connection is gone that was no link's.
-    pub fn closed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) {
-        let server = self.settings.server.clone();
-        if self.late.take_if(|late| late.id == id).is_some() {
-            let is_unproved = !matches!(reason, CloseReason::DialFailed(_) | CloseReason::Retired);
-            if reason != CloseReason::Retired {
-                self.reason = Some(Reason::of_server(reason));
-            }
-            if is_unproved {
-                let key = self.settings.key.name.clone();
-                agenda.fact(Fact::ServerUnproved { server, key, reason });
-            }
-            match self.stage {
-                // The server took a connection and did not answer it. It would not answer this one, either.
-                Stage::Dialling(begun) if is_unproved => {
-                    agenda.reset(begun.id, CloseReason::Retired);
-                    self.pause(agenda);
-                }
-                // The one that is asked for is reset as soon as it begins.
-                Stage::Asked(_) if is_unproved => self.pause(agenda),
-                // The other one may be late by now.
-                Stage::Dialling(begun) => {
-                    self.due = Some(agenda.now.max(begun.at + self.patience(agenda)));
-                }
-                _ => {}
-            }
-            return;
-        }
-        match self.stage {
-            Stage::Greeted(control, ..) if control == id => {
+    /// A control connection is gone that was no link's. An address that was reached and has not proved itself would not
+    /// answer another dial, either; the others of the name may.
+    pub fn closed(&mut self, id: ConnId, reason: CloseReason, names: &Names, agenda: &mut Agenda) {
+        let (server, key) = (self.settings.server.clone(), self.settings.key.name.clone());
+        let late = self.late.take_if(|late| late.id == id);
+        let present = match self.stage {
+            Stage::Greeted(begun, _) if begun.id == id => {
                 self.reason = Some(Reason::NotConnected);
                 agenda.fact(Fact::NotWelcomed { server, reason });
-                self.pause(agenda);
+                self.rounds.deny(begun.address);
+                return self.dial_next(names, agenda);
             }
-            Stage::Refused(control) if control == id => self.pause_refused(agenda),
-            Stage::Dialling(begun) if begun.id == id => {
-                self.reason = Some(Reason::of_server(reason));
-                agenda.fact(match reason {
-                    CloseReason::DialFailed(_) => Fact::ServerUnreachable { server, reason },
-                    _ => Fact::ServerUnproved { server, key: self.settings.key.name.clone(), reason },
-                });
-                self.dial_next(agenda);
+            Stage::Dialling(begun) => Some(begun),
+            _ => None,
+        };
+        let Some(gone) = late.or(present.filter(|begun| begun.id == id)) else { return };
+        if reason != CloseReason::Retired {
+            self.reason = Some(Reason::of_server(reason));
+        }
+        if !matches!(reason, CloseReason::DialFailed(_) | CloseReason::Retired) {
+            agenda.fact(Fact::ServerUnproved { server, key, reason });
+            self.rounds.deny(gone.address);
+        } else if late.is_some() {
+            self.rounds.forgive();
+        } else {
+            agenda.fact(Fact::ServerUnreachable { server, reason });
+        }
+        match present {
+            Some(begun) if begun.id == id => self.dial_next(names, agenda),
+            Some(begun) if self.rounds.is_denied(begun.address) => {
+                agenda.reset(begun.id, CloseReason::Retired);
+                self.dial_next(names, agenda);
             }
-            _ => {}
+            // The other one may be late by now.
+            Some(begun) => self.due = Some(agenda.now.max(begun.at + self.patience(agenda))),
+            None => {}
         }
     }
 

@@ -109,16 +109,20 @@ impl Link {
         agenda.at(self.control, Some(dial_at.map_or(self.check_at, |at| at.min(self.check_at))));
     }
 
-    /// Dials message connections, unless the server drains: it has closed its ports.
-    fn dial(&mut self, id: LinkId, agenda: &mut Agenda) {
-        if self.life == Life::Standing {
-            self.dials.go(id, &self.greeting, agenda);
+    /// Dials message connections, unless the server drains: it has closed its ports. Where one is late, the name of
+    /// their host may lead elsewhere by now.
+    fn dial(&mut self, id: LinkId, names: &mut Names, agenda: &mut Agenda) {
+        if self.life == Life::Standing
+            && self.dials.go(id, &self.greeting, agenda)
+            && let Some(name) = self.message_name
+        {
+            names.ask_again(name, agenda);
         }
         self.schedule(agenda);
     }
 
     /// Its time has come: to dial, to ask the server for a sign of life, or to give it up.
-    fn is_due(&mut self, id: LinkId, agenda: &mut Agenda) {
+    fn is_due(&mut self, id: LinkId, names: &mut Names, agenda: &mut Agenda) {
         if agenda.now >= self.check_at {
             match self.silence.judge(self.heard, self.patience(), agenda.now) {
                 Verdict::GiveUp => {
@@ -131,7 +135,7 @@ impl Link {
             }
             self.check_at = self.silence.until(self.heard, self.patience());
         }
-        self.dial(id, agenda);
+        self.dial(id, names, agenda);
     }
 
     fn ping(&mut self, agenda: &mut Agenda) {
@@ -197,12 +201,16 @@ impl Link {
         if self.life == Life::Draining {
             return;
         }
-        if let Some(name) = self.message_name.filter(|&name| names.failure(name).is_some()) {
-            names.tell_unresolved(name, "message connections", agenda);
-            names.ask_again(name, agenda);
+        if let Some(name) = self.message_name {
+            if names.failure(name).is_some() {
+                names.tell_unresolved(name, "message connections", agenda);
+                names.ask_again(name, agenda);
+            }
+            // The control port serves, too: nothing waits for the answer.
+            names.consult(name, agenda);
         }
         self.dials.take((first_ticket, count), others, self.round_trip, agenda);
-        self.dial(id, agenda);
+        self.dial(id, names, agenda);
     }
 
     /// A message connection is dialled; false if it is not wanted any more.
@@ -213,12 +221,12 @@ impl Link {
     }
 
     /// A message connection is proved.
-    pub fn arrived(&mut self, id: LinkId, message: ConnId, agenda: &mut Agenda) {
+    pub fn arrived(&mut self, id: LinkId, message: ConnId, names: &mut Names, agenda: &mut Agenda) {
         // Connecting took one, and the answer another.
         if let Some(took) = self.dials.arrived(message, agenda) {
             self.round_trip.measured(took / 2);
         }
-        self.dial(id, agenda);
+        self.dial(id, names, agenda);
     }
 
     /// A message connection could not be made. The name of its host may lead elsewhere by now, and the server is told
@@ -282,10 +290,10 @@ impl Links {
     }
 
     /// A control connection's deadline has come; false if it is none of a link.
-    pub fn is_due(&mut self, control: ConnId, agenda: &mut Agenda) -> bool {
+    pub fn is_due(&mut self, control: ConnId, names: &mut Names, agenda: &mut Agenda) -> bool {
         let Some(id) = self.of_control(control) else { return false };
         if let Some(link) = self.slots.get_mut(id) {
-            link.is_due(id, agenda);
+            link.is_due(id, names, agenda);
         }
         true
     }

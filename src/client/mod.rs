@@ -3,7 +3,7 @@
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | [`gateway`], [`settings`] | the way to the server, and pauses before the next attempt |
+//! | [`gateway`], [`rounds`], [`pauses`], [`settings`] | the way to the server, and pauses before the next attempt |
 //! | [`link`] | links that stand: the current one, and one that drains |
 //! | [`names`] | host names and their addresses |
 //! | [`dials`] | message connections on their way |
@@ -20,7 +20,9 @@ mod dials;
 mod gateway;
 mod link;
 mod names;
+mod pauses;
 mod publications;
+mod rounds;
 mod seen;
 mod session;
 mod sessions;
@@ -101,7 +103,7 @@ impl Client {
 
     fn dialling(&mut self, id: ConnId, purpose: Dialled) {
         match purpose {
-            Dialled::Control => self.gateway.dialling(id, &mut self.agenda),
+            Dialled::Control => self.gateway.dialling(id, &self.names, &mut self.agenda),
             Dialled::Message(link) => {
                 match self.links.get_mut(link).map(|it| it.dialling(id, &mut self.agenda)) {
                     Some(true) => self.sessions.dialling(id, link),
@@ -119,13 +121,13 @@ impl Client {
             if let Some(link_id) = self.sessions.connected(id)
                 && let Some(link) = self.links.get_mut(link_id)
             {
-                link.arrived(link_id, id, &mut self.agenda);
+                link.arrived(link_id, id, &mut self.names, &mut self.agenda);
             }
         } else if self.sessions.is_proxy(id) {
             self.sessions.proxy_connected(id, &mut self.names, &mut self.agenda);
         } else {
             let publications = &mut self.sessions.publications;
-            self.gateway.greeted(id, &mut self.names, publications, &mut self.agenda);
+            self.gateway.greeted(id, publications, &mut self.agenda);
         }
     }
 
@@ -144,7 +146,7 @@ impl Client {
                     let takes_changes = welcome.capabilities.takes_changes();
                     self.sessions.publications.welcomed(id, takes_changes, &mut self.agenda);
                 }
-                self.gateway.control(id, frame, &self.names, &mut self.links, &mut self.agenda);
+                self.gateway.control(id, frame, &mut self.names, &mut self.links, &mut self.agenda);
             }
         }
     }
@@ -210,7 +212,7 @@ impl Client {
             sessions.reset_all_of(link_id, agenda);
             gateway.link_ended(link_id, agenda.now.saturating_duration_since(link.welcomed), agenda);
         } else if !sessions.proxy_gone(id, reason, traffic, names, agenda) {
-            gateway.closed(id, reason, agenda);
+            gateway.closed(id, reason, names, agenda);
         }
         self.exit_if_drained();
     }
@@ -290,7 +292,7 @@ impl Machine for Client {
             self.gateway.is_due(&mut self.names, &mut self.agenda);
         }
         while let Some(id) = self.agenda.next_due() {
-            if !self.links.is_due(id, &mut self.agenda) {
+            if !self.links.is_due(id, &mut self.names, &mut self.agenda) {
                 self.sessions.due(id, &mut self.names, &mut self.agenda);
             }
         }

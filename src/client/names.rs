@@ -112,6 +112,16 @@ impl Names {
         self.0.get(id).is_some_and(|entry| entry.waiting.contains_key(&message))
     }
 
+    /// Until when it is not asked for again, if its last answer is as new as that.
+    pub fn rests_until(&self, id: NameId) -> Option<Instant> {
+        self.0.get(id)?.rests_until
+    }
+
+    /// Whether its addresses are not known without a resolver.
+    pub fn is_looked_up(&self, id: NameId) -> bool {
+        self.0.get(id).is_some_and(|entry| entry.is_looked_up)
+    }
+
     /// Whether an answer is on its way.
     pub fn is_asked(&self, id: NameId) -> bool {
         self.0.get(id).is_some_and(|entry| entry.asked_at.is_some())

@@ -54,6 +54,11 @@ impl Session {
         std::mem::replace(&mut self.stage, Stage::Over) == Stage::Seeking
     }
 
+    /// Whether a dial of its local server is on its way.
+    pub fn is_dialled(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.last().is_some())
+    }
+
     /// It ends. If its local server is still sought, its user is not served.
     pub fn not_served(&mut self, reason: CloseReason, publications: &Publications, agenda: &mut Agenda) {
         if self.take_uncounted() {

@@ -3,24 +3,23 @@
 //!
 //! A local server is dialled at most once per session that has not been seen before.
 
+mod seeking;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::attempt::Attempts;
-use super::names::{Consulted, Names};
-use super::publications::{Publications, at_offset};
+use super::names::Names;
+use super::publications::Publications;
 use super::seen::Seen;
-use super::session::{Counts, Message, Proxy, Session, Stage, State, refuse};
+use super::session::{Counts, Message, Proxy, Session, Stage, State};
 use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::table::Table;
 use crate::config::client_difference::ClientDifference;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, NameFault, Output, PROBE_TIME, Reason, Traffic};
+use crate::machine::{Agenda, CloseReason, Fact, Output, Traffic};
 use crate::wire::control::PublicationNumber;
-use crate::wire::frame::{AbortReason, Sid, Start};
-
-/// Least time between a probe and its end where the server gives it up: the probe may have come later than it was sent.
-const GIVEN_UP_AFTER: Duration = PROBE_TIME.saturating_sub(Duration::from_secs(1));
+use crate::wire::frame::{AbortReason, Start};
 
 /// All message connections, sessions and proxy connections.
 pub(super) struct Sessions {
@@ -173,109 +172,6 @@ impl Sessions {
         (2 * self.counts.proved() + limits.proxies_spare).min(limits.messages_per_client_max)
     }
 
-    /// Seeks a session's local server: dials it, or waits for its name's addresses first.
-    fn dial(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
-        let Some(State::Busy(session)) = self.state(id) else { return };
-        let Some(offer) = self.publications.offer(session.user.offer) else {
-            return refuse(id, agenda);
-        };
-        // A session that must wait for a name waits no longer than for a local server.
-        let last = session.user.since(self.began) + offer.publication.dial_time;
-        let until = match names.consult(offer.name, agenda) {
-            Consulted::Go => return self.dial_next(id, names, agenda),
-            Consulted::WaitUntil(until) => until.min(last),
-            Consulted::Wait => last,
-        };
-        names.wait(offer.name, id, session.sid);
-        agenda.at(id, Some(until));
-    }
-
-    /// Dials the first address of the session's local server that was not tried, if there is one.
-    fn dial_next(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
-        let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else { return };
-        let Some(offer) = self.publications.offer(session.user.offer) else {
-            return refuse(id, agenda);
-        };
-        let found = names.found(offer.name);
-        if let Some(why) = names.failure(offer.name) {
-            let fault = if found.is_empty() { NameFault::Unresolved } else { NameFault::Outdated };
-            offer.tell_name(fault(why.into()), agenda);
-        }
-        let attempt = session.attempt.get_or_insert_with(|| self.attempts.begin());
-        let Some((address, left)) = attempt.next(found) else {
-            if attempt.last().is_none() {
-                let (user, is_uncounted) = (session.user, session.take_uncounted());
-                let reason = user.not_resolved(is_uncounted, names, &mut self.publications, agenda);
-                agenda.push(Output::Abort { message: id, reason });
-            }
-            return;
-        };
-        // Each address gets its share of what is left of the time.
-        let last = session.user.since(self.began) + offer.publication.dial_time;
-        let share = last.saturating_duration_since(agenda.now) / (1 + left as u32);
-        attempt.dial(address, agenda.now);
-        self.attempts.asked += 1;
-        let late_at = agenda.now + names.late_after(offer.name, address, agenda);
-        agenda.at(id, Some(late_at).filter(|_| left > 0));
-        let deadline = agenda.now + share;
-        let address = at_offset(address, session.user.port_offset);
-        let dial = Dial::Proxy(id, session.sid, session.user.account(&self.publications));
-        agenda.push(Output::Dial { dial, address, deadline });
-    }
-
-    /// A dial of a session's local server is late: another address is dialled beside it, or in its place if that one
-    /// has been reached meanwhile.
-    fn dial_late(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
-        let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else { return };
-        let Some(offer) = self.publications.offer(session.user.offer) else { return };
-        let Some(attempt) = &mut session.attempt else { return };
-        let (Some(late), Some((next, _))) = (attempt.last(), attempt.next(names.found(offer.name))) else {
-            return;
-        };
-        if attempt.may_have_rival() && self.attempts.rivals.spend() {
-            return self.dial_next(id, names, agenda);
-        }
-        if names.has_worked_since(offer.name, next, late.at)
-            && let Some(proxy) = attempt.give_up_older()
-        {
-            agenda.reset(proxy, CloseReason::Retired);
-            return self.dial_next(id, names, agenda);
-        }
-        agenda.after(id, agenda.limits.late);
-    }
-
-    /// A name was looked up: the sessions that waited for it go on.
-    pub fn resolved(&mut self, waiting: BTreeMap<ConnId, Sid>, names: &mut Names, agenda: &mut Agenda) {
-        for (id, sid) in waiting {
-            let Some(State::Busy(session)) = self.state(id) else { continue };
-            if session.sid == sid && session.attempt.is_none() {
-                agenda.at(id, None);
-                // A name that leads nowhere is not asked for again on behalf of sessions that have waited for it.
-                self.dial_next(id, names, agenda);
-            }
-        }
-    }
-
-    /// A dial of a session's local server is late, or it has waited for the name as long as it may: what was known
-    /// before is good enough.
-    pub fn due(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
-        let Some(State::Busy(session)) = self.state(id) else { return };
-        if session.attempt.is_some() {
-            return self.dial_late(id, names, agenda);
-        }
-        let Some(offer) = self.publications.offer(session.user.offer) else {
-            return refuse(id, agenda);
-        };
-        names.stop_waiting(offer.name, id);
-        if names.found(offer.name).is_empty() {
-            offer.tell_name(NameFault::Late, agenda);
-            let (user, is_uncounted) = (session.user, self.is_uncounted(id));
-            let reason = user.not_resolved(is_uncounted, names, &mut self.publications, agenda);
-            return agenda.push(Output::Abort { message: id, reason });
-        }
-        self.dial_next(id, names, agenda);
-    }
-
     /// Both directions of a session have ended.
     pub fn ended(&mut self, id: ConnId, names: &Names, agenda: &mut Agenda) {
         agenda.at(id, None);
@@ -286,21 +182,6 @@ impl Sessions {
             session.not_served(CloseReason::Aborted(AbortReason::Reset), &self.publications, agenda);
             self.note_given_up(id, &session, names, agenda);
             self.attempts.end(session.attempt, CloseReason::Retired, agenda);
-        }
-    }
-
-    /// The server has given a probe up whose local server is still sought: it has waited for it long enough.
-    fn note_given_up(&mut self, id: ConnId, session: &Session, names: &Names, agenda: &mut Agenda) {
-        let user = session.user;
-        if !user.is_probe() || agenda.now < user.since(self.began) + GIVEN_UP_AFTER {
-            return;
-        }
-        let is_dialled = session.attempt.as_ref().is_some_and(|attempt| attempt.last().is_some());
-        let name = self.publications.offer(user.offer).map(|offer| offer.name);
-        if is_dialled {
-            user.failed(Reason::LocalUnanswered, &mut self.publications, agenda);
-        } else if name.is_some_and(|name| names.is_awaited(name, id)) {
-            user.not_resolved(false, names, &mut self.publications, agenda);
         }
     }
 
@@ -319,27 +200,6 @@ impl Sessions {
             // Its message connection is gone; so will it be.
             _ => agenda.reset(id, CloseReason::LinkLost),
         }
-    }
-
-    /// A proxy connection stands: its address is tried first from now on, and its rival is not wanted any more.
-    pub fn proxy_connected(&mut self, id: ConnId, names: &mut Names, agenda: &mut Agenda) {
-        let Some(message) = self.proxies.get(id).map(|proxy| proxy.message) else { return };
-        let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
-            return;
-        };
-        let Some(mut attempt) = session.attempt.take_if(|attempt| attempt.has(id)) else { return };
-        if let (Some(offer), Some(dialled)) = (self.publications.offer(session.user.offer), attempt.take(id))
-        {
-            names.worked(offer.name, dialled.address, dialled.at, agenda.now);
-        }
-        agenda.at(message, None);
-        if session.take_uncounted() {
-            session.stage = Stage::Served;
-            self.proxies.get_mut(id).into_iter().for_each(|proxy| proxy.is_served = true);
-        }
-        session.user.proved(&mut self.publications, agenda);
-        self.attempts.rivals.earn();
-        self.attempts.end(Some(attempt), CloseReason::Retired, agenda);
     }
 
     // Publications.
@@ -447,7 +307,7 @@ impl Sessions {
             user.passed(traffic, &self.publications, agenda);
         }
         if let CloseReason::DialFailed(_) = reason {
-            self.dial_failed(id, message, user, reason, names, agenda);
+            self.dial_failed(id, message, reason, names, agenda);
         } else if reason == CloseReason::Retired {
             // Another one has served its session, or nobody waits for it.
         } else {
@@ -455,42 +315,5 @@ impl Sessions {
             user.ended(is_served, reason, (traffic, self.began), &self.publications, agenda);
         }
         true
-    }
-
-    fn dial_failed(
-        &mut self,
-        id: ConnId,
-        message: ConnId,
-        user: UserOf,
-        reason: CloseReason,
-        names: &mut Names,
-        agenda: &mut Agenda,
-    ) {
-        let began = self.began;
-        let Some(State::Busy(session)) = self.messages.get_mut(message).map(|it| &mut it.state) else {
-            return;
-        };
-        let (Some(offer), Some(attempt)) = (self.publications.offer(user.offer), session.attempt.as_mut())
-        else {
-            return;
-        };
-        let Some(dialled) = attempt.take(id) else { return };
-        names.ask_again(offer.name, agenda);
-        let told = attempt.fail(dialled.address, reason);
-        let has_more = attempt.next(names.found(offer.name)).is_some();
-        if has_more && agenda.now < user.since(began) + offer.publication.dial_time {
-            return match attempt.last() {
-                // There was one beside it, which may be late as well.
-                Some(_) => self.dial_late(message, names, agenda),
-                None => self.dial_next(message, names, agenda),
-            };
-        }
-        if attempt.last().is_some() {
-            return;
-        }
-        agenda.at(message, None);
-        session.stage = Stage::Over;
-        let reason = user.not_served(told, &mut self.publications, agenda);
-        agenda.push(Output::Abort { message, reason });
     }
 }

@@ -72,8 +72,10 @@ impl Drawn {
             policies: Policies::default(),
             probes: seed % 2 == 1 && tale.has_probes(),
         };
-        let settings =
-            Settings { named: settings.named || matches!(tale, Tale::SlowName | Tale::Nameless), ..settings };
+        let settings = Settings {
+            named: settings.named || matches!(tale, Tale::SlowName | Tale::Nameless | Tale::Moved),
+            ..settings
+        };
         let long = rng.u8(..4) == 0;
         let until = Duration::from_secs(rng.u64(5..if long { 70 } else { 30 }));
         let faults = if calm { Vec::new() } else { faults::plan(&mut rng, until, clients) };
@@ -107,6 +109,7 @@ impl Drawn {
                 | Tale::Replaced
                 | Tale::Forbidden
                 | Tale::Nameless
+                | Tale::Moved
                 | Tale::Reloaded
         ) || tale != Tale::Misled && faultless && shape.accept_errors == 0.0;
         if tale.is_of_a_line() {
@@ -143,6 +146,9 @@ fn shape(rng: &mut Rng, segment_bytes: usize, calm: bool, tale: Tale) -> Shape {
     };
     if tale == Tale::SlowName {
         (shape.instant, shape.name_delay) = (1.0, Duration::from_secs(3));
+    }
+    if tale == Tale::Moved {
+        (shape.name_delay, shape.name_failures) = (Duration::from_millis(rng.u64(..1_000)), 0.0);
     }
     if tale == Tale::Nameless {
         (shape.name_delay, shape.name_failures) = (Duration::from_millis(rng.u64(..3_000)), 1.0);

@@ -27,6 +27,8 @@ pub enum Fault {
     Terminate { host: Host, again: Option<Duration> },
     /// Local servers refuse, or do not answer.
     LocalsAway { refuse: bool, lasts: Duration },
+    /// Names lead to other local servers; those that they led to refuse, or do not answer.
+    NamesMove { refuse: bool },
 }
 
 /// Draws the faults of a world: which kinds it knows, and when they strike.

@@ -212,6 +212,11 @@ fn a_name_server_that_fails_loses_nobody_once_it_has_answered() {
 }
 
 #[test]
+fn names_that_lead_elsewhere_of_a_sudden_lose_nobody() {
+    over_lines(Tale::Moved, 64);
+}
+
+#[test]
 fn a_client_that_is_gone_is_forgotten() {
     for seed in 0..16 {
         let _seed = Seed(seed);

@@ -106,7 +106,11 @@ impl Network for VirtualNetwork {
         let mut net = self.net.borrow_mut();
         let chance = net.shape.name_failures;
         let fails = self.answered.contains(&*host.host) && net.rng.f64() < chance;
-        let lookup = match self.names.get(&*host.host) {
+        let leads_to = match host.host.strip_suffix(".lan") {
+            Some(name) if net.names_moved => format!("{name}-2.lan"),
+            _ => host.host.to_string(),
+        };
+        let lookup = match self.names.get(&leads_to) {
             _ if fails => Lookup::Failed("the name server is down".into()),
             Some(found) => Lookup::Found(found.clone()),
             None => Lookup::NoSuchName,

@@ -81,6 +81,8 @@ pub enum Tale {
     Forbidden,
     /// The name server answers once and fails from then on, soon or late; users come for a minute.
     Nameless,
+    /// The local servers' names lead elsewhere of a sudden; where they led before, nobody answers or all is refused.
+    Moved,
     /// Round trips of up to 10 s, which change; nothing else goes wrong.
     Distant,
     /// The line is down for a while, up to 20 s.
@@ -140,6 +142,12 @@ impl Tale {
                 .map(|fault| (at, Coming::Fault(fault)))
                 .collect(),
             Tale::Unspliced | Tale::SlowName | Tale::Nameless => Vec::new(),
+            Tale::Moved => {
+                let known = (0..5).map(|_| (Duration::from_millis(rng.u64(1_000..3_000)), Coming::User));
+                let mut coming: Vec<_> = known.collect();
+                coming.push((at, Coming::Fault(Fault::NamesMove { refuse: rng.bool() })));
+                coming
+            }
             Tale::Forbidden => {
                 let error = UNFORESEEN[rng.usize(..UNFORESEEN.len())];
                 vec![(at, Coming::Fault(Fault::NoAccept { error, lasts: Duration::from_secs(4) }))]

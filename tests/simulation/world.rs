@@ -214,6 +214,7 @@ impl World {
                 | Tale::Forbidden
                 | Tale::Misled
                 | Tale::Nameless
+                | Tale::Moved
                 | Tale::Reloaded
         ) {
             let end = self.now() + Duration::from_secs(40);
@@ -688,6 +689,16 @@ impl World {
             Fault::LocalsAway { refuse, lasts } => {
                 self.locals_refuse(Some(refuse));
                 self.later(lasts, Coming::Locals);
+            }
+            Fault::NamesMove { refuse } => {
+                let mut net = self.net.borrow_mut();
+                net.names_moved = true;
+                for (client, service) in
+                    (0..2).flat_map(|client| (0..SERVICES.len()).map(move |it| (client, it)))
+                {
+                    let old = net.listeners.get_mut(&local_address(client, service, false));
+                    old.into_iter().for_each(|listener| listener.refuses = Some(refuse));
+                }
             }
             _ => {}
         }

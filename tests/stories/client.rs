@@ -1,5 +1,6 @@
 //! The client's rules.
 
+mod addresses;
 mod dials;
 mod end;
 mod figures;

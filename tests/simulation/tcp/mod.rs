@@ -193,6 +193,8 @@ pub struct Net {
     pub line: Line,
     pub ends: Vec<End>,
     pub listeners: BTreeMap<SocketAddr, Listener>,
+    /// Names lead elsewhere by now.
+    pub names_moved: bool,
     pub kernels: [Kernel; HOSTS],
     /// Counts everything that moves. A host that turns and moves nothing is spinning.
     pub progress: u64,
@@ -223,6 +225,7 @@ impl Net {
             line,
             ends: Vec::new(),
             listeners: BTreeMap::new(),
+            names_moved: false,
             kernels,
             progress: 0,
             spliced: [0; 2],

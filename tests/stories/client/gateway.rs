@@ -232,9 +232,10 @@ fn a_refusal_is_told_of_and_makes_long_pauses() {
         stage.connected(control);
         let refusal = Refusal::Plain(true);
         let outputs = stage.hear(control, ControlFrame::Refused(refusal));
-        assert_eq!(outputs.facts(), [&Fact::Refused { refusal }]);
+        let pause = outputs.pause();
+        assert_eq!(outputs.facts(), [&Fact::Refused { refusal }, &Fact::NextAttempt { pause }]);
         assert_eq!(outputs.closes(), [(control, CloseReason::Drained, Manner::Whole)]);
-        let pause = stage.gone(control, CloseReason::Drained).pause();
+        assert!(stage.gone(control, CloseReason::Drained).is_silent());
         assert!(pause >= secs(1), "{pause:?}");
         stage.wait(pause);
         pauses.push(pause);

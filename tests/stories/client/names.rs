@@ -242,6 +242,12 @@ impl Db {
         (message, self.stage.start(message, start(self.count, 0)))
     }
 
+    /// The first dial of a session succeeds.
+    fn reached(&mut self, message: ConnId) {
+        let proxy = self.stage.dialling(Dialled::Proxy(message));
+        self.stage.connected(proxy);
+    }
+
     fn looked_up(&mut self, lookup: Lookup) -> Outputs {
         let name = self.name;
         self.stage.tell(Input::Resolved { name, lookup })
@@ -276,9 +282,11 @@ fn a_name_in_use_is_asked_for_again_before_its_answer_is_old_and_nobody_waits() 
     db.wait(secs(7));
     let (message, outputs) = db.session();
     assert_eq!((outputs.resolves().len(), outputs.proxies()), (0, to(message, "10.0.0.1:80")));
+    db.reached(message);
     db.wait(millis(500));
     let (message, outputs) = db.session();
     assert_eq!((outputs.resolves().len(), outputs.proxies()), (1, to(message, "10.0.0.1:80")));
+    db.reached(message);
     db.stage.resolved(db.name, &["10.0.0.2:80"]);
     db.wait(secs(7));
     let (message, outputs) = db.session();
@@ -318,8 +326,10 @@ fn no_such_name_counts_when_it_comes_twice_a_second_apart() {
     let outputs = db.looked_up(Lookup::NoSuchName);
     assert_eq!(outputs.proxies(), to(message, "10.0.0.1:80"));
     assert_eq!(outputs.facts(), [&name_fault(NameFault::Outdated(NO_SUCH_NAME.into()))]);
+    db.reached(message);
     let (message, outputs) = db.session();
     assert_eq!((outputs.resolves().len(), outputs.proxies()), (0, to(message, "10.0.0.1:80")));
+    db.reached(message);
     db.wait(secs(1));
     let (message, outputs) = db.session();
     assert_eq!(outputs.resolves().len(), 1);
@@ -333,11 +343,13 @@ fn addresses_that_come_between_two_times_no_such_name_stay() {
     let mut db = Db::known(&["10.0.0.1:80"]);
     for _ in 0..3 {
         db.wait_until_old();
-        db.session();
+        let (message, _) = db.session();
         db.looked_up(Lookup::NoSuchName);
+        db.reached(message);
         db.wait(secs(1));
-        db.session();
+        let (message, _) = db.session();
         db.stage.resolved(db.name, &["10.0.0.1:80"]);
+        db.reached(message);
     }
     db.wait_until_old();
     let (message, _) = db.session();
@@ -354,6 +366,7 @@ fn a_lookup_that_fails_keeps_what_is_known_for_a_day_and_is_told_of() {
         let outputs = db.looked_up(Lookup::Failed(SERVFAIL.into()));
         assert_eq!(outputs.proxies(), to(message, "10.0.0.1:80"));
         assert_eq!(outputs.facts(), [&name_fault(NameFault::Outdated(SERVFAIL.into()))]);
+        db.reached(message);
     }
     db.wait(secs(3600));
     let (message, _) = db.session();
@@ -366,12 +379,16 @@ fn a_lookup_that_fails_keeps_what_is_known_for_a_day_and_is_told_of() {
 fn one_failed_lookup_refuses_nobody_and_the_name_is_asked_for_again_a_second_later() {
     let mut db = Db::known(&["10.0.0.1:80"]);
     db.wait_until_old();
-    db.session();
+    let (message, _) = db.session();
     db.looked_up(Lookup::Failed(SERVFAIL.into()));
+    db.reached(message);
     for (after, asked) in [(millis(999), 0), (millis(1), 1)] {
         db.wait(after);
-        let (_, outputs) = db.session();
+        let (message, outputs) = db.session();
         assert_eq!((outputs.resolves().len(), outputs.aborts()), (asked, vec![]));
+        if asked == 0 {
+            db.reached(message);
+        }
     }
     let outputs = db.stage.resolved(db.name, &["10.0.0.1:80"]);
     assert_eq!((outputs.proxies().len(), outputs.facts().len()), (1, 0));
@@ -401,27 +418,119 @@ fn the_address_that_worked_last_is_tried_first_in_whatever_order_the_name_server
     db.stage.connected(proxy);
     let (message, outputs) = db.session();
     assert_eq!(outputs.proxies(), to(message, "10.0.0.2:80"));
+    db.reached(message);
     db.wait_until_old();
     let (message, _) = db.session();
     let outputs = db.stage.resolved(db.name, &["10.0.0.1:80", "10.0.0.2:80"]);
     assert_eq!(outputs.proxies(), to(message, "10.0.0.2:80"));
 }
 
-#[test]
-fn a_name_is_asked_for_again_when_a_dial_fails() {
+/// A session begins, and its dial of the one address that is known fails: the name is asked for again.
+fn failing() -> (Db, ConnId) {
     let mut db = Db::known(&["10.0.0.1:80"]);
     db.wait(secs(2));
     let (message, outputs) = db.session();
     assert_eq!(outputs.resolves().len(), 0);
     let proxy = db.stage.dialling(Dialled::Proxy(message));
     let outputs = db.stage.gone(proxy, REFUSED);
-    assert_eq!((outputs.resolves(), outputs.aborts().len()), (vec![db.name], 1));
-    db.stage.resolved(db.name, &["10.0.0.2:80"]);
+    assert_eq!((outputs.resolves(), outputs.aborts()), (vec![db.name], vec![]));
+    (db, message)
+}
+
+#[test]
+fn a_name_is_asked_for_again_when_a_dial_fails() {
+    let (mut db, message) = failing();
+    // The session whose dial showed it goes where the name leads now.
+    let outputs = db.stage.resolved(db.name, &["10.0.0.2:80"]);
+    assert_eq!(outputs.proxies(), to(message, "10.0.0.2:80"));
     let (message, outputs) = db.session();
     assert_eq!(outputs.proxies(), to(message, "10.0.0.2:80"));
     // Not with each dial that fails.
     let proxy = db.stage.dialling(Dialled::Proxy(message));
     assert_eq!(db.stage.gone(proxy, REFUSED).resolves(), []);
+}
+
+#[test]
+fn a_session_whose_dial_failed_fails_at_once_when_the_answer_holds_nothing_new() {
+    for lookup in
+        [Lookup::Found(vec![address("10.0.0.1:80")]), Lookup::Failed(SERVFAIL.into()), Lookup::NoSuchName]
+    {
+        let (mut db, message) = failing();
+        let outputs = db.looked_up(lookup);
+        assert_eq!((outputs.aborts(), outputs.dials().len()), (vec![(message, AbortReason::Refused)], 0));
+        let told = |fact: &&&Fact| matches!(fact, Fact::LocalFailed { reason: REFUSED, .. });
+        assert_eq!(outputs.facts().iter().filter(told).count(), 1, "{outputs:?}");
+        // The next one does not wait, because the answer is new.
+        let (message, _) = db.session();
+        let proxy = db.stage.dialling(Dialled::Proxy(message));
+        assert_eq!(db.stage.gone(proxy, REFUSED).aborts(), [(message, AbortReason::Refused)]);
+    }
+}
+
+#[test]
+fn a_session_whose_dial_failed_waits_for_the_answer_within_its_dial_time() {
+    let (mut db, message) = failing();
+    assert_eq!(db.stage.wait(DIAL_TIME - millis(1)).aborts(), []);
+    let outputs = db.stage.wait(millis(1));
+    assert_eq!(outputs.aborts(), [(message, AbortReason::Refused)]);
+    assert!(matches!(outputs.facts()[..], [Fact::LocalFailed { reason: REFUSED, .. }]), "{outputs:?}");
+    assert!(db.stage.resolved(db.name, &["10.0.0.2:80"]).is_silent());
+}
+
+#[test]
+fn a_session_that_ends_while_it_waits_for_the_answer_is_dialled_nowhere() {
+    let (mut db, message) = failing();
+    db.stage.idle(message);
+    assert!(db.stage.resolved(db.name, &["10.0.0.2:80"]).is_silent());
+}
+
+#[test]
+fn a_dial_that_is_late_asks_for_the_name_again_and_where_it_leads_now_is_dialled_beside() {
+    let mut db = Db::known(&["10.0.0.1:80"]);
+    db.wait(secs(2));
+    let (message, _) = db.session();
+    let late = db.stage.dialling(Dialled::Proxy(message));
+    assert!(db.stage.wait(Limits::default().late - millis(1)).is_silent());
+    let outputs = db.stage.wait(millis(1));
+    assert_eq!((outputs.resolves(), outputs.dials().len()), (vec![db.name], 0));
+    // It may move while the dial goes on.
+    assert_eq!(db.stage.resolved(db.name, &["10.0.0.1:80"]).dials().len(), 0);
+    assert_eq!(db.stage.wait(secs(2)).resolves(), [db.name]);
+    assert_eq!(db.stage.resolved(db.name, &["10.0.0.2:80"]).proxies(), to(message, "10.0.0.2:80"));
+    let moved = db.stage.dialling(Dialled::Proxy(message));
+    assert_eq!(db.stage.connected(moved).closes(), [(late, CloseReason::Retired, Manner::Reset)]);
+    assert!(db.stage.gone(late, CloseReason::Retired).is_silent());
+}
+
+#[test]
+fn a_session_that_is_served_while_its_name_is_asked_for_is_dialled_nowhere_else() {
+    let mut db = Db::known(&["10.0.0.1:80"]);
+    db.wait(secs(2));
+    let (message, _) = db.session();
+    let late = db.stage.dialling(Dialled::Proxy(message));
+    assert_eq!(db.stage.wait(Limits::default().late).resolves(), [db.name]);
+    db.stage.connected(late);
+    assert!(db.stage.resolved(db.name, &["10.0.0.2:80"]).is_silent());
+}
+
+#[test]
+fn a_dial_that_is_late_and_fails_waits_for_the_answer_that_is_on_its_way() {
+    let mut db = Db::known(&["10.0.0.1:80"]);
+    db.wait(secs(2));
+    let (message, _) = db.session();
+    let late = db.stage.dialling(Dialled::Proxy(message));
+    db.stage.wait(Limits::default().late);
+    assert!(db.stage.gone(late, REFUSED).is_silent());
+    assert_eq!(db.stage.resolved(db.name, &["10.0.0.2:80"]).proxies(), to(message, "10.0.0.2:80"));
+}
+
+#[test]
+fn where_no_name_is_looked_up_a_failure_is_told_of_at_once() {
+    let (mut stage, _, message) = ready(config_with_local("10.0.0.1:80"));
+    stage.start(message, start(1, 0));
+    let proxy = stage.dialling(Dialled::Proxy(message));
+    assert!(stage.wait(secs(2)).is_silent());
+    assert_eq!(stage.gone(proxy, REFUSED).aborts(), [(message, AbortReason::Refused)]);
 }
 
 #[test]
@@ -482,6 +591,36 @@ fn the_name_for_message_connections_is_looked_up_again_when_their_dials_fail() {
     assert_eq!(stage.gone(id, REFUSED).resolves(), [name]);
     stage.resolved(name, &["192.0.2.9:1"]);
     assert_eq!(stage.wait(millis(500)).dials()[0].1, address("192.0.2.9:1"));
+}
+
+#[test]
+fn the_name_for_message_connections_is_looked_up_again_when_one_of_them_is_late() {
+    let (mut stage, outputs) = begin(ClientConfig { message: Some(host("pool.example:1")), ..config() });
+    let [name] = outputs.resolves()[..] else { panic!("{outputs:?}") };
+    stage.resolved(name, &["192.0.2.7:1"]);
+    let control = stage.link();
+    stage.wait(secs(2));
+    let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
+    let link = outputs.message_links()[0];
+    stage.dialling(Dialled::Message(link));
+    let outputs = stage.wait(Limits::default().late);
+    assert_eq!(outputs.resolves(), [name]);
+    assert_eq!(outputs.message_links(), [link]);
+    stage.dialling(Dialled::Message(link));
+    stage.resolved(name, &["192.0.2.9:1"]);
+    assert_eq!(stage.wait(millis(500)).dials()[0].1, address("192.0.2.9:1"));
+}
+
+#[test]
+fn the_name_for_message_connections_is_asked_again_before_its_answer_is_old() {
+    let (mut stage, outputs) = begin(ClientConfig { message: Some(host("pool.example:1")), ..config() });
+    let [name] = outputs.resolves()[..] else { panic!("{outputs:?}") };
+    stage.resolved(name, &["192.0.2.7:1"]);
+    let control = stage.link();
+    let open = |first_ticket| ControlFrame::Open { first_ticket, count: 1 };
+    assert_eq!(stage.hear(control, open(1)).resolves(), []);
+    stage.wait(secs(8));
+    assert_eq!(stage.hear(control, open(2)).resolves(), [name]);
 }
 
 #[test]
