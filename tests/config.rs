@@ -241,6 +241,12 @@ fn a_secret_is_not_shown_wherever_it_stands() {
         format!("server = \"{SECRET} x\"\n[publish.a]\nlocal = \"{SECRET}\"\n"),
         format!("a = \"{SECRET}\n"),
         format!("pool = \"{SECRET}\"\nmessage = [\"{SECRET}\"]\nlog-level = \"{SECRET}\"\n"),
+        format!("keys = \"./{SECRET}\"\n"),
+        format!("keys = \"keys.d/{SECRET}\"\n"),
+        format!("keys = \"/tmp/{SECRET}/key\"\n[key.a]\n"),
+        format!("keys = \"office-{SECRET}\"\n"),
+        format!("server = \"{SECRET}\"\nkey = \"{SECRET}.key\"\n[expose.a]\nlocal = \"{SECRET}:80\"\n"),
+        format!("server = \"a\"\nkey = \"../{SECRET}\"\nlog-file = \"/tmp/{SECRET}\"\n"),
     ] {
         let folder = folder();
         folder.file("f.toml", &text);
@@ -249,11 +255,32 @@ fn a_secret_is_not_shown_wherever_it_stands() {
         assert!(!told.contains(&SECRET[3..20]), "{text}{told}");
     }
     let folder = folder();
-    let (status, _, told) = check(&folder, &[SECRET]);
-    assert!(status == 2 && !told.contains(SECRET), "{told}");
     folder.file("server.toml", "");
-    let (status, _, told) = texts(&run(&folder, &["server", "--config", "server.toml", "--keys", SECRET]));
-    assert!(status == 2 && !told.contains(SECRET), "{told}");
+    let (below, with, long) = (format!("./{SECRET}"), format!("{SECRET}=80"), format!("/tmp/{SECRET}x/key"));
+    for arguments in [
+        &["check", SECRET][..],
+        &["check", &below],
+        &["check", &long],
+        &["server", "--config", "server.toml", "--keys", SECRET],
+        &["server", "--config", &long],
+        &["server", "--keys", &below],
+        &["server", "--keys", &long],
+        &["server", "--service", &with],
+        &["server", "--log-file", &long],
+        &["server", "--config", "server.toml", "--service", &format!("{SECRET}x=80")],
+        &["client", "--key", &below],
+        &["client", "--server", "a", "--local", "80", "--key", &long],
+        &["client", "--server", &below],
+        &["client", "--expose", &with],
+        &["unit", "server", "--keys", &long],
+        &["unit", "client", "--server", SECRET, "--local", "80"],
+        &["status", "--status", &long],
+        &["keygen", SECRET],
+        &[&below],
+    ] {
+        let (status, said, told) = texts(&run(&folder, arguments));
+        assert!(status != 0 && !(said + &told).contains(&SECRET[3..40]), "{arguments:?}: {told}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Every failure is one sentence on standard error.
 
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ use crate::app::run::{Client, Server, StartError, close_unused};
 use crate::app::status::ways::Ways;
 use crate::base::address::Listen;
 use crate::base::name::Name;
-use crate::config::fault::{Fault, Faults};
+use crate::config::fault::{Fault, Faults, without_whole_secrets};
 use crate::config::file::{ClientSaid, Running, ServerSaid};
 use crate::config::keys::{self, KeyError};
 use crate::config::options::Side;
@@ -69,6 +69,10 @@ fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Asked, Fa
     for argument in arguments {
         let text = argument.into_string();
         words.push(text.map_err(|_| usage("skyorg", "an argument is not UTF-8 text".to_owned()))?);
+    }
+    // No word of it reaches a log or the unit of a service manager.
+    if words.iter().any(|word| keys::holds_secret(word)) {
+        return Err(Failure::Key(KeyError::NotAFile));
     }
     let typed = words;
     let words: Vec<&str> = typed.iter().flat_map(|word| split_option(word)).collect();
@@ -406,8 +410,18 @@ impl From<KeyError> for Failure {
     }
 }
 
+/// Any of them may hold what was typed.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.write(&mut text)?;
+        f.write_str(&without_whole_secrets(&text))
+    }
+}
+
+impl Failure {
+    #[cold]
+    fn write(&self, f: &mut String) -> fmt::Result {
         match self {
             Self::Usage { command, problem } => {
                 write!(f, "{problem}; '{command} --help' shows what it takes")

@@ -17,7 +17,7 @@ use super::status::exchange::Doors;
 use super::status::socket::SocketFile;
 use super::status::ways::Ways;
 use crate::config::client_difference::ClientDifference;
-use crate::config::fault::Faults;
+use crate::config::fault::{Faults, without_whole_secrets};
 use crate::config::file::Running;
 use crate::config::source::Places;
 use crate::config::{ClientConfig, ServerConfig};
@@ -88,6 +88,7 @@ pub struct Refusal {
 
 impl From<String> for Refusal {
     fn from(line: String) -> Refusal {
+        let line = without_whole_secrets(&line);
         Refusal { faults: [line.clone()].into(), line }
     }
 }

@@ -17,6 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use zeroize::Zeroizing;
 
+use super::fault::{looks_secret, without_whole_secrets};
 use super::key_place::{access_of_others, default_place};
 use crate::base::name::Name;
 use crate::config::Key;
@@ -52,7 +53,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Variable => f.write_str(VARIABLE),
-            Origin::File(path) => write!(f, "{}", path.display()),
+            Origin::File(path) => f.write_str(&without_whole_secrets(&path.to_string_lossy())),
         }
     }
 }
@@ -158,8 +159,8 @@ impl fmt::Display for KeyError {
             Self::Random => f.write_str("the operating system gave no random bytes for a new key; try again"),
             Self::NotAFile => write!(
                 f,
-                "--keys and --key want the name of a file, and a key is not safe among arguments; put it \
-                 in a file or in {VARIABLE}"
+                "a key stands where something else is wanted, and is not safe there; put it in a file that --keys or \
+                 --key names, or in {VARIABLE}"
             ),
         }
     }
@@ -262,9 +263,8 @@ pub fn line(key: &Key) -> Zeroizing<String> {
 
 /// The path of a file that was named.
 fn named_path(path: &Path) -> Result<&Path, KeyError> {
-    // If the key itself stands here, the error that no such file exists would show it.
-    let last_word = path.to_str().and_then(|text| text.split_ascii_whitespace().next_back());
-    if last_word.is_some_and(|word| read_secret(word).is_some()) { Err(KeyError::NotAFile) } else { Ok(path) }
+    let name = path.file_name().and_then(|name| name.to_str());
+    if name.is_some_and(holds_secret) { Err(KeyError::NotAFile) } else { Ok(path) }
 }
 
 /// A key file that was read and is good.
@@ -403,7 +403,8 @@ fn parse_line(line: &[u8]) -> Result<Option<(Key, [usize; 2])>, (BadLine, usize)
         return Err((BadLine::Words, column(line)));
     };
     let columns = [column(name), column(secret)];
-    let name = name.parse().map_err(|_| (BadLine::Name, columns[0]))?;
+    let parsed = name.parse().ok().filter(|_| !holds_secret(name));
+    let name = parsed.ok_or((BadLine::Name, columns[0]))?;
     let secret = read_secret(secret).ok_or((BadLine::Secret, columns[1]))?;
     Ok(Some((Key { name, secret }, columns)))
 }
@@ -413,9 +414,10 @@ fn offset(text: &str, part: &str) -> usize {
     (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize).min(text.len())
 }
 
-/// Whether a word is a secret in its text form.
-pub fn is_secret(text: &str) -> bool {
-    read_secret(text).is_some()
+/// Whether a word of a text is a secret in its text form: a key stands where something else is wanted.
+pub fn holds_secret(text: &str) -> bool {
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+    text.split(|letter| !is_letter(letter)).any(|word| looks_secret(word) && read_secret(word).is_some())
 }
 
 fn read_secret(text: &str) -> Option<Secret> {

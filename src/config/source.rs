@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::fault::{Collector, Fault, Faults, Place, Warning, path_without_secret};
+use super::fault::{Collector, Fault, Faults, Place, Warning, without_whole_secrets};
 use super::file::{self, ClientSaid, FILE_BYTES_MAX, Parsed, Running, ServerSaid, Text, What};
 use super::key_faults::{KeyFaults, place_of, told};
 use super::key_place;
@@ -129,7 +129,7 @@ impl Refused {
     pub fn in_one_line(&self) -> String {
         match self {
             Refused::File(faults) => faults.in_one_line(),
-            Refused::Key(error) => format!("keys: {error}"),
+            Refused::Key(error) => without_whole_secrets(&format!("keys: {error}")),
         }
     }
 }
@@ -248,8 +248,8 @@ fn other_kind(path: &Path, wanted: &str, found: &str) -> Faults {
 }
 
 /// A file's name as it was typed.
-fn named(path: &Path) -> Arc<str> {
-    path_without_secret(&path.to_string_lossy()).into()
+pub fn named(path: &Path) -> Arc<str> {
+    without_whole_secrets(&path.to_string_lossy()).into()
 }
 
 /// The bytes of a configuration file.
@@ -302,7 +302,7 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
     };
     // What faults in it are named by.
     let shown: Arc<str> = match (&written, &path) {
-        (Some(written), _) => path_without_secret(written).into(),
+        (Some(written), _) => without_whole_secrets(written).into(),
         (None, Ok(path)) => path.display().to_string().into(),
         (None, Err(_)) => "".into(),
     };
@@ -377,7 +377,7 @@ fn client(folder: &Path, parsed: Parsed, places: Places) -> Result<Either, Fault
         }
         Err(error) => {
             let shown: Arc<str> = match (&written, &error) {
-                (Some(written), _) => path_without_secret(written).into(),
+                (Some(written), _) => without_whole_secrets(written).into(),
                 (None, KeyError::Line { origin, .. } | KeyError::Empty(origin)) => origin.to_string().into(),
                 (None, _) => "".into(),
             };

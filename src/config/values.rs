@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use super::CONTROL_PORT;
 use super::document::{Document, Item, Value};
-use super::fault::{Collector, looks_secret, nearest, quoted};
-use super::keys::is_secret;
+use super::fault::{Collector, nearest, quoted};
+use super::keys::holds_secret;
 use super::options::{FORMATS, Kind, LEVELS, UNITS, in_words};
 use super::policy::{PortRules, Services};
 use crate::base::address::{BadAddress, HostPort, Listen, Zoned};
@@ -205,6 +205,9 @@ fn address(item: &Item, host: Option<&str>, port: Option<u16>, faults: &mut Coll
     let item = one(item, "one address", faults)?;
     let text = number_or_text(item, "an address to dial", faults)?;
     let read = HostPort::parse(&text, host, port);
+    if holds_secret(&text) {
+        return wrong(item, "an address to dial, because a secret stands in the key file alone", faults);
+    }
     let form = if port.is_some() { "HOST or HOST:PORT" } else { "HOST:PORT" };
     read.map_err(|error| bad_address(error, form, item, &text, faults)).ok().map(Setting::Address)
 }
@@ -275,7 +278,7 @@ fn services(item: &Item, faults: &mut Collector) -> Option<Setting> {
 #[cold]
 pub fn name(text: &str, at: usize, faults: &mut Collector) -> Option<Name> {
     match text.parse() {
-        Ok(_) if looks_secret(text) && is_secret(text) => {
+        Ok(_) if holds_secret(text) => {
             faults.tell(at, || {
                 format!("wanted a name, found {}: a secret stands in the key file alone", quoted(text))
             });
