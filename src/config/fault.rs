@@ -2,6 +2,7 @@
 //! of the file, and a secret is never part of one.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Faults that are told; more are counted.
@@ -154,18 +155,22 @@ const STRIDE: usize = 1024;
 impl<'t> Lines<'t> {
     /// Looks for the lines of a text.
     pub fn of(text: &'t str) -> Lines<'t> {
-        let mut marks = vec![(0, Place::BEGIN)];
-        let (mut last, mut place) = (0, Place::BEGIN);
-        for (at, letter) in text.char_indices() {
-            let behind = at + letter.len_utf8();
-            place.column += 1;
-            if letter == '\n' {
-                place = Place { line: place.line + 1, column: 1 };
+        let mut marks = Vec::new();
+        let mut begin = 0;
+        for (number, line) in text.split('\n').enumerate() {
+            let mut place = Place { line: number + 1, column: 1 };
+            let mut last = 0;
+            marks.push((begin, place));
+            if line.len() >= STRIDE {
+                for (at, _) in line.char_indices() {
+                    if at - last >= STRIDE {
+                        last = at;
+                        marks.push((begin + at, place));
+                    }
+                    place.column += 1;
+                }
             }
-            if letter == '\n' || behind - last >= STRIDE {
-                last = behind;
-                marks.push((behind, place));
-            }
+            begin += line.len() + 1;
         }
         Lines { text, marks }
     }
@@ -184,7 +189,7 @@ impl<'t> Lines<'t> {
 #[derive(Debug)]
 pub struct Collector<'t> {
     file: Arc<str>,
-    lines: Lines<'t>,
+    lines: Rc<Lines<'t>>,
     /// Sorted by their places.
     kept: Vec<(usize, String)>,
     count: usize,
@@ -193,7 +198,12 @@ pub struct Collector<'t> {
 impl<'t> Collector<'t> {
     /// Nothing yet. `file` is named in each.
     pub fn new(file: &Arc<str>, text: &'t str) -> Collector<'t> {
-        Collector { file: file.clone(), lines: Lines::of(text), kept: Vec::new(), count: 0 }
+        Collector { file: file.clone(), lines: Rc::new(Lines::of(text)), kept: Vec::new(), count: 0 }
+    }
+
+    /// Nothing yet, of the same text.
+    pub fn beside(&self) -> Collector<'t> {
+        Collector { file: self.file.clone(), lines: self.lines.clone(), kept: Vec::new(), count: 0 }
     }
 
     /// Adds one at a byte of the text.

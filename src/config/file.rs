@@ -100,7 +100,7 @@ pub struct Parsed<'t> {
     /// What is taken and should be known.
     pub warnings: Collector<'t>,
     /// Its tables.
-    document: Document,
+    document: Document<'t>,
 }
 
 /// A file's bytes as text. What is not UTF-8 is told with its place, and then nothing else is.
@@ -154,7 +154,7 @@ pub fn parse<'t>(file: &Arc<str>, text: &'t str, now: SystemTime) -> Result<Pars
     if !faults.is_empty() {
         return Err(faults.finish());
     }
-    let mut warnings = Collector::new(file, text);
+    let mut warnings = faults.beside();
     let side = side_of(&document);
     let top = top(&document, side, &mut faults);
     let what = match side {
@@ -205,16 +205,17 @@ fn top(document: &Document, side: Side, faults: &mut Collector) -> Settings {
         let key = |side| keys(side, Section::Top).find(|option| option.name == entry.key);
         let other = if side == Side::Server { Side::Client } else { Side::Server };
         // `key` is a file at a client and a table at a server.
-        let is_foreign = match (key(side), section(side)) {
+        let own = key(side);
+        let is_foreign = match (own, section(side)) {
             (None, false) => key(other).is_some() || section(other),
             (Some(_), false) => is_table && section(other),
             _ => false,
         };
-        match key(side) {
+        match own {
             _ if is_foreign => {
                 if !is_told {
                     let makes = MAKES_CLIENT.iter().find_map(|key| document.entry(Document::ROOT, key));
-                    let makes = makes.map(|makes| (makes.key.as_str(), faults.place(makes.at)));
+                    let makes = makes.map(|makes| (&*makes.key, faults.place(makes.at)));
                     faults.tell(entry.at, || both_kinds(side, makes, other, &entry.key));
                 }
                 is_told = true;

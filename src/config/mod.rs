@@ -16,6 +16,7 @@ pub mod places;
 pub mod policy;
 pub mod restart;
 pub mod source;
+mod syntax;
 pub mod values;
 
 use std::collections::BTreeMap;

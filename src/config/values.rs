@@ -365,11 +365,11 @@ pub fn unknown<'w>(what: &str, word: &str, known: impl IntoIterator<Item = &'w s
 /// The tables in a table by their names; what is no table is told.
 #[cold]
 pub fn tables<'d>(
-    document: &'d Document,
+    document: &'d Document<'d>,
     item: &Item,
     section: &str,
     faults: &mut Collector,
-) -> Vec<(&'d super::document::Entry, super::document::TableId)> {
+) -> Vec<(&'d super::document::Entry<'d>, super::document::TableId)> {
     let Value::Table(all) = item.value else {
         let _: Option<()> = wrong(item, &format!("tables [{section}.NAME]"), faults);
         return Vec::new();

@@ -170,10 +170,10 @@ fn from(settings: &Settings) -> crate::base::network::Networks {
 
 /// The tables of a section, in their order.
 pub(super) fn of<'d>(
-    document: &'d Document,
+    document: &'d Document<'d>,
     section: Section,
     faults: &mut Collector,
-) -> Vec<(&'d Entry, TableId)> {
+) -> Vec<(&'d Entry<'d>, TableId)> {
     match document.entry(Document::ROOT, section.name()) {
         Some(entry) => tables(document, &entry.item, section.name(), faults),
         None => Vec::new(),
