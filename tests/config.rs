@@ -169,6 +169,48 @@ fn places_that_overlap_are_told_at_the_second() {
 }
 
 #[test]
+fn what_is_wrong_hides_nothing_else_that_is() {
+    faults(
+        "[service.'a b']\nlisten = 5\n[service.c]\nlisten = 5\n",
+        &[
+            "1:10: wanted a name",
+            "4:10: wanted an address of its own, found *:5, where *:5 of service 'a b' is at 2:10",
+        ],
+    );
+    faults(
+        "[service.d]\nlisten = [6, 'x']\n[service.e]\nlisten = [6]\n",
+        &[
+            "2:14: wanted PORT for all",
+            "4:11: wanted an address of its own, found *:6, where *:6 of service d is at 2:11",
+        ],
+    );
+    faults("message = 'x'\n[service.a]\nlisten = 33334\n", &["1:11: wanted PORT for all"]);
+    faults(
+        "metrics = 5\n[service.a]\nlisten = 5\n",
+        &["3:10: wanted an address of its own, found *:5, where 127.0.0.1:5 of metrics is at 1:11"],
+    );
+    faults(
+        "[service.a]\nlisten = '[::ffff:10.9.0.1]:6011'\n[service.b]\nlisten = '10.9.0.1:6011'\n",
+        &[
+            "4:10: wanted an address of its own, found 10.9.0.1:6011, where 10.9.0.1:6011 of service a is at 2:10",
+        ],
+    );
+    faults(
+        "\u{feff}\u{feff}[service.a]\nlisten = 5\n",
+        &["1:1: wanted one byte order mark at most, found two"],
+    );
+    faults(
+        "server = 'a'\n[expose.a]\nlocal = 80\nports = 8080\n[expose.b]\nlocal = 80\nports = '8000-8100'\n\
+         [expose.'c d']\nlocal = 80\nports = 8100\n[expose.e]\nports = 8101\nlocal = 80\n",
+        &[
+            "7:9: wanted ports of its own, found 8000-8100, where 8080 is asked for at 4:9",
+            "8:9: wanted a name",
+            "10:9: wanted ports of its own, found 8100, where 8000-8100 is asked for at 7:9",
+        ],
+    );
+}
+
+#[test]
 fn a_key_file_is_judged_with_the_file_that_names_it() {
     let folder = folder();
     let server =

@@ -451,7 +451,7 @@ impl Failure {
             ),
             Self::SamePlace(listen) => write!(
                 f,
-                "{listen} is wanted for two things; give --request and each --service a port of its own; only \
+                "{listen} is wanted for two things; give --request, --metrics and each --service a port of its own; only \
                  --message and --control may share one"
             ),
             Self::Beside(sentences) => f.write_str(&sentences.join("\nskyorg: ")),

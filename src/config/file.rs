@@ -7,6 +7,7 @@ mod server;
 mod settings;
 
 use std::borrow::Cow;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -81,6 +82,20 @@ impl Running {
     }
 }
 
+/// Where those come who ask for the status by TCP. What a process says of itself is not everybody's: a port alone is
+/// for this host.
+pub fn metrics_address(at: Listen) -> SocketAddr {
+    match at {
+        Listen::Any(port) => (Ipv4Addr::LOCALHOST, port).into(),
+        Listen::At(address) => address,
+    }
+}
+
+/// The same as a place to listen.
+pub fn for_metrics(at: Listen) -> Listen {
+    Listen::At(metrics_address(at))
+}
+
 /// What a file says.
 #[derive(Debug)]
 pub enum What {
@@ -150,6 +165,10 @@ pub fn alone(file: &Arc<str>, what: String) -> Faults {
 #[cold]
 pub fn parse<'t>(file: &Arc<str>, text: &'t str, now: SystemTime) -> Result<Parsed<'t>, Faults> {
     let mut faults = Collector::new(file, text);
+    // One is left out with the bytes, and the parser leaves out another.
+    if text.starts_with('\u{feff}') {
+        faults.tell(0, || "wanted one byte order mark at most, found two".to_owned());
+    }
     let document = Document::read(text, &mut faults);
     if !faults.is_empty() {
         return Err(faults.finish());

@@ -16,7 +16,8 @@ use crate::base::network::{Network, Networks};
 use crate::base::ports::{Ports, PortsAt};
 use crate::base::rate::{Rate, scaled};
 
-/// A value that is good, and the place of each of its parts where these may be at fault together with others.
+/// A value, and the place of each of its parts where these may be at fault together with others. Of a list it is the
+/// parts that are good.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Setting {
     /// Places to listen.
@@ -168,7 +169,7 @@ fn number_or_text(item: &Item, wanted: &str, faults: &mut Collector) -> Option<S
 pub fn listen(text: &str) -> Result<Listen, BadAddress> {
     let Some(Zoned { host, port }) = Zoned::parse(text) else { return text.parse() };
     let found = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
-    found.map(Listen::At).ok_or(BadAddress::Zone)
+    found.map(Listen::at).ok_or(BadAddress::Zone)
 }
 
 #[cold]
@@ -197,7 +198,7 @@ fn places(item: &Item, faults: &mut Collector) -> Option<Setting> {
         return wrong(item, "at least one port or address to listen at", faults);
     }
     let read: Vec<_> = parts(item).iter().map(|part| place(part, faults)).collect();
-    read.into_iter().collect::<Option<Vec<_>>>().map(Setting::Places)
+    Some(Setting::Places(read.into_iter().flatten().collect()))
 }
 
 #[cold]
@@ -222,7 +223,7 @@ fn networks(item: &Item, faults: &mut Collector) -> Option<Setting> {
         };
         read.push(parsed(text.parse::<Network>(), part, text, faults));
     }
-    read.into_iter().collect::<Option<Vec<_>>>().map(|networks| Setting::Networks(Networks::of(networks)))
+    Some(Setting::Networks(Networks::of(read.into_iter().flatten().collect())))
 }
 
 /// Entries of one list of ports; a range counts once.
@@ -247,8 +248,7 @@ fn ports(item: &Item, faults: &mut Collector) -> Option<Setting> {
             text => parsed(text.parse::<PortsAt>(), part, text, faults),
         }));
     }
-    let read = read.into_iter().collect::<Option<Vec<_>>>()?;
-    Some(Setting::Ports(PortRules::These(read.into())))
+    Some(Setting::Ports(PortRules::These(read.into_iter().flatten().collect())))
 }
 
 #[cold]
@@ -268,9 +268,8 @@ fn services(item: &Item, faults: &mut Collector) -> Option<Setting> {
             _ => wrong(part, "the name of a service", faults),
         });
     }
-    let read = read.into_iter().collect::<Option<Vec<_>>>()?;
-    let mut names = BTreeSet::new();
-    read.iter().for_each(|(name, _)| _ = names.insert(name.clone()));
+    let read: Vec<_> = read.into_iter().flatten().collect();
+    let names: BTreeSet<Name> = read.iter().map(|(name, _)| name.clone()).collect();
     Some(Setting::Services(Services::Named(names), read))
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::exchange::{Door, Doors};
 use super::socket::{self, Place, SocketError, SocketFile};
 use crate::app::journal;
 use crate::base::address::Listen;
-use crate::config::file::Running;
+use crate::config::file::{Running, metrics_address};
 use crate::config::options::Side;
 use crate::reactor::world::inherited::Inherited;
 
@@ -62,11 +62,7 @@ impl fmt::Display for WayError {
 impl Ways {
     /// What a file or a command line says; the flag `--status` comes before a file.
     pub fn of(role: Side, running: &Running, status: Option<&Path>) -> Ways {
-        let metrics = running.metrics.map(|at| match at {
-            // What a process says of itself is not everybody's.
-            Listen::Any(port) => (Ipv4Addr::LOCALHOST, port).into(),
-            Listen::At(address) => address,
-        });
+        let metrics = running.metrics.map(metrics_address);
         Ways { role, metrics, socket: Place::of(status.or(running.status.as_deref())) }
     }
 
