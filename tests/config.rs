@@ -200,12 +200,12 @@ fn what_is_wrong_hides_nothing_else_that_is() {
         &["1:1: wanted one byte order mark at most, found two"],
     );
     faults(
-        "server = 'a'\n[expose.a]\nlocal = 80\nports = 8080\n[expose.b]\nlocal = 80\nports = '8000-8100'\n\
+        "server = 'a'\nkey = 'keys'\n[expose.a]\nlocal = 80\nports = 8080\n[expose.b]\nlocal = 80\nports = '8000-8100'\n\
          [expose.'c d']\nlocal = 80\nports = 8100\n[expose.e]\nports = 8101\nlocal = 80\n",
         &[
-            "7:9: wanted ports of its own, found 8000-8100, where 8080 is asked for at 4:9",
-            "8:9: wanted a name",
-            "10:9: wanted ports of its own, found 8100, where 8000-8100 is asked for at 7:9",
+            "8:9: wanted ports of its own, found 8000-8100, where 8080 is asked for at 5:9",
+            "9:9: wanted a name",
+            "11:9: wanted ports of its own, found 8100, where 8000-8100 is asked for at 8:9",
         ],
     );
 }
