@@ -195,11 +195,13 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
     let ways = Ways::of(Side::Server, &read.running, socket.as_deref());
     let mut inherited = inherited();
     let metrics = ways.take(&mut inherited);
+    // Before users can connect: a port that is in use is waited for.
+    let opened = ways.open(None, metrics).map_err(|error| Failure::Start(StartError::Way(error)))?;
     let mut server = match Server::bind_with(read.config, inherited) {
         Err(StartError::AskedToEnd) => return Ok(()),
         bound => bound.map_err(Failure::Start)?,
     };
-    server.show(ways, metrics, source.file()).map_err(Failure::Start)?;
+    server.show(ways, opened, source.file()).map_err(Failure::Start)?;
     if let Some(shortage) = server.shortage() {
         log::warn!("{shortage}");
     }
@@ -243,8 +245,9 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     let mut inherited = inherited();
     let metrics = ways.take(&mut inherited);
     close_unused(inherited);
+    let opened = ways.open(None, metrics).map_err(|error| Failure::Start(StartError::Way(error)))?;
     let mut client = Client::new(read.config).map_err(Failure::Start)?;
-    client.show(ways, metrics, source.file()).map_err(Failure::Start)?;
+    client.show(ways, opened, source.file()).map_err(Failure::Start)?;
     let said = ready_file.clone();
     let ready_file = ready_file.or_else(|| read.running.ready_file.clone());
     client.announce(ready_file).map_err(|error| Failure::Io("cannot tell where users connect", error))?;

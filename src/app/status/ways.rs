@@ -5,20 +5,21 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::Level;
 
 use super::exchange::{Door, Doors};
 use super::socket::{self, Place, SocketError, SocketFile};
-use crate::app::journal;
+use crate::app::{in_use, journal};
 use crate::base::address::Listen;
 use crate::config::file::{Running, metrics_address};
 use crate::config::options::Side;
+use crate::machine::Fact;
 use crate::reactor::world::inherited::Inherited;
 
-/// How often an address in use is tried, and how soon again.
-const TRIES: usize = 10;
+/// How long an address in use is tried at the start, as those of all other listeners, and how soon again.
+const TRY_TIME: Duration = Duration::from_secs(5);
 const TRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The ways in that are wanted.
@@ -51,7 +52,10 @@ impl WayError {
 impl fmt::Display for WayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WayError::Metrics(address, error) => write!(f, "cannot listen on {address} for metrics: {error}"),
+            WayError::Metrics(address, error) => {
+                let advice = in_use::Advice(address.port(), error.kind());
+                write!(f, "cannot listen on {address} for metrics: {error}{advice}")
+            }
             WayError::Socket(SocketError { path, error, .. }) => {
                 write!(f, "cannot make the socket {} for 'skyorg status': {error}", path.display())
             }
@@ -76,7 +80,8 @@ impl Ways {
         inherited.take(Listen::At(self.metrics?)).map(|(_, listener)| listener)
     }
 
-    /// Opens those that are not open yet, but for a TCP listener that was handed over.
+    /// Opens those that are not open yet, but for a TCP listener that was handed over. Only at the start, where none is
+    /// open, an address in use is waited for.
     pub fn open(
         &self,
         open: Option<&Ways>,
@@ -87,7 +92,8 @@ impl Ways {
             doors.metrics = match self.metrics {
                 None => Door::Closed,
                 Some(address) => {
-                    let listener = listen(address, metrics);
+                    let patience = if open.is_none() { TRY_TIME } else { Duration::ZERO };
+                    let listener = listen(address, metrics, patience);
                     Door::New(listener.map_err(|error| WayError::Metrics(address, error))?)
                 }
             };
@@ -114,19 +120,14 @@ impl Ways {
     }
 }
 
-fn listen(address: SocketAddr, handed_over: Option<TcpListener>) -> io::Result<TcpListener> {
+fn listen(
+    address: SocketAddr,
+    handed_over: Option<TcpListener>,
+    patience: Duration,
+) -> io::Result<TcpListener> {
     let listener = match handed_over {
         Some(listener) => listener,
-        // A process before this one gives it up as it begins to drain.
-        None => (1..TRIES)
-            .find_map(|_| match TcpListener::bind(address) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                    thread::sleep(TRY_INTERVAL);
-                    None
-                }
-                bound => Some(bound),
-            })
-            .unwrap_or_else(|| TcpListener::bind(address))?,
+        None => bind(address, patience)?,
     };
     listener.set_nonblocking(true)?;
     let at = listener.local_addr()?;
@@ -134,6 +135,23 @@ fn listen(address: SocketAddr, handed_over: Option<TcpListener>) -> io::Result<T
         json.key("address").shown(at);
     });
     Ok(listener)
+}
+
+/// A process before this one gives the address up as it begins to drain, and a connection that goes out from it ends.
+fn bind(address: SocketAddr, patience: Duration) -> io::Result<TcpListener> {
+    let since = Instant::now();
+    let mut is_told = false;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && since.elapsed() < patience => {
+                if !std::mem::replace(&mut is_told, true) {
+                    log::warn!("{}", Fact::AddressInUse { at: Listen::At(address), time: patience });
+                }
+                thread::sleep(TRY_INTERVAL);
+            }
+            bound => return bound,
+        }
+    }
 }
 
 #[cfg(test)]
