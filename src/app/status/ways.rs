@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::Level;
 
@@ -139,15 +139,15 @@ fn listen(
 
 /// A process before this one gives the address up as it begins to drain, and a connection that goes out from it ends.
 fn bind(address: SocketAddr, patience: Duration) -> io::Result<TcpListener> {
-    let since = Instant::now();
-    let mut is_told = false;
+    let mut left = patience;
     loop {
         match TcpListener::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && since.elapsed() < patience => {
-                if !std::mem::replace(&mut is_told, true) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !left.is_zero() => {
+                if left == patience {
                     log::warn!("{}", Fact::AddressInUse { at: Listen::At(address), time: patience });
                 }
                 thread::sleep(TRY_INTERVAL);
+                left = left.saturating_sub(TRY_INTERVAL);
             }
             bound => return bound,
         }
