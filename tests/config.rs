@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Folder, Process, SKYORG, converse, echo_server};
+use rustix::process::Signal;
 
 const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I";
 
@@ -515,4 +516,108 @@ fn the_recipes_of_the_readme_mean_what_they_say() {
             assert!(meaning.contains(part), "{part}\n{meaning}");
         }
     }
+}
+
+#[test]
+fn each_file_of_a_configuration_is_a_file_of_its_own() {
+    let server = "keys = 'keys'\nlog-file = 'f.toml'\nstatus = './keys'\n[service.a]\nlisten = 5\n";
+    faults(
+        server,
+        &[
+            "2:12: wanted a file of its own, found this file itself",
+            "3:10: wanted a file of its own, found that of 'keys' at 1:8",
+        ],
+    );
+    faults(
+        "server = 'a'\nkey = 'keys'\nlog-file = 'x'\nstatus = 'x'\n",
+        &["4:10: wanted a file of its own, found that of 'log-file' at 3:12"],
+    );
+    let folder = folder();
+    let here = folder.0.file_name().and_then(|name| name.to_str()).expect("plain");
+    folder.file("f.toml", format!("server = 'a'\nready-file = '../{here}/keys'\nkey = 'keys'\n"));
+    let (status, _, told) = check(&folder, &["f.toml"]);
+    assert_eq!(status, 2);
+    assert_eq!(told, "f.toml:3:7: wanted a file of its own, found that of 'ready-file' at 2:14\n");
+}
+
+#[test]
+fn nothing_is_removed_for_a_ready_file_but_a_ready_file() {
+    let folder = folder();
+    folder.file("text", "precious");
+    let client = ["client", "--server", "127.0.0.1:9", "--local", "9", "--key", "keys", "--status", "none"];
+    for (other, part) in [("keys", "no ready file"), ("text", "no ready file"), ("none/x", "No such file")] {
+        let (status, _, told) = texts(&run(&folder, &[&client[..], &["--ready-file", other]].concat()));
+        assert!(status == 1 && told.contains(part), "{told}");
+    }
+    let file = |ready: &str| {
+        let text = format!("server = '127.0.0.1:9'\nkey = 'keys'\nstatus = 'none'\nready-file = '{ready}'\n");
+        folder.file("f.toml", text + "[publish.a]\nlocal = 9\n")
+    };
+    let path = file("text");
+    let (status, _, told) = texts(&run(&folder, &["client", "--config", "f.toml"]));
+    assert!(status == 1 && told.contains("skyorg: f.toml:4:1: "), "{told}");
+
+    file("ready");
+    folder.file("ready", "[]\n");
+    let process = Process::skyorg(&["client", "--config", &path], None);
+    process.wait_until("the old one is gone", || !std::fs::exists(folder.path("ready")).expect("ours"));
+    folder.file("ready", "[]\n");
+    for (number, other) in ["text", "none/x", "keys.d"].into_iter().enumerate() {
+        if other == "keys.d" {
+            std::fs::create_dir(folder.path(other)).expect("a new folder");
+        }
+        file(other);
+        process.signal(Signal::HUP);
+        let lines = process.wait_for_count("; the running configuration stays", number + 1);
+        assert!(lines[number].contains("f.toml:4:1: "), "{}", lines[number]);
+    }
+    assert_eq!(std::fs::read_to_string(folder.path("text")).expect("it is there"), "precious");
+    assert!(
+        std::fs::exists(folder.path("ready")).expect("ours")
+            && std::fs::exists(folder.path("keys")).expect("ours")
+    );
+}
+
+#[test]
+fn what_would_block_is_refused_at_the_start_and_at_a_reload() {
+    let folder = folder();
+    let pipe = |name: &str| {
+        let path = folder.path(name);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600))
+            .expect("a new pipe");
+        path
+    };
+    pipe("pipe");
+    let (status, _, told) = check(&folder, &["pipe"]);
+    assert!(status == 2 && told.contains("it is a pipe that nobody writes to"), "{told}");
+    let file = |key: &str, log: &str| {
+        let text =
+            format!("server = '127.0.0.1:9'\nstatus = 'none'\nkey = '{key}'\n{log}[publish.a]\nlocal = 9\n");
+        folder.file("f.toml", text)
+    };
+    let path = file("pipe", "");
+    let (status, _, told) = check(&folder, &["f.toml"]);
+    assert!(
+        status == 2 && told.starts_with("f.toml:3:7: wanted a key file that can be read, found at pipe"),
+        "{told}"
+    );
+    file("keys", "");
+    let process = Process::skyorg(&["client", "--config", &path], None);
+    process.wait_for("connecting to");
+    for (number, (key, log, part)) in [
+        ("pipe", "", "f.toml:3:7: "),
+        ("keys", "log-file = 'pipe'\n", "nobody reads"),
+        ("pipe", "", "f.toml:3:7: "),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        file(key, log);
+        process.signal(Signal::HUP);
+        let lines = process.wait_for_count("; the running configuration stays", number + 1);
+        assert!(lines[number].contains(part), "{}", lines[number]);
+    }
+    file("keys", "drain = 7\n");
+    process.signal(Signal::HUP);
+    process.wait_for("reloaded ");
 }

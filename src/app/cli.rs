@@ -15,6 +15,7 @@ use log::{Level, LevelFilter};
 use crate::app::demo;
 use crate::app::descriptors::forbid_core_dumps;
 use crate::app::journal::{self, Format, Place};
+use crate::app::ready_file;
 use crate::app::reload::{Refusal, Reread};
 use crate::app::run::{Client, Server, StartError, close_unused};
 use crate::app::status::ways::Ways;
@@ -241,6 +242,15 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
         let from = said.split_once("' from ").map_or(said.as_str(), |(_, from)| from);
         json.key("key").text(key.as_str()).key("from").text(from);
     });
+    let said = ready_file.clone();
+    let ready_file = ready_file.or_else(|| read.running.ready_file.clone());
+    if let Some(path) = &ready_file {
+        ready_file::claim(path).map_err(|what| {
+            Failure::ReadyFile(
+                read.places.faults("ready-file", what).map_or_else(|what| what, |it| it.to_string()),
+            )
+        })?;
+    }
     let ways = Ways::of(Side::Client, &read.running, socket.as_deref());
     let mut inherited = inherited();
     let metrics = ways.take(&mut inherited);
@@ -248,8 +258,6 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
     let opened = ways.open(None, metrics).map_err(|error| Failure::Start(StartError::Way(error)))?;
     let mut client = Client::new(read.config).map_err(Failure::Start)?;
     client.show(ways, opened, source.file()).map_err(Failure::Start)?;
-    let said = ready_file.clone();
-    let ready_file = ready_file.or_else(|| read.running.ready_file.clone());
     client.announce(ready_file).map_err(|error| Failure::Io("cannot tell where users connect", error))?;
     let name = source.name();
     let reader = move |running: &ClientConfig| {
@@ -367,6 +375,8 @@ enum Failure {
     Checked,
     /// `status` found that not everything is proven, and has said what.
     NotProven(u8),
+    /// The ready file cannot be written.
+    ReadyFile(String),
     /// The log file cannot be opened.
     LogFile(PathBuf, io::Error),
     /// No usable key.
@@ -392,7 +402,11 @@ impl Failure {
     fn status(&self) -> u8 {
         match self {
             Self::NotProven(status) => *status,
-            Self::Start(_) | Self::Demo(_) | Self::Io(..) | Self::Key(KeyError::Random) => 1,
+            Self::Start(_)
+            | Self::ReadyFile(_)
+            | Self::Demo(_)
+            | Self::Io(..)
+            | Self::Key(KeyError::Random) => 1,
             _ => 2,
         }
     }
@@ -454,8 +468,8 @@ impl Failure {
             ),
             Self::SamePlace(listen) => write!(
                 f,
-                "{listen} is wanted for two things; give --request, --metrics and each --service a port of its own; only \
-                 --message and --control may share one"
+                "{listen} is wanted for two things; give --request, --metrics and each --service a port of its own; \
+                 only --message and --control may share one"
             ),
             Self::Beside(sentences) => f.write_str(&sentences.join("\nskyorg: ")),
             Self::File(faults) => write!(f, "{faults}"),
@@ -466,6 +480,7 @@ impl Failure {
                  be written to",
                 path.display()
             ),
+            Self::ReadyFile(what) => f.write_str(what),
             Self::Key(error) => write!(f, "{error}"),
             Self::Start(error) => write!(f, "{error}"),
             Self::Demo(error) => write!(f, "{error}"),

@@ -375,8 +375,10 @@ fn turn<M: Machine, C: Reloadable>(
             notifier.stopping(now);
         }
         notifier.settle(now);
-        reactor.wake_at(notifier.due());
     }
+    reload.iter_mut().for_each(|reload| reload.settle(now));
+    let due = [notifier.as_ref().and_then(Notifier::due), reload.as_ref().and_then(Reload::due)];
+    reactor.wake_at(due.into_iter().flatten().min());
     if let Some(showing) = showing {
         if let Some(reload) = reload {
             showing.note_refused(reload.refused());

@@ -143,8 +143,8 @@ impl<'t> Document<'t> {
 
     /// What has a key.
     #[cold]
-    pub fn entry<'d>(&'d self, table: TableId, key: &'d str) -> Option<&'d Entry<'t>> {
-        let places: &HashMap<(TableId, Cow<'d, str>), usize> = &self.places;
+    pub fn entry(&self, table: TableId, key: &str) -> Option<&Entry<'t>> {
+        let places: &HashMap<(TableId, Cow<'_, str>), usize> = &self.places;
         let place = places.get(&(table, Cow::Borrowed(key)))?;
         self.tables.get(table.0)?.entries.get(*place)
     }

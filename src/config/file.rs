@@ -3,6 +3,7 @@
 //! Nothing is read here but text that is handed in. The key file, which a file only names, is [`super::source`]'s.
 
 mod client;
+mod paths;
 mod server;
 mod settings;
 
@@ -15,7 +16,7 @@ use std::time::SystemTime;
 pub use client::ClientSaid;
 pub use server::ServerSaid;
 
-use super::document::{Document, Entry, Value};
+use super::document::{Document, Entry, Item, Value};
 use super::fault::{Collector, Fault, Faults, Place, quoted};
 use super::options::{Described, Section, Side, keys};
 use super::values::{Setting, unknown};
@@ -184,6 +185,14 @@ pub fn parse<'t>(file: &Arc<str>, text: &'t str, now: SystemTime) -> Result<Pars
 }
 
 impl Parsed<'_> {
+    /// What an option of the top names, and where.
+    fn path(&self, option: &str) -> Option<(&str, usize)> {
+        match &self.document.entry(Document::ROOT, option)?.item {
+            Item { value: Value::Text(path), span } => Some((path, span.start)),
+            _ => None,
+        }
+    }
+
     /// The place of a key at the top, or of one in a table.
     pub fn place(&self, section: Section, name: &str, key: &str) -> Option<Place> {
         let entry = match section {

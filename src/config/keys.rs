@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::fault::{looks_secret, without_whole_secrets};
 use super::key_place::{access_of_others, default_place};
+use super::opening::Patient;
 use crate::base::name::Name;
 use crate::config::Key;
 use crate::wire::handshake::{Secret, key_id};
@@ -289,8 +290,8 @@ fn read_file(path: &Path) -> Result<Found, KeyError> {
 pub fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), KeyError> {
     let path = named_path(path)?;
     let failed = |error| KeyError::Read(path.to_owned(), error);
-    let file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
+    let file = Patient::open(path).map_err(failed)?;
+    let metadata = file.file().metadata().map_err(failed)?;
     let others = access_of_others(path);
     let is_open = metadata.is_file() && metadata.permissions().mode() & others != 0;
     let text = read_text(file, metadata.len()).map_err(failed)?;
@@ -303,7 +304,7 @@ pub fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), K
 }
 
 /// Reads a file, and at most one byte more than [`FILE_BYTES_MAX`]. No copy is left where the text did not fit.
-fn read_text(mut file: File, length: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+fn read_text(mut file: impl Read, length: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let max = FILE_BYTES_MAX as usize + 1;
     let mut text = Zeroizing::new(vec![0; usize::try_from(length).unwrap_or(max).saturating_add(1).min(max)]);
     let mut filled = 0;

@@ -11,6 +11,7 @@ pub mod keys;
 pub mod limits;
 pub mod meaning;
 pub mod moment;
+pub mod opening;
 pub mod options;
 pub mod places;
 pub mod policy;

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use super::file::{self, ClientSaid, FILE_BYTES_MAX, Parsed, Running, ServerSaid,
 use super::key_faults::{KeyFaults, place_of, told};
 use super::key_place;
 use super::keys::{self, KeyError, Lines, Origin};
+use super::opening::Patient;
 use super::options::{OPTIONS, Section};
 use super::values::unknown;
 use super::{ClientConfig, Key, ServerConfig};
@@ -257,8 +257,8 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>, Faults> {
     let file_name = named(path);
     let failed =
         |error: io::Error| file::alone(&file_name, format!("wanted a file that can be read, found: {error}"));
-    let file = File::open(path).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
+    let file = Patient::open(path).map_err(failed)?;
+    let length = file.file().metadata().map_err(failed)?.len();
     if length > FILE_BYTES_MAX as u64 {
         return Err(file::alone(
             &file_name,
@@ -278,7 +278,8 @@ pub fn read_file(path: &Path, occasion: Occasion) -> Result<Either, Faults> {
     let name = named(path);
     let bytes = read_bytes(path)?;
     let text = Text::of(&name, &bytes)?;
-    let parsed = file::parse(&name, text.as_str(), SystemTime::now())?;
+    let mut parsed = file::parse(&name, text.as_str(), SystemTime::now())?;
+    parsed.tell_same_files(path);
     let folder = path.parent().unwrap_or(Path::new(""));
     let places = Places::of(&name, &parsed);
     match parsed.what {
