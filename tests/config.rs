@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Folder, Process, SKYORG, converse, echo_server};
+use rustix::process::Signal;
 
 const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I";
 
@@ -169,6 +170,48 @@ fn places_that_overlap_are_told_at_the_second() {
 }
 
 #[test]
+fn what_is_wrong_hides_nothing_else_that_is() {
+    faults(
+        "[service.'a b']\nlisten = 5\n[service.c]\nlisten = 5\n",
+        &[
+            "1:10: wanted a name",
+            "4:10: wanted an address of its own, found *:5, where *:5 of service 'a b' is at 2:10",
+        ],
+    );
+    faults(
+        "[service.d]\nlisten = [6, 'x']\n[service.e]\nlisten = [6]\n",
+        &[
+            "2:14: wanted PORT for all",
+            "4:11: wanted an address of its own, found *:6, where *:6 of service d is at 2:11",
+        ],
+    );
+    faults("message = 'x'\n[service.a]\nlisten = 33334\n", &["1:11: wanted PORT for all"]);
+    faults(
+        "metrics = 5\n[service.a]\nlisten = 5\n",
+        &["3:10: wanted an address of its own, found *:5, where 127.0.0.1:5 of metrics is at 1:11"],
+    );
+    faults(
+        "[service.a]\nlisten = '[::ffff:10.9.0.1]:6011'\n[service.b]\nlisten = '10.9.0.1:6011'\n",
+        &[
+            "4:10: wanted an address of its own, found 10.9.0.1:6011, where 10.9.0.1:6011 of service a is at 2:10",
+        ],
+    );
+    faults(
+        "\u{feff}\u{feff}[service.a]\nlisten = 5\n",
+        &["1:1: wanted one byte order mark at most, found two"],
+    );
+    faults(
+        "server = 'a'\nkey = 'keys'\n[expose.a]\nlocal = 80\nports = 8080\n[expose.b]\nlocal = 80\nports = '8000-8100'\n\
+         [expose.'c d']\nlocal = 80\nports = 8100\n[expose.e]\nports = 8101\nlocal = 80\n",
+        &[
+            "8:9: wanted ports of its own, found 8000-8100, where 8080 is asked for at 5:9",
+            "9:9: wanted a name",
+            "11:9: wanted ports of its own, found 8100, where 8000-8100 is asked for at 8:9",
+        ],
+    );
+}
+
+#[test]
 fn a_key_file_is_judged_with_the_file_that_names_it() {
     let folder = folder();
     let server =
@@ -241,6 +284,12 @@ fn a_secret_is_not_shown_wherever_it_stands() {
         format!("server = \"{SECRET} x\"\n[publish.a]\nlocal = \"{SECRET}\"\n"),
         format!("a = \"{SECRET}\n"),
         format!("pool = \"{SECRET}\"\nmessage = [\"{SECRET}\"]\nlog-level = \"{SECRET}\"\n"),
+        format!("keys = \"./{SECRET}\"\n"),
+        format!("keys = \"keys.d/{SECRET}\"\n"),
+        format!("keys = \"/tmp/{SECRET}/key\"\n[key.a]\n"),
+        format!("keys = \"office-{SECRET}\"\n"),
+        format!("server = \"{SECRET}\"\nkey = \"{SECRET}.key\"\n[expose.a]\nlocal = \"{SECRET}:80\"\n"),
+        format!("server = \"a\"\nkey = \"../{SECRET}\"\nlog-file = \"/tmp/{SECRET}\"\n"),
     ] {
         let folder = folder();
         folder.file("f.toml", &text);
@@ -249,11 +298,32 @@ fn a_secret_is_not_shown_wherever_it_stands() {
         assert!(!told.contains(&SECRET[3..20]), "{text}{told}");
     }
     let folder = folder();
-    let (status, _, told) = check(&folder, &[SECRET]);
-    assert!(status == 2 && !told.contains(SECRET), "{told}");
     folder.file("server.toml", "");
-    let (status, _, told) = texts(&run(&folder, &["server", "--config", "server.toml", "--keys", SECRET]));
-    assert!(status == 2 && !told.contains(SECRET), "{told}");
+    let (below, with, long) = (format!("./{SECRET}"), format!("{SECRET}=80"), format!("/tmp/{SECRET}x/key"));
+    for arguments in [
+        &["check", SECRET][..],
+        &["check", &below],
+        &["check", &long],
+        &["server", "--config", "server.toml", "--keys", SECRET],
+        &["server", "--config", &long],
+        &["server", "--keys", &below],
+        &["server", "--keys", &long],
+        &["server", "--service", &with],
+        &["server", "--log-file", &long],
+        &["server", "--config", "server.toml", "--service", &format!("{SECRET}x=80")],
+        &["client", "--key", &below],
+        &["client", "--server", "a", "--local", "80", "--key", &long],
+        &["client", "--server", &below],
+        &["client", "--expose", &with],
+        &["unit", "server", "--keys", &long],
+        &["unit", "client", "--server", SECRET, "--local", "80"],
+        &["status", "--status", &long],
+        &["keygen", SECRET],
+        &[&below],
+    ] {
+        let (status, said, told) = texts(&run(&folder, arguments));
+        assert!(status != 0 && !(said + &told).contains(&SECRET[3..40]), "{arguments:?}: {told}");
+    }
 }
 
 #[test]
@@ -446,4 +516,108 @@ fn the_recipes_of_the_readme_mean_what_they_say() {
             assert!(meaning.contains(part), "{part}\n{meaning}");
         }
     }
+}
+
+#[test]
+fn each_file_of_a_configuration_is_a_file_of_its_own() {
+    let server = "keys = 'keys'\nlog-file = 'f.toml'\nstatus = './keys'\n[service.a]\nlisten = 5\n";
+    faults(
+        server,
+        &[
+            "2:12: wanted a file of its own, found this file itself",
+            "3:10: wanted a file of its own, found that of 'keys' at 1:8",
+        ],
+    );
+    faults(
+        "server = 'a'\nkey = 'keys'\nlog-file = 'x'\nstatus = 'x'\n",
+        &["4:10: wanted a file of its own, found that of 'log-file' at 3:12"],
+    );
+    let folder = folder();
+    let here = folder.0.file_name().and_then(|name| name.to_str()).expect("plain");
+    folder.file("f.toml", format!("server = 'a'\nready-file = '../{here}/keys'\nkey = 'keys'\n"));
+    let (status, _, told) = check(&folder, &["f.toml"]);
+    assert_eq!(status, 2);
+    assert_eq!(told, "f.toml:3:7: wanted a file of its own, found that of 'ready-file' at 2:14\n");
+}
+
+#[test]
+fn nothing_is_removed_for_a_ready_file_but_a_ready_file() {
+    let folder = folder();
+    folder.file("text", "precious");
+    let client = ["client", "--server", "127.0.0.1:9", "--local", "9", "--key", "keys", "--status", "none"];
+    for (other, part) in [("keys", "no ready file"), ("text", "no ready file"), ("none/x", "No such file")] {
+        let (status, _, told) = texts(&run(&folder, &[&client[..], &["--ready-file", other]].concat()));
+        assert!(status == 1 && told.contains(part), "{told}");
+    }
+    let file = |ready: &str| {
+        let text = format!("server = '127.0.0.1:9'\nkey = 'keys'\nstatus = 'none'\nready-file = '{ready}'\n");
+        folder.file("f.toml", text + "[publish.a]\nlocal = 9\n")
+    };
+    let path = file("text");
+    let (status, _, told) = texts(&run(&folder, &["client", "--config", "f.toml"]));
+    assert!(status == 1 && told.contains("skyorg: f.toml:4:1: "), "{told}");
+
+    file("ready");
+    folder.file("ready", "[]\n");
+    let process = Process::skyorg(&["client", "--config", &path], None);
+    process.wait_until("the old one is gone", || !std::fs::exists(folder.path("ready")).expect("ours"));
+    folder.file("ready", "[]\n");
+    for (number, other) in ["text", "none/x", "keys.d"].into_iter().enumerate() {
+        if other == "keys.d" {
+            std::fs::create_dir(folder.path(other)).expect("a new folder");
+        }
+        file(other);
+        process.signal(Signal::HUP);
+        let lines = process.wait_for_count("; the running configuration stays", number + 1);
+        assert!(lines[number].contains("f.toml:4:1: "), "{}", lines[number]);
+    }
+    assert_eq!(std::fs::read_to_string(folder.path("text")).expect("it is there"), "precious");
+    assert!(
+        std::fs::exists(folder.path("ready")).expect("ours")
+            && std::fs::exists(folder.path("keys")).expect("ours")
+    );
+}
+
+#[test]
+fn what_would_block_is_refused_at_the_start_and_at_a_reload() {
+    let folder = folder();
+    let pipe = |name: &str| {
+        let path = folder.path(name);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600))
+            .expect("a new pipe");
+        path
+    };
+    pipe("pipe");
+    let (status, _, told) = check(&folder, &["pipe"]);
+    assert!(status == 2 && told.contains("it is a pipe that nobody writes to"), "{told}");
+    let file = |key: &str, log: &str| {
+        let text =
+            format!("server = '127.0.0.1:9'\nstatus = 'none'\nkey = '{key}'\n{log}[publish.a]\nlocal = 9\n");
+        folder.file("f.toml", text)
+    };
+    let path = file("pipe", "");
+    let (status, _, told) = check(&folder, &["f.toml"]);
+    assert!(
+        status == 2 && told.starts_with("f.toml:3:7: wanted a key file that can be read, found at pipe"),
+        "{told}"
+    );
+    file("keys", "");
+    let process = Process::skyorg(&["client", "--config", &path], None);
+    process.wait_for("connecting to");
+    for (number, (key, log, part)) in [
+        ("pipe", "", "f.toml:3:7: "),
+        ("keys", "log-file = 'pipe'\n", "nobody reads"),
+        ("pipe", "", "f.toml:3:7: "),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        file(key, log);
+        process.signal(Signal::HUP);
+        let lines = process.wait_for_count("; the running configuration stays", number + 1);
+        assert!(lines[number].contains(part), "{}", lines[number]);
+    }
+    file("keys", "drain = 7\n");
+    process.signal(Signal::HUP);
+    process.wait_for("reloaded ");
 }

@@ -106,6 +106,21 @@ fn a_port_that_an_outgoing_connection_has_is_waited_for() {
 }
 
 #[test]
+fn a_port_for_metrics_is_waited_for_like_any_other_on_both_sides() {
+    let folder = Folder::new();
+    let key = folder.key();
+    let client = ["client", "--server", "127.0.0.1:9", "--local", "9", "--key", &key, "--metrics"];
+    for arguments in [&server(&key, &["--metrics"])[..], &client] {
+        let (here, there, address) = outgoing();
+        let process = Process::skyorg(&[arguments, &[&address]].concat(), None);
+        process.wait_for(&format!("cannot listen on {address} yet: the address is in use; trying for 5 s"));
+        common::reset(here);
+        drop(there);
+        assert!(process.wait_for("] metrics: http://").contains(&address));
+    }
+}
+
+#[test]
 fn a_port_that_stays_taken_is_given_up_after_five_seconds_with_its_cause() {
     let folder = Folder::new();
     let key = folder.key();
@@ -113,12 +128,14 @@ fn a_port_that_stays_taken_is_given_up_after_five_seconds_with_its_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let listening = listener.local_addr().expect("bound").to_string();
     let since = Instant::now();
-    let start = |address: &str| Process::skyorg(&server(&key, &["--control", address]), None);
-    let mut processes = [start(&outgoing), start(&listening)];
+    let start = |option, address: &str| Process::skyorg(&server(&key, &[option, address]), None);
+    let mut processes =
+        [start("--control", &outgoing), start("--control", &listening), start("--metrics", &outgoing)];
     let reserve = "sysctl net.ipv4.ip_local_reserved_ports=";
     let causes = [
         ["a connection that goes out from this host has the port", reserve],
         ["another program listens", ""],
+        ["a connection that goes out from this host has the port", reserve],
     ];
     for (process, parts) in processes.iter_mut().zip(causes) {
         let line = process.wait_for("skyorg: cannot listen on");

@@ -6,9 +6,8 @@
 //! newest state.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use log::{error, warn};
 
 use super::json::Json;
 use super::mailbox::Mailbox;
+use super::ready_file::{remove, replace};
 use crate::base::name::Name;
 use crate::base::ports::PortsAt;
 use crate::config::ClientConfig;
@@ -239,25 +239,6 @@ fn json(publications: &BTreeMap<Name, Known>) -> String {
     json.finish() + "\n"
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Puts a file in place of another in one step (rename(2)): nobody reads half of it.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let new = path.with_file_name(name);
-    let outcome = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
-    if outcome.is_err() {
-        let _ = fs::remove_file(&new);
-    }
-    outcome
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,6 +248,7 @@ mod tests {
     use crate::config::{Key, Publication};
     use crate::wire::control::Denial;
     use crate::wire::handshake::Secret;
+    use std::fs;
 
     /// An announcer whose lines and wishes nobody takes.
     fn announcer(server: &str, names: &[&str]) -> Announcer {
@@ -404,7 +386,7 @@ mod tests {
             limits: Limits::default(),
         };
         let path = std::env::temp_dir().join(format!("skyorg-ready-{}", std::process::id()));
-        fs::write(&path, "from before").expect("writes");
+        fs::write(&path, "[]\n").expect("writes");
         let mut announcer = Announcer::new(&config, Some(path.clone())).expect("starts");
         assert!(!path.exists());
         announcer.take(&granted("web", &[("::", 1, 1)]));

@@ -4,7 +4,7 @@
 //! Every failure is one sentence on standard error.
 
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,12 +15,13 @@ use log::{Level, LevelFilter};
 use crate::app::demo;
 use crate::app::descriptors::forbid_core_dumps;
 use crate::app::journal::{self, Format, Place};
+use crate::app::ready_file;
 use crate::app::reload::{Refusal, Reread};
 use crate::app::run::{Client, Server, StartError, close_unused};
 use crate::app::status::ways::Ways;
 use crate::base::address::Listen;
 use crate::base::name::Name;
-use crate::config::fault::{Fault, Faults};
+use crate::config::fault::{Fault, Faults, without_whole_secrets};
 use crate::config::file::{ClientSaid, Running, ServerSaid};
 use crate::config::keys::{self, KeyError};
 use crate::config::options::Side;
@@ -69,6 +70,10 @@ fn read_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Asked, Fa
     for argument in arguments {
         let text = argument.into_string();
         words.push(text.map_err(|_| usage("skyorg", "an argument is not UTF-8 text".to_owned()))?);
+    }
+    // No word of it reaches a log or the unit of a service manager.
+    if words.iter().any(|word| keys::holds_secret(word)) {
+        return Err(Failure::Key(KeyError::NotAFile));
     }
     let typed = words;
     let words: Vec<&str> = typed.iter().flat_map(|word| split_option(word)).collect();
@@ -191,11 +196,13 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
     let ways = Ways::of(Side::Server, &read.running, socket.as_deref());
     let mut inherited = inherited();
     let metrics = ways.take(&mut inherited);
+    // Before users can connect: a port that is in use is waited for.
+    let opened = ways.open(None, metrics).map_err(|error| Failure::Start(StartError::Way(error)))?;
     let mut server = match Server::bind_with(read.config, inherited) {
         Err(StartError::AskedToEnd) => return Ok(()),
         bound => bound.map_err(Failure::Start)?,
     };
-    server.show(ways, metrics, source.file()).map_err(Failure::Start)?;
+    server.show(ways, opened, source.file()).map_err(Failure::Start)?;
     if let Some(shortage) = server.shortage() {
         log::warn!("{shortage}");
     }
@@ -235,14 +242,22 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
         let from = said.split_once("' from ").map_or(said.as_str(), |(_, from)| from);
         json.key("key").text(key.as_str()).key("from").text(from);
     });
+    let said = ready_file.clone();
+    let ready_file = ready_file.or_else(|| read.running.ready_file.clone());
+    if let Some(path) = &ready_file {
+        ready_file::claim(path).map_err(|what| {
+            Failure::ReadyFile(
+                read.places.faults("ready-file", what).map_or_else(|what| what, |it| it.to_string()),
+            )
+        })?;
+    }
     let ways = Ways::of(Side::Client, &read.running, socket.as_deref());
     let mut inherited = inherited();
     let metrics = ways.take(&mut inherited);
     close_unused(inherited);
+    let opened = ways.open(None, metrics).map_err(|error| Failure::Start(StartError::Way(error)))?;
     let mut client = Client::new(read.config).map_err(Failure::Start)?;
-    client.show(ways, metrics, source.file()).map_err(Failure::Start)?;
-    let said = ready_file.clone();
-    let ready_file = ready_file.or_else(|| read.running.ready_file.clone());
+    client.show(ways, opened, source.file()).map_err(Failure::Start)?;
     client.announce(ready_file).map_err(|error| Failure::Io("cannot tell where users connect", error))?;
     let name = source.name();
     let reader = move |running: &ClientConfig| {
@@ -360,6 +375,8 @@ enum Failure {
     Checked,
     /// `status` found that not everything is proven, and has said what.
     NotProven(u8),
+    /// The ready file cannot be written.
+    ReadyFile(String),
     /// The log file cannot be opened.
     LogFile(PathBuf, io::Error),
     /// No usable key.
@@ -385,7 +402,11 @@ impl Failure {
     fn status(&self) -> u8 {
         match self {
             Self::NotProven(status) => *status,
-            Self::Start(_) | Self::Demo(_) | Self::Io(..) | Self::Key(KeyError::Random) => 1,
+            Self::Start(_)
+            | Self::ReadyFile(_)
+            | Self::Demo(_)
+            | Self::Io(..)
+            | Self::Key(KeyError::Random) => 1,
             _ => 2,
         }
     }
@@ -406,8 +427,18 @@ impl From<KeyError> for Failure {
     }
 }
 
+/// Any of them may hold what was typed.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.write(&mut text)?;
+        f.write_str(&without_whole_secrets(&text))
+    }
+}
+
+impl Failure {
+    #[cold]
+    fn write(&self, f: &mut String) -> fmt::Result {
         match self {
             Self::Usage { command, problem } => {
                 write!(f, "{problem}; '{command} --help' shows what it takes")
@@ -437,8 +468,8 @@ impl fmt::Display for Failure {
             ),
             Self::SamePlace(listen) => write!(
                 f,
-                "{listen} is wanted for two things; give --request and each --service a port of its own; only \
-                 --message and --control may share one"
+                "{listen} is wanted for two things; give --request, --metrics and each --service a port of its own; \
+                 only --message and --control may share one"
             ),
             Self::Beside(sentences) => f.write_str(&sentences.join("\nskyorg: ")),
             Self::File(faults) => write!(f, "{faults}"),
@@ -449,6 +480,7 @@ impl fmt::Display for Failure {
                  be written to",
                 path.display()
             ),
+            Self::ReadyFile(what) => f.write_str(what),
             Self::Key(error) => write!(f, "{error}"),
             Self::Start(error) => write!(f, "{error}"),
             Self::Demo(error) => write!(f, "{error}"),

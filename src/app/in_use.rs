@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 
 /// The tables of this system's TCP sockets.
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
@@ -45,12 +46,20 @@ impl Holder {
     }
 }
 
-/// What to do about a port that is in use.
-pub struct Advice(pub u16);
+/// What to do where a port cannot be listened at for a reason of this kind: nothing, or `; ` and a sentence.
+pub struct Advice(pub u16, pub io::ErrorKind);
 
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Advice(port) = self;
+        let Advice(port, kind) = self;
+        match kind {
+            io::ErrorKind::AddrInUse => f.write_str("; ")?,
+            io::ErrorKind::PermissionDenied if *port < 1024 => {
+                return f.write_str("; choose a port above 1023, or run with the right to it");
+            }
+            io::ErrorKind::AddrNotAvailable => return f.write_str("; choose an address of this host"),
+            _ => return Ok(()),
+        }
         match Holder::of(*port) {
             Holder::Listener => f.write_str("another program listens there: end it, or choose another port"),
             Holder::Connection => write!(

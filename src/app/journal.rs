@@ -10,7 +10,7 @@
 //! What is logged is decided elsewhere ([`super::report`]). A line is text by `simplelog`, or one object of JSON.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::mem;
 use std::path::Path;
@@ -239,7 +239,7 @@ fn write_aside(text: String) {
 impl Place {
     /// A log file, which is made if it is missing.
     pub fn file(path: &Path) -> io::Result<Place> {
-        Ok(Place::File(OpenOptions::new().append(true).create(true).open(path)?))
+        Ok(Place::File(crate::config::opening::append(path)?))
     }
 
     fn is_file(&self) -> bool {

@@ -9,6 +9,7 @@ pub mod journal;
 pub mod json;
 mod mailbox;
 mod notify;
+mod ready_file;
 pub mod reload;
 mod report;
 pub mod run;

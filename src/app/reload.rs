@@ -1,27 +1,32 @@
 //! Another configuration while the process runs: read again at SIGHUP, compared, and handed to the machine.
 //!
 //! Reading may wait for a disk, so that a thread does it, and the loop goes on. Everything or nothing: on any fault the
-//! running configuration stays. A SIGHUP that comes meanwhile is answered by reading once more.
+//! running configuration stays. A SIGHUP that comes meanwhile is answered by reading once more. Reading that takes long
+//! is told of as a reload that was refused, until it ends.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, warn};
 
 use super::descriptors::{fit_descriptors, fit_server};
 use super::journal::{self, Format, Place};
+use super::ready_file;
 use super::status::exchange::Doors;
 use super::status::socket::SocketFile;
 use super::status::ways::Ways;
 use crate::config::client_difference::ClientDifference;
-use crate::config::fault::Faults;
+use crate::config::fault::{Faults, without_whole_secrets};
 use crate::config::file::Running;
 use crate::config::source::Places;
 use crate::config::{ClientConfig, ServerConfig};
 use crate::machine::{Configuration, Fact, Input};
+
+/// Reading that takes longer is told of: a disk may hang.
+const LATE: Duration = Duration::from_secs(2);
 
 /// A parser of a file may go deep.
 const STACK_BYTES: usize = 1024 * 1024;
@@ -88,6 +93,7 @@ pub struct Refusal {
 
 impl From<String> for Refusal {
     fn from(line: String) -> Refusal {
+        let line = without_whole_secrets(&line);
         Refusal { faults: [line.clone()].into(), line }
     }
 }
@@ -143,7 +149,12 @@ enum Stage<C> {
     /// None runs.
     Rest,
     /// A thread reads.
-    Reading,
+    Reading {
+        /// When that is late, once it was settled.
+        late_at: Option<Instant>,
+        /// Whether it was told to be.
+        is_late: bool,
+    },
     /// The machine has been told.
     Told { config: Arc<C>, rest: Box<Rest> },
 }
@@ -199,9 +210,9 @@ impl<C: Reloadable> Reload<C> {
         }
     }
 
-    /// Whether none runs.
+    /// Whether none runs, or nobody knows when it ends.
     pub fn is_at_rest(&self) -> bool {
-        matches!(self.stage, Stage::Rest)
+        matches!(self.stage, Stage::Rest | Stage::Reading { is_late: true, .. })
     }
 
     /// Why the last one was refused, if it was.
@@ -216,7 +227,7 @@ impl<C: Reloadable> Reload<C> {
 
     /// It is asked for.
     pub fn begin(&mut self) {
-        if let Stage::Reading = self.stage {
+        if let Stage::Reading { .. } = self.stage {
             warn!("{}: what was to be read before is still being read", self.source);
         }
         let Stage::Rest = self.stage else { return self.again = true };
@@ -232,8 +243,26 @@ impl<C: Reloadable> Reload<C> {
         };
         let thread = thread::Builder::new().name("reload".into()).stack_size(STACK_BYTES);
         match thread.spawn(read) {
-            Ok(_) => self.stage = Stage::Reading,
+            Ok(_) => self.stage = Stage::Reading { late_at: None, is_late: false },
             Err(error) => self.refuse(format!("{}: no thread: {error}", self.source).into()),
+        }
+    }
+
+    /// When it has to be settled, if nothing was read before.
+    pub fn due(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Reading { late_at, is_late: false } => late_at,
+            _ => None,
+        }
+    }
+
+    /// Tells, once, that reading takes long. It comes at the end of each turn.
+    pub fn settle(&mut self, now: Instant) {
+        let Stage::Reading { late_at, is_late: is_late @ false } = &mut self.stage else { return };
+        if now >= *late_at.get_or_insert(now + LATE) {
+            *is_late = true;
+            let seconds = LATE.as_secs();
+            self.refuse(format!("{}: the files were not read within {seconds} s", self.source).into());
         }
     }
 
@@ -314,6 +343,9 @@ fn compare<C: Reloadable>(
             Refusal::of(&places, "log-file", what)
         })?,
     };
+    if let Some(path) = &ready_file {
+        ready_file::claim(path).map_err(|what| Refusal::of(&places, "ready-file", what))?;
+    }
     let config = Arc::new(config);
     let changes = running.changes_to(&config, source);
     let opened = match &ways {
@@ -329,7 +361,6 @@ fn compare<C: Reloadable>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     /// A configuration of one number.
     struct Number(u32);
@@ -397,6 +428,44 @@ mod tests {
             woken(&wakes);
             assert!(reload.poll().is_none());
             assert!(reload.running.0 == 0 && matches!(reload.stage, Stage::Rest));
+        }
+    }
+
+    #[test]
+    fn reading_that_takes_long_is_told_of_once_and_then_holds_all_the_same() {
+        let (go_on, waits) = channel();
+        let (mut reload, wakes) = reload(&[1, 2]);
+        let reader = std::mem::replace(
+            &mut *reload.reader.lock().expect("ours"),
+            Box::new(|_| Err("".to_owned().into())),
+        );
+        let (reader, waits) = (Mutex::new(reader), Mutex::new(waits));
+        reload.reader = Arc::new(Mutex::new(Box::new(move |number: &Number| {
+            waits.lock().expect("ours").recv().expect("it may go on");
+            reader.lock().expect("ours")(number)
+        })));
+        reload.begin();
+        reload.settle(Instant::now());
+        let due = reload.due().expect("it reads");
+        reload.settle(due - Duration::from_millis(1));
+        assert!(reload.refused().is_none() && !reload.is_at_rest());
+        reload.settle(due);
+        let refused = reload.refused().expect("it is late").clone();
+        assert_eq!(refused.line, "file: the files were not read within 2 s");
+        assert!(reload.due().is_none() && reload.is_at_rest());
+        reload.settle(due + LATE);
+        assert!(
+            Arc::ptr_eq(&reload.refused().expect("as before").faults, &refused.faults),
+            "it is told once"
+        );
+        // It is done after that one.
+        reload.begin();
+        for number in [1, 2] {
+            go_on.send(()).expect("it waits");
+            woken(&wakes);
+            assert!(reload.poll().is_some());
+            reload.take(&mut holds());
+            assert!(reload.running.0 == number && reload.refused().is_none());
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -14,7 +14,7 @@ use super::descriptors::{Shortage, fit_descriptors, fit_server};
 use super::in_use;
 use super::journal;
 use super::notify::Notifier;
-use super::reload::{News, Reader, Reload, Reloadable};
+use super::reload::{News, Opened, Reader, Reload, Reloadable};
 use super::report::Report;
 use super::standing::Standing;
 use super::status::desk;
@@ -103,15 +103,8 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Listen { what, at, fault } => {
-                write!(f, "cannot listen on {at} for {what}: {}", Advised(*fault))?;
-                match fault.kind() {
-                    io::ErrorKind::AddrInUse => write!(f, "; {}", in_use::Advice(at.port())),
-                    io::ErrorKind::PermissionDenied if at.port() < 1024 => {
-                        f.write_str("; choose a port above 1023, or run with the right to it")
-                    }
-                    io::ErrorKind::AddrNotAvailable => f.write_str("; choose an address of this host"),
-                    _ => Ok(()),
-                }
+                let advice = in_use::Advice(at.port(), fault.kind());
+                write!(f, "cannot listen on {at} for {what}: {}{advice}", Advised(*fault))
             }
             StartError::System(what, fault) => write!(f, "the system gives no {what}: {}", Advised(*fault)),
             StartError::Way(error) => write!(f, "{error}"),
@@ -185,14 +178,9 @@ impl Server {
         &self.bound
     }
 
-    /// Shows itself to those who look, by these ways; `metrics` was handed over, and `file` says all else.
-    pub fn show(
-        &mut self,
-        ways: Ways,
-        metrics: Option<TcpListener>,
-        file: Option<Arc<str>>,
-    ) -> Result<(), StartError> {
-        self.companions.show(ways, metrics, file, self.reactor.wall())
+    /// Shows itself to those who look, by these ways, which are open; `file` says all else.
+    pub fn show(&mut self, ways: Ways, opened: Opened, file: Option<Arc<str>>) -> Result<(), StartError> {
+        self.companions.show(ways, opened, file, self.reactor.wall())
     }
 
     /// Runs until it is drained, or until the loop itself fails. At SIGHUP `source` is read again by this reader; what
@@ -249,14 +237,9 @@ impl Client {
         Ok(Client { reactor, config, companions })
     }
 
-    /// Shows itself to those who look, by these ways; `metrics` was handed over, and `file` says all else.
-    pub fn show(
-        &mut self,
-        ways: Ways,
-        metrics: Option<TcpListener>,
-        file: Option<Arc<str>>,
-    ) -> Result<(), StartError> {
-        self.companions.show(ways, metrics, file, self.reactor.wall())
+    /// Shows itself to those who look, by these ways, which are open; `file` says all else.
+    pub fn show(&mut self, ways: Ways, opened: Opened, file: Option<Arc<str>>) -> Result<(), StartError> {
+        self.companions.show(ways, opened, file, self.reactor.wall())
     }
 
     /// Has it tell on standard output, and in the ready file if there is one, where users connect.
@@ -322,11 +305,10 @@ impl<C> Companions<C> {
     fn show(
         &mut self,
         ways: Ways,
-        metrics: Option<TcpListener>,
+        (doors, made): Opened,
         file: Option<Arc<str>>,
         now: SystemTime,
     ) -> Result<(), StartError> {
-        let (doors, made) = ways.open(None, metrics).map_err(StartError::Way)?;
         let wake = self.wake.clone();
         let exchange = desk::start(self.readers_max, move || wake());
         let exchange = exchange.map_err(|error| StartError::System("thread for the status", error.into()))?;
@@ -393,8 +375,10 @@ fn turn<M: Machine, C: Reloadable>(
             notifier.stopping(now);
         }
         notifier.settle(now);
-        reactor.wake_at(notifier.due());
     }
+    reload.iter_mut().for_each(|reload| reload.settle(now));
+    let due = [notifier.as_ref().and_then(Notifier::due), reload.as_ref().and_then(Reload::due)];
+    reactor.wake_at(due.into_iter().flatten().min());
     if let Some(showing) = showing {
         if let Some(reload) = reload {
             showing.note_refused(reload.refused());

@@ -15,6 +15,14 @@ pub enum Listen {
 }
 
 impl Listen {
+    /// One address. What is IPv4-mapped is the IPv4 address: no IPv6 socket that leaves IPv4 alone takes it.
+    pub fn at(address: SocketAddr) -> Listen {
+        match address.ip().to_canonical() {
+            IpAddr::V4(ip) => Listen::At((ip, address.port()).into()),
+            IpAddr::V6(_) => Listen::At(address),
+        }
+    }
+
     /// The TCP port; 0 is any free one.
     pub fn port(self) -> u16 {
         match self {
@@ -71,7 +79,7 @@ impl FromStr for Listen {
         let port = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
         match (read_port(port), text.parse()) {
             (Some(port), _) => Ok(Listen::Any(port)),
-            (None, Ok(address)) => Ok(Listen::At(address)),
+            (None, Ok(address)) => Ok(Listen::at(address)),
             (None, Err(_)) => Err(BadAddress::Listen),
         }
     }
@@ -120,7 +128,7 @@ impl HostPort {
     /// below it (RFC 6761, section 6.3). None if the name must be asked for.
     pub fn known(&self) -> Vec<SocketAddr> {
         let ips = match self.host.parse::<IpAddr>() {
-            Ok(ip) => vec![ip],
+            Ok(ip) => vec![ip.to_canonical()],
             Err(_) if is_localhost(&self.host) => {
                 vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
             }
@@ -261,6 +269,10 @@ mod tests {
             assert_eq!(text.parse(), Ok(Listen::At(address)), "{text:?}");
             assert_eq!(Listen::At(address).to_string(), text);
         }
+        for (mapped, plain) in [("[::ffff:192.0.2.7]:80", "192.0.2.7:80"), ("[::ffff:0:0]:80", "0.0.0.0:80")]
+        {
+            assert_eq!(mapped.parse::<Listen>(), plain.parse(), "{mapped}");
+        }
         for text in
             ["", ":", "*", "*:", "+80", "65536", "localhost:80", "::1:80", "127.0.0.1", "[::1]", "80 "]
         {
@@ -301,7 +313,9 @@ mod tests {
         for name in ["localhost", "LocalHost", "localhost.", "db.localhost", "a.b.localhost."] {
             assert_eq!(known(name), loopback, "{name}");
         }
-        assert_eq!(known("192.0.2.1"), ["192.0.2.1:80".parse().expect("an address")]);
+        for same in ["192.0.2.1", "::ffff:192.0.2.1"] {
+            assert_eq!(known(same), ["192.0.2.1:80".parse().expect("an address")], "{same}");
+        }
         for name in ["localhost.example", "mylocalhost", "db.lan", "fe80::1%eth0", "."] {
             assert_eq!(known(name), [], "{name}");
         }

@@ -104,7 +104,7 @@ impl FromStr for PortsAt {
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let ip = match (host, bracketed) {
             ("*", _) => None,
-            (_, Some(ipv6)) => Some(IpAddr::V6(ipv6.parse().map_err(|_| BadPorts)?)),
+            (_, Some(ipv6)) => Some(IpAddr::V6(ipv6.parse().map_err(|_| BadPorts)?).to_canonical()),
             (ipv4, None) => Some(IpAddr::V4(ipv4.parse().map_err(|_| BadPorts)?)),
         };
         Ok(PortsAt { ip, ports: ports.parse()? })
@@ -135,6 +135,7 @@ mod tests {
         for text in ["20000-20999", "192.0.2.1:443", "[2001:db8::1]:8000-8001"] {
             assert_eq!(text.parse::<PortsAt>().map(|it| it.to_string()), Ok(text.to_owned()));
         }
+        assert_eq!("[::ffff:192.0.2.1]:8-9".parse::<PortsAt>(), "192.0.2.1:8-9".parse());
         assert_eq!("*:80".parse(), Ok(PortsAt { ip: None, ports: Ports::one(80) }));
         for bad in ["host:80", "::1:80", "[192.0.2.1]:80", ":", "192.0.2.1:", "192.0.2.1:0"] {
             assert_eq!(bad.parse::<PortsAt>(), Err(BadPorts), "{bad:?}");

@@ -5,9 +5,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 
-use super::ServerConfig;
 use super::restart::options_of_server;
+use super::{Policies, ServerConfig};
 use crate::base::name::Name;
+
+/// The option that says what all keys may ask for.
+const PORTS: &str = "ports";
 
 /// What has come, has gone, and has stayed and is not the same, each by its name and in the order of its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,14 +97,18 @@ impl Difference {
         let policies =
             staying.filter(|name| !alike && before.policies.of(name) != after.policies.of(name)).cloned();
         let (old, new) = (&before.limits, &after.limits);
+        let ([old_pool, old_users], [new_pool, new_users]) = (old.asked(), new.asked());
+        let are_for_all =
+            matches!((&before.policies, &after.policies), (Policies::Alike(_), Policies::Alike(_)));
         Ok(Difference {
             services,
             keys,
             policies: policies.collect(),
             options: changed(&[
-                ("pool", old.pool != new.pool),
+                ("pool", old_pool != new_pool),
                 ("heartbeat", old.heartbeat != new.heartbeat),
-                ("max-users", old.users_max != new.users_max),
+                ("max-users", old_users != new_users),
+                (PORTS, are_for_all && !alike),
                 ("drain", old.drain != new.drain),
             ]),
         })
@@ -112,7 +119,8 @@ impl Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
-        let policies = [0, 0, self.policies.len()];
+        // Where one option is for all keys, no key has a policy of its own.
+        let policies = [0, 0, if self.options.contains(&PORTS) { 0 } else { self.policies.len() }];
         for (counts, one, many) in [
             (self.services.counts(), "service", "services"),
             (self.keys.counts(), "key", "keys"),
@@ -208,6 +216,29 @@ mod tests {
         after.policies = Policies::Alike(PortRules::All);
         let it = Difference::between(&before, &after).expect("nothing needs a restart");
         assert_eq!(it.policies, ["office", "home"].map(name));
+    }
+
+    #[test]
+    fn ports_for_all_keys_are_no_policies() {
+        let (before, mut after) = (config(), config());
+        after.policies = Policies::Alike(PortRules::All);
+        let it = Difference::between(&before, &after).expect("nothing needs a restart");
+        assert_eq!((it.policies.len(), it.to_string()), (2, "ports changed".to_owned()));
+    }
+
+    #[test]
+    fn what_the_system_makes_of_a_limit_is_no_change_of_the_configuration() {
+        let (mut before, mut after) = (config(), config());
+        before.limits.share_descriptors(2_000);
+        after.limits.share_descriptors(30);
+        assert!(before.limits.pool != after.limits.pool && before.limits.users_max != after.limits.users_max);
+        let it = Difference::between(&before, &after).expect("nothing needs a restart");
+        assert_eq!(it.to_string(), "nothing changed");
+        let mut after = config();
+        (after.limits.pool, after.limits.users_max) = (9, 9);
+        after.limits.share_descriptors(2_000);
+        let it = Difference::between(&before, &after).expect("nothing needs a restart");
+        assert_eq!(it.to_string(), "pool changed, max-users changed");
     }
 
     #[test]

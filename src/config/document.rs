@@ -2,21 +2,28 @@
 //!
 //! All faults of syntax are found, keys that stand twice among them. Nothing recurses by what the text nests: lists and
 //! inline tables may be [`DEPTH_MAX`] deep, names may have as many parts, and tables lie side by side.
+//!
+//! Of tables that no configuration has, those that belong to no section or lie deeper than [`LEVELS`], as many are kept
+//! as faults are told. So the cost of a file depends on its length, and not on what it makes up.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::ops::Range;
 
 use toml_parser::decoder::{Encoding, ScalarKind};
 use toml_parser::parser::{EventReceiver, ValidateWhitespace, parse_document};
-use toml_parser::{ErrorSink, Expected, ParseError, Raw, Source, Span};
+use toml_parser::{ErrorSink, ParseError, Raw, Source, Span};
 
-use super::fault::{Collector, quoted, without_secrets};
+use super::fault::{Collector, FAULTS_MAX, quoted};
+use super::options::Section;
+use super::syntax::explained;
 
 /// How deep lists and inline tables may nest, and how many parts the name of a key may have.
 const DEPTH_MAX: usize = 8;
 
-/// How many characters beside a fault of syntax are looked at for a secret.
-const AROUND: usize = 200;
+/// How many tables lie in each other, the outermost included: `[section.NAME]`.
+const LEVELS: usize = 3;
 
 /// A table's place in its document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,9 +61,9 @@ pub struct Item {
 
 /// A key and its value.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct Entry<'t> {
     /// The key.
-    pub key: String,
+    pub key: Cow<'t, str>,
     /// Where the key stands.
     pub at: usize,
     /// The value.
@@ -75,27 +82,35 @@ enum Made {
 }
 
 #[derive(Clone, Debug)]
-struct Table {
+struct Table<'t> {
     made: Made,
-    entries: Vec<Entry>,
+    /// How many tables it lies in.
+    level: usize,
+    entries: Vec<Entry<'t>>,
 }
 
 /// All tables of a text.
 #[derive(Clone, Debug)]
-pub struct Document {
-    tables: Vec<Table>,
+pub struct Document<'t> {
+    tables: Vec<Table<'t>>,
     /// Which entry of a table has a key.
-    places: HashMap<(TableId, String), usize>,
+    places: HashMap<(TableId, Cow<'t, str>), usize>,
+    /// How many tables may still be kept that no configuration has.
+    room_for_odd: usize,
 }
 
-impl Document {
+impl<'t> Document<'t> {
     /// The table that all others stand in.
     pub const ROOT: TableId = TableId(0);
 
+    /// A table of which nothing is kept. It has no entries, takes all, and each table in it is it.
+    const NOWHERE: TableId = TableId(usize::MAX);
+
     /// Reads a text. What it breaks is told; the document is then not to be used.
     #[cold]
-    pub fn read(text: &str, faults: &mut Collector) -> Document {
-        let document = Document { tables: Vec::new(), places: HashMap::new() };
+    pub fn read(text: &'t str, faults: &mut Collector) -> Document<'t> {
+        let root = Table { made: Made::Whole, level: 0, entries: Vec::new() };
+        let document = Document { tables: vec![root], places: HashMap::new(), room_for_odd: FAULTS_MAX };
         let source = Source::new(text);
         let mut builder = Builder {
             document,
@@ -104,10 +119,9 @@ impl Document {
             head: None,
             open: Vec::new(),
             key: None,
-            into: None,
+            into: Some(Document::ROOT),
             twice: Vec::new(),
         };
-        builder.into = Some(builder.document.add(Made::Whole));
         let mut errors = |error: ParseError| {
             let at = error.unexpected().or(error.context()).map_or(0, |span| span.start());
             faults.tell(at, || explained(text, &error));
@@ -123,46 +137,68 @@ impl Document {
     }
 
     /// What stands in a table, in its order.
-    pub fn entries(&self, table: TableId) -> &[Entry] {
+    pub fn entries(&self, table: TableId) -> &[Entry<'t>] {
         self.tables.get(table.0).map_or(&[], |table| &table.entries)
     }
 
     /// What has a key.
     #[cold]
-    pub fn entry(&self, table: TableId, key: &str) -> Option<&Entry> {
-        let place = self.places.get(&(table, key.to_owned()))?;
+    pub fn entry(&self, table: TableId, key: &str) -> Option<&Entry<'t>> {
+        let places: &HashMap<(TableId, Cow<'_, str>), usize> = &self.places;
+        let place = places.get(&(table, Cow::Borrowed(key)))?;
         self.tables.get(table.0)?.entries.get(*place)
     }
 
-    fn add(&mut self, made: Made) -> TableId {
-        self.tables.push(Table { made, entries: Vec::new() });
+    /// A new table of this key in another one.
+    fn add(&mut self, table: TableId, key: &str, made: Made) -> TableId {
+        let Some(level) = self.tables.get(table.0).map(|table| table.level + 1) else {
+            return Document::NOWHERE;
+        };
+        let is_section = || Section::TABLES.iter().any(|(section, _)| section.name() == key);
+        if level >= LEVELS || table == Document::ROOT && !is_section() {
+            return self.add_odd(made);
+        }
+        self.tables.push(Table { made, level, entries: Vec::new() });
+        TableId(self.tables.len() - 1)
+    }
+
+    /// A new table that no configuration has.
+    fn add_odd(&mut self, made: Made) -> TableId {
+        let Some(room) = self.room_for_odd.checked_sub(1) else { return Document::NOWHERE };
+        self.room_for_odd = room;
+        self.tables.push(Table { made, level: LEVELS, entries: Vec::new() });
         TableId(self.tables.len() - 1)
     }
 
     /// Puts an entry into a table; gives the place of the key back if it is there already.
     #[cold]
-    fn insert(&mut self, table: TableId, entry: Entry) -> Result<(), usize> {
-        if let Some(first) = self.entry(table, &entry.key) {
-            return Err(first.at);
-        }
+    fn insert(&mut self, table: TableId, entry: Entry<'t>) -> Result<(), usize> {
         let Some(found) = self.tables.get_mut(table.0) else { return Ok(()) };
-        self.places.insert((table, entry.key.clone()), found.entries.len());
-        found.entries.push(entry);
-        Ok(())
+        match self.places.entry((table, entry.key.clone())) {
+            Occupied(place) => Err(found.entries.get(*place.get()).map_or(entry.at, |first| first.at)),
+            Vacant(place) => {
+                place.insert(found.entries.len());
+                found.entries.push(entry);
+                Ok(())
+            }
+        }
     }
 
     /// The table of this key in another one, which is made if there is none; or the place of what else is there.
     #[cold]
-    fn descend(&mut self, table: TableId, key: &Key, made: Made) -> Result<TableId, usize> {
+    fn descend(&mut self, table: TableId, key: &Key<'t>, made: Made) -> Result<TableId, usize> {
+        if table == Document::NOWHERE {
+            return Ok(table);
+        }
         match self.entry(table, &key.text) {
             Some(Entry { item: Item { value: Value::Table(inner), .. }, at, .. }) => {
                 let (inner, at) = (*inner, *at);
-                let is_whole = self.tables.get(inner.0).is_none_or(|table| table.made == Made::Whole);
+                let is_whole = self.tables.get(inner.0).is_some_and(|table| table.made == Made::Whole);
                 if is_whole && made == Made::Dotted { Err(at) } else { Ok(inner) }
             }
             Some(Entry { at, .. }) => Err(*at),
             None => {
-                let inner = self.add(made);
+                let inner = self.add(table, &key.text, made);
                 let item = Item { span: key.span.clone(), value: Value::Table(inner) };
                 self.insert(table, Entry { key: key.text.clone(), at: key.span.start, item }).map(|()| inner)
             }
@@ -172,23 +208,23 @@ impl Document {
 
 /// A part of a key's name.
 #[derive(Clone, Debug)]
-struct Key {
-    text: String,
+struct Key<'t> {
+    text: Cow<'t, str>,
     span: Range<usize>,
 }
 
 /// A key that stands a second time.
-struct Twice {
-    key: String,
+struct Twice<'t> {
+    key: Cow<'t, str>,
     at: usize,
     first: usize,
 }
 
 /// A list or an inline table that is not closed yet.
-struct Open {
+struct Open<'t> {
     at: usize,
     /// The key that it is the value of.
-    key: Option<(TableId, Key)>,
+    key: Option<(TableId, Key<'t>)>,
     what: Inside,
 }
 
@@ -205,17 +241,17 @@ struct Head {
 
 /// Makes a document of what the parser tells.
 struct Builder<'t> {
-    document: Document,
+    document: Document<'t>,
     source: Source<'t>,
     /// The parts of a key's name so far.
-    path: Vec<Key>,
+    path: Vec<Key<'t>>,
     head: Option<Head>,
-    open: Vec<Open>,
+    open: Vec<Open<'t>>,
     /// The key that a value is awaited for.
-    key: Option<(TableId, Key)>,
+    key: Option<(TableId, Key<'t>)>,
     /// Where keys go; nowhere behind a head that is broken.
     into: Option<TableId>,
-    twice: Vec<Twice>,
+    twice: Vec<Twice<'t>>,
 }
 
 impl<'t> Builder<'t> {
@@ -250,17 +286,18 @@ impl<'t> Builder<'t> {
                 let item = Item { span: at..span.end(), value: Value::Tables };
                 let _ =
                     self.document.insert(table, Entry { key: last.text.clone(), at: last.span.start, item });
-                Some(self.document.add(Made::Whole))
+                Some(self.document.add_odd(Made::Whole))
             }
             (true, Some(Entry { item: Item { value: Value::Tables, .. }, .. })) => {
-                Some(self.document.add(Made::Whole))
+                Some(self.document.add_odd(Made::Whole))
             }
             (false, None) => self.document.descend(table, last, Made::Whole).ok(),
             (false, Some(&Entry { item: Item { value: Value::Table(inner), .. }, at, .. })) => {
                 let found = self.document.tables.get_mut(inner.0);
                 match found {
                     Some(found) if found.made == Made::Implied => found.made = Made::Whole,
-                    _ => self.again(last, at),
+                    Some(_) => self.again(last, at),
+                    None => {}
                 }
                 Some(inner)
             }
@@ -271,7 +308,7 @@ impl<'t> Builder<'t> {
         };
     }
 
-    fn again(&mut self, key: &Key, first: usize) {
+    fn again(&mut self, key: &Key<'t>, first: usize) {
         // Where no key stands at all, that was told.
         if !key.span.is_empty() {
             self.twice.push(Twice { key: key.text.clone(), at: key.span.start, first });
@@ -338,7 +375,7 @@ impl<'t> Builder<'t> {
     }
 }
 
-impl EventReceiver for Builder<'_> {
+impl<'t> EventReceiver for Builder<'t> {
     #[cold]
     fn std_table_open(&mut self, span: Span, _: &mut dyn ErrorSink) {
         self.begin_head(span, false);
@@ -361,7 +398,10 @@ impl EventReceiver for Builder<'_> {
 
     #[cold]
     fn inline_table_open(&mut self, span: Span, error: &mut dyn ErrorSink) -> bool {
-        let table = self.document.add(Made::Whole);
+        let table = match &self.key {
+            Some((table, key)) => self.document.add(*table, &key.text, Made::Whole),
+            None => self.document.add_odd(Made::Whole),
+        };
         self.begin(span, Inside::Table(table), error)
     }
 
@@ -382,12 +422,12 @@ impl EventReceiver for Builder<'_> {
 
     #[cold]
     fn simple_key(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
-        let mut text = std::borrow::Cow::Borrowed("");
+        let mut text: Cow<'t, str> = Cow::Borrowed("");
         self.raw(span, encoding).decode_key(&mut text, error);
         if self.path.len() == DEPTH_MAX {
             error.report_error(ParseError::new("a name has too many parts").with_unexpected(span));
         } else if self.path.len() < DEPTH_MAX {
-            self.path.push(Key { text: text.into_owned(), span: span.start()..span.end() });
+            self.path.push(Key { text, span: span.start()..span.end() });
         }
     }
 
@@ -398,7 +438,7 @@ impl EventReceiver for Builder<'_> {
 
     #[cold]
     fn scalar(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
-        let mut text = std::borrow::Cow::Borrowed("");
+        let mut text = Cow::Borrowed("");
         let kind = self.raw(span, encoding).decode_scalar(&mut text, error);
         let value = match kind {
             ScalarKind::String => Value::Text(text.into_owned()),
@@ -428,56 +468,48 @@ impl EventReceiver for Builder<'_> {
     }
 }
 
-/// A fault of syntax in our words.
-#[cold]
-fn explained(text: &str, error: &ParseError) -> String {
-    let expected: Vec<String> = error.expected().unwrap_or_default().iter().map(wanted).collect();
-    let wanted = match expected.as_slice() {
-        [] => "TOML".to_owned(),
-        // What stands there is no value at all.
-        [one] if one == "literal string" => {
-            "a value: a text in quotes, a number, true, false, a date or a list".to_owned()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_no_configuration_has_not_much_more_than_the_names_is_kept() {
+        for (line, tables, entries) in [
+            ("aN.b.c.d.e.f.g = 1", 1, 500),
+            ("[aN.b.c.d]\nx.y = 1", 1, 500),
+            ("[[aN]]\nx.y = 1", 1, 500),
+            ("aN = [{ b.c = 1 }, { d = 1 }]", 1, 500),
+            ("aN = { b.c = 1 }", 1, 500),
+            ("service.aN.b.c.d.e = 1", 502, 1_001),
+            ("[service.aN]\nlisten = { b.c = 1 }", 502, 1_001),
+        ] {
+            let text: String = (0..500).map(|number| line.replace('N', &number.to_string()) + "\n").collect();
+            let mut faults = Collector::new(&"f".into(), &text);
+            let document = Document::read(&text, &mut faults);
+            assert!(faults.is_empty(), "{line}");
+            assert!(document.tables.len() <= tables + FAULTS_MAX, "{line}: {}", document.tables.len());
+            assert!(document.places.len() <= entries + FAULTS_MAX, "{line}: {}", document.places.len());
         }
-        several => several.join(" or "),
-    };
-    let span = error.unexpected().or(error.context()).map_or(0..0, |span| span.start()..span.end());
-    format!("wanted {wanted}, found {} ({})", found(text, span), error.description())
-}
-
-#[cold]
-fn wanted(expected: &Expected) -> String {
-    match expected {
-        Expected::Literal("\n") => "the end of the line".to_owned(),
-        Expected::Literal(literal) => format!("'{literal}'"),
-        Expected::Description(kind @ ("key" | "value")) => format!("a {kind}"),
-        Expected::Description(kind) => (*kind).to_owned(),
-        _ => "something else".to_owned(),
     }
-}
 
-/// What stands at a place; a part of a word stands for all of it where the word looks like a secret.
-#[cold]
-fn found(text: &str, span: Range<usize>) -> String {
-    let (Some(before), Some(behind)) = (text.get(..span.start), text.get(span.start..)) else {
-        return quoted("");
-    };
-    match behind.chars().next() {
-        None => return "the end of the file".to_owned(),
-        Some('\n' | '\r') => return "the end of the line".to_owned(),
-        Some(_) => {}
+    #[test]
+    fn a_key_is_found_in_its_table_however_that_was_written() {
+        for text in [
+            "[service.web]\nusers = 5",
+            "service.web.users = 5",
+            "[service]\nweb.users = 5",
+            "service = { web = { users = 5 } }",
+            "[service]\n[service.'web']\nusers = 5",
+        ] {
+            let mut faults = Collector::new(&"f".into(), text);
+            let document = Document::read(text, &mut faults);
+            let table = |table, key| match document.entry(table, key).map(|entry| &entry.item.value) {
+                Some(Value::Table(inner)) => *inner,
+                other => panic!("{other:?} in {text}"),
+            };
+            let web = table(table(Document::ROOT, "service"), "web");
+            let found = document.entry(web, "users").map(|entry| entry.item.value.clone());
+            assert_eq!(found, Some(Value::Integer(Some(5))), "{text}");
+        }
     }
-    let word: usize =
-        behind.chars().take(AROUND).take_while(|letter| !letter.is_whitespace()).map(char::len_utf8).sum();
-    let line: usize =
-        behind.chars().take(AROUND).take_while(|&letter| letter != '\n').map(char::len_utf8).sum();
-    let part = behind.get(..if span.is_empty() { word } else { span.len().min(line) }).unwrap_or_default();
-    let begin: usize = before
-        .chars()
-        .rev()
-        .take(AROUND)
-        .take_while(|letter| !letter.is_whitespace())
-        .map(char::len_utf8)
-        .sum();
-    let words = text.get(span.start - begin..span.start + word.max(part.len())).unwrap_or(part);
-    if without_secrets(words) == words { quoted(part) } else { quoted(words) }
 }

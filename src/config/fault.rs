@@ -2,15 +2,17 @@
 //! of the file, and a secret is never part of one.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
-
-use super::keys::is_secret;
 
 /// Faults that are told; more are counted.
 pub const FAULTS_MAX: usize = 100;
 
 /// What stands for a secret where text is quoted.
 const HIDDEN: &str = "…";
+
+/// Letters of a word that is hidden in any text: a secret has 43, and some may be cut off or miss.
+const SECRET_LETTERS_MIN: usize = 40;
 
 /// Characters of a quotation.
 const QUOTED_MAX: usize = 60;
@@ -48,7 +50,8 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.file, self.place, self.what)
+        let Fault { file, place, what } = self;
+        f.write_str(&without_whole_secrets(&format!("{file}:{place}: {what}")))
     }
 }
 
@@ -63,10 +66,10 @@ pub struct Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.at {
-            Some((file, place)) => write!(f, "{file}:{place}: warning: {}", self.what),
-            None => f.write_str(&self.what),
-        }
+        f.write_str(&without_whole_secrets(&match &self.at {
+            Some((file, place)) => format!("{file}:{place}: warning: {}", self.what),
+            None => self.what.clone(),
+        }))
     }
 }
 
@@ -152,18 +155,22 @@ const STRIDE: usize = 1024;
 impl<'t> Lines<'t> {
     /// Looks for the lines of a text.
     pub fn of(text: &'t str) -> Lines<'t> {
-        let mut marks = vec![(0, Place::BEGIN)];
-        let (mut last, mut place) = (0, Place::BEGIN);
-        for (at, letter) in text.char_indices() {
-            let behind = at + letter.len_utf8();
-            place.column += 1;
-            if letter == '\n' {
-                place = Place { line: place.line + 1, column: 1 };
+        let mut marks = Vec::new();
+        let mut begin = 0;
+        for (number, line) in text.split('\n').enumerate() {
+            let mut place = Place { line: number + 1, column: 1 };
+            let mut last = 0;
+            marks.push((begin, place));
+            if line.len() >= STRIDE {
+                for (at, _) in line.char_indices() {
+                    if at - last >= STRIDE {
+                        last = at;
+                        marks.push((begin + at, place));
+                    }
+                    place.column += 1;
+                }
             }
-            if letter == '\n' || behind - last >= STRIDE {
-                last = behind;
-                marks.push((behind, place));
-            }
+            begin += line.len() + 1;
         }
         Lines { text, marks }
     }
@@ -182,7 +189,7 @@ impl<'t> Lines<'t> {
 #[derive(Debug)]
 pub struct Collector<'t> {
     file: Arc<str>,
-    lines: Lines<'t>,
+    lines: Rc<Lines<'t>>,
     /// Sorted by their places.
     kept: Vec<(usize, String)>,
     count: usize,
@@ -191,7 +198,12 @@ pub struct Collector<'t> {
 impl<'t> Collector<'t> {
     /// Nothing yet. `file` is named in each.
     pub fn new(file: &Arc<str>, text: &'t str) -> Collector<'t> {
-        Collector { file: file.clone(), lines: Lines::of(text), kept: Vec::new(), count: 0 }
+        Collector { file: file.clone(), lines: Rc::new(Lines::of(text)), kept: Vec::new(), count: 0 }
+    }
+
+    /// Nothing yet, of the same text.
+    pub fn beside(&self) -> Collector<'t> {
+        Collector { file: self.file.clone(), lines: self.lines.clone(), kept: Vec::new(), count: 0 }
     }
 
     /// Adds one at a byte of the text.
@@ -264,26 +276,33 @@ pub fn quoted(text: &str) -> String {
 }
 
 /// The text with [`HIDDEN`] for each word that looks like a secret, or like a part of one.
-#[cold]
 pub fn without_secrets(text: &str) -> String {
+    hidden(text, looks_secret)
+}
+
+/// The text with [`HIDDEN`] for each word that is as long as a secret and has capitals and small letters as random text
+/// has. Paths and whole sentences have shorter words that look like parts of secrets, and are names of folders.
+pub fn without_whole_secrets(text: &str) -> String {
+    hidden(text, |word| {
+        let any = |of: fn(&u8) -> bool| word.bytes().any(|byte| of(&byte));
+        word.len() >= SECRET_LETTERS_MIN && any(u8::is_ascii_uppercase) && any(u8::is_ascii_lowercase)
+    })
+}
+
+#[cold]
+fn hidden(text: &str, is_hidden: fn(&str) -> bool) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
     while !rest.is_empty() {
         let letters = rest.find(|letter| !is_letter(letter)).unwrap_or(rest.len());
         let (word, behind) = rest.split_at(letters);
-        shown.push_str(if looks_secret(word) { HIDDEN } else { word });
+        shown.push_str(if is_hidden(word) { HIDDEN } else { word });
         let others = behind.find(is_letter).unwrap_or(behind.len());
         let (between, behind) = behind.split_at(others);
         shown.push_str(between);
         rest = behind;
     }
     shown
-}
-
-/// A path as it was typed, unless a secret was typed in its place.
-pub fn path_without_secret(path: &str) -> String {
-    let is_one = path.split_ascii_whitespace().next_back().is_some_and(is_secret);
-    if is_one { HIDDEN.to_owned() } else { path.to_owned() }
 }
 
 /// What secrets are written with, of base64 in its usual form, too. A slash is none: it stands in paths.
@@ -385,11 +404,33 @@ mod tests {
         ] {
             assert_eq!(quoted(text), format!("'{text}'"));
         }
-        assert_eq!(path_without_secret(secret), "…");
-        assert_eq!(
-            path_without_secret("/tmp/Folder1OfTestsWithCapitals2/keys"),
-            "/tmp/Folder1OfTestsWithCapitals2/keys"
-        );
+        for folder in ["Folder1OfTestsWithCapitals2", &"d".repeat(200), &"0123456789abcdef".repeat(4)] {
+            let path = format!("/tmp/{folder}/keys");
+            assert_eq!(without_whole_secrets(&path), path);
+        }
+    }
+
+    #[test]
+    fn a_whole_secret_is_shown_in_no_part_of_a_path_and_in_no_word_of_a_sentence() {
+        let secret = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I";
+        for (text, shown) in [
+            ("SECRET", "…"),
+            ("./SECRET", "./…"),
+            ("/tmp/SECRET", "/tmp/…"),
+            ("keys.d/SECRET/key", "keys.d/…/key"),
+            ("office SECRET", "office …"),
+            ("SECRET.key", "….key"),
+            ("no file at 'SECRET', found none", "no file at '…', found none"),
+            ("--key=SECRET", "…"),
+            ("office-SECRET", "…"),
+        ] {
+            let text = text.replace("SECRET", secret);
+            assert_eq!(without_whole_secrets(&text), shown);
+            let of_file = Fault { file: text.as_str().into(), place: Place::BEGIN, what: text.clone() };
+            assert_eq!(of_file.to_string(), format!("{shown}:1:1: {shown}"));
+            let warning = Warning { at: None, what: text };
+            assert_eq!(warning.to_string(), shown);
+        }
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! Nothing is read here but text that is handed in. The key file, which a file only names, is [`super::source`]'s.
 
 mod client;
+mod paths;
 mod server;
 mod settings;
 
 use std::borrow::Cow;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,7 +16,7 @@ use std::time::SystemTime;
 pub use client::ClientSaid;
 pub use server::ServerSaid;
 
-use super::document::{Document, Entry, Value};
+use super::document::{Document, Entry, Item, Value};
 use super::fault::{Collector, Fault, Faults, Place, quoted};
 use super::options::{Described, Section, Side, keys};
 use super::values::{Setting, unknown};
@@ -81,6 +83,20 @@ impl Running {
     }
 }
 
+/// Where those come who ask for the status by TCP. What a process says of itself is not everybody's: a port alone is
+/// for this host.
+pub fn metrics_address(at: Listen) -> SocketAddr {
+    match at {
+        Listen::Any(port) => (Ipv4Addr::LOCALHOST, port).into(),
+        Listen::At(address) => address,
+    }
+}
+
+/// The same as a place to listen.
+pub fn for_metrics(at: Listen) -> Listen {
+    Listen::At(metrics_address(at))
+}
+
 /// What a file says.
 #[derive(Debug)]
 pub enum What {
@@ -100,7 +116,7 @@ pub struct Parsed<'t> {
     /// What is taken and should be known.
     pub warnings: Collector<'t>,
     /// Its tables.
-    document: Document,
+    document: Document<'t>,
 }
 
 /// A file's bytes as text. What is not UTF-8 is told with its place, and then nothing else is.
@@ -150,11 +166,15 @@ pub fn alone(file: &Arc<str>, what: String) -> Faults {
 #[cold]
 pub fn parse<'t>(file: &Arc<str>, text: &'t str, now: SystemTime) -> Result<Parsed<'t>, Faults> {
     let mut faults = Collector::new(file, text);
+    // One is left out with the bytes, and the parser leaves out another.
+    if text.starts_with('\u{feff}') {
+        faults.tell(0, || "wanted one byte order mark at most, found two".to_owned());
+    }
     let document = Document::read(text, &mut faults);
     if !faults.is_empty() {
         return Err(faults.finish());
     }
-    let mut warnings = Collector::new(file, text);
+    let mut warnings = faults.beside();
     let side = side_of(&document);
     let top = top(&document, side, &mut faults);
     let what = match side {
@@ -165,6 +185,14 @@ pub fn parse<'t>(file: &Arc<str>, text: &'t str, now: SystemTime) -> Result<Pars
 }
 
 impl Parsed<'_> {
+    /// What an option of the top names, and where.
+    fn path(&self, option: &str) -> Option<(&str, usize)> {
+        match &self.document.entry(Document::ROOT, option)?.item {
+            Item { value: Value::Text(path), span } => Some((path, span.start)),
+            _ => None,
+        }
+    }
+
     /// The place of a key at the top, or of one in a table.
     pub fn place(&self, section: Section, name: &str, key: &str) -> Option<Place> {
         let entry = match section {
@@ -205,16 +233,17 @@ fn top(document: &Document, side: Side, faults: &mut Collector) -> Settings {
         let key = |side| keys(side, Section::Top).find(|option| option.name == entry.key);
         let other = if side == Side::Server { Side::Client } else { Side::Server };
         // `key` is a file at a client and a table at a server.
-        let is_foreign = match (key(side), section(side)) {
+        let own = key(side);
+        let is_foreign = match (own, section(side)) {
             (None, false) => key(other).is_some() || section(other),
             (Some(_), false) => is_table && section(other),
             _ => false,
         };
-        match key(side) {
+        match own {
             _ if is_foreign => {
                 if !is_told {
                     let makes = MAKES_CLIENT.iter().find_map(|key| document.entry(Document::ROOT, key));
-                    let makes = makes.map(|makes| (makes.key.as_str(), faults.place(makes.at)));
+                    let makes = makes.map(|makes| (&*makes.key, faults.place(makes.at)));
                     faults.tell(entry.at, || both_kinds(side, makes, other, &entry.key));
                 }
                 is_told = true;

@@ -17,7 +17,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use zeroize::Zeroizing;
 
+use super::fault::{looks_secret, without_whole_secrets};
 use super::key_place::{access_of_others, default_place};
+use super::opening::Patient;
 use crate::base::name::Name;
 use crate::config::Key;
 use crate::wire::handshake::{Secret, key_id};
@@ -52,7 +54,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Variable => f.write_str(VARIABLE),
-            Origin::File(path) => write!(f, "{}", path.display()),
+            Origin::File(path) => f.write_str(&without_whole_secrets(&path.to_string_lossy())),
         }
     }
 }
@@ -158,8 +160,8 @@ impl fmt::Display for KeyError {
             Self::Random => f.write_str("the operating system gave no random bytes for a new key; try again"),
             Self::NotAFile => write!(
                 f,
-                "--keys and --key want the name of a file, and a key is not safe among arguments; put it \
-                 in a file or in {VARIABLE}"
+                "a key stands where something else is wanted, and is not safe there; put it in a file that --keys or \
+                 --key names, or in {VARIABLE}"
             ),
         }
     }
@@ -262,9 +264,8 @@ pub fn line(key: &Key) -> Zeroizing<String> {
 
 /// The path of a file that was named.
 fn named_path(path: &Path) -> Result<&Path, KeyError> {
-    // If the key itself stands here, the error that no such file exists would show it.
-    let last_word = path.to_str().and_then(|text| text.split_ascii_whitespace().next_back());
-    if last_word.is_some_and(|word| read_secret(word).is_some()) { Err(KeyError::NotAFile) } else { Ok(path) }
+    let name = path.file_name().and_then(|name| name.to_str());
+    if name.is_some_and(holds_secret) { Err(KeyError::NotAFile) } else { Ok(path) }
 }
 
 /// A key file that was read and is good.
@@ -289,8 +290,8 @@ fn read_file(path: &Path) -> Result<Found, KeyError> {
 pub fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), KeyError> {
     let path = named_path(path)?;
     let failed = |error| KeyError::Read(path.to_owned(), error);
-    let file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
+    let file = Patient::open(path).map_err(failed)?;
+    let metadata = file.file().metadata().map_err(failed)?;
     let others = access_of_others(path);
     let is_open = metadata.is_file() && metadata.permissions().mode() & others != 0;
     let text = read_text(file, metadata.len()).map_err(failed)?;
@@ -303,7 +304,7 @@ pub fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<String>), K
 }
 
 /// Reads a file, and at most one byte more than [`FILE_BYTES_MAX`]. No copy is left where the text did not fit.
-fn read_text(mut file: File, length: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+fn read_text(mut file: impl Read, length: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let max = FILE_BYTES_MAX as usize + 1;
     let mut text = Zeroizing::new(vec![0; usize::try_from(length).unwrap_or(max).saturating_add(1).min(max)]);
     let mut filled = 0;
@@ -403,7 +404,8 @@ fn parse_line(line: &[u8]) -> Result<Option<(Key, [usize; 2])>, (BadLine, usize)
         return Err((BadLine::Words, column(line)));
     };
     let columns = [column(name), column(secret)];
-    let name = name.parse().map_err(|_| (BadLine::Name, columns[0]))?;
+    let parsed = name.parse().ok().filter(|_| !holds_secret(name));
+    let name = parsed.ok_or((BadLine::Name, columns[0]))?;
     let secret = read_secret(secret).ok_or((BadLine::Secret, columns[1]))?;
     Ok(Some((Key { name, secret }, columns)))
 }
@@ -413,9 +415,10 @@ fn offset(text: &str, part: &str) -> usize {
     (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize).min(text.len())
 }
 
-/// Whether a word is a secret in its text form.
-pub fn is_secret(text: &str) -> bool {
-    read_secret(text).is_some()
+/// Whether a word of a text is a secret in its text form: a key stands where something else is wanted.
+pub fn holds_secret(text: &str) -> bool {
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+    text.split(|letter| !is_letter(letter)).any(|word| looks_secret(word) && read_secret(word).is_some())
 }
 
 fn read_secret(text: &str) -> Option<Secret> {

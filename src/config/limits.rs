@@ -9,6 +9,8 @@ use crate::base::ports::Ports;
 pub struct Limits {
     /// Users served at once; at the limit the request ports stop accepting, and shed after `wait`.
     pub users_max: usize,
+    /// Idle message connections that were asked for, before file descriptors made it less; 0 if nothing did.
+    pub pool_asked: usize,
     /// Whether the operator asked for that many users: only then is it told that fewer fit.
     pub users_max_is_said: bool,
     /// As many were asked for, before file descriptors made it less; 0 if nothing did.
@@ -159,6 +161,7 @@ impl Default for Limits {
             users_max: 10_000,
             users_max_is_said: false,
             users_asked: 0,
+            pool_asked: 0,
             links_max: 1_024,
             waiting_max: 4_096,
             waiting_sure: 8,
@@ -233,11 +236,18 @@ impl Limits {
         self.strangers_per_key_max = self.strangers_per_key_max.min(self.strangers_max);
         let room = room - 2 * self.pipes_max;
         self.room = room.saturating_sub(self.strangers_max);
+        self.pool_asked = self.pool;
         self.pool = self.pool.min((room / 4).max(1));
         self.users_asked = self.users_max;
         self.users_max = self.users_at_most(1, 0);
         self.messages_meant = self.messages_per_client_max;
         self.messages_per_client_max = self.messages_per_client_max.min((room / 2).max(1));
+    }
+
+    /// Idle message connections and users as they were asked for. What the system makes of them depends on the rest.
+    pub fn asked(&self) -> [usize; 2] {
+        let asked = |asked: usize, given| if asked == 0 { given } else { asked };
+        [asked(self.pool_asked, self.pool), asked(self.users_asked, self.users_max)]
     }
 
     /// When a connection that is dialled is late; the last one there took so long.

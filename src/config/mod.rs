@@ -11,11 +11,13 @@ pub mod keys;
 pub mod limits;
 pub mod meaning;
 pub mod moment;
+pub mod opening;
 pub mod options;
 pub mod places;
 pub mod policy;
 pub mod restart;
 pub mod source;
+mod syntax;
 pub mod values;
 
 use std::collections::BTreeMap;

@@ -39,12 +39,17 @@ impl Places {
     }
 
     /// Adds those for message and control connections, which may be one place: a client says what it comes for.
-    pub fn add_clients(&mut self, message: (Listen, Option<usize>), control: (Listen, Option<usize>)) {
-        let all = [(message, "message"), (control, "control")];
+    pub fn add_clients(
+        &mut self,
+        message: Option<(Listen, Option<usize>)>,
+        control: Option<(Listen, Option<usize>)>,
+    ) {
+        let mut all: Vec<_> = message.map(|it| (it, "message")).into_iter().collect();
+        all.extend(control.map(|it| (it, "control")));
         // The one that a file says first is first; a default is before both.
-        let count = if message.0 == control.0 { 1 } else { 2 };
-        let order = if message.1 <= control.1 { [0, 1] } else { [1, 0] };
-        for ((at, said), whom) in order.into_iter().take(count).map(|number: usize| all[number]) {
+        all.sort_by_key(|&((_, said), _)| said);
+        all.dedup_by_key(|&mut ((at, _), _)| at);
+        for ((at, said), whom) in all {
             self.add(at, said, format!("{whom} connections"));
         }
     }

@@ -6,17 +6,17 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::fault::{Collector, Fault, Faults, Place, Warning, path_without_secret};
+use super::fault::{Collector, Fault, Faults, Place, Warning, without_whole_secrets};
 use super::file::{self, ClientSaid, FILE_BYTES_MAX, Parsed, Running, ServerSaid, Text, What};
 use super::key_faults::{KeyFaults, place_of, told};
 use super::key_place;
 use super::keys::{self, KeyError, Lines, Origin};
+use super::opening::Patient;
 use super::options::{OPTIONS, Section};
 use super::values::unknown;
 use super::{ClientConfig, Key, ServerConfig};
@@ -129,7 +129,7 @@ impl Refused {
     pub fn in_one_line(&self) -> String {
         match self {
             Refused::File(faults) => faults.in_one_line(),
-            Refused::Key(error) => format!("keys: {error}"),
+            Refused::Key(error) => without_whole_secrets(&format!("keys: {error}")),
         }
     }
 }
@@ -248,8 +248,8 @@ fn other_kind(path: &Path, wanted: &str, found: &str) -> Faults {
 }
 
 /// A file's name as it was typed.
-fn named(path: &Path) -> Arc<str> {
-    path_without_secret(&path.to_string_lossy()).into()
+pub fn named(path: &Path) -> Arc<str> {
+    without_whole_secrets(&path.to_string_lossy()).into()
 }
 
 /// The bytes of a configuration file.
@@ -257,8 +257,8 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>, Faults> {
     let file_name = named(path);
     let failed =
         |error: io::Error| file::alone(&file_name, format!("wanted a file that can be read, found: {error}"));
-    let file = File::open(path).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
+    let file = Patient::open(path).map_err(failed)?;
+    let length = file.file().metadata().map_err(failed)?.len();
     if length > FILE_BYTES_MAX as u64 {
         return Err(file::alone(
             &file_name,
@@ -278,7 +278,8 @@ pub fn read_file(path: &Path, occasion: Occasion) -> Result<Either, Faults> {
     let name = named(path);
     let bytes = read_bytes(path)?;
     let text = Text::of(&name, &bytes)?;
-    let parsed = file::parse(&name, text.as_str(), SystemTime::now())?;
+    let mut parsed = file::parse(&name, text.as_str(), SystemTime::now())?;
+    parsed.tell_same_files(path);
     let folder = path.parent().unwrap_or(Path::new(""));
     let places = Places::of(&name, &parsed);
     match parsed.what {
@@ -302,7 +303,7 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
     };
     // What faults in it are named by.
     let shown: Arc<str> = match (&written, &path) {
-        (Some(written), _) => path_without_secret(written).into(),
+        (Some(written), _) => without_whole_secrets(written).into(),
         (None, Ok(path)) => path.display().to_string().into(),
         (None, Err(_)) => "".into(),
     };
@@ -377,7 +378,7 @@ fn client(folder: &Path, parsed: Parsed, places: Places) -> Result<Either, Fault
         }
         Err(error) => {
             let shown: Arc<str> = match (&written, &error) {
-                (Some(written), _) => path_without_secret(written).into(),
+                (Some(written), _) => without_whole_secrets(written).into(),
                 (None, KeyError::Line { origin, .. } | KeyError::Empty(origin)) => origin.to_string().into(),
                 (None, _) => "".into(),
             };

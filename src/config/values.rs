@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use super::CONTROL_PORT;
 use super::document::{Document, Item, Value};
-use super::fault::{Collector, looks_secret, nearest, quoted};
-use super::keys::is_secret;
+use super::fault::{Collector, nearest, quoted};
+use super::keys::holds_secret;
 use super::options::{FORMATS, Kind, LEVELS, UNITS, in_words};
 use super::policy::{PortRules, Services};
 use crate::base::address::{BadAddress, HostPort, Listen, Zoned};
@@ -16,7 +16,8 @@ use crate::base::network::{Network, Networks};
 use crate::base::ports::{Ports, PortsAt};
 use crate::base::rate::{Rate, scaled};
 
-/// A value that is good, and the place of each of its parts where these may be at fault together with others.
+/// A value, and the place of each of its parts where these may be at fault together with others. Of a list it is the
+/// parts that are good.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Setting {
     /// Places to listen.
@@ -168,7 +169,7 @@ fn number_or_text(item: &Item, wanted: &str, faults: &mut Collector) -> Option<S
 pub fn listen(text: &str) -> Result<Listen, BadAddress> {
     let Some(Zoned { host, port }) = Zoned::parse(text) else { return text.parse() };
     let found = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
-    found.map(Listen::At).ok_or(BadAddress::Zone)
+    found.map(Listen::at).ok_or(BadAddress::Zone)
 }
 
 #[cold]
@@ -197,7 +198,7 @@ fn places(item: &Item, faults: &mut Collector) -> Option<Setting> {
         return wrong(item, "at least one port or address to listen at", faults);
     }
     let read: Vec<_> = parts(item).iter().map(|part| place(part, faults)).collect();
-    read.into_iter().collect::<Option<Vec<_>>>().map(Setting::Places)
+    Some(Setting::Places(read.into_iter().flatten().collect()))
 }
 
 #[cold]
@@ -205,6 +206,9 @@ fn address(item: &Item, host: Option<&str>, port: Option<u16>, faults: &mut Coll
     let item = one(item, "one address", faults)?;
     let text = number_or_text(item, "an address to dial", faults)?;
     let read = HostPort::parse(&text, host, port);
+    if holds_secret(&text) {
+        return wrong(item, "an address to dial, because a secret stands in the key file alone", faults);
+    }
     let form = if port.is_some() { "HOST or HOST:PORT" } else { "HOST:PORT" };
     read.map_err(|error| bad_address(error, form, item, &text, faults)).ok().map(Setting::Address)
 }
@@ -219,7 +223,7 @@ fn networks(item: &Item, faults: &mut Collector) -> Option<Setting> {
         };
         read.push(parsed(text.parse::<Network>(), part, text, faults));
     }
-    read.into_iter().collect::<Option<Vec<_>>>().map(|networks| Setting::Networks(Networks::of(networks)))
+    Some(Setting::Networks(Networks::of(read.into_iter().flatten().collect())))
 }
 
 /// Entries of one list of ports; a range counts once.
@@ -244,8 +248,7 @@ fn ports(item: &Item, faults: &mut Collector) -> Option<Setting> {
             text => parsed(text.parse::<PortsAt>(), part, text, faults),
         }));
     }
-    let read = read.into_iter().collect::<Option<Vec<_>>>()?;
-    Some(Setting::Ports(PortRules::These(read.into())))
+    Some(Setting::Ports(PortRules::These(read.into_iter().flatten().collect())))
 }
 
 #[cold]
@@ -265,9 +268,8 @@ fn services(item: &Item, faults: &mut Collector) -> Option<Setting> {
             _ => wrong(part, "the name of a service", faults),
         });
     }
-    let read = read.into_iter().collect::<Option<Vec<_>>>()?;
-    let mut names = BTreeSet::new();
-    read.iter().for_each(|(name, _)| _ = names.insert(name.clone()));
+    let read: Vec<_> = read.into_iter().flatten().collect();
+    let names: BTreeSet<Name> = read.iter().map(|(name, _)| name.clone()).collect();
     Some(Setting::Services(Services::Named(names), read))
 }
 
@@ -275,7 +277,7 @@ fn services(item: &Item, faults: &mut Collector) -> Option<Setting> {
 #[cold]
 pub fn name(text: &str, at: usize, faults: &mut Collector) -> Option<Name> {
     match text.parse() {
-        Ok(_) if looks_secret(text) && is_secret(text) => {
+        Ok(_) if holds_secret(text) => {
             faults.tell(at, || {
                 format!("wanted a name, found {}: a secret stands in the key file alone", quoted(text))
             });
@@ -362,11 +364,11 @@ pub fn unknown<'w>(what: &str, word: &str, known: impl IntoIterator<Item = &'w s
 /// The tables in a table by their names; what is no table is told.
 #[cold]
 pub fn tables<'d>(
-    document: &'d Document,
+    document: &'d Document<'d>,
     item: &Item,
     section: &str,
     faults: &mut Collector,
-) -> Vec<(&'d super::document::Entry, super::document::TableId)> {
+) -> Vec<(&'d super::document::Entry<'d>, super::document::TableId)> {
     let Value::Table(all) = item.value else {
         let _: Option<()> = wrong(item, &format!("tables [{section}.NAME]"), faults);
         return Vec::new();

@@ -78,12 +78,11 @@ pub(super) fn none(side: Side, given: &[Given], path: &Path) -> Result<(), Failu
         return Ok(());
     }
     debug_assert!(wrong.iter().all(|given| given.option.side == side));
-    let shown = path.display().to_string();
-    let name = shown.as_str().into();
+    let shown = source::named(path);
     // A file that cannot be read says nothing; its faults are told once the flags are gone.
     let bytes = source::read_bytes(path).unwrap_or_default();
-    let text = Text::of(&name, &bytes).ok();
-    let parsed = text.as_ref().and_then(|text| parse(&name, text.as_str(), std::time::UNIX_EPOCH).ok());
+    let text = Text::of(&shown, &bytes).ok();
+    let parsed = text.as_ref().and_then(|text| parse(&shown, text.as_str(), std::time::UNIX_EPOCH).ok());
     let sentences = wrong.iter().map(|given| sentence(given, &shown, parsed.as_ref()));
     Err(Failure::Beside(sentences.collect()))
 }

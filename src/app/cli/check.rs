@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::{Failure, print_line};
-use crate::config::fault::{Faults, path_without_secret};
+use crate::config::fault::{Faults, without_whole_secrets};
 use crate::config::meaning;
 use crate::config::source::{Either, Occasion, read_file};
 
@@ -16,7 +16,7 @@ pub(super) fn run(files: &[PathBuf]) -> Result<(), Failure> {
     }
     let mut are_good = true;
     for (number, file) in files.iter().enumerate() {
-        let shown = path_without_secret(&file.to_string_lossy());
+        let shown = without_whole_secrets(&file.to_string_lossy());
         match read_file(file, Occasion::Check) {
             Ok(read) => {
                 let (warnings, text) = match &read {

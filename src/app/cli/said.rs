@@ -7,7 +7,7 @@ use super::arguments::{ClientArguments, ServerArguments};
 use super::{Failure, default_service};
 use crate::base::address::Listen;
 use crate::base::name::Name;
-use crate::config::file::{ClientSaid, Running, ServerSaid};
+use crate::config::file::{ClientSaid, Running, ServerSaid, for_metrics};
 use crate::config::limits::Limits;
 use crate::config::places::Places;
 use crate::config::policy::PortRules;
@@ -30,7 +30,10 @@ pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, F
         return Err(Failure::TooManyServices(services.len(), limits.services_max));
     }
     let mut places = Places::default();
-    places.add_clients((arguments.message, None), (arguments.control, None));
+    places.add_clients(Some((arguments.message, None)), Some((arguments.control, None)));
+    if let Some(at) = arguments.metrics {
+        places.add(for_metrics(at), None, "metrics".to_owned());
+    }
     for (name, at) in &services {
         places.add(*at, None, format!("service {name}"));
     }

@@ -15,6 +15,7 @@ use super::Failure;
 use super::arguments::StatusArguments;
 use crate::app::status::document::{FRAME, processes};
 use crate::app::status::socket;
+use crate::config::fault::without_whole_secrets;
 use asking::Answer;
 
 /// Time between two questions while somebody waits for everything to be proven.
@@ -46,6 +47,7 @@ pub(super) fn run(arguments: StatusArguments) -> Result<(), Failure> {
         }
     };
     let complaints: String = told.complaints.iter().map(|line| format!("skyorg: {line}\n")).collect();
+    let complaints = without_whole_secrets(&complaints);
     let _ = io::stderr().write_all(complaints.as_bytes());
     super::print_line(&told.text)?;
     end(told.status)

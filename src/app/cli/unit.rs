@@ -13,6 +13,7 @@ use super::arguments::{ClientArguments, ServerArguments, UnitSide};
 use super::beside::{self, Given};
 use super::{Failure, print, said};
 use crate::base::address::Listen;
+use crate::config::fault::without_whole_secrets;
 use crate::config::file::{ClientSaid, Running, ServerSaid};
 use crate::config::options::{Kind, Side};
 use crate::config::policy::PortRules;
@@ -122,7 +123,8 @@ fn refuse<T>(problem: String) -> Result<T, Failure> {
 }
 
 fn warn(sentence: &str) {
-    let _ = io::stderr().write_all(format!("skyorg: warning: {sentence}\n").as_bytes());
+    let _ =
+        io::stderr().write_all(without_whole_secrets(&format!("skyorg: warning: {sentence}\n")).as_bytes());
 }
 
 /// The ports at which a server may listen.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -11,14 +11,15 @@ use log::Level;
 
 use super::exchange::{Door, Doors};
 use super::socket::{self, Place, SocketError, SocketFile};
-use crate::app::journal;
+use crate::app::{in_use, journal};
 use crate::base::address::Listen;
-use crate::config::file::Running;
+use crate::config::file::{Running, metrics_address};
 use crate::config::options::Side;
+use crate::machine::Fact;
 use crate::reactor::world::inherited::Inherited;
 
-/// How often an address in use is tried, and how soon again.
-const TRIES: usize = 10;
+/// How long an address in use is tried at the start, as those of all other listeners, and how soon again.
+const TRY_TIME: Duration = Duration::from_secs(5);
 const TRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The ways in that are wanted.
@@ -51,7 +52,10 @@ impl WayError {
 impl fmt::Display for WayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WayError::Metrics(address, error) => write!(f, "cannot listen on {address} for metrics: {error}"),
+            WayError::Metrics(address, error) => {
+                let advice = in_use::Advice(address.port(), error.kind());
+                write!(f, "cannot listen on {address} for metrics: {error}{advice}")
+            }
             WayError::Socket(SocketError { path, error, .. }) => {
                 write!(f, "cannot make the socket {} for 'skyorg status': {error}", path.display())
             }
@@ -62,11 +66,7 @@ impl fmt::Display for WayError {
 impl Ways {
     /// What a file or a command line says; the flag `--status` comes before a file.
     pub fn of(role: Side, running: &Running, status: Option<&Path>) -> Ways {
-        let metrics = running.metrics.map(|at| match at {
-            // What a process says of itself is not everybody's.
-            Listen::Any(port) => (Ipv4Addr::LOCALHOST, port).into(),
-            Listen::At(address) => address,
-        });
+        let metrics = running.metrics.map(metrics_address);
         Ways { role, metrics, socket: Place::of(status.or(running.status.as_deref())) }
     }
 
@@ -80,7 +80,8 @@ impl Ways {
         inherited.take(Listen::At(self.metrics?)).map(|(_, listener)| listener)
     }
 
-    /// Opens those that are not open yet, but for a TCP listener that was handed over.
+    /// Opens those that are not open yet, but for a TCP listener that was handed over. Only at the start, where none is
+    /// open, an address in use is waited for.
     pub fn open(
         &self,
         open: Option<&Ways>,
@@ -91,7 +92,8 @@ impl Ways {
             doors.metrics = match self.metrics {
                 None => Door::Closed,
                 Some(address) => {
-                    let listener = listen(address, metrics);
+                    let patience = if open.is_none() { TRY_TIME } else { Duration::ZERO };
+                    let listener = listen(address, metrics, patience);
                     Door::New(listener.map_err(|error| WayError::Metrics(address, error))?)
                 }
             };
@@ -118,19 +120,14 @@ impl Ways {
     }
 }
 
-fn listen(address: SocketAddr, handed_over: Option<TcpListener>) -> io::Result<TcpListener> {
+fn listen(
+    address: SocketAddr,
+    handed_over: Option<TcpListener>,
+    patience: Duration,
+) -> io::Result<TcpListener> {
     let listener = match handed_over {
         Some(listener) => listener,
-        // A process before this one gives it up as it begins to drain.
-        None => (1..TRIES)
-            .find_map(|_| match TcpListener::bind(address) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                    thread::sleep(TRY_INTERVAL);
-                    None
-                }
-                bound => Some(bound),
-            })
-            .unwrap_or_else(|| TcpListener::bind(address))?,
+        None => bind(address, patience)?,
     };
     listener.set_nonblocking(true)?;
     let at = listener.local_addr()?;
@@ -138,6 +135,23 @@ fn listen(address: SocketAddr, handed_over: Option<TcpListener>) -> io::Result<T
         json.key("address").shown(at);
     });
     Ok(listener)
+}
+
+/// A process before this one gives the address up as it begins to drain, and a connection that goes out from it ends.
+fn bind(address: SocketAddr, patience: Duration) -> io::Result<TcpListener> {
+    let mut left = patience;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !left.is_zero() => {
+                if left == patience {
+                    log::warn!("{}", Fact::AddressInUse { at: Listen::At(address), time: patience });
+                }
+                thread::sleep(TRY_INTERVAL);
+                left = left.saturating_sub(TRY_INTERVAL);
+            }
+            bound => return bound,
+        }
+    }
 }
 
 #[cfg(test)]

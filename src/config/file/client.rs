@@ -7,6 +7,7 @@ use super::settings::Settings;
 use super::{Running, inside, missing};
 use crate::base::address::HostPort;
 use crate::base::name::Name;
+use crate::base::ports::Ports;
 use crate::config::document::Document;
 use crate::config::fault::{Collector, quoted};
 use crate::config::limits::Limits;
@@ -76,6 +77,7 @@ impl ClientSaid {
 fn publications(document: &Document, most: usize, faults: &mut Collector) -> Vec<Publication> {
     let mut all: Vec<Publication> = Vec::new();
     let mut names: HashMap<Name, usize> = HashMap::new();
+    let mut ranges: Vec<(Ports, usize)> = Vec::new();
     let tables = [Section::Publish, Section::Expose].into_iter().flat_map(|section| {
         of(document, section, faults).into_iter().map(move |(entry, table)| (section, entry, table))
     });
@@ -97,6 +99,18 @@ fn publications(document: &Document, most: usize, faults: &mut Collector) -> Vec
         {
             let at = settings.at("local").unwrap_or(entry.at);
             faults.tell(at, || past_the_last_port(local.port, ports.count()));
+        }
+        if let Want::Ports(ports) = want {
+            let at = settings.at("ports").unwrap_or(entry.at);
+            if let Some(&(other, first)) = ranges.iter().find(|(other, _)| other.overlaps(ports)) {
+                faults.tell_clash(at, first, |first| {
+                    format!("wanted ports of its own, found {ports}, where {other} is asked for at {first}")
+                });
+            }
+            // As many as a client may have: the time that this takes has a bound.
+            if ranges.len() < most {
+                ranges.push((ports, at));
+            }
         }
         let Some(name) = name else { continue };
         if let Some(&other) = names.get(&name) {

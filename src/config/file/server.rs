@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use super::settings::Settings;
-use super::{Running, inside, missing};
+use super::{Running, for_metrics, inside, missing};
 use crate::base::address::Listen;
 use crate::base::name::Name;
 use crate::config::document::{Document, Entry, TableId};
@@ -59,6 +59,14 @@ impl ServerSaid {
         let message = for_clients(top, "message", MESSAGE_PORT);
         let control = for_clients(top, "control", CONTROL_PORT);
         places.add_clients(message, control);
+        let (message, control) = (
+            message.map_or(Listen::Any(MESSAGE_PORT), |it| it.0),
+            control.map_or(Listen::Any(CONTROL_PORT), |it| it.0),
+        );
+        let running = Running::read(top);
+        if let Some(at) = running.metrics {
+            places.add(for_metrics(at), top.at("metrics"), "metrics".to_owned());
+        }
         let services = services(document, limits.services_max, &mut places, faults);
         places.tell_overlaps(faults);
         let declared: BTreeSet<Name> = services.iter().map(|(name, _)| name.clone()).collect();
@@ -90,7 +98,6 @@ impl ServerSaid {
                 "no service is declared and no port may be asked for: no user is served".to_owned()
             });
         }
-        let (message, control) = (message.0, control.0);
         let policies_at = policies.iter().flatten().map(|it| (it.name.clone(), it.at)).collect();
         let policies = match policies {
             None => Policies::Alike(ports.unwrap_or_default()),
@@ -101,7 +108,6 @@ impl ServerSaid {
         let services = services.into_iter().filter_map(|(_, service)| service).collect();
         let keys = top.text("keys").map(|path| (path.to_owned(), top.at("keys").unwrap_or(0)));
         let plain = top.switch("plain").unwrap_or(false);
-        let running = Running::read(top);
         ServerSaid { services, policies, message, control, plain, limits, keys, running, policies_at }
     }
 
@@ -112,11 +118,12 @@ impl ServerSaid {
     }
 }
 
-/// Where clients bring one kind of connection, and the place that says so.
-fn for_clients(top: &Settings, name: &str, default: u16) -> (Listen, Option<usize>) {
+/// Where clients bring one kind of connection, and the place that says so; nowhere if what is said is wrong.
+fn for_clients(top: &Settings, name: &str, default: u16) -> Option<(Listen, Option<usize>)> {
     match top.get(name) {
-        Some(Setting::Places(places)) if !places.is_empty() => (places[0].0, Some(places[0].1)),
-        _ => (Listen::Any(default), None),
+        Some(Setting::Places(places)) => places.first().map(|&(at, said)| (at, Some(said))),
+        _ if top.has(name) => None,
+        _ => Some((Listen::Any(default), None)),
     }
 }
 
@@ -139,10 +146,11 @@ fn services(
         if !settings.has("listen") {
             faults.tell(entry.at, || missing("listen", Section::Service, &entry.key));
         }
-        let Some(name) = name else { continue };
         for (at, place) in listen.into_iter().flatten() {
-            places.add(*at, Some(*place), format!("service {name}"));
+            let whom = name.as_ref().map_or_else(|| quoted(&entry.key), Name::to_string);
+            places.add(*at, Some(*place), format!("service {whom}"));
         }
+        let Some(name) = name else { continue };
         let rules = UserRules {
             from: from(&settings),
             users: settings.count("users"),
@@ -170,10 +178,10 @@ fn from(settings: &Settings) -> crate::base::network::Networks {
 
 /// The tables of a section, in their order.
 pub(super) fn of<'d>(
-    document: &'d Document,
+    document: &'d Document<'d>,
     section: Section,
     faults: &mut Collector,
-) -> Vec<(&'d Entry, TableId)> {
+) -> Vec<(&'d Entry<'d>, TableId)> {
     match document.entry(Document::ROOT, section.name()) {
         Some(entry) => tables(document, &entry.item, section.name(), faults),
         None => Vec::new(),
