@@ -23,7 +23,7 @@ mod lent;
 mod permitted;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::clocks::Clocks;
@@ -35,7 +35,7 @@ use crate::config::policy::PortRules;
 use crate::config::{Policies, ServerConfig};
 use crate::server::links::Links;
 use crate::server::publishing::Asked;
-use crate::wire::control::{Denial, Publish, Transports};
+use crate::wire::control::{Denial, GrantedAddress, Publish, Transports};
 use asks::Asks;
 use deciding::Until;
 pub(super) use exposing::Exposing;
@@ -201,6 +201,11 @@ impl Exposed {
     /// The server ends: nothing is granted any more.
     pub fn stop(&mut self) {
         self.stopped = true;
+    }
+
+    /// Where the users of a grant connect, as its clients are told; the system gave its listeners these addresses.
+    pub fn granted(&self, service: ServiceId, addresses: &[SocketAddr]) -> Option<Vec<GrantedAddress>> {
+        Some(self.grants.get(service)?.granted(addresses))
     }
 
     /// Where users of a service connect, as people write it; `None` if it is none of these.

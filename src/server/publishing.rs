@@ -159,8 +159,9 @@ impl Publishing<'_> {
             standing.dial_ms = self.agenda.limits.dial_ms(publish.dial_time);
         }
         if probes.client_lets(id, publish.probe, self.agenda.now) {
-            let asked_for = self.exposing().addresses(service);
-            let addresses = asked_for.unwrap_or_else(|| one_port_each(&self.listeners.addresses(service)));
+            let addresses = self.listeners.addresses(service);
+            let asked_for = self.exposed.granted(service, &addresses);
+            let addresses = asked_for.unwrap_or_else(|| one_port_each(&addresses));
             let frame = self.matching.granted(link, publish.number, addresses);
             let control = self.matching.sending.links.get(link).map(|it| it.control);
             control.into_iter().for_each(|id| self.agenda.push(Output::Send { id, frame: frame.clone() }));

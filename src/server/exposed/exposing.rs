@@ -393,12 +393,6 @@ impl Exposing<'_> {
         self.drop_grant(service);
     }
 
-    /// Where the users of a grant connect, as its clients are told; `None` if it is none.
-    pub fn addresses(&self, service: ServiceId) -> Option<Vec<GrantedAddress>> {
-        let grant = self.exposed.grants.get(service)?;
-        Some(grant.granted(&self.listeners.addresses(service)))
-    }
-
     /// A client serves what it asked for from now on.
     fn grant(&mut self, id: AskId, service: ServiceId) {
         let Some(Ask { link, publish, .. }) = self.exposed.asks.get(id) else { return };
@@ -411,7 +405,8 @@ impl Exposing<'_> {
         self.exposed.asks.set(id, Stage::Granted(service));
         let Some(it) = self.matching.sending.links.get(link) else { return };
         let (control, key) = (it.control, it.key().clone());
-        let addresses = self.addresses(service).unwrap_or_default();
+        let addresses = self.listeners.addresses(service);
+        let addresses = self.exposed.granted(service, &addresses).unwrap_or_default();
         if let Some(&GrantedAddress { ports, .. }) = addresses.first() {
             self.agenda.fact(Fact::Exposed { link: control, key, publication: name, ports });
         }
