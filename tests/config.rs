@@ -541,9 +541,9 @@ fn each_file_of_a_configuration_is_a_file_of_its_own() {
 }
 
 #[test]
-fn nothing_is_removed_for_a_ready_file_but_a_ready_file() {
+fn no_key_is_removed_for_a_ready_file() {
     let folder = folder();
-    folder.file("text", "precious");
+    std::fs::copy(folder.path("keys"), folder.path("text")).expect("a copy");
     let client = ["client", "--server", "127.0.0.1:9", "--local", "9", "--key", "keys", "--status", "none"];
     for (other, part) in [("keys", "no ready file"), ("text", "no ready file"), ("none/x", "No such file")] {
         let (status, _, told) = texts(&run(&folder, &[&client[..], &["--ready-file", other]].concat()));
@@ -558,7 +558,7 @@ fn nothing_is_removed_for_a_ready_file_but_a_ready_file() {
     assert!(status == 1 && told.contains("skyorg: f.toml:4:1: "), "{told}");
 
     file("ready");
-    folder.file("ready", "[]\n");
+    folder.file("ready", "from before");
     let process = Process::skyorg(&["client", "--config", &path], None);
     process.wait_until("the old one is gone", || !std::fs::exists(folder.path("ready")).expect("ours"));
     folder.file("ready", "[]\n");
@@ -571,7 +571,8 @@ fn nothing_is_removed_for_a_ready_file_but_a_ready_file() {
         let lines = process.wait_for_count("; the running configuration stays", number + 1);
         assert!(lines[number].contains("f.toml:4:1: "), "{}", lines[number]);
     }
-    assert_eq!(std::fs::read_to_string(folder.path("text")).expect("it is there"), "precious");
+    let read = |name: &str| std::fs::read(folder.path(name)).expect("it is there");
+    assert_eq!(read("text"), read("keys"));
     assert!(
         std::fs::exists(folder.path("ready")).expect("ours")
             && std::fs::exists(folder.path("keys")).expect("ours")

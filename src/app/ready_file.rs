@@ -1,29 +1,32 @@
-//! The ready file on the disk. What stands in its place and is no ready file is never removed: it may be a key.
+//! The ready file on the disk. A file in its place gives way, as one that a killed process has left. What may be a key, a
+//! device, a link or a folder does not.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// How a ready file begins that names something, and one that names nothing.
-const BEGINNINGS: [&[u8]; 2] = [b"[{\"publication\":", b"[]\n"];
+use crate::config::fault::without_whole_secrets;
 
-/// Whether a ready file is there; an error if something else is.
+/// No file of keys is longer.
+const READ_MAX: u64 = 1 << 20;
+
+/// Whether a file is there that may be a ready file; an error if something else is.
 fn is_there(path: &Path) -> io::Result<bool> {
-    let other = || {
-        let what =
-            "what stands there is no ready file, and is left as it is; name a file that nothing else needs";
-        io::Error::new(io::ErrorKind::AlreadyExists, what)
-    };
     let metadata = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         found => found?,
     };
-    if !metadata.is_file() {
-        return Err(other());
+    let mut bytes = Vec::new();
+    if metadata.is_file() {
+        File::open(path)?.take(READ_MAX).read_to_end(&mut bytes)?;
     }
-    let mut begin = Vec::new();
-    File::open(path)?.take(BEGINNINGS[0].len() as u64).read_to_end(&mut begin)?;
-    if begin.is_empty() || BEGINNINGS.contains(&&begin[..]) { Ok(true) } else { Err(other()) }
+    let text = String::from_utf8_lossy(&bytes);
+    if metadata.is_file() && (text.starts_with('[') || without_whole_secrets(&text) == text) {
+        return Ok(true);
+    }
+    let what =
+        "what stands there is no ready file, and is left as it is; name a file that nothing else needs";
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, what))
 }
 
 /// Looks whether a ready file may stand there, and be written: nothing is changed.
@@ -71,26 +74,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_ready_file_gives_way_to_one() {
+    fn what_is_no_key_and_a_file_gives_way_to_a_ready_file() {
         let folder = std::env::temp_dir().join(format!("skyorg-ready-file-{}", std::process::id()));
         fs::create_dir(&folder).expect("a new folder");
         let path = folder.join("ready");
-        for text in ["office SECRET\n", "[service.a]\nlisten = [1]\n", "[]", "{}", " "] {
-            fs::write(&path, text).expect("writes");
-            let error = claim(&path).expect_err(text);
-            assert!(error.contains("is no ready file, and is left as it is"), "{error}");
-            assert!(remove(&path).is_err() && replace(&path, "[]\n").is_err());
-            assert_eq!(fs::read_to_string(&path).expect("it is there"), text);
-        }
+        let key = format!("office {}\n", "aB3".repeat(15));
+        fs::write(&path, &key).expect("writes");
+        let error = claim(&path).expect_err("it may be a key");
+        assert!(error.contains("is no ready file, and is left as it is"), "{error}");
+        assert!(remove(&path).is_err() && replace(&path, "[]\n").is_err());
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), key);
         fs::remove_file(&path).expect("ours");
         std::os::unix::fs::symlink("/dev/null", &path).expect("a link");
         for other in [&path, &folder, Path::new("/dev/null"), Path::new("/"), &folder.join("none/ready")] {
-            assert!(claim(other).is_err(), "{}", other.display());
+            let error = claim(other).expect_err("it is not to give way");
+            assert!(error.contains("the ready file cannot be written"), "{error}");
             assert!(replace(other, "[]\n").is_err(), "{}", other.display());
         }
         assert!(fs::exists("/dev/null").is_ok_and(|there| there));
         fs::remove_file(&path).expect("ours");
-        for text in ["", "[]\n", "[{\"publication\":\"web\",\"addresses\":[\"gw:1\"]}]\n"] {
+        for text in ["", "from before", "[]\n", "[{\"publication\":\"web\",\"addresses\":[\"gw:1\"]}]\n"] {
             fs::write(&path, text).expect("writes");
             claim(&path).expect("it may stand there");
             assert_eq!(fs::read_to_string(&path).expect("it is there"), text);
