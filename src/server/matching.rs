@@ -346,8 +346,8 @@ impl Matching {
             }
             (SessionEvent::Duplicate, State::Offered(user)) => {
                 self.sending.pools.set(id, State::Busy, Place::Back);
-                let left = self.sending.offers.duplicate(user, id);
-                self.waiting(agenda).lost(user, left);
+                let left = self.sending.offers.duplicate(user, id, agenda.now);
+                self.waiting(agenda).duplicate(user, left);
             }
             (SessionEvent::Started, State::Accepted { user, publication, port }) => {
                 self.sending.pools.set(id, State::Busy, Place::Back);

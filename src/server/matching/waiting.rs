@@ -94,6 +94,15 @@ impl Waiting<'_> {
         sending.want_one(link_id, self.agenda.now);
     }
 
+    /// The client has another copy of a user's session, if one is left: it is offered no more.
+    pub fn duplicate(&mut self, id: ConnId, left: Left) {
+        if left == Left::Copies {
+            self.all.services.stop_waiting(id);
+            self.agenda.at(id, Some(self.agenda.now));
+        }
+        self.lost(id, left);
+    }
+
     /// A user's session has lost a copy.
     pub fn lost(&mut self, id: ConnId, left: Left) {
         if left == Left::Copies {
