@@ -9,9 +9,9 @@
 //! Rules, each needed (`tests/offer_search.rs` shows what happens without it):
 //! - the copy that is accepted first is served, and the others are aborted alone;
 //! - a duplicate says that another copy lives. If none does, the user is reset;
-//! - a copy that lives was accepted before the duplicate was sent. If that cannot be heard, the user is reset, because no
-//!   other copy can take its place: the client keeps nothing of what it has said, and may have said it already. TCP
-//!   has sent it again before twice the time is over in which the duplicate came;
+//! - a copy that lives was accepted before the duplicate was sent. If that cannot be heard, the user is reset, because
+//!   no other copy can take its place: the client keeps nothing of what it has said, and it may arrive all the same.
+//!   TCP has sent it again before twice the time is over in which the duplicate came;
 //! - a session all of whose copies were lost with their connections is offered again.
 
 use std::time::{Duration, Instant};
