@@ -1,7 +1,7 @@
 //! An exhaustive search of sessions that are offered again: a real server's machine, a real client's machine, and
 //! between them up to three message connections with a real [`Session`] at each end. One user comes. Each connection
 //! may break at any moment, and any part of what is on its way is lost then; its session may be late at any moment. One
-//! may fall mute: what its client says on it is lost from then on, and so is its end.
+//! may fall mute before that: what its client says on it is lost from then on, and so is its end.
 //!
 //! In every order of events
 //! - the local server is dialled once at most;
@@ -520,9 +520,8 @@ impl World {
         if self.user == User::Waits && self.is_duplicate && self.is_quiet() && !self.has_hope() {
             events.push(Event::Unheard);
         }
-        let is_any_mute = self.connections.iter().any(|it| it.is_mute);
         for (connection, it) in self.connections.iter().enumerate() {
-            if !it.is_broken && !it.is_unused && !is_any_mute {
+            if !it.is_broken && !it.is_unused && !self.broke {
                 let kept = 0..=it.to_server.len();
                 events.extend(kept.map(|to_server| Event::Mute { connection, to_server }));
             }
