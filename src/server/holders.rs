@@ -185,6 +185,11 @@ impl Holders {
         self.freed(before)
     }
 
+    /// Whether several keys share the places for users.
+    pub fn are_places_shared(&self) -> bool {
+        self.shared().is_some()
+    }
+
     /// Places that several keys share; one alone may have them all.
     fn shared(&self) -> Option<Places> {
         Some(self.places).filter(|_| self.linked > 1)

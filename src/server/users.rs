@@ -98,8 +98,9 @@ impl User {
 
 /// Places for users.
 ///
-/// One address may have all until three quarters are taken, and so may one key of several that have clients. From then
-/// on one that has more than a quarter gets no other.
+/// One key of several that have clients may have all until three quarters are taken. From then on one that has more
+/// than a quarter gets no other. The same holds for one address, among the places that one key may have: so an address
+/// takes them neither from other keys nor from other users of its own.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Places {
     pub taken: usize,
@@ -165,10 +166,12 @@ impl Users {
     }
 
     /// Whether a user that has just come takes more than its address may have.
-    pub fn is_beyond_share(&self, id: ConnId) -> bool {
+    /// Several keys may share all places.
+    pub fn is_beyond_share(&self, id: ConnId, are_shared: bool) -> bool {
         let Some(origin) = self.origin(id) else { return false };
         let own = self.of_address.get(&origin).copied().unwrap_or(0);
-        self.places().is_beyond_share(own)
+        let Places { taken, most } = self.places();
+        Places { taken, most: if are_shared { most / 4 * 3 } else { most } }.is_beyond_share(own)
     }
 
     pub fn places(&self) -> Places {
@@ -249,7 +252,7 @@ mod tests {
         let mut come = |serial: u64, ip: [u8; 4]| {
             let id = ConnId::new(serial as u32, serial).expect("it can be named");
             users.insert(id, User::new(service, (ip, 1).into(), (ip, 2).into(), serial), now);
-            let taken = !users.is_beyond_share(id);
+            let taken = !users.is_beyond_share(id, false);
             if !taken {
                 users.remove(id);
             }

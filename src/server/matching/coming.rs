@@ -28,7 +28,7 @@ impl Coming<'_> {
         account.into_iter().for_each(|account| agenda.tally.user_stays(account));
         all.sending.users.insert(id, User::new(service, peer, asked, all.last_number), agenda.now);
         all.share_places();
-        if all.sending.users.is_beyond_share(id) {
+        if all.sending.users.is_beyond_share(id, all.sending.holders.are_places_shared()) {
             return agenda.reset(id, CloseReason::Full);
         }
         if let Some(publication) = all.next_ready(service, true, agenda.now) {

@@ -316,8 +316,9 @@ fn a_user_that_two_keys_could_serve_goes_to_the_one_that_has_a_place() {
     let mut other = stage.client_of(home(), 2);
     let elsewhere = [stage.bring(&mut other).0, stage.bring(&mut other).0];
     stage.bring(&mut full);
-    let messages: Vec<ConnId> = (0..2).flat_map(|_| stage.user().1.pairs()).map(|it| it.0).collect();
-    assert!(messages.len() == 2 && messages.iter().all(|it| elsewhere.contains(it)), "{messages:?}");
+    let (user, outputs) = stage.user();
+    assert!(outputs.pairs().iter().any(|it| elsewhere.contains(&it.0) && it.1 == user), "{outputs:?}");
+    assert_eq!(taken(&stage.local_users(WEB, 1)), 1);
 }
 
 #[test]
@@ -335,4 +336,18 @@ fn a_link_that_was_passed_over_for_the_share_of_its_key_serves_again_when_places
         .for_each(|id| drop(stage.gone(id, CloseReason::Finished)));
     stage.wait(Duration::ZERO);
     assert_eq!(stage.user().1.pairs().len(), 1);
+}
+
+#[test]
+fn one_address_leaves_places_to_other_users_of_its_key_and_to_other_keys() {
+    let mut stage = shared(40);
+    stage.client(1);
+    let (other, _) = stage.greet_with(home(), hello(2));
+    stage.hear(other.control, publish(1, "ssh"));
+    for _ in 0..40 {
+        let (user, outputs) = stage.user();
+        outputs.closes().into_iter().for_each(|(_, reason, _)| drop(stage.gone(user, reason)));
+    }
+    let others = [stage.local_users(WEB, 20), stage.local_users(SSH, 20)].map(|users| taken(&users));
+    assert!(others.iter().all(|&count| count >= 8), "{others:?}");
 }
