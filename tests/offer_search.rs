@@ -1,6 +1,7 @@
 //! An exhaustive search of sessions that are offered again: a real server's machine, a real client's machine, and
 //! between them up to three message connections with a real [`Session`] at each end. One user comes. Each connection
-//! may break at any moment, and any part of what is on its way is lost then; its session may be late at any moment.
+//! may break at any moment, and any part of what is on its way is lost then; its session may be late at any moment. One
+//! may fall mute before that: what its client says on it is lost from then on, and so is its end.
 //!
 //! In every order of events
 //! - the local server is dialled once at most;
@@ -36,6 +37,8 @@ use skyorg::wire::handshake::{ClearHello, Purpose, Secret, Suite, key_id};
 const CONNECTIONS: usize = 3;
 /// Longer than a user waits for anything.
 const FOREVER: Duration = Duration::from_secs(120);
+/// Longer than a user waits that its client serves unheard.
+const UNHEARD: Duration = Duration::from_secs(5);
 /// Where users and clients come from. It does not matter.
 const HERE: ([u8; 4], u16) = ([192, 0, 2, 1], 1024);
 
@@ -61,6 +64,13 @@ enum Event {
         to_client: usize,
         to_server: usize,
     },
+    /// What the client says on a connection is lost from now on, but for so many frames.
+    Mute {
+        connection: usize,
+        to_server: usize,
+    },
+    /// A user waits that its client serves, and for so long that the server must see that it cannot hear that.
+    Unheard,
     ClientReads(usize),
     ServerReads(usize),
 }
@@ -79,6 +89,7 @@ struct Connection {
     to_client: VecDeque<Sent>,
     to_server: VecDeque<Sent>,
     is_broken: bool,
+    is_mute: bool,
     /// The server has given its machine no session on it yet.
     is_unused: bool,
     /// The machines know of its end.
@@ -115,6 +126,8 @@ struct World {
     /// A connection has broken that the server did not reset.
     broke: bool,
     pinged: bool,
+    /// The client has answered a copy as a duplicate, and the server has read it.
+    is_duplicate: bool,
 }
 
 fn id(number: usize) -> ConnId {
@@ -169,6 +182,7 @@ impl World {
             to_client: VecDeque::new(),
             to_server: VecDeque::new(),
             is_broken: false,
+            is_mute: false,
             is_unused: true,
             is_gone: [false; 2],
         };
@@ -191,6 +205,7 @@ impl World {
             starts: 0,
             broke: false,
             pinged: false,
+            is_duplicate: false,
         };
         world.begin();
         world
@@ -382,6 +397,7 @@ impl World {
                 }
             }
             Step::Duplicate => {
+                self.is_duplicate = true;
                 self.paired = self.paired.filter(|&paired| paired != number);
                 self.tell_server(Input::Session { id, event: SessionEvent::Duplicate });
             }
@@ -427,7 +443,7 @@ impl World {
 
     fn send_to_server(&mut self, number: usize, frame: Frame<'static>) {
         let it = &mut self.connections[number];
-        if !it.is_broken {
+        if !it.is_broken && !it.is_mute {
             it.to_server.push_back(Sent::Frame(frame));
         }
     }
@@ -484,15 +500,32 @@ impl World {
         (0..CONNECTIONS).any(|number| self.is_live(number))
     }
 
+    /// Whether the user waits for a copy that can be accepted.
+    fn has_hope(&self) -> bool {
+        (0..CONNECTIONS).any(|number| self.is_live(number) && !self.connections[number].is_mute)
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.connections.iter().all(|it| it.to_client.is_empty() && it.to_server.is_empty())
+    }
+
     /// What may happen next.
     fn events(&self) -> Vec<Event> {
         let mut events = Vec::new();
         let is_free = |it: &Connection| it.is_unused && !it.is_broken;
-        if self.user == User::Waits && self.has_live() && self.connections.iter().any(is_free) {
+        let can_be_late = self.user == User::Waits && self.has_live() && !self.is_duplicate;
+        if can_be_late && self.connections.iter().any(is_free) {
             events.push(Event::Late);
         }
+        if self.user == User::Waits && self.is_duplicate && self.is_quiet() && !self.has_hope() {
+            events.push(Event::Unheard);
+        }
         for (connection, it) in self.connections.iter().enumerate() {
-            if !it.is_broken && !it.is_unused {
+            if !it.is_broken && !it.is_unused && !self.broke {
+                let kept = 0..=it.to_server.len();
+                events.extend(kept.map(|to_server| Event::Mute { connection, to_server }));
+            }
+            if !it.is_broken && !it.is_unused && !it.is_mute {
                 for to_client in 0..=it.to_client.len() {
                     for to_server in 0..=it.to_server.len() {
                         events.push(Event::Break { connection, to_client, to_server });
@@ -528,6 +561,20 @@ impl World {
                 self.broke = true;
                 self.break_off(connection, to_client, to_server);
             }
+            Event::Mute { connection, to_server } => {
+                self.broke = true;
+                let it = &mut self.connections[connection];
+                it.is_mute = true;
+                it.to_server.truncate(to_server);
+            }
+            Event::Unheard => {
+                // The control connection is heard all the time.
+                for _ in 0..UNHEARD.as_millis() / 100 {
+                    self.pass(Duration::from_millis(100));
+                    self.answer_ping();
+                }
+                assert_eq!(self.user, User::Reset, "a user that cannot be heard is told soon");
+            }
             Event::ClientReads(number) => self.client_reads(number),
             Event::ServerReads(number) => self.server_reads(number),
         }
@@ -545,7 +592,8 @@ impl World {
     /// What tells one state from another.
     fn key(&self) -> String {
         let World { connections, user, paired, served, dials, .. } = self;
-        format!("{connections:?}{user:?}{paired:?}{served:?}{dials}{}", self.broke)
+        let known = (self.broke, self.is_duplicate);
+        format!("{connections:?}{user:?}{paired:?}{served:?}{dials}{known:?}")
     }
 
     /// What is wrong with this state, if anything is. Time may pass.
@@ -553,18 +601,19 @@ impl World {
         if self.dials > 1 {
             return Some("the local server was dialled twice");
         }
-        if !self.connections.iter().all(|it| it.to_client.is_empty() && it.to_server.is_empty()) {
+        if !self.is_quiet() {
             return None;
         }
         if let Served::By(number) = self.served
             && self.user != User::Served(number)
+            && !(self.user == User::Waits && self.connections[number].is_mute)
         {
             return Some("the client serves nobody");
         }
         if self.user == User::Reset && !self.broke {
             return Some("a user is reset although no connection broke");
         }
-        if self.user == User::Waits && !self.has_live() {
+        if self.user == User::Waits && !self.has_hope() {
             self.pass(FOREVER);
             if self.user == User::Waits {
                 return Some("a user waits for nobody");

@@ -1,10 +1,10 @@
-//! How long a link may be silent.
+//! How long a link may be silent, or a message connection while a session runs on it.
 //!
 //! It is the heartbeat, or four round trips if they take longer: that is the patience with it. It is longer where
 //! nothing could be heard: after an outage, TCP sends again when its retransmission time is over, which has doubled
 //! with each attempt that failed. So who finds that the patience is over asks for that time, and waits as much longer.
 //! The peer's TCP pauses likewise. If it has acknowledged late what it was asked, the line is back, and what the peer
-//! says comes when its own pause is over.
+//! says comes when its own pause is over. [`longest`] is this rule.
 
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,12 @@ pub enum Verdict {
     Ask,
     /// Give it up.
     GiveUp,
+}
+
+/// How long an end may be silent: as much longer than the patience lasts as it takes TCP to send `again`, or as long
+/// again if its line was down and `is_back`, because the peer's TCP may still pause.
+pub fn longest(patience: Duration, again: Duration, is_back: bool) -> Duration {
+    patience + if is_back { patience } else { again.min(patience) }
 }
 
 impl Silence {
@@ -88,9 +94,8 @@ impl Silence {
         let Some(longer) = self.longer(heard) else { return };
         let is_late = now.checked_sub(it.acknowledged).is_some_and(|at| at > pinged + it.again);
         (longer.until, longer.last) = match longer.last {
-            _ if is_late => (heard + patience * 2, true),
-            false => (heard + patience + it.again.min(patience), false),
-            true => (now, true),
+            true if !is_late => (now, true),
+            _ => (heard + longest(patience, it.again, is_late), is_late),
         };
     }
 

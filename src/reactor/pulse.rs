@@ -1,8 +1,10 @@
 //! Whether those at the far ends of a session are still there.
 //!
 //! A message connection says `Alive` when nothing else was said for a third of the heartbeat, and is given up when
-//! nothing came for the heartbeat, or for four round trips if they take longer, while this end was reading it. So a
-//! quiet session keeps its place in NATs and proxies, also while its user reads nothing, and a dead one ends. A user or
+//! nothing came for the heartbeat, or for four round trips if they take longer, while this end was reading it. Like a
+//! link, it may be silent for longer after an outage: see [`longest`]. It is asked for a sign of life when nothing came
+//! for half the heartbeat; where TCP had to send again since then, the line was down. So a quiet session keeps its
+//! place in NATs and proxies, also while its user reads nothing, and a dead one ends. A user or
 //! local server is given up when it has acknowledged nothing for [`Limits::unacknowledged`] while bytes were on their
 //! way to it: TCP alone would send them again for a quarter of an hour. One that merely does not read answers the
 //! kernel's probes, and stays.
@@ -19,8 +21,9 @@ use super::relay::Relay;
 use super::relay::patience::time;
 use super::rounds::Round;
 use super::world::network::Socket;
+use super::world::tcp_info::TcpInfo;
 use crate::base::id::ConnId;
-use crate::machine::CloseReason;
+use crate::machine::{CloseReason, longest};
 
 /// A tick, in which time is counted here.
 const TICK: Duration = Duration::from_micros(62_500);
@@ -39,13 +42,15 @@ fn ticks(time: Duration) -> u16 {
 pub(super) struct Pulse {
     /// In ticks.
     heartbeat: u16,
-    unsaid: u16,
     unheard: u16,
+    unsaid: u8,
+    /// How often TCP had sent something again when nothing was heard for half the heartbeat: the last bits.
+    sent_again: u8,
 }
 
 impl Pulse {
     pub fn new(heartbeat: Duration) -> Pulse {
-        Pulse { heartbeat: ticks(heartbeat), unsaid: 0, unheard: 0 }
+        Pulse { heartbeat: ticks(heartbeat), unheard: 0, unsaid: 0, sent_again: 0 }
     }
 
     /// Its heartbeat in ticks.
@@ -61,6 +66,13 @@ impl Pulse {
     /// Something was read, or nothing could be.
     pub fn heard(&mut self) {
         self.unheard = 0;
+    }
+
+    /// How long it may be silent, in ticks; this is what the kernel knows of it.
+    fn limit(&self, info: Option<TcpInfo>) -> u16 {
+        let again = info.map_or(Duration::ZERO, |info| info.rto + info.rtt);
+        let is_back = info.is_some_and(|info| info.unacked == 0 && info.sent_again as u8 != self.sent_again);
+        ticks(longest(time(TICK * u32::from(self.heartbeat), info), again, is_back))
     }
 }
 
@@ -134,12 +146,17 @@ impl Pulses {
         let Some(connection) = relay.all.open(id) else { return };
         let flushed = connection.is_flushed();
         let Kind::Message(Message { pulse, .. }) = &mut connection.kind else { return };
-        pulse.unsaid = pulse.unsaid.saturating_add(self.pace);
+        pulse.unsaid = pulse.unsaid.saturating_add(self.pace as u8);
         pulse.unheard = if reads { pulse.unheard.saturating_add(self.pace) } else { 0 };
-        let mute = pulse.unsaid >= (pulse.heartbeat / 3).min(ticks(UNSAID_MAX));
-        // Most are heard long before that, and their round trips are not asked for.
+        let mut mute = u16::from(pulse.unsaid) >= (pulse.heartbeat / 3).min(ticks(UNSAID_MAX));
+        // Most are heard long before that, and the kernel is not asked about them.
+        let half = pulse.heartbeat / 2;
+        if pulse.unheard >= half && pulse.unheard - self.pace < half {
+            mute = true;
+            pulse.sent_again = connection.socket.tcp_info().map_or(0, |info| info.sent_again as u8);
+        }
         let limit = match pulse.unheard >= pulse.heartbeat {
-            true => ticks(time(TICK * u32::from(pulse.heartbeat), connection.socket.tcp_info())),
+            true => pulse.limit(connection.socket.tcp_info()),
             false => u16::MAX,
         };
         if pulse.unheard >= limit {
@@ -191,6 +208,22 @@ mod tests {
             let latest = (heartbeat / 3).min(ticks(UNSAID_MAX)) + 2 * pace(heartbeat);
             assert!(latest < heartbeat / 2, "{heartbeat_s} s: {latest} of {heartbeat} ticks");
         }
+    }
+
+    #[test]
+    fn a_quiet_session_has_a_chance_to_be_heard_after_an_outage() {
+        let heartbeat = Duration::from_secs(30);
+        let pulse = Pulse { sent_again: 7, ..Pulse::new(heartbeat) };
+        let longer = |rto_s, unacked, sent_again| {
+            let rto = Duration::from_secs(rto_s);
+            let info = TcpInfo { rto, unacked, sent_again, ..TcpInfo::default() };
+            TICK * u32::from(pulse.limit(Some(info))) - heartbeat
+        };
+        assert_eq!(longer(1, 0, 7), Duration::from_secs(1), "its line was not down");
+        assert_eq!(longer(13, 1, 12), Duration::from_secs(13), "it is sent again by then");
+        assert_eq!(longer(100, 1, 15), heartbeat, "but not much later");
+        assert_eq!(longer(1, 0, 15), heartbeat, "its line is back, and the peer may pause as long");
+        assert_eq!(TICK * u32::from(pulse.limit(None)), heartbeat, "the kernel does not say");
     }
 
     #[test]

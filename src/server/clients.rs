@@ -97,9 +97,7 @@ impl Clients<'_> {
         let Some(link) = matching.sending.links.add(link) else {
             return self.close(id, CloseReason::Full);
         };
-        if let Some(holder) = matching.sending.holders.get_mut(holder) {
-            holder.links.insert(link);
-        }
+        matching.sending.holders.link_came(holder, link);
         self.controls.linked(id, link);
         agenda.fact(Fact::ClientCame { link: id, key, peer });
         agenda.push(Output::Admit(id));

@@ -112,11 +112,11 @@ impl Matching {
             if let Some(rate) = it.rate {
                 self.sending.rates.link_gone(rate);
             }
-            if let Some(holder) = self.sending.holders.get_mut(it.identity.holder) {
-                holder.forget(link);
-            }
+            let freed = self.sending.holders.link_gone(it.identity.holder, link);
+            self.list(freed);
         }
         self.sending.limit_users(agenda);
+        self.share_places();
         self.move_on(users, agenda);
         for (id, state) in messages {
             // A user that is paired with its copy is given back.
@@ -202,9 +202,11 @@ impl Matching {
 
     // Users.
 
-    fn next_ready(&mut self, service: ServiceId, now: Instant) -> Option<PublicationId> {
+    /// The publication that a user is given to at once; it comes now if it is `new`.
+    fn next_ready(&mut self, service: ServiceId, new: bool, now: Instant) -> Option<PublicationId> {
         let Matching { services, sending: Sending { links, pools, holders, .. }, .. } = self;
-        let mut hidden = |link| links.get(link).is_some_and(|it| holders.hides(it.identity.holder, link));
+        let mut hidden =
+            |link| links.get(link).is_some_and(|it| holders.hides(it.identity.holder, link, new));
         services.next_ready(service, |link| match links.readiness(link, now) {
             _ if pools.idle(link) == 0 => Readiness::Not,
             Readiness::Ready | Readiness::Failing if hidden(link) => Readiness::Not,
@@ -213,12 +215,13 @@ impl Matching {
     }
 
     /// The link that is asked for one more connection, because a user of this service waits.
-    fn next_to_ask(&mut self, service: ServiceId) -> Asked {
+    fn next_to_ask(&mut self, service: ServiceId, new: bool) -> Asked {
         let Matching { services, sending, .. } = self;
         let full = Cell::new(false);
         let may_take = |link| {
-            full.set(full.get() || sending.may_serve(link) && sending.is_full(link));
-            sending.may_take(link)
+            let is_full = if new { sending.is_full_for_new(link) } else { sending.is_full(link) };
+            full.set(full.get() || sending.may_serve(link) && is_full);
+            sending.may_serve(link) && !is_full
         };
         match services.next_to_ask(service, may_take) {
             Some(link) => Asked::Link(link),
@@ -233,8 +236,15 @@ impl Matching {
     }
 
     /// A user counts for no key.
-    fn release(&mut self, charged: Option<HolderId>) {
-        let freed = charged.map_or_else(Vec::new, |holder| self.sending.holders.release(holder));
+    fn release(&mut self, charged: Option<HolderId>, was_expected: bool) {
+        let release = |holder| self.sending.holders.release(holder, was_expected);
+        let freed = charged.map_or_else(Vec::new, release);
+        self.list(freed);
+    }
+
+    /// Users came or left, or there are more places or fewer: keys that share them may have a place again.
+    fn share_places(&mut self) {
+        let freed = self.sending.holders.share(self.sending.users.places());
         self.list(freed);
     }
 
@@ -253,17 +263,17 @@ impl Matching {
         let Some(of) = self.services.publication_mut(publication) else { return };
         of.is_used = true;
         let link = of.link;
+        let Some(message) = self.sending.pools.next_idle(link) else { return };
         self.charge(id, link);
         let Some(of) = self.services.publication(publication) else { return };
-        if let Some(message) = self.sending.pools.next_idle(of.link) {
-            self.sending.begin_on(message, id, (publication, of), self.admission.terms(of.service), agenda);
-        }
+        self.sending.begin_on(message, id, (publication, of), self.admission.terms(of.service), agenda);
     }
 
     /// A user's connection is gone.
     pub fn user_gone(&mut self, id: ConnId, reason: CloseReason, traffic: Traffic, agenda: &mut Agenda) {
         let Some(user) = self.sending.users.remove(id) else { return };
-        self.release(user.charged);
+        self.release(user.charged, user.is_new());
+        self.share_places();
         self.services.stop_waiting(id);
         let paired = self.sending.offers.get(id).and_then(Offer::paired);
         self.sending.end_offer(id, paired, agenda);
@@ -281,7 +291,8 @@ impl Matching {
         if let Some(publication) = user.served_by.filter(|_| counts) {
             self.probes.session_ended(publication, sent, answered);
         }
-        let (number, user, key) = (user.number, user.peer(), self.sending.key_of(user.charged));
+        let key = self.sending.key_of(user.charged.filter(|_| !user.is_new()));
+        let (number, user) = (user.number, user.peer());
         agenda
             .fact_of(account, Fact::UserLeft { number, user, service, key, traffic, lasted, served, reason });
     }
@@ -346,8 +357,8 @@ impl Matching {
             }
             (SessionEvent::Duplicate, State::Offered(user)) => {
                 self.sending.pools.set(id, State::Busy, Place::Back);
-                let left = self.sending.offers.duplicate(user, id);
-                self.waiting(agenda).lost(user, left);
+                let left = self.sending.offers.duplicate(user, id, agenda.now);
+                self.waiting(agenda).duplicate(user, left);
             }
             (SessionEvent::Started, State::Accepted { user, publication, port }) => {
                 self.sending.pools.set(id, State::Busy, Place::Back);

@@ -9,6 +9,9 @@
 //! Rules, each needed (`tests/offer_search.rs` shows what happens without it):
 //! - the copy that is accepted first is served, and the others are aborted alone;
 //! - a duplicate says that another copy lives. If none does, the user is reset;
+//! - a copy that lives was accepted before the duplicate was sent. If that cannot be heard, the user is reset, because
+//!   no other copy can take its place: the client keeps nothing of what it has said, and it may arrive all the same.
+//!   TCP has sent it again before twice the time is over in which the duplicate came;
 //! - a session all of whose copies were lost with their connections is offered again.
 
 use std::time::{Duration, Instant};
@@ -37,8 +40,8 @@ pub(super) struct Offer {
     paired: Option<ConnId>,
     others: [Option<ConnId>; COPIES_MAX - 1],
     state: State,
-    /// The client has called a copy a duplicate.
-    is_duplicate: bool,
+    /// When the client first called a copy a duplicate.
+    duplicate: Option<Instant>,
 }
 
 /// How long it has been awaited.
@@ -88,7 +91,7 @@ impl Offer {
             paired: Some(message),
             others: [None; COPIES_MAX - 1],
             state: State::InTime,
-            is_duplicate: false,
+            duplicate: None,
         }
     }
 
@@ -186,15 +189,15 @@ impl Offers {
         if offer.copies().next().is_some() {
             return Left::Copies;
         }
-        let left = if offer.is_duplicate { Left::Duplicate } else { Left::Nothing };
+        let left = if offer.duplicate.is_some() { Left::Duplicate } else { Left::Nothing };
         self.remove(user);
         left
     }
 
     /// The client has seen this session before it read this copy.
-    pub fn duplicate(&mut self, user: ConnId, message: ConnId) -> Left {
+    pub fn duplicate(&mut self, user: ConnId, message: ConnId, now: Instant) -> Left {
         if let Some(offer) = self.0.get_mut(user) {
-            offer.is_duplicate = true;
+            offer.duplicate.get_or_insert(now);
         }
         self.lost(user, message)
     }
@@ -204,8 +207,15 @@ impl Offers {
         let offer = self.0.get_mut(user)?;
         let unheard = link.round_trip.times(4).clamp(limits.unheard, limits.user_patience);
         let last = (link.heard.max(offer.began) + unheard).min(offer.began + limits.user_patience);
+        let last = offer.duplicate.map_or(last, |at| {
+            let accepted = at + (at - offer.began) + link.round_trip.times(4).max(limits.abort);
+            accepted.min(last)
+        });
         if now >= last {
             return Some(Due::GivenUp);
+        }
+        if offer.duplicate.is_some() {
+            return Some(Due::Later(last));
         }
         let late_at = offer.sent + late_after(&link.round_trip, limits);
         let answered = link.answered_ping_of >= offer.sent;

@@ -74,6 +74,11 @@ impl Sending {
         self.links.get(link).is_some_and(|link| self.holders.is_full(link.identity.holder))
     }
 
+    /// Whether the key of a link may have no user that comes now.
+    pub fn is_full_for_new(&self, link: LinkId) -> bool {
+        self.links.get(link).is_some_and(|link| self.holders.is_full_for_new(link.identity.holder))
+    }
+
     /// Whether a link may be given a user that no key counts yet.
     pub fn may_take(&self, link: LinkId) -> bool {
         self.may_serve(link) && !self.is_full(link)
@@ -83,14 +88,23 @@ impl Sending {
     pub fn charge(&mut self, id: ConnId, link: LinkId) -> Vec<LinkId> {
         let holder = self.links.get(link).map(|link| link.identity.holder);
         let Some(user) = self.users.get_mut(id) else { return Vec::new() };
-        if user.charged == holder {
+        let was_expected = user.is_new();
+        if user.charged == holder && !was_expected {
             return Vec::new();
         }
         if let Some(holder) = holder {
             self.holders.charge(holder);
         }
         let before = std::mem::replace(&mut user.charged, holder);
-        before.map_or_else(Vec::new, |before| self.holders.release(before))
+        before.map_or_else(Vec::new, |before| self.holders.release(before, was_expected))
+    }
+
+    /// A user that has come waits for a connection of this link.
+    pub fn expects(&mut self, id: ConnId, link: LinkId) {
+        let holder = self.links.get(link).map(|link| link.identity.holder);
+        let Some(user) = self.users.get_mut(id).filter(|user| user.charged.is_none()) else { return };
+        user.charged = holder;
+        holder.into_iter().for_each(|holder| self.holders.expects(holder));
     }
 
     /// The name of the key that a user counts for.

@@ -25,7 +25,7 @@ pub(super) struct User {
     pub first: Option<(LinkId, Sid)>,
     /// The publication by which it was served last. It may have been withdrawn since.
     pub served_by: Option<PublicationId>,
-    /// The key that it counts for: a client that holds it serves it, or was offered it.
+    /// The key that it counts for: a client that holds it serves it, was offered it, or is to be.
     pub charged: Option<HolderId>,
     /// It may go to no other link than `first`: bytes of it were sent.
     pub tied: bool,
@@ -57,6 +57,11 @@ impl User {
             is_taken: false,
             refused: None,
         }
+    }
+
+    /// It came, and has been offered to nobody yet.
+    pub fn is_new(&self) -> bool {
+        self.served_by.is_none()
     }
 
     /// Where it comes from.
@@ -91,10 +96,25 @@ impl User {
     }
 }
 
-/// All users.
+/// Places for users.
 ///
-/// One address may have all places until three quarters are taken. From then on one that has more than a quarter gets
-/// no other. This host itself is exempt: what connects from it may stand for many.
+/// One key of several that have clients may have all until three quarters are taken. From then on one that has more
+/// than a quarter gets no other. The same holds for one address, among the places that one key may have: so an address
+/// takes them neither from other keys nor from other users of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Places {
+    pub taken: usize,
+    pub most: usize,
+}
+
+impl Places {
+    /// Whether the last one of these is more than who has them may have.
+    pub fn is_beyond_share(self, own: usize) -> bool {
+        self.taken > self.most / 4 * 3 && own > (self.most / 4).max(1)
+    }
+}
+
+/// All users. Those that come from this host are of no address: what connects from it may stand for many.
 #[derive(Default)]
 pub(super) struct Users {
     table: Table<kind::Connection, User>,
@@ -146,10 +166,16 @@ impl Users {
     }
 
     /// Whether a user that has just come takes more than its address may have.
-    pub fn is_beyond_share(&self, id: ConnId) -> bool {
+    /// Several keys may share all places.
+    pub fn is_beyond_share(&self, id: ConnId, are_shared: bool) -> bool {
         let Some(origin) = self.origin(id) else { return false };
         let own = self.of_address.get(&origin).copied().unwrap_or(0);
-        self.table.len() > self.most / 4 * 3 && own > (self.most / 4).max(1)
+        let Places { taken, most } = self.places();
+        Places { taken, most: if are_shared { most / 4 * 3 } else { most } }.is_beyond_share(own)
+    }
+
+    pub fn places(&self) -> Places {
+        Places { taken: self.table.len(), most: self.most }
     }
 
     /// The users of a service, the oldest first. All users are looked at.
@@ -226,7 +252,7 @@ mod tests {
         let mut come = |serial: u64, ip: [u8; 4]| {
             let id = ConnId::new(serial as u32, serial).expect("it can be named");
             users.insert(id, User::new(service, (ip, 1).into(), (ip, 2).into(), serial), now);
-            let taken = !users.is_beyond_share(id);
+            let taken = !users.is_beyond_share(id, false);
             if !taken {
                 users.remove(id);
             }

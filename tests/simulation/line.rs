@@ -55,9 +55,23 @@ pub struct Recovery {
     rto: Duration,
     /// When the attempt leaves that arrives.
     until: Time,
+    /// What was sent again before that loss.
+    before: u32,
 }
 
 impl Recovery {
+    /// How many attempts have left so far, each again.
+    pub fn sent_again(&self, now: Time) -> u32 {
+        let (mut count, mut rto) = (self.before, self.rto);
+        let mut at = self.lost_at + rto;
+        while !rto.is_zero() && at <= now.min(self.until) {
+            count += 1;
+            rto = (rto * 2).min(RTO_MAX);
+            at += rto;
+        }
+        count
+    }
+
     /// The pause before the attempt that follows the present one, while nothing was acknowledged; else this one.
     pub fn rto(&self, now: Time, round_trip: Duration) -> Duration {
         if self.rto.is_zero() || now >= self.until + round_trip {
@@ -147,6 +161,7 @@ impl Line {
         let dropped = self.rate.is_some_and(|(_, longest)| queued > longest);
         if dropped || self.loses(now) {
             let rto = if first { RTO_FIRST } else { self.round_trip(now) + RTO_MIN };
+            recovery.before = recovery.sent_again(now);
             (recovery.lost_at, recovery.rto, recovery.until) = (now, rto, now + rto);
             let mut pause = rto;
             while self.loses(recovery.until) {

@@ -225,6 +225,11 @@ fn over_the_line(tale: Tale, rng: &mut Rng, line: &Line) -> Vec<(Time, Coming)> 
     if tale == Tale::Bloated {
         coming.extend((0..8).map(|_| (Duration::from_millis(rng.u64(4_000..5_000)), Coming::Bulk)));
     }
+    // They begin well before the line is down, and are quiet when it is back.
+    if tale == Tale::Interrupted {
+        let quiet = |_| (Duration::from_secs(rng.u64(5..20)), Duration::from_secs(rng.u64(100..110)));
+        coming.extend((0..3).map(quiet).map(|(at, pause)| (at, Coming::Quiet(pause))));
+    }
     if tale == Tale::Forgetful {
         let quiet = |_| (Duration::from_secs(rng.u64(5..100)), Duration::from_secs(rng.u64(45..110)));
         coming.extend((0..3).map(quiet).map(|(at, pause)| (at, Coming::Quiet(pause))));

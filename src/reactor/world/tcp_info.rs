@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct TcpInfo {
     /// How long it waits for an acknowledgement before it sends again. It doubles with each time in a row.
     pub rto: Duration,
+    /// How many segments it has sent again since it was made.
+    pub sent_again: u32,
     /// Smoothed round trip.
     pub rtt: Duration,
     /// Time since the last acknowledgement came.
@@ -43,6 +45,7 @@ pub fn tcp_info(socket: impl AsFd) -> Option<TcpInfo> {
     // An older kernel leaves the last words as they were.
     (outcome == 0).then(|| TcpInfo {
         rto: Duration::from_micros(words[2].into()),
+        sent_again: words[25],
         rtt: Duration::from_micros(words[17].into()),
         last_ack_recv: Duration::from_millis(words[14].into()),
         unacked: words[6],

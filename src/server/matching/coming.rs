@@ -27,13 +27,14 @@ impl Coming<'_> {
         }
         account.into_iter().for_each(|account| agenda.tally.user_stays(account));
         all.sending.users.insert(id, User::new(service, peer, asked, all.last_number), agenda.now);
-        if all.sending.users.is_beyond_share(id) {
+        all.share_places();
+        if all.sending.users.is_beyond_share(id, all.sending.holders.are_places_shared()) {
             return agenda.reset(id, CloseReason::Full);
         }
-        if let Some(publication) = all.next_ready(service, agenda.now) {
+        if let Some(publication) = all.next_ready(service, true, agenda.now) {
             return all.begin(id, publication, agenda);
         }
-        let asked = match all.next_to_ask(service) {
+        let asked = match all.next_to_ask(service, true) {
             Asked::None { all_full: true } => return agenda.reset(id, CloseReason::KeyUsersLimit),
             Asked::None { .. } => None,
             Asked::Link(link) => Some(link),
@@ -48,6 +49,7 @@ impl Coming<'_> {
                 None => return agenda.reset(id, CloseReason::Full),
             }
         }
+        asked.into_iter().for_each(|link| all.sending.expects(id, link));
         all.services.wait(id, all.sending.users.origin(id), service, false);
         all.waiting(agenda).wait_asked(id, asked);
     }

@@ -50,7 +50,7 @@ impl Waiting<'_> {
         let Some(user) = self.all.sending.users.get_mut(id) else { return };
         (user.first, user.tied) = (None, false);
         let charged = user.charged.take();
-        self.all.release(charged);
+        self.all.release(charged, false);
         let Some(user) = self.all.sending.users.get_mut(id) else { return };
         let Some(served_by) = user.served_by else { return };
         user.refused.get_or_insert_with(|| Box::new(Refused::by(served_by)));
@@ -94,6 +94,15 @@ impl Waiting<'_> {
         sending.want_one(link_id, self.agenda.now);
     }
 
+    /// The client has another copy of a user's session, if one is left: it is offered no more.
+    pub fn duplicate(&mut self, id: ConnId, left: Left) {
+        if left == Left::Copies {
+            self.all.services.stop_waiting(id);
+            self.agenda.at(id, Some(self.agenda.now));
+        }
+        self.lost(id, left);
+    }
+
     /// A user's session has lost a copy.
     pub fn lost(&mut self, id: ConnId, left: Left) {
         if left == Left::Copies {
@@ -106,14 +115,14 @@ impl Waiting<'_> {
         let Some(&User { service, first, tied, .. }) = self.all.sending.users.get(id) else { return };
         match first {
             Some((link, _)) if tied => self.offer_to(id, service, link, true),
-            _ => match self.all.next_ready(service, self.agenda.now) {
+            _ => match self.all.next_ready(service, false, self.agenda.now) {
                 Some(publication) => self.all.begin(id, publication, self.agenda),
                 None => {
                     let charged = self.all.sending.users.get_mut(id).and_then(|user| user.charged.take());
-                    self.all.release(charged);
+                    self.all.release(charged, false);
                     // It has waited longest.
                     self.all.services.wait(id, self.all.sending.users.origin(id), service, true);
-                    let asked = match self.all.next_to_ask(service) {
+                    let asked = match self.all.next_to_ask(service, false) {
                         Asked::Link(link) => Some(link),
                         Asked::None { .. } => None,
                     };

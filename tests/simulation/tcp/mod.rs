@@ -337,6 +337,7 @@ impl Net {
         let rtt = if self.crosses_line(end) { ways + self.line.round_trip(self.now) } else { ways };
         TcpInfo {
             rto: far.recovery.rto(self.now, rtt),
+            sent_again: far.recovery.sent_again(self.now),
             rtt,
             last_ack_recv: self.now.saturating_sub(near.heard_at),
             unacked: far.flight.len() as u32,

@@ -228,6 +228,32 @@ fn a_user_is_reset_if_the_copy_that_the_client_has_seen_is_lost() {
     assert_eq!(outputs.starts(), []);
 }
 
+#[test]
+fn a_user_is_reset_soon_if_the_copy_that_its_client_has_cannot_be_heard() {
+    let (mut stage, mut client) = begin_served();
+    let (user, _, second) = stage.offered_twice(&mut client);
+    let late = limits().accept;
+    let outputs = stage.session(second, SessionEvent::Duplicate);
+    assert_eq!(outputs.closes(), []);
+    // TCP sends what was lost again before twice that time is over.
+    let outputs = stage.wait(late + limits().abort - millis(1));
+    assert_eq!((outputs.closes(), outputs.starts()), (vec![], vec![]), "it is offered no more");
+    let outputs = stage.wait(millis(2));
+    assert_eq!(outputs.closes(), [(user, CloseReason::NotAccepted, Manner::Reset)]);
+}
+
+#[test]
+fn after_an_outage_the_copy_that_its_client_has_may_be_heard() {
+    let (mut stage, mut client) = begin_served();
+    let (user, first, second) = stage.offered_twice(&mut client);
+    stage.wait(secs(8));
+    stage.hear(client.control, ControlFrame::Pong);
+    stage.session(second, SessionEvent::Duplicate);
+    assert_eq!(stage.wait(secs(8)).closes(), []);
+    let outputs = stage.session(first, SessionEvent::Accepted);
+    assert_eq!(outputs.takes(), [(first, user)]);
+}
+
 // Copies that are lost.
 
 #[test]

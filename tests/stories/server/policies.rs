@@ -235,3 +235,119 @@ fn a_lower_number_of_users_ends_no_session() {
     let (user, outputs) = stage.user();
     assert_eq!(outputs.closes(), [(user, CloseReason::KeyUsersLimit, Manner::Reset)]);
 }
+
+// What keys have of all places for users.
+
+/// Another key.
+fn home() -> KeyId {
+    key_id(&Secret::new([8; 32]))
+}
+
+/// A server with two keys, and places for so many users.
+fn shared(places: usize) -> Stage {
+    let mut config = config(Limits { users_max: places, pool: 10, ..limits() });
+    config.keys.push(key("home", 8));
+    begin_as(config)
+}
+
+impl Stage {
+    /// Users come from this host to a port; why each is refused, if it is.
+    fn local_users(&mut self, port: u16, count: usize) -> Vec<(ConnId, Option<CloseReason>)> {
+        let door = self.listeners.iter().find(|it| it.1 == port).expect("it listens").2;
+        let peer = ([127, 0, 0, 1], 1024).into();
+        let one = |_| {
+            let id = self.id();
+            let outputs = self.tell(Input::Accepted { id, door, peer, asked: at(port) });
+            let refused = outputs.closes().first().map(|it| it.1);
+            refused.into_iter().for_each(|reason| drop(self.gone(id, reason)));
+            (id, refused)
+        };
+        (0..count).map(one).collect()
+    }
+}
+
+fn taken(users: &[(ConnId, Option<CloseReason>)]) -> usize {
+    users.iter().filter(|it| it.1.is_none()).count()
+}
+
+#[test]
+fn a_key_leaves_a_quarter_of_all_places_to_the_users_of_others_whether_they_are_served_or_wait() {
+    for brings in [0, 3] {
+        let mut stage = shared(40);
+        let mut hog = stage.client(1);
+        let (other, _) = stage.greet_with(home(), hello(2));
+        stage.hear(other.control, publish(1, "ssh"));
+        (0..brings).for_each(|_| drop(stage.bring(&mut hog)));
+        let users = stage.local_users(WEB, 60);
+        assert_eq!(taken(&users), 30);
+        assert!(users[30..].iter().all(|it| it.1 == Some(CloseReason::KeyUsersLimit)));
+        assert_eq!(taken(&stage.local_users(SSH, 10)), 10, "the other key has what is left");
+        assert_eq!(taken(&stage.local_users(WEB, 1)), 0);
+        // What runs goes on, and the key has no more before it has less than a quarter.
+        users[..20].iter().for_each(|it| drop(stage.gone(it.0, CloseReason::Finished)));
+        assert_eq!(taken(&stage.local_users(WEB, 20)), 10);
+    }
+}
+
+#[test]
+fn a_key_whose_clients_alone_are_linked_has_all_places() {
+    let mut stage = shared(40);
+    stage.client(1);
+    assert_eq!(taken(&stage.local_users(WEB, 40)), 40);
+}
+
+#[test]
+fn a_key_has_all_places_again_when_no_other_has_a_client() {
+    let mut stage = shared(40);
+    let mut hog = stage.client(1);
+    let (other, _) = stage.greet_with(home(), hello(2));
+    stage.bring(&mut hog);
+    assert_eq!(taken(&stage.local_users(WEB, 40)), 30);
+    stage.gone(other.control, CloseReason::PeerClosed);
+    assert_eq!(taken(&stage.local_users(WEB, 10)), 10);
+}
+
+#[test]
+fn a_user_that_two_keys_could_serve_goes_to_the_one_that_has_a_place() {
+    let mut stage = shared(8);
+    let mut full = stage.client(1);
+    (0..6).for_each(|_| drop(stage.bring(&mut full)));
+    assert_eq!(taken(&stage.local_users(WEB, 6)), 6);
+    let mut other = stage.client_of(home(), 2);
+    let elsewhere = [stage.bring(&mut other).0, stage.bring(&mut other).0];
+    stage.bring(&mut full);
+    let (user, outputs) = stage.user();
+    assert!(outputs.pairs().iter().any(|it| elsewhere.contains(&it.0) && it.1 == user), "{outputs:?}");
+    assert_eq!(taken(&stage.local_users(WEB, 1)), 1);
+}
+
+#[test]
+fn a_link_that_was_passed_over_for_the_share_of_its_key_serves_again_when_places_are_free() {
+    let mut stage = shared(8);
+    let mut hog = stage.client(1);
+    let (other, _) = stage.greet_with(home(), hello(2));
+    stage.hear(other.control, publish(1, "ssh"));
+    (0..7).for_each(|_| drop(stage.bring(&mut hog)));
+    let users = stage.local_users(WEB, 6);
+    let others = stage.local_users(SSH, 2);
+    assert_eq!((taken(&users), taken(&others), taken(&stage.local_users(WEB, 1))), (6, 2, 0));
+    [others[0].0, others[1].0, users[0].0]
+        .into_iter()
+        .for_each(|id| drop(stage.gone(id, CloseReason::Finished)));
+    stage.wait(Duration::ZERO);
+    assert_eq!(stage.user().1.pairs().len(), 1);
+}
+
+#[test]
+fn one_address_leaves_places_to_other_users_of_its_key_and_to_other_keys() {
+    let mut stage = shared(40);
+    stage.client(1);
+    let (other, _) = stage.greet_with(home(), hello(2));
+    stage.hear(other.control, publish(1, "ssh"));
+    for _ in 0..40 {
+        let (user, outputs) = stage.user();
+        outputs.closes().into_iter().for_each(|(_, reason, _)| drop(stage.gone(user, reason)));
+    }
+    let others = [stage.local_users(WEB, 20), stage.local_users(SSH, 20)].map(|users| taken(&users));
+    assert!(others.iter().all(|&count| count >= 8), "{others:?}");
+}
