@@ -1,5 +1,5 @@
-//! The ready file on the disk. A file in its place gives way, as one that a killed process has left. What may be a key, a
-//! device, a link or a folder does not.
+//! The ready file on the disk. A file in its place gives way, as one that a killed process has left. What may be a key,
+//! a device, a link or a folder does not.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
