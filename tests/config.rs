@@ -3,10 +3,15 @@
 mod common;
 
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Folder, Process, SKYORG, converse, echo_server};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a command may take that ends by itself.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I";
 
@@ -15,7 +20,18 @@ fn run(folder: &Folder, arguments: &[&str]) -> Output {
     let mut command = Command::new(SKYORG);
     command.args(arguments).stdin(Stdio::null()).current_dir(&folder.0);
     command.env_remove("SKYORG_KEY").env("XDG_CONFIG_HOME", folder.path("home"));
-    command.output().expect("the program runs")
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+    let pid = Pid::from_child(&child);
+    let (ended, ends) = channel::<()>();
+    let guard = thread::spawn(move || {
+        if ends.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            kill_process(pid, Signal::KILL).expect("it is ours and not reaped");
+        }
+    });
+    let output = child.wait_with_output().expect("it ends");
+    drop(ended);
+    guard.join().expect("it has watched");
+    output
 }
 
 fn texts(output: &Output) -> (i32, String, String) {
