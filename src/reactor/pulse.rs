@@ -4,10 +4,11 @@
 //! nothing came for the heartbeat, or for four round trips if they take longer, while this end was reading it. Like a
 //! link, it may be silent for longer after an outage: see [`longest`]. It is asked for a sign of life when nothing came
 //! for half the heartbeat; where TCP had to send again since then, the line was down. So a quiet session keeps its
-//! place in NATs and proxies, also while its user reads nothing, and a dead one ends. A user or
-//! local server is given up when it has acknowledged nothing for [`Limits::unacknowledged`] while bytes were on their
-//! way to it: TCP alone would send them again for a quarter of an hour. One that merely does not read answers the
-//! kernel's probes, and stays.
+//! place in NATs and proxies, also while its user reads nothing, and a dead one ends.
+//!
+//! A user or local server is given up when it has acknowledged nothing for [`Limits::unacknowledged`] while bytes were
+//! on their way to it: TCP alone would send them again for a quarter of an hour. One that merely does not read answers
+//! the kernel's probes, and stays.
 //!
 //! Time is counted in rounds, and only in those that were made: a process that was stopped gives nobody up for what it
 //! could not hear. No clock is read and no timer set for a byte.
