@@ -11,6 +11,8 @@
 
 #[path = "tunnel/alarm.rs"]
 mod alarm;
+#[path = "tunnel/awake.rs"]
+mod awake;
 #[path = "tunnel/cases.rs"]
 mod cases;
 #[path = "tunnel/contenders.rs"]
@@ -90,6 +92,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let own = |words: &[&str]| match *words {
         ["line", round_trip, loss, rate, buffer] => Some(run_line([round_trip, loss, rate, buffer])),
+        [awake::WORD] => awake::run(),
         _ => None,
     };
     start::start("tunnel", own, run)
@@ -174,6 +177,7 @@ fn run_case(
         Kind::OverLine(shape, run) => {
             let around = Surroundings { between: Between::Line, ..*around };
             let setting = |contender| Setting { round_trip: shape.round_trip, ..setting(contender) };
+            let _awake = awake::keep(around.folder)?;
             for _ in 0..arguments.rounds {
                 for contender in contenders {
                     let outcome =

@@ -78,30 +78,54 @@ pub fn run(shape: Shape) -> io::Result<()> {
     let mut alarm = Alarm::new()?;
     poll.registry().register(&mut SourceFd(&device.as_raw_fd()), DEVICE, Interest::READABLE)?;
     poll.registry().register(&mut SourceFd(&alarm.timer.as_raw_fd()), TIMER, Interest::READABLE)?;
-    let mut packets: Slab<Vec<u8>> = Slab::new();
-    let mut ways = [Way(Instant::now()), Way(Instant::now())];
-    let mut listening = HashSet::new();
-    let mut buffer = [0; MTU as usize];
-    let mut chance = fastrand::Rng::new();
+    let mut line = Line {
+        shape,
+        device,
+        ways: [Way(Instant::now()), Way(Instant::now())],
+        listening: HashSet::new(),
+        packets: Slab::new(),
+        chance: fastrand::Rng::new(),
+    };
     loop {
         alarm.set()?;
         poll.poll(&mut events, None)?;
-        let now = Instant::now();
-        while let Ok(count) = device.recv(&mut buffer) {
-            let Some(back) = is_back(&buffer[..count], &mut listening) else { continue };
-            let way = &mut ways[usize::from(back)];
-            if chance.f64() < shape.loss {
-                continue;
-            }
-            if let Some(at) = way.carry(count, &shape, now) {
-                let packet = packets.insert(exchanged(&buffer[..count]));
-                alarm.due.push(Reverse((at, packet)));
-            }
-        }
-        while alarm.due.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+        line.take_in(&mut alarm);
+        while alarm.due.peek().is_some_and(|Reverse((at, _))| *at <= Instant::now()) {
             let Some(Reverse((_, key))) = alarm.due.pop() else { break };
             // A packet that the host does not take is lost, as packets are.
-            let _ = device.send(&packets.remove(key));
+            let _ = line.device.send(&line.packets.remove(key));
+            // Giving a packet to the host takes microseconds, and the host often answers at once. The answer's way
+            // begins now, not when all others have been given out.
+            line.take_in(&mut alarm);
+        }
+    }
+}
+
+/// A line at work.
+struct Line {
+    shape: Shape,
+    device: tun::Device,
+    ways: [Way; 2],
+    /// Ports of the end that was connected to.
+    listening: HashSet<[u8; 2]>,
+    /// On their way.
+    packets: Slab<Vec<u8>>,
+    chance: fastrand::Rng,
+}
+
+impl Line {
+    /// Takes all packets that the host has sent, and notes when each is to arrive.
+    fn take_in(&mut self, alarm: &mut Alarm) {
+        let mut buffer = [0; MTU as usize];
+        while let Ok(count) = self.device.recv(&mut buffer) {
+            let packet = &buffer[..count];
+            let Some(back) = is_back(packet, &mut self.listening) else { continue };
+            if self.chance.f64() < self.shape.loss {
+                continue;
+            }
+            if let Some(at) = self.ways[usize::from(back)].carry(count, &self.shape, Instant::now()) {
+                alarm.due.push(Reverse((at, self.packets.insert(exchanged(packet)))));
+            }
         }
     }
 }
