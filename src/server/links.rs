@@ -266,7 +266,7 @@ impl Link {
     pub fn next_due(&self, limits: &Limits) -> Instant {
         let due = self.ping_at.min(self.silence.until(self.heard, self.patience()));
         // What stands in the list is looked at anyway.
-        let burst = self.burst.filter(|_| !self.refilling).map(|burst| burst.asked_for(&self.round_trip));
+        let burst = self.burst.filter(|_| !self.refilling).and_then(|burst| burst.due(&self.round_trip));
         let late = self.tickets.first_not_looked_at().map(|issued| issued + self.late_after(limits));
         let all = [self.tickets.next_expiry(), late, burst, self.expires];
         all.into_iter().flatten().fold(due, Instant::min)

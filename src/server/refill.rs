@@ -25,26 +25,50 @@ const MORE_OF: usize = 20;
 const MORE_OF_LATE: usize = 10;
 const MORE_FOR: Duration = Duration::from_secs(60);
 
-/// Users of a link that have come since its client was asked last. A burst of them is asked for in one `Open`: of many
-/// small packets, the later ones wait for those that are lost, and for the acknowledgement of those that are not.
+/// Users of a link that come one upon another. Of many small packets, the later ones wait for those that are lost, and
+/// for the acknowledgement of those that are not. So the first user is asked for at once, and others once they are as
+/// many as all before them, or once no more come: a burst of 128 is asked for in eight `Open`s, and those of its first
+/// users are on their way while the last ones come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Burst {
+    /// When the first came that is not asked for yet.
     first: Instant,
     last: Instant,
+    /// How many have come since its client was asked.
+    waiting: usize,
+    asked_for: usize,
 }
 
 impl Burst {
     /// One more user has come.
-    pub fn note(burst: &mut Option<Burst>, now: Instant) {
-        burst.get_or_insert(Burst { first: now, last: now }).last = now;
+    pub fn note(burst: &mut Option<Burst>, round_trip: &RoundTrip, now: Instant) {
+        let standing = burst.filter(|burst| burst.waiting > 0 || now <= burst.last + pause(round_trip));
+        let it = burst.insert(standing.unwrap_or(Burst { first: now, last: now, waiting: 0, asked_for: 0 }));
+        if it.waiting == 0 {
+            it.first = now;
+        }
+        it.last = now;
+        it.waiting += 1;
     }
 
-    /// When it is asked for. Where a round trip is short, there is nothing to be won by waiting.
-    pub fn asked_for(&self, round_trip: &RoundTrip) -> Instant {
-        let pause = (round_trip.smoothed() / PAUSE_OF_ROUND_TRIP).max(PAUSE_MIN);
+    /// When it is to be asked for. Where a round trip is short, there is nothing to be won by waiting.
+    pub fn due(&self, round_trip: &RoundTrip) -> Option<Instant> {
         let longest = round_trip.smoothed() / BURST_OF_ROUND_TRIP;
-        if longest < pause { self.first } else { (self.last + pause).min(self.first + longest) }
+        let pause = pause(round_trip);
+        let is_due = longest < pause || self.waiting >= self.asked_for;
+        let at = if is_due { self.first } else { (self.last + pause).min(self.first + longest) };
+        (self.waiting > 0).then_some(at)
     }
+
+    /// All that have come are asked for.
+    fn ask(&mut self) {
+        self.asked_for += std::mem::take(&mut self.waiting);
+    }
+}
+
+/// A burst is over when no user has come for this time.
+fn pause(round_trip: &RoundTrip) -> Duration {
+    (round_trip.smoothed() / PAUSE_OF_ROUND_TRIP).max(PAUSE_MIN)
 }
 
 /// How many more message connections are asked for than users wait for, who take what comes first: some may be lost.
@@ -98,8 +122,9 @@ impl Refills {
         while let Some(link) = self.0.pop() {
             let Some(it) = links.get_mut(link) else { continue };
             it.refilling = false;
-            if it.burst.is_none_or(|burst| burst.asked_for(&it.round_trip) <= agenda.now) {
-                it.burst = None;
+            let due = it.burst.and_then(|burst| burst.due(&it.round_trip));
+            if due.is_none_or(|at| at <= agenda.now) {
+                it.burst.iter_mut().for_each(Burst::ask);
                 return Some(link);
             }
             links.schedule(link, agenda);

@@ -147,7 +147,7 @@ impl Sending {
         }
         let start = user.start(link_id, link.next_sid(), number, ports.map(|ports| ports.first));
         let terms = Terms { rate: link.rate, ..terms };
-        Burst::note(&mut link.burst, agenda.now);
+        Burst::note(&mut link.burst, &link.round_trip, agenda.now);
         let looked_at = self.offers.add(id, message, (link_id, link), dial_ms, (agenda.now, &agenda.limits));
         self.pools.set(message, State::Offered(id), Place::Back);
         self.pools.recent_peak(link_id, agenda.now, agenda.limits.retire);
@@ -251,7 +251,7 @@ impl Sending {
     pub fn want_one(&mut self, link: LinkId, now: Instant) {
         if let Some(it) = self.links.get_mut(link) {
             it.wanted += 1;
-            Burst::note(&mut it.burst, now);
+            Burst::note(&mut it.burst, &it.round_trip, now);
             self.want_refill(link);
         }
     }
