@@ -1,6 +1,7 @@
 //! What is wrong with a key file that a configuration names, as its faults.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::fault::{Collector, Fault, Faults, Place};
@@ -38,6 +39,15 @@ pub(super) fn told(error: KeyError, at: usize, shown: &Arc<str>, faults: &mut Co
 fn none_at(shown: &str) -> String {
     let named = "a file that is named must exist; 'skyorg keygen' prints a key";
     format!("wanted a key file, found none at {shown}: {named}")
+}
+
+/// The faults of all lines of the key file at a path; none if it has none any more.
+#[cold]
+pub(super) fn of_lines(path: &Path, shown: &Arc<str>) -> Option<Faults> {
+    let (text, _) = keys::read_bytes(path).ok()?;
+    let mut faults = KeyFaults::default();
+    faults.take(&Lines::of(&text), shown);
+    (!faults.0.is_empty()).then_some(faults.0)
 }
 
 /// The faults of a key file. Nothing of a line is shown, because any word of it may be a secret.
