@@ -535,6 +535,16 @@ fn the_recipes_of_the_readme_mean_what_they_say() {
 }
 
 #[test]
+fn a_key_file_that_is_not_named_rightly_is_one_fault() {
+    for value in ["5", "[]", "''", "true"] {
+        let fault = "1:8: wanted the name of a file, found ";
+        faults(&format!("keys = {value}\n[key.other]\n[service.a]\nlisten = 1\n"), &[fault]);
+        let fault = "1:7: wanted the name of a file, found ";
+        faults(&format!("key = {value}\nserver = 'a'\n[publish.a]\nlocal = 1\n"), &[fault]);
+    }
+}
+
+#[test]
 fn each_file_of_a_configuration_is_a_file_of_its_own() {
     let server = "keys = 'keys'\nlog-file = 'f.toml'\nstatus = './keys'\n[service.a]\nlisten = 5\n";
     faults(

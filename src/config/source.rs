@@ -82,6 +82,11 @@ impl Places {
         Places { file: Some(file.clone()), keys: keys.collect() }
     }
 
+    /// Whether a file says an option of the top, right or wrong.
+    fn have(&self, option: &str) -> bool {
+        self.keys.iter().any(|(name, _)| *name == option)
+    }
+
     /// Whether a file says them, and not a command line.
     pub fn are_of_a_file(&self) -> bool {
         self.file.is_some()
@@ -89,7 +94,7 @@ impl Places {
 
     /// What is said against an option of the top: with its place where a file says it.
     pub fn faults(&self, option: &str, what: String) -> Result<Faults, String> {
-        if !self.keys.iter().any(|(name, _)| *name == option) {
+        if !self.have(option) {
             return Err(what);
         }
         let mut faults = Faults::default();
@@ -304,6 +309,10 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
     let Parsed { what: What::Server(said), mut faults, mut warnings, .. } = parsed else {
         return Err(Faults::default());
     };
+    if said.keys.is_none() && places.have("keys") {
+        // It names no file, which was told. Another file says nothing of the keys that were meant.
+        return Err(faults.finish());
+    }
     let mut others = KeyFaults::default();
     let mut made = None;
     let mut found = Lines::default();
@@ -375,6 +384,9 @@ fn client(folder: &Path, parsed: Parsed, places: Places) -> Result<Either, Fault
     let Parsed { what: What::Client(said), mut faults, mut warnings, .. } = parsed else {
         return Err(Faults::default());
     };
+    if said.key.is_none() && places.have("key") {
+        return Err(faults.finish());
+    }
     let mut others = Faults::default();
     let (written, at) = said.key.clone().map_or((None, 0), |(path, at)| (Some(path), at));
     let path = written.as_ref().map(|written| folder.join(written));
