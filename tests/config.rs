@@ -545,6 +545,19 @@ fn a_key_file_that_is_not_named_rightly_is_one_fault() {
 }
 
 #[test]
+fn a_local_server_s_port_that_is_none_is_told_as_such() {
+    let text = |local: &str| format!("server = 'a'\nkey = 'keys'\n[publish.web]\nlocal = {local}\n");
+    faults(
+        &text("70000"),
+        &["4:9: wanted HOST:PORT, found '70000': the port is not a number from 1 to 65535"],
+    );
+    faults(
+        &text("'::1:80'"),
+        &["4:9: wanted brackets around an IPv6 address in front of its port, such as [::1]:8080"],
+    );
+}
+
+#[test]
 fn each_file_of_a_configuration_is_a_file_of_its_own() {
     let server = "keys = 'keys'\nlog-file = 'f.toml'\nstatus = './keys'\n[service.a]\nlisten = 5\n";
     faults(
