@@ -558,6 +558,18 @@ fn a_local_server_s_port_that_is_none_is_told_as_such() {
 }
 
 #[test]
+fn a_secret_in_the_place_of_a_file_is_a_fault() {
+    let fault = "wanted the name of a file, because a secret stands in the key file alone, found the text '";
+    for option in ["log-file", "ready-file", "status", "key"] {
+        let key = if option == "key" { "" } else { "key = 'keys'\n" };
+        for value in [SECRET.to_owned(), format!("/tmp/{SECRET}/log")] {
+            let text = format!("{option} = '{value}'\n{key}server = 'a'\n[publish.a]\nlocal = 1\n");
+            faults(&text, &[&format!("1:{}: {fault}", option.len() + 4)]);
+        }
+    }
+}
+
+#[test]
 fn each_file_of_a_configuration_is_a_file_of_its_own() {
     let server = "keys = 'keys'\nlog-file = 'f.toml'\nstatus = './keys'\n[service.a]\nlisten = 5\n";
     faults(

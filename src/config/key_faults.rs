@@ -23,9 +23,6 @@ pub(super) fn told(error: KeyError, at: usize, shown: &Arc<str>, faults: &mut Co
             let most = keys::FILE_BYTES_MAX;
             format!("wanted a key file of at most {most} bytes, found a larger one at {shown}")
         }
-        KeyError::NotAFile => {
-            "wanted the name of a key file, found …: a key is safe in its own file alone".to_owned()
-        }
         KeyError::Empty(_) => {
             format!("wanted a key file with at least one line NAME SECRET, found none in {shown}")
         }

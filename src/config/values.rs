@@ -73,6 +73,9 @@ pub fn read(kind: Kind, item: &Item, faults: &mut Collector) -> Option<Setting> 
             _ => wrong(item, "true or false", faults),
         },
         Kind::File => match &item.value {
+            Value::Text(path) if holds_secret(path) => {
+                wrong(item, "the name of a file, because a secret stands in the key file alone", faults)
+            }
             Value::Text(path) if !path.is_empty() && !path.contains('\0') => {
                 Some(Setting::Text(path.clone()))
             }
