@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::arguments::{ClientArguments, ServerArguments};
+use super::arguments::{Askable, ClientArguments, ServerArguments};
 use super::{Failure, default_service};
 use crate::base::address::Listen;
 use crate::base::name::Name;
@@ -55,7 +55,7 @@ pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, F
     }
     let said = ServerSaid {
         services: services.into_iter().map(|(name, at)| Service::new(name, at)).collect(),
-        policies: Policies::Alike(all_askable(arguments.ports.into_iter().map(|ports| ports.0))),
+        policies: Policies::Alike(askable(arguments.ports)?),
         message: arguments.message,
         control: arguments.control,
         plain: arguments.plain,
@@ -67,15 +67,22 @@ pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, F
     Ok(Source::Flags { said, keys: arguments.keys })
 }
 
-fn all_askable(each: impl Iterator<Item = PortRules>) -> PortRules {
+/// The ports of all flags together.
+#[cold]
+fn askable(flags: Vec<Askable>) -> Result<PortRules, Failure> {
     let mut all = Vec::new();
-    for rules in each {
+    let is_one = flags.len() == 1;
+    for Askable(rules) in flags {
         match rules {
-            PortRules::All => return PortRules::All,
+            PortRules::All if is_one => return Ok(PortRules::All),
+            PortRules::All => {
+                let problem = "wanted --ports '*' alone, or --ports without '*'".to_owned();
+                return Err(Failure::Usage { command: "skyorg server", problem });
+            }
             PortRules::These(ports) => all.extend(ports.iter().copied()),
         }
     }
-    PortRules::These(all.into())
+    Ok(PortRules::These(all.into()))
 }
 
 /// A client's command line.
