@@ -663,6 +663,15 @@ mod tests {
     }
 
     #[test]
+    fn ports_are_asked_for_once() {
+        let apart = ["--server=host", "--expose=8000-8004=a:1", "--expose=8005=b:2", "--expose=3"];
+        assert!(client(&apart).is_ok());
+        let failure = client(&["--server=host", "--expose=8000-8010=a:1", "--expose=8005=b:2"]);
+        let failure = failure.expect_err("8005 is wanted twice").to_string();
+        assert!(failure.contains("found 8005 beside 8000-8010"), "{failure}");
+    }
+
+    #[test]
     fn a_client_without_a_server_or_a_service_is_taught() {
         let failure = client(&["--local", "80"]).expect_err("no server");
         assert!(failure.to_string().contains("--server HOST"), "{failure}");

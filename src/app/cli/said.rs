@@ -13,6 +13,7 @@ use crate::config::places::Places;
 use crate::config::policy::PortRules;
 use crate::config::source::Source;
 use crate::config::{Policies, Publication, REQUEST_PORT, Service};
+use crate::wire::publication::{Ports, Want};
 
 /// A server's command line.
 #[cold]
@@ -103,6 +104,15 @@ pub(super) fn client(arguments: ClientArguments) -> Result<Source<ClientSaid>, F
         0 => return Err(Failure::NothingToPublish),
         count if count > max => return Err(Failure::TooManyPublications(count, max)),
         _ => all_differ(publications.iter().map(|publication| &publication.name))?,
+    }
+    let mut ranges: Vec<Ports> = Vec::new();
+    for publication in &publications {
+        let Want::Ports(ports) = publication.want else { continue };
+        if let Some(other) = ranges.iter().find(|other| other.overlaps(ports)) {
+            let problem = format!("wanted ports of its own for each --expose, found {ports} beside {other}");
+            return Err(Failure::Usage { command: "skyorg client", problem });
+        }
+        ranges.push(ports);
     }
 
     if let Some(seconds) = arguments.heartbeat {
