@@ -430,13 +430,13 @@ fn a_flag_beside_a_file_is_refused_with_both_places() {
                 "--plain",
             ],
             "skyorg: --request (argument 4) beside server.toml:5:1: say it in one place\n\
-             skyorg: --service (argument 6) beside server.toml: write [service.db] listen = \"127.0.0.1:1\" into server.toml\n\
+             skyorg: --service (argument 6) beside server.toml: write [service.db] with listen = \"127.0.0.1:1\" into server.toml\n\
              skyorg: --plain (argument 8) beside server.toml: write plain = true into server.toml\n",
         ),
         (
             &["client", "--config=client.toml", "--publish", "web=1", "--expose", "80=90", "--server", "y"],
             "skyorg: --publish (argument 3) beside client.toml:4:1: say it in one place\n\
-             skyorg: --expose (argument 5) beside client.toml: write [expose.80] local = 90, ports = 80 into client.toml\n\
+             skyorg: --expose (argument 5) beside client.toml: write [expose.80] with local = 90 and ports = 80 into client.toml\n\
              skyorg: --server (argument 7) beside client.toml:1:1: say it in one place\n",
         ),
     ] {
