@@ -362,6 +362,25 @@ fn files_that_are_no_text_or_too_large_are_refused_at_once() {
     let many: String =
         (0..20_000).map(|number| format!("[service.s{number}]\nlisten = {}\n", number % 70_000)).collect();
     texts.push(("many".to_owned(), many.into_bytes(), ":"));
+    for (name, piece) in [
+        ("policies", "[key.kN]\n"),
+        ("policies of ports", "[key.kN]\nports = '*'\n"),
+        ("places", "[service.sN]\nlisten = [1, 2, 3, 4, 5, 6, 7, 8]\n"),
+        ("unknown", "kN = 1\n"),
+    ] {
+        let pieces = (1..).map(|number: u32| piece.replace('N', &number.to_string()));
+        let mut text = String::new();
+        text.extend(pieces.take((1 << 20) / (piece.len() + 12)));
+        texts.push((name.to_owned(), text.into_bytes(), ":"));
+    }
+    let services = (0..3_000).map(|number| {
+        let ports: Vec<u32> = (1..=6).map(|port| 6 * number + port).collect();
+        format!("[service.s{number}]\nlisten = {ports:?}\n")
+    });
+    let most = "wanted at most 16384 addresses to listen at, found one more";
+    texts.push(("addresses".to_owned(), services.collect::<String>().into_bytes(), ":5462:39: "));
+    let list = format!("[service.a]\nlisten = [{}]\n", "1, ".repeat(2_000));
+    texts.push(("list".to_owned(), list.into_bytes(), ":2:10: wanted 1 to 1024 ports or addresses"));
     for (name, bytes, expected) in texts {
         folder.file(&name, bytes);
         let begin = Instant::now();
@@ -377,8 +396,13 @@ fn files_that_are_no_text_or_too_large_are_refused_at_once() {
         // The release build has 0.1 s. This one is not optimised and others run beside it; quadratic work takes minutes.
         assert!(took < Duration::from_secs(5), "{name} took {took:?}");
     }
-    let (_, _, told) = check(&folder, &["many"]);
-    assert!(told.contains("wanted at most 4096 services"), "{told}");
+    let (_, _, told) = check(&folder, &["addresses"]);
+    assert!(told.ends_with(&format!("{most}\n")) && told.lines().count() == 1, "{told}");
+    for (name, limit) in [("many", "services"), ("places", "services"), ("policies", "tables [key.NAME]")] {
+        let (_, _, told) = check(&folder, &[name]);
+        assert!(told.ends_with(&format!("wanted at most 4096 {limit}, found one more\n")), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
     let (_, _, told) = check(&folder, &["deep8"]);
     assert!(
         told.lines().last().is_some_and(|line| line.starts_with("and ") && line.ends_with(" more")),

@@ -104,7 +104,12 @@ impl Faults {
 
     /// Adds one behind these.
     pub fn push(&mut self, fault: Fault) {
-        if self.told.len() < FAULTS_MAX { self.told.push(fault) } else { self.more += 1 }
+        self.tell(|| fault);
+    }
+
+    /// Adds one behind these, which is made if it is one of those that are told.
+    pub fn tell(&mut self, fault: impl FnOnce() -> Fault) {
+        if self.told.len() < FAULTS_MAX { self.told.push(fault()) } else { self.more += 1 }
     }
 
     /// The same as warnings.

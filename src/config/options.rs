@@ -57,6 +57,11 @@ impl Section {
         (Section::Publish, Side::Client),
         (Section::Expose, Side::Client),
     ];
+
+    /// Whether it is the name of one with tables.
+    pub fn has_tables(name: &str) -> bool {
+        Section::TABLES.iter().any(|(section, _)| section.name() == name)
+    }
 }
 
 /// What values an option has.

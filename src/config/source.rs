@@ -361,8 +361,10 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
         policies_without_key(&said, found.keys.iter().map(|(key, _)| &key.name), &shown, &mut faults);
         if let super::Policies::Each(policies) = &said.policies {
             for (key, place) in found.keys.iter().filter(|(key, _)| !policies.contains_key(&key.name)) {
-                let what = format!("the key {0} has no [key.{0}], so it may do nothing", key.name);
-                others_warn.push(Fault { file: shown.clone(), place: place_of(*place), what });
+                others_warn.tell(|| {
+                    let what = format!("the key {0} has no [key.{0}], so it may do nothing", key.name);
+                    Fault { file: shown.clone(), place: place_of(*place), what }
+                });
             }
         }
     }
