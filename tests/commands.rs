@@ -92,25 +92,32 @@ fn what_cannot_be_read_is_bad_usage() {
 }
 
 #[test]
-fn a_key_file_that_is_wrong_is_named_with_its_line() {
+fn a_key_file_that_is_wrong_is_named_with_each_of_its_faults() {
     let folder = Folder::new();
     let good = "office AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let client = ["client", "--server", "127.0.0.1", "--local", "1", "--key"];
     let server = [&["server"], &ANY_PORTS[..], &["--keys"]].concat();
+    let secret = "A".repeat(43);
     let texts = [
-        ("# comment\n\noffice\n".to_owned(), "line 3: "),
-        (format!("{good}\nhome AAAA\n"), "line 2: "),
-        (format!("{good}\n{good}\n"), "line 2: "),
-        ("of/fice AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n".to_owned(), "line 1: "),
-        ("# nothing\n".to_owned(), "holds no key"),
+        ("# comment\n\noffice\n".to_owned(), &["3:1: wanted NAME SECRET"][..]),
+        (format!("{good}\nhome AAAA\n"), &["2:6: wanted a secret of 43 characters"]),
+        (format!("{good}\n{good}\n"), &["2:1: wanted a name of its own, found that of line 1"]),
+        (format!("of/fice {secret}\n{good}\nb c\n"), &["1:1: wanted a name of", "3:3: wanted a secret of"]),
     ];
-    for (number, (text, problem)) in texts.iter().enumerate() {
+    for (number, (text, faults)) in texts.iter().enumerate() {
         let path = folder.file(&format!("key{number}"), text);
         for command in [&client[..], &server[..]] {
-            let arguments = [command, &[&path]].concat();
-            fails(&arguments, 2, &[&path, problem]);
+            let outcome = run(&[command, &[&path]].concat(), &[]);
+            let told: Vec<&str> = outcome.stderr.lines().collect();
+            assert_eq!((outcome.status, told.len()), (2, faults.len()), "{}", outcome.stderr);
+            for (line, fault) in told.iter().zip(*faults) {
+                assert!(line.starts_with(&format!("{path}:{fault}")), "{fault}: {line}");
+            }
         }
     }
+    let empty = folder.file("empty", "# nothing\n");
+    fails(&[&client[..], &[&empty]].concat(), 2, &[&empty, "holds no key"]);
+    fails(&[&server[..], &[&empty]].concat(), 2, &[&empty, "holds no key"]);
     let missing = folder.path("missing");
     fails(&[&client[..], &[&missing]].concat(), 2, &[&missing, "SKYORG_KEY"]);
     let advice = format!("(umask 077; skyorg keygen > {missing})");

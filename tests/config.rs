@@ -362,6 +362,25 @@ fn files_that_are_no_text_or_too_large_are_refused_at_once() {
     let many: String =
         (0..20_000).map(|number| format!("[service.s{number}]\nlisten = {}\n", number % 70_000)).collect();
     texts.push(("many".to_owned(), many.into_bytes(), ":"));
+    for (name, piece) in [
+        ("policies", "[key.kN]\n"),
+        ("policies of ports", "[key.kN]\nports = '*'\n"),
+        ("places", "[service.sN]\nlisten = [1, 2, 3, 4, 5, 6, 7, 8]\n"),
+        ("unknown", "kN = 1\n"),
+    ] {
+        let pieces = (1..).map(|number: u32| piece.replace('N', &number.to_string()));
+        let mut text = String::new();
+        text.extend(pieces.take((1 << 20) / (piece.len() + 12)));
+        texts.push((name.to_owned(), text.into_bytes(), ":"));
+    }
+    let services = (0..3_000).map(|number| {
+        let ports: Vec<u32> = (1..=6).map(|port| 6 * number + port).collect();
+        format!("[service.s{number}]\nlisten = {ports:?}\n")
+    });
+    let most = "wanted at most 16384 addresses to listen at, found one more";
+    texts.push(("addresses".to_owned(), services.collect::<String>().into_bytes(), ":5462:39: "));
+    let list = format!("[service.a]\nlisten = [{}]\n", "1, ".repeat(2_000));
+    texts.push(("list".to_owned(), list.into_bytes(), ":2:10: wanted 1 to 1024 ports or addresses"));
     for (name, bytes, expected) in texts {
         folder.file(&name, bytes);
         let begin = Instant::now();
@@ -377,8 +396,13 @@ fn files_that_are_no_text_or_too_large_are_refused_at_once() {
         // The release build has 0.1 s. This one is not optimised and others run beside it; quadratic work takes minutes.
         assert!(took < Duration::from_secs(5), "{name} took {took:?}");
     }
-    let (_, _, told) = check(&folder, &["many"]);
-    assert!(told.contains("wanted at most 4096 services"), "{told}");
+    let (_, _, told) = check(&folder, &["addresses"]);
+    assert!(told.ends_with(&format!("{most}\n")) && told.lines().count() == 1, "{told}");
+    for (name, limit) in [("many", "services"), ("places", "services"), ("policies", "tables [key.NAME]")] {
+        let (_, _, told) = check(&folder, &[name]);
+        assert!(told.ends_with(&format!("wanted at most 4096 {limit}, found one more\n")), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
     let (_, _, told) = check(&folder, &["deep8"]);
     assert!(
         told.lines().last().is_some_and(|line| line.starts_with("and ") && line.ends_with(" more")),
@@ -430,13 +454,13 @@ fn a_flag_beside_a_file_is_refused_with_both_places() {
                 "--plain",
             ],
             "skyorg: --request (argument 4) beside server.toml:5:1: say it in one place\n\
-             skyorg: --service (argument 6) beside server.toml: write [service.db] listen = \"127.0.0.1:1\" into server.toml\n\
+             skyorg: --service (argument 6) beside server.toml: write [service.db] with listen = \"127.0.0.1:1\" into server.toml\n\
              skyorg: --plain (argument 8) beside server.toml: write plain = true into server.toml\n",
         ),
         (
             &["client", "--config=client.toml", "--publish", "web=1", "--expose", "80=90", "--server", "y"],
             "skyorg: --publish (argument 3) beside client.toml:4:1: say it in one place\n\
-             skyorg: --expose (argument 5) beside client.toml: write [expose.80] local = 90, ports = 80 into client.toml\n\
+             skyorg: --expose (argument 5) beside client.toml: write [expose.80] with local = 90 and ports = 80 into client.toml\n\
              skyorg: --server (argument 7) beside client.toml:1:1: say it in one place\n",
         ),
     ] {
@@ -530,6 +554,41 @@ fn the_recipes_of_the_readme_mean_what_they_say() {
         assert_eq!((status, told.as_str()), (0, ""), "{name}: {meaning}");
         for part in parts(&name) {
             assert!(meaning.contains(part), "{part}\n{meaning}");
+        }
+    }
+}
+
+#[test]
+fn a_key_file_that_is_not_named_rightly_is_one_fault() {
+    for value in ["5", "[]", "''", "true"] {
+        let fault = "1:8: wanted the name of a file, found ";
+        faults(&format!("keys = {value}\n[key.other]\n[service.a]\nlisten = 1\n"), &[fault]);
+        let fault = "1:7: wanted the name of a file, found ";
+        faults(&format!("key = {value}\nserver = 'a'\n[publish.a]\nlocal = 1\n"), &[fault]);
+    }
+}
+
+#[test]
+fn a_local_server_s_port_that_is_none_is_told_as_such() {
+    let text = |local: &str| format!("server = 'a'\nkey = 'keys'\n[publish.web]\nlocal = {local}\n");
+    faults(
+        &text("70000"),
+        &["4:9: wanted HOST:PORT, found '70000': the port is not a number from 1 to 65535"],
+    );
+    faults(
+        &text("'::1:80'"),
+        &["4:9: wanted brackets around an IPv6 address in front of its port, such as [::1]:8080"],
+    );
+}
+
+#[test]
+fn a_secret_in_the_place_of_a_file_is_a_fault() {
+    let fault = "wanted the name of a file, because a secret stands in the key file alone, found the text '";
+    for option in ["log-file", "ready-file", "status", "key"] {
+        let key = if option == "key" { "" } else { "key = 'keys'\n" };
+        for value in [SECRET.to_owned(), format!("/tmp/{SECRET}/log")] {
+            let text = format!("{option} = '{value}'\n{key}server = 'a'\n[publish.a]\nlocal = 1\n");
+            faults(&text, &[&format!("1:{}: {fault}", option.len() + 4)]);
         }
     }
 }

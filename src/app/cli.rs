@@ -639,6 +639,17 @@ mod tests {
     }
 
     #[test]
+    fn ports_that_may_be_asked_for_add_up_and_all_of_them_stand_alone() {
+        let ports = |words: &[&str]| server(words).map(|config| format!("{:?}", config.policies));
+        assert!(ports(&["--ports", "*"]).is_ok_and(|ports| ports == "Alike(All)"));
+        assert!(ports(&["--ports=1-2", "--ports=[::1]:9"]).is_ok_and(|ports| ports.contains("last: 9")));
+        for words in [["--ports=20000", "--ports=*"], ["--ports=*", "--ports=*"]] {
+            let failure = ports(&words).expect_err("a contradiction");
+            assert!(failure.to_string().starts_with("wanted --ports '*' alone"), "{failure}");
+        }
+    }
+
+    #[test]
     fn a_client_publishes_what_it_was_told() {
         let words =
             ["--server", "::1", "--local", "8080", "--publish", "db=db.lan:5432", "--message", "nat.lan:9"];
@@ -649,6 +660,15 @@ mod tests {
             config.publications.iter().map(|it| format!("{}={} ", it.name, it.local)).collect();
         assert_eq!(shown, "default=localhost:8080 db=db.lan:5432 ");
         assert_eq!(config.key.name.as_str(), "office");
+    }
+
+    #[test]
+    fn ports_are_asked_for_once() {
+        let apart = ["--server=host", "--expose=8000-8004=a:1", "--expose=8005=b:2", "--expose=3"];
+        assert!(client(&apart).is_ok());
+        let failure = client(&["--server=host", "--expose=8000-8010=a:1", "--expose=8005=b:2"]);
+        let failure = failure.expect_err("8005 is wanted twice").to_string();
+        assert!(failure.contains("found 8005 beside 8000-8010"), "{failure}");
     }
 
     #[test]

@@ -119,6 +119,8 @@ impl HostPort {
         let host = if found_host.is_empty() { host.ok_or(BadAddress::NoHost)? } else { found_host };
         let port = match found_port {
             Some(digits) => read_port(digits).filter(|&port| port > 0).ok_or(BadAddress::Port)?,
+            // Not one in brackets, whose port is missing as that of a name.
+            None if port.is_none() && text.parse::<Ipv6Addr>().is_ok() => return Err(BadAddress::Brackets),
             None => port.ok_or(BadAddress::NoPort)?,
         };
         Ok(HostPort { host: host.into(), port })
@@ -193,6 +195,8 @@ pub enum BadAddress {
     Host,
     /// Nothing after the host.
     NoPort,
+    /// An IPv6 address whose last part may be meant as a port.
+    Brackets,
     /// Not a TCP port.
     Port,
 }
@@ -213,6 +217,7 @@ impl fmt::Display for BadAddress {
                 "the host is not a name, an IPv4 address or an IPv6 address in brackets, such as [::1]:8080"
             }
             Self::NoPort => "the port is missing: wanted HOST:PORT, such as db.lan:5432",
+            Self::Brackets => "wanted brackets around an IPv6 address in front of its port, such as [::1]:8080",
             Self::Port => "the port is not a number from 1 to 65535",
         })
     }
@@ -240,7 +245,7 @@ fn split_host(text: &str, digits_are_port: bool) -> Result<(&str, Option<&str>),
     if text.parse::<Ipv6Addr>().is_ok() {
         return Ok((text, None));
     }
-    if digits_are_port && read_port(text).is_some() {
+    if digits_are_port && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(("", Some(text)));
     }
     let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
@@ -352,6 +357,7 @@ mod tests {
         assert_eq!(local(":8080").as_deref(), Ok("localhost:8080"));
         assert_eq!(local("web:80").as_deref(), Ok("web:80"));
         assert_eq!(local("web"), Err(BadAddress::NoPort));
+        assert_eq!((local("70000"), local("0")), (Err(BadAddress::Port), Err(BadAddress::Port)));
         let server = |text| HostPort::parse(text, None, Some(33335)).map(|read| read.to_string());
         assert_eq!(server("example.org").as_deref(), Ok("example.org:33335"));
         assert_eq!(server("example.org:1").as_deref(), Ok("example.org:1"));
@@ -367,6 +373,7 @@ mod tests {
             (":80", BadAddress::NoHost),
             ("host", BadAddress::NoPort),
             ("[::1]", BadAddress::NoPort),
+            ("::1:80", BadAddress::Brackets),
             ("host:", BadAddress::Port),
             ("host:0", BadAddress::Port),
             ("host:+1", BadAddress::Port),

@@ -42,11 +42,22 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name as a key of a TOML file, where a dot would divide it.
+    pub fn in_file(&self) -> String {
+        if self.0.contains('.') { format!("\"{self}\"") } else { self.to_string() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_with_a_dot_is_quoted_in_a_file() {
+        let in_file = |text: &str| text.parse::<Name>().map(|name| name.in_file());
+        assert_eq!((in_file("-a_1"), in_file("c.d")), (Ok("-a_1".into()), Ok("\"c.d\"".into())));
+    }
 
     #[test]
     fn names_are_bounded_and_plain() {

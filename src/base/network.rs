@@ -2,29 +2,61 @@
 
 use std::collections::BinaryHeap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// A network: all addresses that share its first bits. IPv4 counts as IPv4-mapped IPv6, so both compare alike.
+/// Bits in front of an IPv4 address that is mapped into IPv6.
+const MAPPED: u32 = 96;
+
+/// A network: all addresses that share its first bits. An IPv4-mapped address is its IPv4 address, and every IPv4
+/// address is less than any of IPv6. So no network of one family has addresses of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Network {
-    first: u128,
-    last: u128,
+    first: IpAddr,
+    last: IpAddr,
 }
 
-/// The bits of an address; IPv4 is mapped into IPv6.
 fn bits(ip: IpAddr) -> u128 {
     match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V4(ip) => ip.to_bits().into(),
         IpAddr::V6(ip) => ip.to_bits(),
     }
 }
 
+/// How many bits all addresses of the same family have.
+fn width(ip: IpAddr) -> u32 {
+    if ip.is_ipv4() { Ipv4Addr::BITS } else { Ipv6Addr::BITS }
+}
+
+/// The address of these bits, of the same family as another one.
+fn like(other: IpAddr, bits: u128) -> IpAddr {
+    match other {
+        IpAddr::V4(_) => Ipv4Addr::from_bits(bits as u32).into(),
+        IpAddr::V6(_) => Ipv6Addr::from_bits(bits).into(),
+    }
+}
+
+/// The address behind this one in its family, if there is one.
+fn next(ip: IpAddr) -> Option<IpAddr> {
+    bits(ip).checked_add(1).filter(|&bits| bits <= ones(width(ip))).map(|bits| like(ip, bits))
+}
+
+/// As many bits that are set.
+fn ones(count: u32) -> u128 {
+    1u128.checked_shl(count).map_or(u128::MAX, |end| end - 1)
+}
+
 impl Network {
+    /// The addresses whose first bits are those of this one.
+    fn of(ip: IpAddr, length: u32) -> Network {
+        let rest = ones(width(ip) - length);
+        Network { first: like(ip, bits(ip) & !rest), last: like(ip, bits(ip) | rest) }
+    }
+
     /// Whether an address belongs to it.
     pub fn contains(self, ip: IpAddr) -> bool {
-        (self.first..=self.last).contains(&bits(ip))
+        (self.first..=self.last).contains(&ip.to_canonical())
     }
 }
 
@@ -47,7 +79,7 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Network, BadNetwork> {
         let (ip, length) = text.split_once('/').map_or((text, None), |(ip, length)| (ip, Some(length)));
         let ip: IpAddr = ip.parse().map_err(|_| BadNetwork)?;
-        let all = if ip.is_ipv4() { 32 } else { 128 };
+        let all = width(ip);
         let length = match length {
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
                 digits.parse().ok().filter(|&length| length <= all).ok_or(BadNetwork)?
@@ -55,8 +87,10 @@ impl FromStr for Network {
             Some(_) => return Err(BadNetwork),
             None => all,
         };
-        let rest = (1u128).checked_shl(all - length).map_or(u128::MAX, |end| end - 1);
-        Ok(Network { first: bits(ip) & !rest, last: bits(ip) | rest })
+        Ok(match (ip, ip.to_canonical()) {
+            (IpAddr::V6(_), ipv4 @ IpAddr::V4(_)) if length >= MAPPED => Network::of(ipv4, length - MAPPED),
+            _ => Network::of(ip, length),
+        })
     }
 }
 
@@ -71,7 +105,7 @@ impl Networks {
         let mut apart: Vec<Network> = Vec::with_capacity(networks.len());
         for network in networks {
             match apart.last_mut() {
-                Some(before) if network.first <= before.last.saturating_add(1) => {
+                Some(before) if network.first <= before.last || next(before.last) == Some(network.first) => {
                     before.last = before.last.max(network.last);
                 }
                 _ => apart.push(network),
@@ -82,12 +116,13 @@ impl Networks {
 
     /// All addresses.
     pub fn all() -> Networks {
-        Networks::of(vec![Network { first: 0, last: u128::MAX }])
+        let families = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        Networks(families.map(|ip| Network::of(ip, 0)).into())
     }
 
     /// Whether an address belongs to one of them.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        let behind = self.0.partition_point(|network| network.first <= bits(ip));
+        let behind = self.0.partition_point(|network| network.first <= ip.to_canonical());
         behind.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|network| network.contains(ip))
     }
 }
@@ -95,27 +130,23 @@ impl Networks {
 impl Networks {
     /// The fewest networks that have these addresses and no other.
     pub fn shown(&self) -> Vec<String> {
-        self.0.iter().flat_map(|range| pieces(range.first, range.last)).collect()
+        self.0.iter().flat_map(|&range| pieces(range)).collect()
     }
 }
 
 /// The networks that a range of addresses consists of, from its first: each as large as its bits allow.
-fn pieces(first: u128, last: u128) -> Vec<String> {
-    let mut next = Some(first);
+fn pieces(range: Network) -> Vec<String> {
+    let (last, width) = (bits(range.last), width(range.last));
+    let mut begin = Some(range.first);
     let mut shown = Vec::new();
-    while let Some(begin) = next.filter(|&begin| begin <= last) {
-        let fits = |bits: &u32| {
-            let rest = 1u128.checked_shl(*bits).map_or(u128::MAX, |end| end - 1);
-            begin & rest == 0 && last - begin >= rest
+    while let Some(first) = begin.filter(|&first| first <= range.last) {
+        let fits = |&count: &u32| {
+            let rest = ones(count);
+            bits(first) & rest == 0 && last - bits(first) >= rest
         };
-        let bits = (0..=128).rev().find(fits).unwrap_or(0);
-        let ip = Ipv6Addr::from_bits(begin);
-        shown.push(match (ip.to_canonical(), bits) {
-            (ip, 0) => ip.to_string(),
-            (IpAddr::V4(ip), 1..=32) => format!("{ip}/{}", 32 - bits),
-            (_, _) => format!("{ip}/{}", 128 - bits),
-        });
-        next = 1u128.checked_shl(bits).and_then(|size| begin.checked_add(size));
+        let count = (0..=width).rev().find(fits).unwrap_or(0);
+        shown.push(if count == 0 { first.to_string() } else { format!("{first}/{}", width - count) });
+        begin = next(like(first, bits(first) | ones(count)));
     }
     shown
 }
@@ -161,8 +192,14 @@ mod tests {
     fn all_of_one_family_is_not_all_of_the_other() {
         let ipv4 = networks(&["0.0.0.0/0"]);
         assert!(ipv4.contains(ip("255.255.255.255")) && !ipv4.contains(ip("::1")));
-        let all = networks(&["::/0"]);
-        assert!(all.contains(ip("::1")) && all.contains(ip("192.0.2.1")));
+        for text in ["::/0", "::/8", "::/64", "::fffe:0:0/95"] {
+            let ipv6 = networks(&[text]);
+            assert!(ipv6.contains(ip("::fffe:0:1")), "{text}");
+            assert!(!ipv6.contains(ip("192.0.2.1")) && !ipv6.contains(ip("::ffff:192.0.2.1")), "{text}");
+        }
+        for text in ["::ffff:0:0/96", "::ffff:192.0.2.0/120", "::ffff:192.0.2.1"] {
+            assert!(networks(&[text]).contains(ip("192.0.2.1")), "{text}");
+        }
         assert!(!Networks::of(Vec::new()).contains(ip("::1")));
         assert!(Networks::all().contains(ip("::")) && Networks::all().contains(ip("192.0.2.1")));
     }
@@ -171,8 +208,9 @@ mod tests {
     fn networks_are_shown_as_few_as_they_are() {
         let some =
             networks(&["10.0.0.0/9", "10.128.0.0/9", "192.0.2.7", "2001:db8::/32", "::1", "198.51.100.2/31"]);
-        assert_eq!(some.shown(), ["::1", "10.0.0.0/8", "192.0.2.7", "198.51.100.2/31", "2001:db8::/32"]);
-        assert_eq!(Networks::all().shown(), ["::/0"]);
+        assert_eq!(some.shown(), ["10.0.0.0/8", "192.0.2.7", "198.51.100.2/31", "::1", "2001:db8::/32"]);
+        assert_eq!(networks(&["::/1", "8000::/1", "::ffff:0:0/96"]), Networks::all());
+        assert_eq!(Networks::all().shown(), ["0.0.0.0/0", "::/0"]);
         assert_eq!(networks(&["0.0.0.0/0"]).shown(), ["0.0.0.0/0"]);
         assert_eq!(networks(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).shown(), ["10.0.0.1", "10.0.0.2/31"]);
     }

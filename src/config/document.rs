@@ -4,7 +4,8 @@
 //! inline tables may be [`DEPTH_MAX`] deep, names may have as many parts, and tables lie side by side.
 //!
 //! Of tables that no configuration has, those that belong to no section or lie deeper than [`LEVELS`], as many are kept
-//! as faults are told. So the cost of a file depends on its length, and not on what it makes up.
+//! as faults are told, and of one table [`ENTRIES_MAX`] entries. So the cost of a file depends on its length, and not
+//! on what it makes up.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use toml_parser::parser::{EventReceiver, ValidateWhitespace, parse_document};
 use toml_parser::{ErrorSink, ParseError, Raw, Source, Span};
 
 use super::fault::{Collector, FAULTS_MAX, quoted};
-use super::options::Section;
+use super::options::{OPTIONS, Section};
 use super::syntax::explained;
 
 /// How deep lists and inline tables may nest, and how many parts the name of a key may have.
@@ -24,6 +25,10 @@ const DEPTH_MAX: usize = 8;
 
 /// How many tables lie in each other, the outermost included: `[section.NAME]`.
 const LEVELS: usize = 3;
+
+/// Entries of a table that are kept, and beside them those that have the name of an option or of a section. A
+/// configuration has fewer, so that each that has more is at fault.
+const ENTRIES_MAX: usize = 4_096 + FAULTS_MAX;
 
 /// A table's place in its document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +49,8 @@ pub enum Value {
     Date(String),
     /// A list.
     List(Vec<Item>),
+    /// A list in a list; what stands in it is left out.
+    Inner,
     /// A table.
     Table(TableId),
     /// `[[name]]`, once or more often; what stands in it is left out.
@@ -154,8 +161,10 @@ impl<'t> Document<'t> {
         let Some(level) = self.tables.get(table.0).map(|table| table.level + 1) else {
             return Document::NOWHERE;
         };
-        let is_section = || Section::TABLES.iter().any(|(section, _)| section.name() == key);
-        if level >= LEVELS || table == Document::ROOT && !is_section() {
+        if self.leaves_out(table, key) {
+            return Document::NOWHERE;
+        }
+        if level >= LEVELS || table == Document::ROOT && !Section::has_tables(key) {
             return self.add_odd(made);
         }
         self.tables.push(Table { made, level, entries: Vec::new() });
@@ -170,9 +179,18 @@ impl<'t> Document<'t> {
         TableId(self.tables.len() - 1)
     }
 
+    /// Whether a table has as many entries as are kept, and this one would be one more.
+    fn leaves_out(&self, table: TableId, key: &str) -> bool {
+        let is_full = self.tables.get(table.0).is_some_and(|table| table.entries.len() >= ENTRIES_MAX);
+        is_full && !Section::has_tables(key) && OPTIONS.iter().all(|option| option.name != key)
+    }
+
     /// Puts an entry into a table; gives the place of the key back if it is there already.
     #[cold]
     fn insert(&mut self, table: TableId, entry: Entry<'t>) -> Result<(), usize> {
+        if self.leaves_out(table, &entry.key) {
+            return Ok(());
+        }
         let Some(found) = self.tables.get_mut(table.0) else { return Ok(()) };
         match self.places.entry((table, entry.key.clone())) {
             Occupied(place) => Err(found.entries.get(*place.get()).map_or(entry.at, |first| first.at)),
@@ -230,6 +248,7 @@ struct Open<'t> {
 
 enum Inside {
     List(Vec<Item>),
+    Inner,
     Table(TableId),
 }
 
@@ -329,6 +348,10 @@ impl<'t> Builder<'t> {
         let path = std::mem::take(&mut self.path);
         self.key = None;
         let (Some(mut table), Some((last, above))) = (self.table(), path.split_last()) else { return };
+        // Where no key stands at all, that was told.
+        if last.span.is_empty() {
+            return;
+        }
         for key in above {
             match self.document.descend(table, key, Made::Dotted) {
                 Ok(inner) => table = inner,
@@ -340,8 +363,10 @@ impl<'t> Builder<'t> {
 
     #[inline(never)]
     fn value(&mut self, item: Item) {
-        if let Some(Open { what: Inside::List(list), .. }) = self.open.last_mut() {
-            return list.push(item);
+        match self.open.last_mut() {
+            Some(Open { what: Inside::List(list), .. }) => return list.push(item),
+            Some(Open { what: Inside::Inner, .. }) => return,
+            _ => {}
         }
         let Some((table, key)) = self.key.take() else { return };
         let entry = Entry { key: key.text.clone(), at: key.span.start, item };
@@ -369,6 +394,7 @@ impl<'t> Builder<'t> {
         self.path.clear();
         let value = match what {
             Inside::List(list) => Value::List(list),
+            Inside::Inner => Value::Inner,
             Inside::Table(table) => Value::Table(table),
         };
         self.value(Item { span: at..span.end(), value });
@@ -412,7 +438,9 @@ impl<'t> EventReceiver for Builder<'t> {
 
     #[cold]
     fn array_open(&mut self, span: Span, error: &mut dyn ErrorSink) -> bool {
-        self.begin(span, Inside::List(Vec::new()), error)
+        let is_list = |open: &Open| !matches!(open.what, Inside::Table(_));
+        let what = if self.open.iter().any(is_list) { Inside::Inner } else { Inside::List(Vec::new()) };
+        self.begin(span, what, error)
     }
 
     #[cold]
@@ -482,6 +510,7 @@ mod tests {
             ("aN = { b.c = 1 }", 1, 500),
             ("service.aN.b.c.d.e = 1", 502, 1_001),
             ("[service.aN]\nlisten = { b.c = 1 }", 502, 1_001),
+            ("[service.aN]\nlisten = [[{ b.c = 1 }, [[N]]]]", 502, 1_001),
         ] {
             let text: String = (0..500).map(|number| line.replace('N', &number.to_string()) + "\n").collect();
             let mut faults = Collector::new(&"f".into(), &text);
@@ -489,6 +518,26 @@ mod tests {
             assert!(faults.is_empty(), "{line}");
             assert!(document.tables.len() <= tables + FAULTS_MAX, "{line}: {}", document.tables.len());
             assert!(document.places.len() <= entries + FAULTS_MAX, "{line}: {}", document.places.len());
+        }
+    }
+
+    #[test]
+    fn of_a_table_as_many_entries_are_kept_as_may_be_and_those_that_an_option_names() {
+        let limits = crate::config::limits::Limits::default();
+        let most = limits.services_max.max(limits.policies_max).max(limits.publications_per_client_max);
+        assert!(most < ENTRIES_MAX);
+        for line in ["aN = 1", "[aN]", "[service.aN]\nlisten = 1", "service.aN.listen = 1"] {
+            let mut text: String =
+                (0..20_000).map(|number| line.replace('N', &number.to_string()) + "\n").collect();
+            text += "[publish.a]\nlocal = 1\n[key]\nports.local = 1\n";
+            let mut faults = Collector::new(&"f".into(), &text);
+            let document = Document::read(&text, &mut faults);
+            assert!(faults.is_empty(), "{line}");
+            assert!(document.tables.len() < ENTRIES_MAX + 10, "{line}: {}", document.tables.len());
+            assert!(document.places.len() < 2 * ENTRIES_MAX + 10, "{line}: {}", document.places.len());
+            for section in ["publish", "key"] {
+                assert!(document.entry(Document::ROOT, section).is_some(), "{line}: {section}");
+            }
         }
     }
 

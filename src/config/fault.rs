@@ -104,7 +104,12 @@ impl Faults {
 
     /// Adds one behind these.
     pub fn push(&mut self, fault: Fault) {
-        if self.told.len() < FAULTS_MAX { self.told.push(fault) } else { self.more += 1 }
+        self.tell(|| fault);
+    }
+
+    /// Adds one behind these, which is made if it is one of those that are told.
+    pub fn tell(&mut self, fault: impl FnOnce() -> Fault) {
+        if self.told.len() < FAULTS_MAX { self.told.push(fault()) } else { self.more += 1 }
     }
 
     /// The same as warnings.
@@ -256,16 +261,21 @@ impl<'t> Collector<'t> {
     }
 }
 
+/// Whether a letter shows itself, and does not turn or join what stands beside it.
+pub fn is_visible(letter: char) -> bool {
+    "'\"\\".contains(letter) || letter.escape_debug().len() == 1
+}
+
 /// A text from a file in quotation marks: short, on one line, and without what looks like a secret.
 #[cold]
 pub fn quoted(text: &str) -> String {
     let text = without_secrets(text);
     let mut quotation = String::from("'");
     for letter in text.chars().take(QUOTED_MAX) {
-        if letter.is_control() {
-            quotation.extend(letter.escape_default());
-        } else {
+        if is_visible(letter) {
             quotation.push(letter);
+        } else {
+            quotation.extend(letter.escape_debug());
         }
     }
     if text.chars().nth(QUOTED_MAX).is_some() {
@@ -386,6 +396,13 @@ mod tests {
         assert!(faults.to_string().starts_with("f:1:1: fault 0\nf:2:1: fault 1\n"));
         assert!(faults.to_string().ends_with("\nand 150 more"));
         assert_eq!(faults.in_one_line(), "f:1:1: fault 0, and 249 more");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_shown_as_its_number() {
+        let escaped = r"ab\u{a0}\u{2028}\u{feff}\u{200b}\u{202e}\t";
+        assert_eq!(quoted("ab\u{a0}\u{2028}\u{feff}\u{200b}\u{202e}\t"), format!("'{escaped}'"));
+        assert_eq!(quoted("größe 'a' \"b\" \\ €"), "'größe 'a' \"b\" \\ €'");
     }
 
     #[test]

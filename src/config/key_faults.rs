@@ -1,6 +1,7 @@
 //! What is wrong with a key file that a configuration names, as its faults.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::fault::{Collector, Fault, Faults, Place};
@@ -22,9 +23,6 @@ pub(super) fn told(error: KeyError, at: usize, shown: &Arc<str>, faults: &mut Co
             let most = keys::FILE_BYTES_MAX;
             format!("wanted a key file of at most {most} bytes, found a larger one at {shown}")
         }
-        KeyError::NotAFile => {
-            "wanted the name of a key file, found …: a key is safe in its own file alone".to_owned()
-        }
         KeyError::Empty(_) => {
             format!("wanted a key file with at least one line NAME SECRET, found none in {shown}")
         }
@@ -38,6 +36,15 @@ pub(super) fn told(error: KeyError, at: usize, shown: &Arc<str>, faults: &mut Co
 fn none_at(shown: &str) -> String {
     let named = "a file that is named must exist; 'skyorg keygen' prints a key";
     format!("wanted a key file, found none at {shown}: {named}")
+}
+
+/// The faults of all lines of the key file at a path; none if it has none any more.
+#[cold]
+pub(super) fn of_lines(path: &Path, shown: &Arc<str>) -> Option<Faults> {
+    let (text, _) = keys::read_bytes(path).ok()?;
+    let mut faults = KeyFaults::default();
+    faults.take(&Lines::of(&text), shown);
+    (!faults.0.is_empty()).then_some(faults.0)
 }
 
 /// The faults of a key file. Nothing of a line is shown, because any word of it may be a secret.

@@ -31,6 +31,10 @@ pub struct Limits {
     pub publications_per_client_max: usize,
     /// Services that one server may declare; a file with more is refused.
     pub services_max: usize,
+    /// Keys that one server may have policies for; a file with more is refused.
+    pub policies_max: usize,
+    /// Places where all services of a file may listen; a file with more is refused.
+    pub places_max: usize,
     /// How long ports are kept for a client that is away.
     pub ports_kept: Duration,
     /// A port that another program has is tried again after this time, and after twice as long each further time.
@@ -169,6 +173,8 @@ impl Default for Limits {
             pool: 10,
             publications_per_client_max: 1_024,
             services_max: 4_096,
+            policies_max: 4_096,
+            places_max: 16_384,
             ports_kept: Duration::from_secs(24 * 3600),
             port_retry: Duration::from_secs(5),
             contest: Duration::from_secs(1),

@@ -57,6 +57,11 @@ impl Section {
         (Section::Publish, Side::Client),
         (Section::Expose, Side::Client),
     ];
+
+    /// Whether it is the name of one with tables.
+    pub fn has_tables(name: &str) -> bool {
+        Section::TABLES.iter().any(|(section, _)| section.name() == name)
+    }
 }
 
 /// What values an option has.
@@ -238,7 +243,7 @@ pub const OPTIONS: &[Described] = {
             "[ADDR:]PORT[-PORT] that any key may ask for, or '*' for all from 1024 up; may be repeated"),
         top(Server, Both, "keys", Kind::File, "~/.config/skyorg/key, made if it is missing", Reload,
             "FILE with one 'NAME SECRET' per line"),
-        top(Server, Both, "pool", count(POOL), "10", LaterLinks,
+        top(Server, Both, "pool", count(POOL), "10", Reload,
             "idle message connections kept ready per client"),
         top(Server, Both, "plain", Kind::Switch, "", Restart, PLAIN),
         top(Server, Both, "heartbeat", seconds(HEARTBEAT), "30", LaterLinks,

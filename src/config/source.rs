@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use super::fault::{Collector, Fault, Faults, Place, Warning, without_whole_secrets};
 use super::file::{self, ClientSaid, FILE_BYTES_MAX, Parsed, Running, ServerSaid, Text, What};
-use super::key_faults::{KeyFaults, place_of, told};
+use super::key_faults::{KeyFaults, of_lines, place_of, told};
 use super::key_place;
 use super::keys::{self, KeyError, Lines, Origin};
 use super::opening::Patient;
@@ -82,6 +82,11 @@ impl Places {
         Places { file: Some(file.clone()), keys: keys.collect() }
     }
 
+    /// Whether a file says an option of the top, right or wrong.
+    fn have(&self, option: &str) -> bool {
+        self.keys.iter().any(|(name, _)| *name == option)
+    }
+
     /// Whether a file says them, and not a command line.
     pub fn are_of_a_file(&self) -> bool {
         self.file.is_some()
@@ -89,7 +94,7 @@ impl Places {
 
     /// What is said against an option of the top: with its place where a file says it.
     pub fn faults(&self, option: &str, what: String) -> Result<Faults, String> {
-        if !self.keys.iter().any(|(name, _)| *name == option) {
+        if !self.have(option) {
             return Err(what);
         }
         let mut faults = Faults::default();
@@ -140,6 +145,17 @@ impl From<Faults> for Refused {
     }
 }
 
+/// A key file whose lines are wrong is named as the command line names it.
+impl From<KeyError> for Refused {
+    fn from(error: KeyError) -> Refused {
+        let faults = match &error {
+            KeyError::Line { origin: Origin::File(path), .. } => of_lines(path, &named(path)),
+            _ => None,
+        };
+        faults.map_or(Refused::Key(error), Refused::File)
+    }
+}
+
 /// A file of either kind.
 #[derive(Debug)]
 pub enum Either {
@@ -177,7 +193,7 @@ impl Source<ServerSaid> {
                 Either::Client(_) => Err(other_kind(path, "server", "client").into()),
             },
             Source::Flags { said, keys } => {
-                let found = flag_keys(keys.as_deref(), occasion).map_err(Refused::Key)?;
+                let found = flag_keys(keys.as_deref(), occasion)?;
                 let warnings = found.warning.into_iter().map(|what| Warning { at: None, what }).collect();
                 let (named_keys, made, keys) = (keys, found.made, found.keys);
                 let running = said.running.clone();
@@ -205,7 +221,7 @@ impl Source<ClientSaid> {
                 Either::Server(_) => Err(other_kind(path, "client", "server").into()),
             },
             Source::Flags { said, keys } => {
-                let found = keys::client_key(keys.as_deref(), key_line()).map_err(Refused::Key)?;
+                let found = keys::client_key(keys.as_deref(), key_line())?;
                 let (keys_from, warnings) = told_of(&found);
                 let warnings = warnings.into_iter().map(|what| Warning { at: None, what }).collect();
                 let running = said.running.clone();
@@ -293,6 +309,10 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
     let Parsed { what: What::Server(said), mut faults, mut warnings, .. } = parsed else {
         return Err(Faults::default());
     };
+    if said.keys.is_none() && places.have("keys") {
+        // It names no file, which was told. Another file says nothing of the keys that were meant.
+        return Err(faults.finish());
+    }
     let mut others = KeyFaults::default();
     let mut made = None;
     let mut found = Lines::default();
@@ -341,8 +361,10 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
         policies_without_key(&said, found.keys.iter().map(|(key, _)| &key.name), &shown, &mut faults);
         if let super::Policies::Each(policies) = &said.policies {
             for (key, place) in found.keys.iter().filter(|(key, _)| !policies.contains_key(&key.name)) {
-                let what = format!("the key {0} has no [key.{0}], so it may do nothing", key.name);
-                others_warn.push(Fault { file: shown.clone(), place: place_of(*place), what });
+                others_warn.tell(|| {
+                    let what = format!("the key {0} has no [key.{0}], so it may do nothing", key.name);
+                    Fault { file: shown.clone(), place: place_of(*place), what }
+                });
             }
         }
     }
@@ -364,7 +386,10 @@ fn client(folder: &Path, parsed: Parsed, places: Places) -> Result<Either, Fault
     let Parsed { what: What::Client(said), mut faults, mut warnings, .. } = parsed else {
         return Err(Faults::default());
     };
-    let mut others = KeyFaults::default();
+    if said.key.is_none() && places.have("key") {
+        return Err(faults.finish());
+    }
+    let mut others = Faults::default();
     let (written, at) = said.key.clone().map_or((None, 0), |(path, at)| (Some(path), at));
     let path = written.as_ref().map(|written| folder.join(written));
     let mut key: Option<Key> = None;
@@ -382,19 +407,18 @@ fn client(folder: &Path, parsed: Parsed, places: Places) -> Result<Either, Fault
                 (None, KeyError::Line { origin, .. } | KeyError::Empty(origin)) => origin.to_string().into(),
                 (None, _) => "".into(),
             };
-            match error {
-                // All of its faults, and not only the first.
-                KeyError::Line { origin: Origin::File(path), .. } => {
-                    if let Ok((text, _)) = keys::read_bytes(&path) {
-                        others.take(&Lines::of(&text), &shown);
-                    }
-                }
-                error => told(error, at, &shown, &mut faults),
+            let of_lines = match &error {
+                KeyError::Line { origin: Origin::File(path), .. } => of_lines(path, &shown),
+                _ => None,
+            };
+            match of_lines {
+                Some(faults) => others = faults,
+                None => told(error, at, &shown, &mut faults),
             }
         }
     }
     let mut all = faults.finish();
-    all.extend(others.0);
+    all.extend(others);
     let running = resolved(said.running.clone(), folder);
     match key.and_then(|key| said.with(key)) {
         Some(config) if all.is_empty() => {

@@ -73,6 +73,9 @@ pub fn read(kind: Kind, item: &Item, faults: &mut Collector) -> Option<Setting> 
             _ => wrong(item, "true or false", faults),
         },
         Kind::File => match &item.value {
+            Value::Text(path) if holds_secret(path) => {
+                wrong(item, "the name of a file, because a secret stands in the key file alone", faults)
+            }
             Value::Text(path) if !path.is_empty() && !path.contains('\0') => {
                 Some(Setting::Text(path.clone()))
             }
@@ -104,6 +107,7 @@ pub fn found(item: &Item) -> String {
         Value::Date(text) => quoted(text),
         Value::List(list) if list.is_empty() => "an empty list".to_owned(),
         Value::List(_) => "a list".to_owned(),
+        Value::Inner => "a list in a list".to_owned(),
         Value::Table(_) => "a table".to_owned(),
         Value::Tables => "a list of tables".to_owned(),
     }
@@ -194,8 +198,8 @@ fn place(item: &Item, faults: &mut Collector) -> Option<(Listen, usize)> {
 
 #[cold]
 fn places(item: &Item, faults: &mut Collector) -> Option<Setting> {
-    if parts(item).is_empty() {
-        return wrong(item, "at least one port or address to listen at", faults);
+    if !(1..=PORTS_MAX).contains(&parts(item).len()) {
+        return wrong(item, &format!("1 to {PORTS_MAX} ports or addresses to listen at"), faults);
     }
     let read: Vec<_> = parts(item).iter().map(|part| place(part, faults)).collect();
     Some(Setting::Places(read.into_iter().flatten().collect()))
@@ -217,16 +221,15 @@ fn address(item: &Item, host: Option<&str>, port: Option<u16>, faults: &mut Coll
 fn networks(item: &Item, faults: &mut Collector) -> Option<Setting> {
     let mut read = Vec::new();
     for part in parts(item) {
-        let Value::Text(text) = &part.value else {
-            read.push(wrong(part, "an address or a network, such as \"203.0.113.0/24\"", faults));
-            continue;
-        };
-        read.push(parsed(text.parse::<Network>(), part, text, faults));
+        read.extend(match &part.value {
+            Value::Text(text) => parsed(text.parse::<Network>(), part, text, faults),
+            _ => wrong(part, "an address or a network, such as \"203.0.113.0/24\"", faults),
+        });
     }
-    Some(Setting::Networks(Networks::of(read.into_iter().flatten().collect())))
+    Some(Setting::Networks(Networks::of(read)))
 }
 
-/// Entries of one list of ports; a range counts once.
+/// Entries of one list of ports or places; a range counts once.
 const PORTS_MAX: usize = 1_024;
 
 #[cold]
@@ -260,7 +263,7 @@ fn services(item: &Item, faults: &mut Collector) -> Option<Setting> {
     }
     let mut read = Vec::new();
     for part in parts(item) {
-        read.push(match &part.value {
+        read.extend(match &part.value {
             Value::Text(text) if text == "*" => {
                 wrong(part, "'*' alone, or a list of services without it", faults)
             }
@@ -268,7 +271,6 @@ fn services(item: &Item, faults: &mut Collector) -> Option<Setting> {
             _ => wrong(part, "the name of a service", faults),
         });
     }
-    let read: Vec<_> = read.into_iter().flatten().collect();
     let names: BTreeSet<Name> = read.iter().map(|(name, _)| name.clone()).collect();
     Some(Setting::Services(Services::Named(names), read))
 }

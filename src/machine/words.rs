@@ -37,6 +37,20 @@ impl fmt::Display for PortsOf<'_> {
     }
 }
 
+/// How the server would know a service that it does not.
+struct Declared<'a>(&'a Name, &'a Denial);
+
+impl fmt::Display for Declared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Declared(name, Denial::UnknownService) = self else { return Ok(()) };
+        write!(
+            f,
+            "; start the server with --service {name}=ADDR, or write [service.{}] into its file",
+            name.in_file()
+        )
+    }
+}
+
 /// Who offers a service, where that is to be told.
 struct Of<'a>(Option<&'a (Name, SocketAddr)>);
 
@@ -75,13 +89,7 @@ impl fmt::Display for Fact {
                 write!(f, "cannot listen on {at} for client {key}: {}", Advised(*fault))
             }
             Fact::PublicationDenied { key, service, reason } => {
-                write!(f, "client {key} may not publish {service}: {reason}")?;
-                match reason {
-                    Denial::UnknownService => {
-                        write!(f, "; start the server with --service {service}=ADDR")
-                    }
-                    _ => Ok(()),
-                }
+                write!(f, "client {key} may not publish {service}: {reason}{}", Declared(service, reason))
             }
             Fact::NotAdmitted { peer, reason } => {
                 write!(f, "{peer} was not admitted: {reason}")?;
@@ -131,13 +139,7 @@ impl fmt::Display for Fact {
             }
             Fact::Denied { service, reason, withdrawn } => {
                 let verb = if *withdrawn { "withdrawn" } else { "denied" };
-                write!(f, "{service}: {verb}: {reason}")?;
-                match reason {
-                    Denial::UnknownService => {
-                        write!(f, "; start the server with --service {service}=ADDR")
-                    }
-                    _ => Ok(()),
-                }
+                write!(f, "{service}: {verb}: {reason}{}", Declared(service, reason))
             }
             Fact::ClientReloaded { source, difference } => write!(f, "reloaded {source}: {difference}"),
             Fact::Refused { refusal } => write!(f, "{refusal}"),

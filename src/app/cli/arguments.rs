@@ -414,7 +414,13 @@ impl FromStr for Expose {
         let plain = |letter: char| {
             if letter.is_ascii_alphanumeric() || "._-".contains(letter) { letter } else { '-' }
         };
-        let name: String = name.chars().map(plain).take(NAME_BYTES_MAX).collect();
+        let mut name: String = name.chars().map(plain).collect();
+        if name.len() > NAME_BYTES_MAX {
+            // The port stays where a long host is cut, so that two of one host have names of their own.
+            let port = format!("-{}", local.port);
+            name.truncate(NAME_BYTES_MAX - port.len());
+            name += &port;
+        }
         Ok(Expose { name: name.parse().map_err(BadValue::Name)?, want, local })
     }
 }
@@ -586,6 +592,10 @@ mod tests {
             assert!(shown(text).expect_err(text).contains(part), "{text}");
         }
         assert!("1-100=65436".parse::<Expose>().is_ok());
+        let host = "mydb-instance-production-01.c9akciq32rjk.eu-central-1.rds.amazonaws.com";
+        let name = |port| shown(&format!("{host}:{port}")).map(|(name, ..)| name);
+        let begin = "mydb-instance-production-01.c9akciq32rjk.eu-central-1.rds.a";
+        assert_eq!((name(5432), name(80)), (Ok(format!("{begin}-5432")), Ok(format!("{begin}ma-80"))));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Flags beside a file: what the file could say is said in one place.
 
+use std::fmt;
 use std::path::Path;
 
-use super::Failure;
-use crate::config::fault::{Place, without_secrets};
+use super::arguments::Expose;
+use super::{Failure, default_service};
+use crate::base::name::Name;
+use crate::config::fault::{Place, is_visible, without_secrets};
 use crate::config::file::{Parsed, Text, parse};
 use crate::config::options::{Described, Kind, Said, Section, Side, flags};
 use crate::config::source;
@@ -43,30 +46,76 @@ impl Given {
         all
     }
 
-    /// The table and the lines of a file that say the same.
+    /// What a file says instead.
     #[cold]
-    fn in_file(&self) -> (Section, String, &'static str, String) {
+    fn in_file(&self) -> InFile {
         let value = |text: &str| match (self.option.kind, text.parse::<u32>()) {
             (Kind::Switch, _) => "true".to_owned(),
-            (Kind::File | Kind::Level | Kind::Format, _) | (_, Err(_)) => {
-                format!("\"{}\"", without_secrets(text).escape_default())
-            }
+            (Kind::File | Kind::Level | Kind::Format, _) | (_, Err(_)) => in_quotes(&without_secrets(text)),
             (_, Ok(number)) => number.to_string(),
         };
-        let (name, text) = self.value.split_once('=').unwrap_or((&self.value, &self.value));
+        let (before, behind) = self.value.split_once('=').unwrap_or(("", &self.value));
+        let of_service = || before.parse().unwrap_or_else(|_| default_service());
+        let exposed = || self.value.parse::<Expose>().map_or_else(|_| default_service(), |it| it.name);
+        let local = ("local", value(behind));
         match self.option.name {
-            "request" => (Section::Service, "default".to_owned(), "listen", value(&self.value)),
-            "service" => (Section::Service, name.to_owned(), "listen", value(text)),
-            "local" => (Section::Publish, "default".to_owned(), "local", value(&self.value)),
-            "publish" => (Section::Publish, name.to_owned(), "local", value(text)),
-            "expose" if self.value.contains('=') => {
-                let both = format!("{}, ports = {}", value(text), value(name));
-                (Section::Expose, name.to_owned(), "local", both)
-            }
-            "expose" => (Section::Expose, name.replace([':', '[', ']'], "-"), "local", value(&self.value)),
-            own => (Section::Top, String::new(), own, value(&self.value)),
+            "request" => InFile::table(Section::Service, default_service(), vec![("listen", value(behind))]),
+            "service" => InFile::table(Section::Service, of_service(), vec![("listen", value(behind))]),
+            "local" => InFile::table(Section::Publish, default_service(), vec![local]),
+            "publish" => InFile::table(Section::Publish, of_service(), vec![local]),
+            "expose" if before.is_empty() => InFile::table(Section::Expose, exposed(), vec![local]),
+            "expose" => InFile::table(Section::Expose, exposed(), vec![local, ("ports", value(before))]),
+            own => InFile { table: None, lines: vec![(own, value(&self.value))] },
         }
     }
+}
+
+/// A table of a file, if it is not the top, and keys with their values in it.
+struct InFile {
+    table: Option<(Section, Name)>,
+    lines: Vec<(&'static str, String)>,
+}
+
+impl InFile {
+    fn table(section: Section, name: Name, lines: Vec<(&'static str, String)>) -> InFile {
+        InFile { table: Some((section, name)), lines }
+    }
+
+    /// Where a file says it already.
+    fn place(&self, parsed: &Parsed) -> Option<Place> {
+        let (section, name) = match &self.table {
+            Some((section, name)) => (*section, name.as_str()),
+            None => (Section::Top, ""),
+        };
+        self.lines.iter().find_map(|(key, _)| parsed.place(section, name, key))
+    }
+}
+
+/// Each piece is a line of TOML.
+impl fmt::Display for InFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((section, name)) = &self.table {
+            write!(f, "[{}.{}] with ", section.name(), name.in_file())?;
+        }
+        for (number, (key, value)) in self.lines.iter().enumerate() {
+            write!(f, "{}{key} = {value}", if number > 0 { " and " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// A text of TOML, on one line.
+#[cold]
+fn in_quotes(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            letter if is_visible(letter) => quoted.push(letter),
+            letter => quoted += &format!("\\U{:08X}", u32::from(letter)),
+        }
+    }
+    quoted + "\""
 }
 
 /// Refuses every flag that may not stand beside a file, and names both places.
@@ -89,15 +138,56 @@ pub(super) fn none(side: Side, given: &[Given], path: &Path) -> Result<(), Failu
 
 #[cold]
 fn sentence(given: &Given, file: &str, parsed: Option<&Parsed>) -> String {
-    let (section, name, key, value) = given.in_file();
-    let place: Option<Place> = parsed.and_then(|parsed| parsed.place(section, &name, key));
+    let in_file = given.in_file();
     let flag = format!("--{} (argument {}) beside {file}", given.option.name, given.number);
-    let table = match section {
-        Section::Top => String::new(),
-        section => format!("[{}.{name}] ", section.name()),
-    };
-    match place {
+    match parsed.and_then(|parsed| in_file.place(parsed)) {
         Some(place) => format!("{flag}:{place}: say it in one place"),
-        None => format!("{flag}: write {table}{key} = {value} into {file}"),
+        None => format!("{flag}: write {in_file} into {file}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_piece_of_advice_is_taken_by_a_file() {
+        for (side, words, expected) in [
+            (Side::Server, &["--service", "c.d=18082"][..], "[service.\"c.d\"] with listen = 18082"),
+            (Side::Server, &["--service=db=[::1]:1"], "[service.db] with listen = \"[::1]:1\""),
+            (Side::Server, &["--request", "80"], "[service.default] with listen = 80"),
+            (
+                Side::Server,
+                &["--keys", "a \"b\"\t\\\u{e4}\u{a0}"],
+                r#"keys = "a \"b\"\U00000009\\ä\U000000A0""#,
+            ),
+            (Side::Server, &["--ports", "*"], "ports = \"*\""),
+            (Side::Server, &["--plain"], "plain = true"),
+            (Side::Client, &["--local", "80"], "[publish.default] with local = 80"),
+            (Side::Client, &["--publish", "a.b=x:1"], "[publish.\"a.b\"] with local = \"x:1\""),
+            (
+                Side::Client,
+                &["--expose", "8080=localhost:3000"],
+                "[expose.8080] with local = \"localhost:3000\" and ports = 8080",
+            ),
+            (Side::Client, &["--expose", "1-2=3"], "[expose.1-2] with local = 3 and ports = \"1-2\""),
+            (
+                Side::Client,
+                &["--expose", "[fe80::1%lo]:3001"],
+                "[expose.-fe80--1-lo--3001] with local = \"[fe80::1%lo]:3001\"",
+            ),
+        ] {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            let given = Given::all(side, &words);
+            let advice = given[0].in_file();
+            assert_eq!(advice.to_string(), expected);
+            let lines = expected.replace(" with ", "\n").replace(" and ", "\n");
+            let text = if side == Side::Client { "server = \"x\"\n" } else { "" }.to_owned() + &lines;
+            let name = "f".into();
+            let parsed = parse(&name, &text, std::time::UNIX_EPOCH).expect("it is TOML");
+            assert!(advice.place(&parsed).is_some(), "{text}");
+            let faults = parsed.faults.finish();
+            assert!(faults.is_empty(), "{text}: {faults}");
+        }
     }
 }

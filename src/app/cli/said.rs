@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::arguments::{ClientArguments, ServerArguments};
+use super::arguments::{Askable, ClientArguments, ServerArguments};
 use super::{Failure, default_service};
 use crate::base::address::Listen;
 use crate::base::name::Name;
@@ -13,6 +13,7 @@ use crate::config::places::Places;
 use crate::config::policy::PortRules;
 use crate::config::source::Source;
 use crate::config::{Policies, Publication, REQUEST_PORT, Service};
+use crate::wire::publication::{Ports, Want};
 
 /// A server's command line.
 #[cold]
@@ -55,7 +56,7 @@ pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, F
     }
     let said = ServerSaid {
         services: services.into_iter().map(|(name, at)| Service::new(name, at)).collect(),
-        policies: Policies::Alike(all_askable(arguments.ports.into_iter().map(|ports| ports.0))),
+        policies: Policies::Alike(askable(arguments.ports)?),
         message: arguments.message,
         control: arguments.control,
         plain: arguments.plain,
@@ -67,15 +68,22 @@ pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, F
     Ok(Source::Flags { said, keys: arguments.keys })
 }
 
-fn all_askable(each: impl Iterator<Item = PortRules>) -> PortRules {
+/// The ports of all flags together.
+#[cold]
+fn askable(flags: Vec<Askable>) -> Result<PortRules, Failure> {
     let mut all = Vec::new();
-    for rules in each {
+    let is_one = flags.len() == 1;
+    for Askable(rules) in flags {
         match rules {
-            PortRules::All => return PortRules::All,
+            PortRules::All if is_one => return Ok(PortRules::All),
+            PortRules::All => {
+                let problem = "wanted --ports '*' alone, or --ports without '*'".to_owned();
+                return Err(Failure::Usage { command: "skyorg server", problem });
+            }
             PortRules::These(ports) => all.extend(ports.iter().copied()),
         }
     }
-    PortRules::These(all.into())
+    Ok(PortRules::These(all.into()))
 }
 
 /// A client's command line.
@@ -96,6 +104,15 @@ pub(super) fn client(arguments: ClientArguments) -> Result<Source<ClientSaid>, F
         0 => return Err(Failure::NothingToPublish),
         count if count > max => return Err(Failure::TooManyPublications(count, max)),
         _ => all_differ(publications.iter().map(|publication| &publication.name))?,
+    }
+    let mut ranges: Vec<Ports> = Vec::new();
+    for publication in &publications {
+        let Want::Ports(ports) = publication.want else { continue };
+        if let Some(other) = ranges.iter().find(|other| other.overlaps(ports)) {
+            let problem = format!("wanted ports of its own for each --expose, found {ports} beside {other}");
+            return Err(Failure::Usage { command: "skyorg client", problem });
+        }
+        ranges.push(ports);
     }
 
     if let Some(seconds) = arguments.heartbeat {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::server::of;
+use super::server::{fit, of};
 use super::settings::Settings;
 use super::{Running, inside, missing};
 use crate::base::address::HostPort;
@@ -82,6 +82,9 @@ fn publications(document: &Document, most: usize, faults: &mut Collector) -> Vec
         of(document, section, faults).into_iter().map(move |(entry, table)| (section, entry, table))
     });
     let tables: Vec<_> = tables.collect();
+    if !fit(most, "publications", tables.get(most).map(|it| it.1), faults) {
+        return all;
+    }
     for (section, entry, table) in tables {
         let name = name(&entry.key, entry.at, faults);
         let settings = inside(document, table, (Side::Client, section), faults);
@@ -107,10 +110,7 @@ fn publications(document: &Document, most: usize, faults: &mut Collector) -> Vec
                     format!("wanted ports of its own, found {ports}, where {other} is asked for at {first}")
                 });
             }
-            // As many as a client may have: the time that this takes has a bound.
-            if ranges.len() < most {
-                ranges.push((ports, at));
-            }
+            ranges.push((ports, at));
         }
         let Some(name) = name else { continue };
         if let Some(&other) = names.get(&name) {
@@ -123,13 +123,6 @@ fn publications(document: &Document, most: usize, faults: &mut Collector) -> Vec
             });
         }
         names.entry(name.clone()).or_insert(entry.at);
-        if names.len() == most + 1 {
-            faults.tell(entry.at, || {
-                format!(
-                    "wanted at most {most} publications, found one more; start a second client for the rest"
-                )
-            });
-        }
         all.extend(local.map(|local| Publication {
             name,
             want,

@@ -67,10 +67,10 @@ impl ServerSaid {
         if let Some(at) = running.metrics {
             places.add(for_metrics(at), top.at("metrics"), "metrics".to_owned());
         }
-        let services = services(document, limits.services_max, &mut places, faults);
+        let services = services(document, &limits, &mut places, faults);
         places.tell_overlaps(faults);
         let declared: BTreeSet<Name> = services.iter().map(|(name, _)| name.clone()).collect();
-        let policies = policies(document, &declared, now, faults, warnings);
+        let policies = policies(document, limits.policies_max, &declared, now, faults, warnings);
         let ports = match top.get("ports") {
             Some(Setting::Ports(ports)) => Some(ports.clone()),
             _ => None,
@@ -131,12 +131,17 @@ fn for_clients(top: &Settings, name: &str, default: u16) -> Option<(Listen, Opti
 #[cold]
 fn services(
     document: &Document,
-    most: usize,
+    limits: &Limits,
     places: &mut Places,
     faults: &mut Collector,
 ) -> Vec<(Name, Option<Service>)> {
     let mut services = Vec::new();
-    for (entry, table) in of(document, Section::Service, faults) {
+    let mut placed = 0;
+    let (tables, most) = (of(document, Section::Service, faults), limits.services_max);
+    if !fit(most, "services", tables.get(most).map(|it| it.0), faults) {
+        return services;
+    }
+    for (entry, table) in tables {
         let name = name(&entry.key, entry.at, faults);
         let settings = inside(document, table, (Side::Server, Section::Service), faults);
         let listen = match settings.get("listen") {
@@ -147,8 +152,16 @@ fn services(
             faults.tell(entry.at, || missing("listen", Section::Service, &entry.key));
         }
         for (at, place) in listen.into_iter().flatten() {
-            let whom = name.as_ref().map_or_else(|| quoted(&entry.key), Name::to_string);
-            places.add(*at, Some(*place), format!("service {whom}"));
+            let most = limits.places_max;
+            if placed == most {
+                faults
+                    .tell(*place, || format!("wanted at most {most} addresses to listen at, found one more"));
+            }
+            if placed < most {
+                let whom = name.as_ref().map_or_else(|| quoted(&entry.key), Name::to_string);
+                places.add(*at, Some(*place), format!("service {whom}"));
+            }
+            placed += 1;
         }
         let Some(name) = name else { continue };
         let rules = UserRules {
@@ -160,9 +173,6 @@ fn services(
             close_when_unserved: settings.switch("close-when-unserved").unwrap_or(false),
         };
         let listen = listen.map(|listen| listen.iter().map(|&(at, _)| at).collect());
-        if services.len() == most {
-            faults.tell(entry.at, || format!("wanted at most {most} services, found one more"));
-        }
         let service = listen.map(|listen| Service { name: name.clone(), listen, rules });
         services.push((name, service));
     }
@@ -188,6 +198,15 @@ pub(super) fn of<'d>(
     }
 }
 
+/// Tells of the first table beyond as many as there may be. None of them is read then: this is what matters.
+#[cold]
+pub(super) fn fit(most: usize, what: &str, beyond: Option<&Entry>, faults: &mut Collector) -> bool {
+    if let Some(entry) = beyond {
+        faults.tell(entry.at, || format!("wanted at most {most} {what}, found one more"));
+    }
+    beyond.is_none()
+}
+
 struct Found {
     name: Name,
     at: usize,
@@ -199,6 +218,7 @@ struct Found {
 #[cold]
 fn policies(
     document: &Document,
+    most: usize,
     declared: &BTreeSet<Name>,
     now: SystemTime,
     faults: &mut Collector,
@@ -206,7 +226,11 @@ fn policies(
 ) -> Option<Vec<Found>> {
     document.entry(Document::ROOT, Section::Key.name())?;
     let mut all = Vec::new();
-    for (entry, table) in of(document, Section::Key, faults) {
+    let tables = of(document, Section::Key, faults);
+    if !fit(most, "tables [key.NAME]", tables.get(most).map(|it| it.0), faults) {
+        return Some(all);
+    }
+    for (entry, table) in tables {
         let name = name(&entry.key, entry.at, faults);
         let settings = inside(document, table, (Side::Server, Section::Key), faults);
         let mut policy = Policy {
