@@ -232,7 +232,7 @@ pub enum Fact {
         service: Name,
         /// Why.
         reason: Denial,
-        /// Whether it was published before.
+        /// Whether the server has withdrawn what it granted on this link.
         withdrawn: bool,
     },
     /// Another configuration holds.
