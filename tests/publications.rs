@@ -196,7 +196,7 @@ impl Ends {
     /// A server of these services, and a client that publishes the first ones of them.
     fn start(services: &[&str], publications: Vec<Publication>) -> Ends {
         let folder = Folder::new();
-        let ready = folder.file("ready", "from before");
+        let ready = folder.file("ready", "[]\n");
         let key = Key { name: name("office"), secret: Secret::new([7; 32]) };
         let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
         let server = Server::bind(ServerConfig {

@@ -386,7 +386,7 @@ mod tests {
             limits: Limits::default(),
         };
         let path = std::env::temp_dir().join(format!("skyorg-ready-{}", std::process::id()));
-        fs::write(&path, "from before").expect("writes");
+        fs::write(&path, "[]\n").expect("writes");
         let mut announcer = Announcer::new(&config, Some(path.clone())).expect("starts");
         assert!(!path.exists());
         announcer.take(&granted("web", &[("::", 1, 1)]));
