@@ -231,9 +231,9 @@ impl Ends {
             let config = source.lock().expect("no holder panics").clone();
             let format = skyorg::app::journal::Format::Text;
             let ready_file = Some(to_read.lock().expect("no holder panics").clone().into());
-            let (log, level, ways) = (None, log::LevelFilter::Info, None);
-            let (running, places) = (Running::default(), Places::default());
-            Ok(Reread { config, log, level, format, ways, ready_file, running, places })
+            let (level, ways, places) = (log::LevelFilter::Info, None, Places::default());
+            let running = Running { ready_file, ..Running::default() };
+            Ok(Reread { config, level, format, ways, running, places })
         };
         thread::spawn(move || server.run().expect("runs"));
         let run = move || client.run_and_reload("client.toml".into(), Running::default(), Box::new(reader));

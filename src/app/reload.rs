@@ -66,19 +66,15 @@ impl Reloadable for ClientConfig {
 pub struct Reread<C> {
     /// The configuration.
     pub config: C,
-    /// The log file; none is standard error.
-    pub log: Option<PathBuf>,
     /// How much is logged.
     pub level: LevelFilter,
     /// How a line looks.
     pub format: Format,
     /// Where those who look come in; none where nobody may.
     pub ways: Option<Ways>,
-    /// Where the client's ready file is.
-    pub ready_file: Option<PathBuf>,
-    /// What the file says of all this.
+    /// What is said of all this, and of the files that are written.
     pub running: Running,
-    /// Where it says it.
+    /// Where a file says it.
     pub places: Places,
 }
 
@@ -164,7 +160,7 @@ pub struct Reload<C> {
     /// What is read: the file, or `keys`.
     source: Arc<str>,
     running: Arc<C>,
-    /// What the file says that is not the machine's business.
+    /// What is said that is not the machine's business.
     said: Running,
     /// How those who look come in.
     ways: Option<Ways>,
@@ -334,16 +330,16 @@ fn compare<C: Reloadable>(
     reread: Reread<C>,
     source: &Arc<str>,
 ) -> Result<Next<C>, Refusal> {
-    let Reread { mut config, log, level, format, ways, ready_file, running: said, places } = reread;
+    let Reread { mut config, level, format, ways, running: said, places } = reread;
     config.fit();
-    let log = match log {
+    let log = match &said.log_file {
         None => Place::StandardError,
-        Some(path) => Place::file(&path).map_err(|error| {
+        Some(path) => Place::file(path).map_err(|error| {
             let what = format!("{}: the log file cannot be opened: {error}", path.display());
             Refusal::of(&places, "log-file", what)
         })?,
     };
-    if let Some(path) = &ready_file {
+    if let Some(path) = &said.ready_file {
         ready_file::claim(path).map_err(|what| Refusal::of(&places, "ready-file", what))?;
     }
     let config = Arc::new(config);
@@ -354,7 +350,7 @@ fn compare<C: Reloadable>(
         }
         None => Opened::default(),
     };
-    let news = News { opened, ready_file };
+    let news = News { opened, ready_file: said.ready_file.clone() };
     Ok(Next { config, changes, rest: Rest { log, level, format, ways, news, running: said } })
 }
 
@@ -383,11 +379,9 @@ mod tests {
             None | Some(13) => Err("file:1:1: nothing".to_owned().into()),
             Some(&number) => Ok(Reread {
                 config: Number(number),
-                log: None,
                 level: LevelFilter::Info,
                 format: Format::Text,
                 ways: None,
-                ready_file: None,
                 running: Running { status: Some(number.to_string().into()), ..Running::default() },
                 places: Places::default(),
             }),

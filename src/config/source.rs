@@ -26,7 +26,12 @@ use crate::base::name::Name;
 #[derive(Debug)]
 pub enum Source<Said> {
     /// A file.
-    File(PathBuf),
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What flags say beside it, which comes before what it says.
+        flags: Running,
+    },
     /// The command line.
     Flags {
         /// What it said.
@@ -52,7 +57,7 @@ pub enum Occasion {
 pub struct Read<Config> {
     /// It.
     pub config: Config,
-    /// What a file says of the log and so on.
+    /// What is said of the log and so on.
     pub running: Running,
     /// What should be known.
     pub warnings: Vec<Warning>,
@@ -153,7 +158,7 @@ impl<Said> Source<Said> {
     /// The file, as it was typed, if it is one.
     pub fn file(&self) -> Option<Arc<str>> {
         match self {
-            Source::File(path) => Some(named(path)),
+            Source::File { path, .. } => Some(named(path)),
             Source::Flags { .. } => None,
         }
     }
@@ -162,7 +167,7 @@ impl<Said> Source<Said> {
     /// change.
     pub fn name(&self) -> Arc<str> {
         match self {
-            Source::File(path) => named(path),
+            Source::File { path, .. } => named(path),
             Source::Flags { .. } => "keys".into(),
         }
     }
@@ -172,7 +177,7 @@ impl Source<ServerSaid> {
     /// Reads the configuration anew.
     pub fn read(&self, occasion: Occasion) -> Result<Read<ServerConfig>, Refused> {
         match self {
-            Source::File(path) => match read_file(path, occasion)? {
+            Source::File { path, flags } => match read_file(path, flags, occasion)? {
                 Either::Server(read) => Ok(read),
                 Either::Client(_) => Err(other_kind(path, "server", "client").into()),
             },
@@ -200,7 +205,7 @@ impl Source<ClientSaid> {
     /// Reads the configuration anew.
     pub fn read(&self, occasion: Occasion) -> Result<Read<ClientConfig>, Refused> {
         match self {
-            Source::File(path) => match read_file(path, occasion)? {
+            Source::File { path, flags } => match read_file(path, flags, occasion)? {
                 Either::Client(read) => Ok(read),
                 Either::Server(_) => Err(other_kind(path, "client", "server").into()),
             },
@@ -272,20 +277,23 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>, Faults> {
     Ok(bytes)
 }
 
-/// Reads a file and the key file that it names.
+/// Reads a file and the key file that it names. These flags stand beside it.
 #[cold]
-pub fn read_file(path: &Path, occasion: Occasion) -> Result<Either, Faults> {
+pub fn read_file(path: &Path, flags: &Running, occasion: Occasion) -> Result<Either, Faults> {
     let name = named(path);
     let bytes = read_bytes(path)?;
     let text = Text::of(&name, &bytes)?;
     let mut parsed = file::parse(&name, text.as_str(), SystemTime::now())?;
-    parsed.tell_same_files(path);
+    parsed.tell_same_files(path, flags);
     let folder = path.parent().unwrap_or(Path::new(""));
     let places = Places::of(&name, &parsed);
-    match parsed.what {
-        What::Server(_) => server(folder, parsed, places, occasion),
-        What::Client(_) => client(folder, parsed, places),
-    }
+    let mut either = match parsed.what {
+        What::Server(_) => server(folder, parsed, places, occasion)?,
+        What::Client(_) => client(folder, parsed, places)?,
+    };
+    let (Either::Server(Read { running, .. }) | Either::Client(Read { running, .. })) = &mut either;
+    *running = flags.clone().beside(std::mem::take(running));
+    Ok(either)
 }
 
 #[cold]
