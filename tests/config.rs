@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -621,6 +622,46 @@ fn a_flag_beside_a_file_holds_at_a_reload_and_its_file_stays_its_own() {
     file("log", "");
     process.signal(Signal::HUP);
     wait_for("f.toml:2:7: wanted a file of its own, found that of --log-file");
+}
+
+#[test]
+fn a_reload_names_each_place_where_it_cannot_listen() {
+    let folder = folder();
+    let taken = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let [first, second] = taken.each_ref().map(|it| it.local_addr().expect("bound"));
+    let file = |metrics: &str, services: &str| {
+        let text = "keys = 'keys'\nstatus = 'socket'\nmessage = '127.0.0.1:0'\ncontrol = '127.0.0.1:0'\n";
+        folder.file("s.toml", format!("{text}metrics = '{metrics}'\n{services}"))
+    };
+    let path = file("127.0.0.1:0", "");
+    let process = Process::skyorg(&["server", "--config", &path], None);
+    process.wait_for("control connections: ");
+    let at = |place: SocketAddr, name: &str| {
+        format!("cannot listen on {place} for users of service {name}: Address already in use (os error 98)")
+    };
+    // The later one by name is the first in the file.
+    file(
+        "127.0.0.1:0",
+        &format!("[service.b]\nidle = 9\nlisten = '{first}'\n[service.a]\nlisten = '{second}'\n"),
+    );
+    process.signal(Signal::HUP);
+    let line = process.wait_for("; the running configuration stays");
+    assert!(line.contains(&format!("refused {path}:8:1: {}", at(first, "b"))), "{line}");
+    assert!(line.ends_with(", and 1 more; the running configuration stays"), "{line}");
+    let (_, status, _) = texts(&run(&folder, &["status", "--json", "--status", "socket"]));
+    for (place, what) in [("8:1", at(first, "b")), ("10:1", at(second, "a"))] {
+        assert!(status.contains(&format!("\"{path}:{place}: {what}")), "{status}");
+    }
+    let metrics = process.wait_for("metrics: http://");
+    let own = metrics.trim_end_matches('/').rsplit(':').next().expect("a port");
+    file(&format!("0.0.0.0:{own}"), "");
+    process.signal(Signal::HUP);
+    let lines = process.wait_for_count("; the running configuration stays", 2);
+    assert!(
+        lines[1].contains(&format!("{path}:5:1: cannot listen on 0.0.0.0:{own} for metrics")),
+        "{lines:?}"
+    );
+    assert!(lines[1].contains("this process listens there itself"), "{lines:?}");
 }
 
 #[test]

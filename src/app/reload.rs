@@ -19,11 +19,11 @@ use super::status::exchange::Doors;
 use super::status::socket::SocketFile;
 use super::status::ways::Ways;
 use crate::config::client_difference::ClientDifference;
-use crate::config::fault::{Faults, without_whole_secrets};
+use crate::config::fault::{Fault, Faults, without_whole_secrets};
 use crate::config::file::Running;
 use crate::config::source::Places;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::machine::{Configuration, Fact, Input};
+use crate::machine::{Configuration, Fact, Input, ReloadFault};
 
 /// Reading that takes longer is told of: a disk may hang.
 const LATE: Duration = Duration::from_secs(2);
@@ -102,6 +102,24 @@ impl From<Faults> for Refusal {
 }
 
 impl Refusal {
+    /// The machine has refused what was read. The faults are put in the order of their places, and the source is named
+    /// with the first of them.
+    #[cold]
+    fn by_machine(places: &Places, source: &mut Arc<str>, fault: &mut ReloadFault) -> Refusal {
+        let ReloadFault::Listen(all) = fault else { return format!("{source}: {fault}").into() };
+        all.sort_by_key(|it| places.listen(it.service.as_ref()));
+        let file = source.clone();
+        let mut faults = Faults::default();
+        for it in all {
+            let place = places.listen(it.service.as_ref());
+            faults.push(Fault { file: file.clone(), place, what: it.to_string() });
+        }
+        if let Some(first) = faults.told().first() {
+            *source = format!("{file}:{}", first.place).into();
+        }
+        faults.into()
+    }
+
     /// What an option wants cannot be had.
     #[cold]
     fn of(places: &Places, option: &str, what: String) -> Refusal {
@@ -127,6 +145,7 @@ struct Rest {
     ways: Option<Ways>,
     news: News,
     running: Running,
+    places: Places,
 }
 
 /// What those are to know who hear the facts beside the log.
@@ -292,12 +311,15 @@ impl<C: Reloadable> Reload<C> {
         }
         self.refused = match fact {
             Fact::ClientReloaded { .. } | Fact::Reloaded { .. } => None,
-            Fact::ReloadRefused { source, fault } => Some(format!("{source}: {fault}").into()),
+            Fact::ReloadRefused { source, fault } => Some(match &self.stage {
+                Stage::Told { rest, .. } => Refusal::by_machine(&rest.places, source, fault),
+                _ => format!("{source}: {fault}").into(),
+            }),
             _ => return,
         };
         if let Stage::Told { config, rest } = std::mem::replace(&mut self.stage, Stage::Rest) {
             if self.refused.is_none() {
-                let Rest { log, level, format, ways, news, running } = *rest;
+                let Rest { log, level, format, ways, news, running, places: _ } = *rest;
                 (self.running, self.said, self.ways, self.news) = (config, running, ways, Some(news));
                 journal::go_on_in(log);
                 log::set_max_level(level);
@@ -351,7 +373,7 @@ fn compare<C: Reloadable>(
         None => Opened::default(),
     };
     let news = News { opened, ready_file: said.ready_file.clone() };
-    Ok(Next { config, changes, rest: Rest { log, level, format, ways, news, running: said } })
+    Ok(Next { config, changes, rest: Rest { log, level, format, ways, news, running: said, places } })
 }
 
 #[cfg(test)]

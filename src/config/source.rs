@@ -3,7 +3,7 @@
 //!
 //! Nothing changes by reading, except that a server that starts makes its first key file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read as _};
@@ -76,6 +76,8 @@ pub struct Read<Config> {
 pub struct Places {
     file: Option<Arc<str>>,
     keys: Vec<(&'static str, Place)>,
+    /// Where each service says where its users connect.
+    listen: BTreeMap<Name, Place>,
 }
 
 impl Places {
@@ -84,7 +86,15 @@ impl Places {
         let keys = tops.filter_map(|option| {
             parsed.place(Section::Top, "", option.name).map(|place| (option.name, place))
         });
-        Places { file: Some(file.clone()), keys: keys.collect() }
+        let services = match &parsed.what {
+            What::Server(said) => &said.services[..],
+            What::Client(_) => &[],
+        };
+        let listen = services.iter().filter_map(|service| {
+            let place = parsed.place(Section::Service, service.name.as_str(), "listen")?;
+            Some((service.name.clone(), place))
+        });
+        Places { file: Some(file.clone()), keys: keys.collect(), listen: listen.collect() }
     }
 
     /// Whether a file says them, and not a command line.
@@ -100,6 +110,11 @@ impl Places {
         let mut faults = Faults::default();
         faults.push(self.fault(option, what));
         Ok(faults)
+    }
+
+    /// Where a service says where its users connect, or the beginning where nothing does.
+    pub fn listen(&self, service: Option<&Name>) -> Place {
+        service.and_then(|name| self.listen.get(name)).copied().unwrap_or(Place::BEGIN)
     }
 
     /// A fault of an option of the top: at its key, or at the beginning where it is silent.

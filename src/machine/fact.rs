@@ -184,7 +184,7 @@ pub enum Fact {
     },
     /// Another configuration does not hold: nothing has changed.
     ReloadRefused {
-        /// Where it comes from.
+        /// Where it comes from, and where in it the first fault is, if that is known.
         source: Arc<str>,
         /// Why.
         fault: ReloadFault,
