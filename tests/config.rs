@@ -684,6 +684,8 @@ fn no_key_is_removed_for_a_ready_file() {
     let path = file("text");
     let (status, _, told) = texts(&run(&folder, &["client", "--config", "f.toml"]));
     assert!(status == 1 && told.contains("skyorg: f.toml:4:1: "), "{told}");
+    let (status, _, told) = texts(&run(&folder, &["client", "--config", "f.toml", "--ready-file", "none/x"]));
+    assert!(status == 1 && told.contains("skyorg: none/x: "), "the flag holds, and not line 4: {told}");
 
     file("ready");
     folder.file("ready", "");

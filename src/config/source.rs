@@ -301,7 +301,10 @@ pub fn read_file(path: &Path, flags: &Running, occasion: Occasion) -> Result<Eit
     let mut parsed = file::parse(&name, text.as_str(), SystemTime::now())?;
     parsed.tell_same_files(path, flags);
     let folder = path.parent().unwrap_or(Path::new(""));
-    let places = Places::of(&name, &parsed);
+    let mut places = Places::of(&name, &parsed);
+    // What is wrong with a flag's value is no fault of the file.
+    let by_flag = flags.changed_in(&Running::default());
+    places.keys.retain(|(option, _)| !by_flag.contains(option));
     let mut either = match parsed.what {
         What::Server(_) => server(folder, parsed, places, occasion)?,
         What::Client(_) => client(folder, parsed, places)?,
