@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -616,13 +617,124 @@ fn each_file_of_a_configuration_is_a_file_of_its_own() {
 }
 
 #[test]
+fn a_flag_names_a_file_of_its_own() {
+    let folder = folder();
+    let here = folder.0.file_name().and_then(|name| name.to_str()).expect("plain");
+    let client = "server = '127.0.0.1:9'\nkey = 'keys'\nstatus = 'none'\n[publish.a]\nlocal = 9\n";
+    folder.file("c.toml", client);
+    folder.file("s.toml", "keys = 'keys'\n");
+    std::os::unix::fs::symlink("c.toml", folder.path("link")).expect("a new link");
+    std::fs::hard_link(folder.path("c.toml"), folder.path("name")).expect("a second name");
+    let detour = format!("./../{here}/c.toml");
+    let itself = |flag: &str, file: &str| {
+        format!("{file}:1:1: wanted a file of its own for --{flag}, found this file itself\n")
+    };
+    let of = |flag: &str, other: &str| format!("wanted a file of its own{flag}, found that of --{other}\n");
+    let of_log = of("", "log-file");
+    for (arguments, expected) in [
+        (&["client", "--config", "c.toml", "--ready-file", "c.toml"][..], itself("ready-file", "c.toml")),
+        (&["client", "--config", "c.toml", "--ready-file", &detour], itself("ready-file", "c.toml")),
+        (&["client", "--config", "c.toml", "--ready-file", "name"], itself("ready-file", "c.toml")),
+        (&["client", "--config", "link", "--log-file", "c.toml"], itself("log-file", "link")),
+        (&["unit", "client", "--config", "c.toml", "--status", "link"], itself("status", "c.toml")),
+        (&["client", "--config", "c.toml", "--log-file", "keys"], format!("c.toml:2:7: {of_log}")),
+        (&["server", "--config", "s.toml", "--log-file", "./keys"], format!("s.toml:1:8: {of_log}")),
+        (
+            &["client", "--config", "c.toml", "--log-file", "new", "--ready-file", "./new"],
+            format!("c.toml:1:1: {}", of(" for --ready-file", "log-file")),
+        ),
+        (
+            &["server", "--keys", "keys", "--log-file", "keys"],
+            format!("skyorg: {}", of(" for --log-file", "keys")),
+        ),
+        (
+            &["unit", "client", "--server=a", "--local=1", "--key=keys", "--status=keys"],
+            format!("skyorg: {}", of(" for --status", "key")),
+        ),
+    ] {
+        assert_eq!(texts(&run(&folder, arguments)), (2, String::new(), expected), "{arguments:?}");
+    }
+    let read = |name: &str| std::fs::read_to_string(folder.path(name)).expect("it is there");
+    assert_eq!((read("c.toml"), read("keys").lines().count()), (client.to_owned(), 2));
+    assert!(!std::fs::exists(folder.path("new")).expect("ours"));
+}
+
+#[test]
+fn a_flag_beside_a_file_holds_at_a_reload_and_its_file_stays_its_own() {
+    let folder = folder();
+    let file = |key: &str, top: &str| {
+        let text = format!("server = '127.0.0.1:9'\nkey = '{key}'\n{top}[publish.a]\nlocal = 9\n");
+        folder.file("f.toml", text)
+    };
+    let path = file("keys", "");
+    let (ready, log) = (folder.path("ready"), folder.path("log"));
+    let flags = ["--log-level", "debug", "--ready-file", &ready, "--log-file", &log, "--status", "none"];
+    let process = Process::skyorg(&[&["client", "--config", &path][..], &flags].concat(), None);
+    let wait_for = |text: &str| {
+        let read = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains(text));
+        process.wait_until(text, read);
+    };
+    wait_for("connecting to");
+    file("keys", "log-level = 'warn'\nready-file = 'x'\nlog-file = 'y'\nstatus = 'z'\n");
+    process.signal(Signal::HUP);
+    wait_for("f.toml: nothing changed");
+    file("log", "");
+    process.signal(Signal::HUP);
+    wait_for("f.toml:2:7: wanted a file of its own, found that of --log-file");
+}
+
+#[test]
+fn a_reload_names_each_place_where_it_cannot_listen() {
+    let folder = folder();
+    let taken = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let [first, second] = taken.each_ref().map(|it| it.local_addr().expect("bound"));
+    let file = |metrics: &str, services: &str| {
+        let text = "keys = 'keys'\nstatus = 'socket'\nmessage = '127.0.0.1:0'\ncontrol = '127.0.0.1:0'\n";
+        folder.file("s.toml", format!("{text}metrics = '{metrics}'\n{services}"))
+    };
+    let path = file("127.0.0.1:0", "");
+    let process = Process::skyorg(&["server", "--config", &path], None);
+    process.wait_for("control connections: ");
+    let at = |place: SocketAddr, name: &str| {
+        format!("cannot listen on {place} for users of service {name}: Address already in use (os error 98)")
+    };
+    // The later one by name is the first in the file.
+    file(
+        "127.0.0.1:0",
+        &format!("[service.b]\nidle = 9\nlisten = '{first}'\n[service.a]\nlisten = '{second}'\n"),
+    );
+    process.signal(Signal::HUP);
+    let line = process.wait_for("; the running configuration stays");
+    assert!(line.contains(&format!("refused {path}:8:1: {}", at(first, "b"))), "{line}");
+    assert!(line.ends_with(", and 1 more; the running configuration stays"), "{line}");
+    let (_, status, _) = texts(&run(&folder, &["status", "--json", "--status", "socket"]));
+    for (place, what) in [("8:1", at(first, "b")), ("10:1", at(second, "a"))] {
+        assert!(status.contains(&format!("\"{path}:{place}: {what}")), "{status}");
+    }
+    let metrics = process.wait_for("metrics: http://");
+    let own = metrics.trim_end_matches('/').rsplit(':').next().expect("a port");
+    file(&format!("0.0.0.0:{own}"), "");
+    process.signal(Signal::HUP);
+    let lines = process.wait_for_count("; the running configuration stays", 2);
+    assert!(
+        lines[1].contains(&format!("{path}:5:1: cannot listen on 0.0.0.0:{own} for metrics")),
+        "{lines:?}"
+    );
+    assert!(lines[1].contains("this process listens there itself"), "{lines:?}");
+}
+
+#[test]
 fn no_key_is_removed_for_a_ready_file() {
     let folder = folder();
     std::fs::copy(folder.path("keys"), folder.path("text")).expect("a copy");
     let client = ["client", "--server", "127.0.0.1:9", "--local", "9", "--key", "keys", "--status", "none"];
-    for (other, part) in [("keys", "no ready file"), ("text", "no ready file"), ("none/x", "No such file")] {
+    for (other, wanted, part) in [
+        ("keys", 2, "wanted a file of its own for --ready-file, found that of --key"),
+        ("text", 1, "no ready file"),
+        ("none/x", 1, "No such file"),
+    ] {
         let (status, _, told) = texts(&run(&folder, &[&client[..], &["--ready-file", other]].concat()));
-        assert!(status == 1 && told.contains(part), "{told}");
+        assert!(status == wanted && told.contains(part), "{told}");
     }
     let file = |ready: &str| {
         let text = format!("server = '127.0.0.1:9'\nkey = 'keys'\nstatus = 'none'\nready-file = '{ready}'\n");
@@ -631,9 +743,11 @@ fn no_key_is_removed_for_a_ready_file() {
     let path = file("text");
     let (status, _, told) = texts(&run(&folder, &["client", "--config", "f.toml"]));
     assert!(status == 1 && told.contains("skyorg: f.toml:4:1: "), "{told}");
+    let (status, _, told) = texts(&run(&folder, &["client", "--config", "f.toml", "--ready-file", "none/x"]));
+    assert!(status == 1 && told.contains("skyorg: none/x: "), "the flag holds, and not line 4: {told}");
 
     file("ready");
-    folder.file("ready", "from before");
+    folder.file("ready", "");
     let process = Process::skyorg(&["client", "--config", &path], None);
     process.wait_until("the old one is gone", || !std::fs::exists(folder.path("ready")).expect("ours"));
     folder.file("ready", "[]\n");

@@ -196,7 +196,7 @@ impl Ends {
     /// A server of these services, and a client that publishes the first ones of them.
     fn start(services: &[&str], publications: Vec<Publication>) -> Ends {
         let folder = Folder::new();
-        let ready = folder.file("ready", "from before");
+        let ready = folder.file("ready", "[]\n");
         let key = Key { name: name("office"), secret: Secret::new([7; 32]) };
         let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
         let server = Server::bind(ServerConfig {
@@ -231,9 +231,9 @@ impl Ends {
             let config = source.lock().expect("no holder panics").clone();
             let format = skyorg::app::journal::Format::Text;
             let ready_file = Some(to_read.lock().expect("no holder panics").clone().into());
-            let (log, level, ways) = (None, log::LevelFilter::Info, None);
-            let (running, places) = (Running::default(), Places::default());
-            Ok(Reread { config, log, level, format, ways, ready_file, running, places })
+            let (level, ways, places) = (log::LevelFilter::Info, None, Places::default());
+            let running = Running { ready_file, ..Running::default() };
+            Ok(Reread { config, level, format, ways, running, places })
         };
         thread::spawn(move || server.run().expect("runs"));
         let run = move || client.run_and_reload("client.toml".into(), Running::default(), Box::new(reader));

@@ -158,6 +158,19 @@ fn a_server_that_waits_for_a_port_ends_when_it_is_asked_to() {
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
 }
 
+#[test]
+fn a_reload_that_is_asked_for_while_a_port_is_waited_for_comes_after_it() {
+    let folder = Folder::new();
+    let key = folder.key();
+    let (here, there, address) = outgoing();
+    let process = Process::skyorg(&server(&key, &["--message", &address]), None);
+    process.wait_for("the address is in use; trying");
+    process.signal(Signal::HUP);
+    common::reset(here);
+    drop(there);
+    process.wait_for("reloaded keys: nothing changed");
+}
+
 // Calls that fail.
 
 #[test]

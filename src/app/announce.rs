@@ -198,7 +198,8 @@ impl Ready {
             }
         };
         start("ready file", move || to_write.serve(write))?;
-        Ok(Ready { path, wanted, is_changed: false, is_untrue: false })
+        // Everything may be granted already: a client may ask for nothing.
+        Ok(Ready { path, wanted, is_changed: true, is_untrue: false })
     }
 
     fn want(&self, wanted: Wanted) {
@@ -386,7 +387,7 @@ mod tests {
             limits: Limits::default(),
         };
         let path = std::env::temp_dir().join(format!("skyorg-ready-{}", std::process::id()));
-        fs::write(&path, "from before").expect("writes");
+        fs::write(&path, "[]\n").expect("writes");
         let mut announcer = Announcer::new(&config, Some(path.clone())).expect("starts");
         assert!(!path.exists());
         announcer.take(&granted("web", &[("::", 1, 1)]));
@@ -396,6 +397,14 @@ mod tests {
             fs::read_to_string(&path).expect("it is written"),
             "[{\"publication\":\"web\",\"addresses\":[\"gw:1\"]}]\n"
         );
+        announcer.close();
+        assert!(!path.exists());
+        // Everything is granted to a client that asks for nothing.
+        let config = ClientConfig { publications: Vec::new(), ..config };
+        let mut announcer = Announcer::new(&config, Some(path.clone())).expect("starts");
+        announcer.settle();
+        assert!(announcer.ready.as_ref().expect("there").wanted.wait_until_done(Duration::from_secs(60)));
+        assert_eq!(fs::read_to_string(&path).expect("it is written"), "[]\n");
         announcer.close();
         assert!(!path.exists());
     }

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use argh::FromArgs;
@@ -22,7 +22,7 @@ use crate::app::status::ways::Ways;
 use crate::base::address::Listen;
 use crate::base::name::Name;
 use crate::config::fault::{Fault, Faults, without_whole_secrets};
-use crate::config::file::{ClientSaid, Running, ServerSaid};
+use crate::config::file::Running;
 use crate::config::keys::{self, KeyError};
 use crate::config::options::Side;
 use crate::config::source::{Occasion, Read, Refused, Source};
@@ -143,7 +143,7 @@ fn run(asked: Asked) -> Result<(), Failure> {
             print_line(&keys::line(&keys::generate(name)?))
         }
         Command::Demo(DemoArguments { once, log_level }) => {
-            start_log(log_level, Format::Text, None)?;
+            start_log(&Running { log_level: Some(log_level.to_string()), ..Running::default() })?;
             demo::run(once).map_err(Failure::Demo)
         }
     }
@@ -167,21 +167,13 @@ fn print_line(line: &str) -> Result<(), Failure> {
 
 #[cold]
 fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
-    let log = Log::of(arguments.log_level, arguments.log_format, arguments.log_file.clone(), given);
-    let socket = arguments.status.clone();
-    let source = match arguments.config.clone() {
-        Some(path) => {
-            beside::none(Side::Server, given, &path)?;
-            Source::<ServerSaid>::File(path)
-        }
-        None => {
-            log.start(&Running::default())?;
-            said::server(arguments)?
-        }
-    };
+    let source = said::server(arguments, given)?;
+    if let Source::Flags { said, .. } = &source {
+        start_log(&said.running)?;
+    }
     let read = source.read(Occasion::Start)?;
-    if matches!(source, Source::File(_)) {
-        log.start(&read.running)?;
+    if let Source::File { .. } = &source {
+        start_log(&read.running)?;
     }
     read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     if let Some(path) = read.made {
@@ -193,7 +185,7 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
         );
         let _ = io::stderr().write_all(lines.as_bytes());
     }
-    let ways = Ways::of(Side::Server, &read.running, socket.as_deref());
+    let ways = Ways::of(Side::Server, &read.running);
     let mut inherited = inherited();
     let metrics = ways.take(&mut inherited);
     // Before users can connect: a port that is in use is waited for.
@@ -210,8 +202,7 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
     let reader = move |running: &ServerConfig| {
         let read = source.read(Occasion::Reload).map_err(refusal)?;
         let faults = restart::of_server(running, &read);
-        let ways = Ways::of(Side::Server, &read.running, socket.as_deref());
-        log.reread(read, ways, None, faults)
+        reread(Side::Server, read, faults)
     };
     let outcome = server.run_and_reload(name, read.running, Box::new(reader));
     outcome.map_err(|error| Failure::Io("the server cannot go on", error))
@@ -219,22 +210,13 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
 
 #[cold]
 fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
-    let ready_file = arguments.ready_file.clone();
-    let log = Log::of(arguments.log_level, arguments.log_format, arguments.log_file.clone(), given);
-    let socket = arguments.status.clone();
-    let source = match arguments.config.clone() {
-        Some(path) => {
-            beside::none(Side::Client, given, &path)?;
-            Source::<ClientSaid>::File(path)
-        }
-        None => {
-            log.start(&Running::default())?;
-            said::client(arguments)?
-        }
-    };
+    let source = said::client(arguments, given)?;
+    if let Source::Flags { said, .. } = &source {
+        start_log(&said.running)?;
+    }
     let read = source.read(Occasion::Start)?;
-    if matches!(source, Source::File(_)) {
-        log.start(&read.running)?;
+    if let Source::File { .. } = &source {
+        start_log(&read.running)?;
     }
     read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     journal::tell(Level::Info, format_args!("{}", read.keys_from), "key", |json| {
@@ -242,29 +224,27 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
         let from = said.split_once("' from ").map_or(said.as_str(), |(_, from)| from);
         json.key("key").text(key.as_str()).key("from").text(from);
     });
-    let said = ready_file.clone();
-    let ready_file = ready_file.or_else(|| read.running.ready_file.clone());
-    if let Some(path) = &ready_file {
+    if let Some(path) = &read.running.ready_file {
         ready_file::claim(path).map_err(|what| {
             Failure::ReadyFile(
                 read.places.faults("ready-file", what).map_or_else(|what| what, |it| it.to_string()),
             )
         })?;
     }
-    let ways = Ways::of(Side::Client, &read.running, socket.as_deref());
+    let ways = Ways::of(Side::Client, &read.running);
     let mut inherited = inherited();
     let metrics = ways.take(&mut inherited);
     close_unused(inherited);
     let opened = ways.open(None, metrics).map_err(|error| Failure::Start(StartError::Way(error)))?;
     let mut client = Client::new(read.config).map_err(Failure::Start)?;
     client.show(ways, opened, source.file()).map_err(Failure::Start)?;
-    client.announce(ready_file).map_err(|error| Failure::Io("cannot tell where users connect", error))?;
+    let announced = client.announce(read.running.ready_file.clone());
+    announced.map_err(|error| Failure::Io("cannot tell where users connect", error))?;
     let name = source.name();
     let reader = move |running: &ClientConfig| {
         let read = source.read(Occasion::Reload).map_err(refusal)?;
         let faults = restart::of_client(running, &read);
-        let ways = Ways::of(Side::Client, &read.running, socket.as_deref());
-        log.reread(read, ways, said.as_deref(), faults)
+        reread(Side::Client, read, faults)
     };
     let outcome = client.run_and_reload(name, read.running, Box::new(reader));
     outcome.map_err(|error| Failure::Io("the client cannot go on", error))
@@ -278,54 +258,26 @@ fn inherited() -> Inherited {
     inherited
 }
 
-/// Where the log goes, how much of it, and in which form. The command line comes before a file.
-struct Log {
-    level: LevelFilter,
-    format: Option<Format>,
-    file: Option<PathBuf>,
-    level_is_said: bool,
+/// How much is logged, and in which form.
+fn log_of(running: &Running) -> (LevelFilter, Format) {
+    let level = running.log_level.as_deref().and_then(|level| level.parse().ok());
+    let format = running.log_format.as_deref().and_then(|format| format.parse().ok());
+    (level.unwrap_or(LevelFilter::Info), format.unwrap_or_default())
 }
 
-impl Log {
-    fn of(level: LevelFilter, format: Option<Format>, file: Option<PathBuf>, given: &[Given]) -> Log {
-        let level_is_said = given.iter().any(|given| given.option.name == "log-level");
-        Log { level, format, file, level_is_said }
+/// What was read while the process runs, unless it would have to restart for it.
+fn reread<Config>(side: Side, read: Read<Config>, restarts: Vec<Fault>) -> Result<Reread<Config>, Refusal> {
+    if let Some(first) = restarts.first() {
+        // Of a command line only the keys are read again.
+        let flags = format!("keys: {}", first.what);
+        let mut faults = Faults::default();
+        restarts.into_iter().for_each(|fault| faults.push(fault));
+        return Err(if read.places.are_of_a_file() { faults.into() } else { flags.into() });
     }
-
-    fn start(&self, running: &Running) -> Result<(), Failure> {
-        let (level, format, file) = self.of_file(running);
-        start_log(level, format, file.as_deref())
-    }
-
-    fn of_file(&self, running: &Running) -> (LevelFilter, Format, Option<PathBuf>) {
-        let in_file = running.log_level.as_deref().and_then(|level| level.parse().ok());
-        let level = in_file.filter(|_| !self.level_is_said).unwrap_or(self.level);
-        let in_file = || running.log_format.as_deref().and_then(|format| format.parse().ok());
-        let format = self.format.or_else(in_file).unwrap_or_default();
-        (level, format, self.file.clone().or_else(|| running.log_file.clone()))
-    }
-
-    /// What was read while the process runs, unless it would have to restart for it.
-    fn reread<Config>(
-        &self,
-        read: Read<Config>,
-        ways: Ways,
-        ready_file: Option<&Path>,
-        restarts: Vec<Fault>,
-    ) -> Result<Reread<Config>, Refusal> {
-        if let Some(first) = restarts.first() {
-            // Of a command line only the keys are read again.
-            let flags = format!("keys: {}", first.what);
-            let mut faults = Faults::default();
-            restarts.into_iter().for_each(|fault| faults.push(fault));
-            return Err(if read.places.are_of_a_file() { faults.into() } else { flags.into() });
-        }
-        read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        let (level, format, log) = self.of_file(&read.running);
-        let Read { config, running, places, .. } = read;
-        let ready_file = ready_file.map(Path::to_owned).or_else(|| running.ready_file.clone());
-        Ok(Reread { config, log, level, format, ways: Some(ways), ready_file, running, places })
-    }
+    read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let Read { config, running, places, .. } = read;
+    let ((level, format), ways) = (log_of(&running), Some(Ways::of(side, &running)));
+    Ok(Reread { config, level, format, ways, running, places })
 }
 
 fn refusal(refused: Refused) -> Refusal {
@@ -342,11 +294,12 @@ pub(crate) fn default_service() -> Name {
 
 /// Sends the log to a file, or to standard error.
 #[cold]
-fn start_log(level: LevelFilter, format: Format, file: Option<&Path>) -> Result<(), Failure> {
-    let place = match file {
+fn start_log(running: &Running) -> Result<(), Failure> {
+    let place = match &running.log_file {
         None => Place::StandardError,
-        Some(path) => Place::file(path).map_err(|error| Failure::LogFile(path.to_owned(), error))?,
+        Some(path) => Place::file(path).map_err(|error| Failure::LogFile(path.clone(), error))?,
     };
+    let (level, format) = log_of(running);
     journal::start(level, format, place).map_err(|error| Failure::Io("the log cannot start", error))
 }
 
@@ -367,6 +320,8 @@ enum Failure {
     TooManyPublications(usize, usize),
     /// Two listeners at one address.
     SamePlace(Listen),
+    /// One file for two things, and what to say of it.
+    SameFile(String),
     /// Flags that may not stand beside a file: a sentence for each.
     Beside(Vec<String>),
     /// A configuration file is at fault, or the key file that it names.
@@ -471,6 +426,7 @@ impl Failure {
                 "{listen} is wanted for two things; give --request, --metrics and each --service a port of its own; \
                  only --message and --control may share one"
             ),
+            Self::SameFile(what) => f.write_str(what),
             Self::Beside(sentences) => f.write_str(&sentences.join("\nskyorg: ")),
             Self::File(faults) => write!(f, "{faults}"),
             Self::Checked | Self::NotProven(_) => Ok(()),
@@ -531,7 +487,7 @@ mod tests {
         let file = path.display().to_string();
         let config = match command(&[&["server", "--keys", &file], words].concat())? {
             Command::Server(arguments) => {
-                said::server(arguments).and_then(|source| Ok(source.read(Occasion::Start)?.config))
+                said::server(arguments, &[]).and_then(|source| Ok(source.read(Occasion::Start)?.config))
             }
             other => panic!("{words:?} asked for {other:?}"),
         };
@@ -544,7 +500,7 @@ mod tests {
         let file = path.display().to_string();
         let config = match command(&[&["client", "--key", &file], words].concat())? {
             Command::Client(arguments) => {
-                said::client(arguments).and_then(|source| Ok(source.read(Occasion::Start)?.config))
+                said::client(arguments, &[]).and_then(|source| Ok(source.read(Occasion::Start)?.config))
             }
             other => panic!("{words:?} asked for {other:?}"),
         };

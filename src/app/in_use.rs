@@ -1,5 +1,6 @@
 //! Who has a port that a server cannot listen at, as far as Linux tells (proc(5), `/proc/net/tcp`).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -12,8 +13,10 @@ const LISTENS: &str = "0A";
 /// Who has a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// A program that listens at it.
+    /// Another program that listens at it.
     Listener,
+    /// This process, which listens at it.
+    Own,
     /// A connection that goes out from it, because the system gives such ports to those.
     Connection,
     /// The system does not tell.
@@ -24,26 +27,39 @@ impl Holder {
     /// Who has this port now.
     pub fn of(port: u16) -> Holder {
         let tables = TABLES.map(|path| fs::read_to_string(path).unwrap_or_default());
-        Holder::read(&tables.concat(), port)
+        Holder::read(&tables.concat(), port, &own_sockets())
     }
 
-    /// Reads tables: `sl local_address rem_address st …`, with the port in hexadecimal behind the address.
-    fn read(tables: &str, port: u16) -> Holder {
+    /// Reads tables: `sl local_address rem_address st …`, with the port in hexadecimal behind the address and the
+    /// socket's number in the tenth column.
+    fn read(tables: &str, port: u16, own: &HashSet<String>) -> Holder {
+        let mut listeners = Vec::new();
         let mut holder = Holder::Unknown;
         for line in tables.lines() {
             let mut words = line.split_whitespace().skip(1);
-            let (Some(local), Some(_), Some(state)) = (words.next(), words.next(), words.next()) else {
-                continue;
-            };
+            let (Some(local), Some(state)) = (words.next(), words.nth(1)) else { continue };
             let found = local.rsplit(':').next().and_then(|digits| u16::from_str_radix(digits, 16).ok());
             match (found == Some(port), state) {
                 (false, _) => {}
-                (true, LISTENS) => return Holder::Listener,
+                (true, LISTENS) => listeners.extend(words.nth(5)),
                 (true, _) => holder = Holder::Connection,
             }
         }
-        holder
+        match listeners.is_empty() {
+            true => holder,
+            false if listeners.iter().any(|&socket| own.contains(socket)) => Holder::Own,
+            false => Holder::Listener,
+        }
     }
+}
+
+/// The numbers of this process's sockets (proc(5), `/proc/pid/fd`).
+fn own_sockets() -> HashSet<String> {
+    let files = fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    let numbers =
+        links.filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()));
+    numbers.collect()
 }
 
 /// What to do where a port cannot be listened at for a reason of this kind: nothing, or `; ` and a sentence.
@@ -62,6 +78,10 @@ impl fmt::Display for Advice {
         }
         match Holder::of(*port) {
             Holder::Listener => f.write_str("another program listens there: end it, or choose another port"),
+            Holder::Own => f.write_str(
+                "this process listens there itself, and closes nothing before all that is new is open: choose another \
+                 port, or restart",
+            ),
             Holder::Connection => write!(
                 f,
                 "a connection that goes out from this host has the port: wait for its end or choose another port, and \
@@ -87,9 +107,11 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let at = listener.local_addr().expect("bound");
             let stream = TcpStream::connect(at).expect("it listens");
-            assert_eq!(Holder::of(at.port()), Holder::Listener);
+            assert_eq!(Holder::of(at.port()), Holder::Own);
+            let tables = TABLES.map(|path| fs::read_to_string(path).unwrap_or_default()).concat();
+            assert_eq!(Holder::read(&tables, at.port(), &HashSet::new()), Holder::Listener);
             assert_eq!(Holder::of(stream.local_addr().expect("connected").port()), Holder::Connection);
         }
-        assert_eq!(Holder::read("no table\n  0: 0100007F:ZZ x 0A\n", 80), Holder::Unknown);
+        assert_eq!(Holder::read("no table\n  0: 0100007F:ZZ x 0A\n", 80, &HashSet::new()), Holder::Unknown);
     }
 }

@@ -1,28 +1,26 @@
-//! The ready file on the disk. A file in its place gives way, as one that a killed process has left. What may be a key,
-//! a device, a link or a folder does not.
+//! The ready file on the disk. What a process before this one has left in its place gives way, and so does an empty
+//! file. What else may stand there does not: any other file, a device, a link or a folder.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::config::fault::without_whole_secrets;
+/// How every ready file begins that names a publication, and how one is that names none.
+const BEGIN: &[u8] = b"[{\"publication\":\"";
+const NONE: &[u8] = b"[]\n";
 
-/// No file of keys is longer.
-const READ_MAX: u64 = 1 << 20;
-
-/// Whether a file is there that may be a ready file; an error if something else is.
+/// Whether a ready file or an empty one is there; an error if something else is.
 fn is_there(path: &Path) -> io::Result<bool> {
     let metadata = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         found => found?,
     };
-    let mut bytes = Vec::new();
     if metadata.is_file() {
-        File::open(path)?.take(READ_MAX).read_to_end(&mut bytes)?;
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    if metadata.is_file() && (text.starts_with('[') || without_whole_secrets(&text) == text) {
-        return Ok(true);
+        let mut begin = Vec::new();
+        File::open(path)?.take(BEGIN.len() as u64).read_to_end(&mut begin)?;
+        if [b"", NONE, BEGIN].contains(&&begin[..]) {
+            return Ok(true);
+        }
     }
     let what =
         "what stands there is no ready file, and is left as it is; name a file that nothing else needs";
@@ -74,17 +72,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_key_and_a_file_gives_way_to_a_ready_file() {
+    fn nothing_but_an_empty_file_and_a_ready_file_gives_way_to_a_ready_file() {
         let folder = std::env::temp_dir().join(format!("skyorg-ready-file-{}", std::process::id()));
         fs::create_dir(&folder).expect("a new folder");
         let path = folder.join("ready");
         let key = format!("office {}\n", "aB3".repeat(15));
-        fs::write(&path, &key).expect("writes");
-        let error = claim(&path).expect_err("it may be a key");
-        assert!(error.contains("is no ready file, and is left as it is"), "{error}");
-        assert!(remove(&path).is_err() && replace(&path, "[]\n").is_err());
-        assert_eq!(fs::read_to_string(&path).expect("it is there"), key);
-        fs::remove_file(&path).expect("ours");
+        for other in
+            [key.as_bytes(), b"from before", b"\n", b"[]", b"[1]\n", b"[server]\n", b"[{\"publication\":\xff"]
+        {
+            fs::write(&path, other).expect("writes");
+            let error = claim(&path).expect_err("it is another's");
+            assert!(error.contains("is no ready file, and is left as it is"), "{error}");
+            assert!(remove(&path).is_err() && replace(&path, "[]\n").is_err());
+            assert_eq!(fs::read(&path).expect("it is there"), other);
+            fs::remove_file(&path).expect("ours");
+        }
         std::os::unix::fs::symlink("/dev/null", &path).expect("a link");
         for other in [&path, &folder, Path::new("/dev/null"), Path::new("/"), &folder.join("none/ready")] {
             let error = claim(other).expect_err("it is not to give way");
@@ -93,7 +95,7 @@ mod tests {
         }
         assert!(fs::exists("/dev/null").is_ok_and(|there| there));
         fs::remove_file(&path).expect("ours");
-        for text in ["", "from before", "[]\n", "[{\"publication\":\"web\",\"addresses\":[\"gw:1\"]}]\n"] {
+        for text in ["", "[]\n", "[{\"publication\":\"web\",\"addresses\":[\"gw:1\"]}]\n"] {
             fs::write(&path, text).expect("writes");
             claim(&path).expect("it may stand there");
             assert_eq!(fs::read_to_string(&path).expect("it is there"), text);

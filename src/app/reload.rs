@@ -19,11 +19,11 @@ use super::status::exchange::Doors;
 use super::status::socket::SocketFile;
 use super::status::ways::Ways;
 use crate::config::client_difference::ClientDifference;
-use crate::config::fault::{Faults, without_whole_secrets};
+use crate::config::fault::{Fault, Faults, without_whole_secrets};
 use crate::config::file::Running;
 use crate::config::source::Places;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::machine::{Configuration, Fact, Input};
+use crate::machine::{Configuration, Fact, Input, ReloadFault};
 
 /// Reading that takes longer is told of: a disk may hang.
 const LATE: Duration = Duration::from_secs(2);
@@ -66,19 +66,15 @@ impl Reloadable for ClientConfig {
 pub struct Reread<C> {
     /// The configuration.
     pub config: C,
-    /// The log file; none is standard error.
-    pub log: Option<PathBuf>,
     /// How much is logged.
     pub level: LevelFilter,
     /// How a line looks.
     pub format: Format,
     /// Where those who look come in; none where nobody may.
     pub ways: Option<Ways>,
-    /// Where the client's ready file is.
-    pub ready_file: Option<PathBuf>,
-    /// What the file says of all this.
+    /// What is said of all this, and of the files that are written.
     pub running: Running,
-    /// Where it says it.
+    /// Where a file says it.
     pub places: Places,
 }
 
@@ -106,6 +102,24 @@ impl From<Faults> for Refusal {
 }
 
 impl Refusal {
+    /// The machine has refused what was read. The faults are put in the order of their places, and the source is named
+    /// with the first of them.
+    #[cold]
+    fn by_machine(places: &Places, source: &mut Arc<str>, fault: &mut ReloadFault) -> Refusal {
+        let ReloadFault::Listen(all) = fault else { return format!("{source}: {fault}").into() };
+        all.sort_by_key(|it| places.listen(it.service.as_ref()));
+        let file = source.clone();
+        let mut faults = Faults::default();
+        for it in all {
+            let place = places.listen(it.service.as_ref());
+            faults.push(Fault { file: file.clone(), place, what: it.to_string() });
+        }
+        if let Some(first) = faults.told().first() {
+            *source = format!("{file}:{}", first.place).into();
+        }
+        faults.into()
+    }
+
     /// What an option wants cannot be had.
     #[cold]
     fn of(places: &Places, option: &str, what: String) -> Refusal {
@@ -131,6 +145,7 @@ struct Rest {
     ways: Option<Ways>,
     news: News,
     running: Running,
+    places: Places,
 }
 
 /// What those are to know who hear the facts beside the log.
@@ -164,7 +179,7 @@ pub struct Reload<C> {
     /// What is read: the file, or `keys`.
     source: Arc<str>,
     running: Arc<C>,
-    /// What the file says that is not the machine's business.
+    /// What is said that is not the machine's business.
     said: Running,
     /// How those who look come in.
     ways: Option<Ways>,
@@ -296,12 +311,15 @@ impl<C: Reloadable> Reload<C> {
         }
         self.refused = match fact {
             Fact::ClientReloaded { .. } | Fact::Reloaded { .. } => None,
-            Fact::ReloadRefused { source, fault } => Some(format!("{source}: {fault}").into()),
+            Fact::ReloadRefused { source, fault } => Some(match &self.stage {
+                Stage::Told { rest, .. } => Refusal::by_machine(&rest.places, source, fault),
+                _ => format!("{source}: {fault}").into(),
+            }),
             _ => return,
         };
         if let Stage::Told { config, rest } = std::mem::replace(&mut self.stage, Stage::Rest) {
             if self.refused.is_none() {
-                let Rest { log, level, format, ways, news, running } = *rest;
+                let Rest { log, level, format, ways, news, running, places: _ } = *rest;
                 (self.running, self.said, self.ways, self.news) = (config, running, ways, Some(news));
                 journal::go_on_in(log);
                 log::set_max_level(level);
@@ -334,16 +352,16 @@ fn compare<C: Reloadable>(
     reread: Reread<C>,
     source: &Arc<str>,
 ) -> Result<Next<C>, Refusal> {
-    let Reread { mut config, log, level, format, ways, ready_file, running: said, places } = reread;
+    let Reread { mut config, level, format, ways, running: said, places } = reread;
     config.fit();
-    let log = match log {
+    let log = match &said.log_file {
         None => Place::StandardError,
-        Some(path) => Place::file(&path).map_err(|error| {
+        Some(path) => Place::file(path).map_err(|error| {
             let what = format!("{}: the log file cannot be opened: {error}", path.display());
             Refusal::of(&places, "log-file", what)
         })?,
     };
-    if let Some(path) = &ready_file {
+    if let Some(path) = &said.ready_file {
         ready_file::claim(path).map_err(|what| Refusal::of(&places, "ready-file", what))?;
     }
     let config = Arc::new(config);
@@ -354,8 +372,8 @@ fn compare<C: Reloadable>(
         }
         None => Opened::default(),
     };
-    let news = News { opened, ready_file };
-    Ok(Next { config, changes, rest: Rest { log, level, format, ways, news, running: said } })
+    let news = News { opened, ready_file: said.ready_file.clone() };
+    Ok(Next { config, changes, rest: Rest { log, level, format, ways, news, running: said, places } })
 }
 
 #[cfg(test)]
@@ -383,11 +401,9 @@ mod tests {
             None | Some(13) => Err("file:1:1: nothing".to_owned().into()),
             Some(&number) => Ok(Reread {
                 config: Number(number),
-                log: None,
                 level: LevelFilter::Info,
                 format: Format::Text,
                 ways: None,
-                ready_file: None,
                 running: Running { status: Some(number.to_string().into()), ..Running::default() },
                 places: Places::default(),
             }),

@@ -336,9 +336,8 @@ fn turn<M: Machine, C: Reloadable>(
 ) -> io::Result<bool> {
     let Companions { report, announcer, reload, notifier, showing, .. } = companions;
     let turned = reactor.turn();
-    let is_asked = reactor.take_hang_up();
     if let Some(reload) = reload {
-        if is_asked {
+        if reactor.take_hang_up() {
             notifier.iter_mut().for_each(Notifier::reloading);
             reload.begin();
         }
@@ -408,8 +407,9 @@ fn run<M: Machine, C: Reloadable>(
     if let Some(notifier) = &mut companions.notifier {
         notifier.ready(None, reactor.now());
         notifier.settle(reactor.now());
-        reactor.wake_at(notifier.due());
     }
+    // What was asked for before, as a reload while ports were waited for, is done at once.
+    reactor.wake_at(Some(reactor.now()));
     let result = loop {
         match turn(&mut reactor, &mut companions) {
             Ok(true) => {}

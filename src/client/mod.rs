@@ -156,6 +156,7 @@ impl Client {
         let Client { gateway, links, names, sessions, agenda, .. } = self;
         let Some(link) = links.get_mut(link_id) else { return };
         link.heard(agenda);
+        let is_withdrawn = matches!(frame, ControlFrame::Withdrawn { .. });
         match frame {
             ControlFrame::Open { first_ticket, count } => {
                 link.open(link_id, (first_ticket, count), sessions.counts().proved(), names, agenda);
@@ -166,7 +167,7 @@ impl Client {
                 sessions.publications.granted(id, number, (addresses, is_probed), agenda);
             }
             ControlFrame::Denied { number, reason } | ControlFrame::Withdrawn { number, reason } => {
-                if sessions.publications.denied(id, number, reason, agenda) {
+                if sessions.publications.denied(id, number, (reason, is_withdrawn), agenda) {
                     // Its users were reset there.
                     sessions.end_sessions(|on, it| on == Some(link_id) && it == number, names, agenda);
                 }

@@ -424,13 +424,13 @@ impl Publications {
         agenda.fact(Fact::Granted { service, addresses, local });
     }
 
-    /// The server does not serve a publication, or no longer; returns whether it did until now. People are told once of
-    /// each cause.
+    /// The server does not serve a publication, or has withdrawn it; returns whether it was granted until now, which it
+    /// may have been on the link before. People are told once of each cause.
     pub fn denied(
         &mut self,
         control: ConnId,
         number: PublicationNumber,
-        reason: Denial,
+        (reason, withdrawn): (Denial, bool),
         agenda: &mut Agenda,
     ) -> bool {
         if !self.counts(control) {
@@ -439,11 +439,10 @@ impl Publications {
         let Some(standing) = self.standing.get_mut(&number) else { return false };
         let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { return false };
         let before = std::mem::replace(&mut standing.answer, Answer::Denied(reason));
-        let withdrawn = matches!(before, Answer::Granted { .. });
         if !matches!(before, Answer::Denied(before) if before == reason) {
             agenda.fact(Fact::Denied { service: publication.name.clone(), reason, withdrawn });
         }
-        withdrawn
+        matches!(before, Answer::Granted { .. })
     }
 }
 

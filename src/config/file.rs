@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use client::ClientSaid;
+pub use paths::same_file_of_flags;
 pub use server::ServerSaid;
 
 use super::document::{Document, Entry, Item, Value};
@@ -32,7 +33,7 @@ const MAKES_CLIENT: [&str; 3] = ["server", "publish", "expose"];
 /// What some editors write at the beginning of a text; it means nothing.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What a file says that is not the machine's business.
+/// What a file or a command line says that is not the machine's business.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Running {
     /// How much is logged, one of [`super::options::LEVELS`].
@@ -50,6 +51,18 @@ pub struct Running {
 }
 
 impl Running {
+    /// What flags say beside a file, which says the rest.
+    pub fn beside(self, file: Running) -> Running {
+        Running {
+            log_level: self.log_level.or(file.log_level),
+            log_format: self.log_format.or(file.log_format),
+            log_file: self.log_file.or(file.log_file),
+            ready_file: self.ready_file.or(file.ready_file),
+            metrics: self.metrics.or(file.metrics),
+            status: self.status.or(file.status),
+        }
+    }
+
     /// The options that say something else in the next one.
     #[cold]
     pub fn changed_in(&self, next: &Running) -> Vec<&'static str> {
@@ -185,6 +198,13 @@ pub fn parse<'t>(file: &Arc<str>, text: &'t str, now: SystemTime) -> Result<Pars
 }
 
 impl Parsed<'_> {
+    fn side(&self) -> Side {
+        match self.what {
+            What::Server(_) => Side::Server,
+            What::Client(_) => Side::Client,
+        }
+    }
+
     /// What an option of the top names, and where.
     fn path(&self, option: &str) -> Option<(&str, usize)> {
         match &self.document.entry(Document::ROOT, option)?.item {

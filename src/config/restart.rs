@@ -76,6 +76,7 @@ fn changed<C>(new: &Read<C>, name: &str, (old, found): (String, String)) -> Opti
 mod tests {
     use super::*;
     use crate::base::address::Listen;
+    use crate::config::file::Running;
     use crate::config::source::{Either, Occasion, read_file};
     use std::path::PathBuf;
 
@@ -93,7 +94,7 @@ mod tests {
         fn read(&self, text: &str) -> Either {
             let path = self.0.join("f.toml");
             std::fs::write(&path, text).expect("writes");
-            read_file(&path, Occasion::Reload).expect("it is good")
+            read_file(&path, &Running::default(), Occasion::Reload).expect("it is good")
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Nothing changes by reading, except that a server that starts makes its first key file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read as _};
@@ -26,7 +26,12 @@ use crate::base::name::Name;
 #[derive(Debug)]
 pub enum Source<Said> {
     /// A file.
-    File(PathBuf),
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What flags say beside it, which comes before what it says.
+        flags: Running,
+    },
     /// The command line.
     Flags {
         /// What it said.
@@ -52,7 +57,7 @@ pub enum Occasion {
 pub struct Read<Config> {
     /// It.
     pub config: Config,
-    /// What a file says of the log and so on.
+    /// What is said of the log and so on.
     pub running: Running,
     /// What should be known.
     pub warnings: Vec<Warning>,
@@ -71,6 +76,8 @@ pub struct Read<Config> {
 pub struct Places {
     file: Option<Arc<str>>,
     keys: Vec<(&'static str, Place)>,
+    /// Where each service says where its users connect.
+    listen: BTreeMap<Name, Place>,
 }
 
 impl Places {
@@ -79,7 +86,15 @@ impl Places {
         let keys = tops.filter_map(|option| {
             parsed.place(Section::Top, "", option.name).map(|place| (option.name, place))
         });
-        Places { file: Some(file.clone()), keys: keys.collect() }
+        let services = match &parsed.what {
+            What::Server(said) => &said.services[..],
+            What::Client(_) => &[],
+        };
+        let listen = services.iter().filter_map(|service| {
+            let place = parsed.place(Section::Service, service.name.as_str(), "listen")?;
+            Some((service.name.clone(), place))
+        });
+        Places { file: Some(file.clone()), keys: keys.collect(), listen: listen.collect() }
     }
 
     /// Whether a file says an option of the top, right or wrong.
@@ -100,6 +115,11 @@ impl Places {
         let mut faults = Faults::default();
         faults.push(self.fault(option, what));
         Ok(faults)
+    }
+
+    /// Where a service says where its users connect, or the beginning where nothing does.
+    pub fn listen(&self, service: Option<&Name>) -> Place {
+        service.and_then(|name| self.listen.get(name)).copied().unwrap_or(Place::BEGIN)
     }
 
     /// A fault of an option of the top: at its key, or at the beginning where it is silent.
@@ -169,7 +189,7 @@ impl<Said> Source<Said> {
     /// The file, as it was typed, if it is one.
     pub fn file(&self) -> Option<Arc<str>> {
         match self {
-            Source::File(path) => Some(named(path)),
+            Source::File { path, .. } => Some(named(path)),
             Source::Flags { .. } => None,
         }
     }
@@ -178,7 +198,7 @@ impl<Said> Source<Said> {
     /// change.
     pub fn name(&self) -> Arc<str> {
         match self {
-            Source::File(path) => named(path),
+            Source::File { path, .. } => named(path),
             Source::Flags { .. } => "keys".into(),
         }
     }
@@ -188,7 +208,7 @@ impl Source<ServerSaid> {
     /// Reads the configuration anew.
     pub fn read(&self, occasion: Occasion) -> Result<Read<ServerConfig>, Refused> {
         match self {
-            Source::File(path) => match read_file(path, occasion)? {
+            Source::File { path, flags } => match read_file(path, flags, occasion)? {
                 Either::Server(read) => Ok(read),
                 Either::Client(_) => Err(other_kind(path, "server", "client").into()),
             },
@@ -216,7 +236,7 @@ impl Source<ClientSaid> {
     /// Reads the configuration anew.
     pub fn read(&self, occasion: Occasion) -> Result<Read<ClientConfig>, Refused> {
         match self {
-            Source::File(path) => match read_file(path, occasion)? {
+            Source::File { path, flags } => match read_file(path, flags, occasion)? {
                 Either::Client(read) => Ok(read),
                 Either::Server(_) => Err(other_kind(path, "client", "server").into()),
             },
@@ -288,20 +308,26 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>, Faults> {
     Ok(bytes)
 }
 
-/// Reads a file and the key file that it names.
+/// Reads a file and the key file that it names. These flags stand beside it.
 #[cold]
-pub fn read_file(path: &Path, occasion: Occasion) -> Result<Either, Faults> {
+pub fn read_file(path: &Path, flags: &Running, occasion: Occasion) -> Result<Either, Faults> {
     let name = named(path);
     let bytes = read_bytes(path)?;
     let text = Text::of(&name, &bytes)?;
     let mut parsed = file::parse(&name, text.as_str(), SystemTime::now())?;
-    parsed.tell_same_files(path);
+    parsed.tell_same_files(path, flags);
     let folder = path.parent().unwrap_or(Path::new(""));
-    let places = Places::of(&name, &parsed);
-    match parsed.what {
-        What::Server(_) => server(folder, parsed, places, occasion),
-        What::Client(_) => client(folder, parsed, places),
-    }
+    let mut places = Places::of(&name, &parsed);
+    // What is wrong with a flag's value is no fault of the file.
+    let by_flag = flags.changed_in(&Running::default());
+    places.keys.retain(|(option, _)| !by_flag.contains(option));
+    let mut either = match parsed.what {
+        What::Server(_) => server(folder, parsed, places, occasion)?,
+        What::Client(_) => client(folder, parsed, places)?,
+    };
+    let (Either::Server(Read { running, .. }) | Either::Client(Read { running, .. })) = &mut either;
+    *running = flags.clone().beside(std::mem::take(running));
+    Ok(either)
 }
 
 #[cold]

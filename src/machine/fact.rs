@@ -184,7 +184,7 @@ pub enum Fact {
     },
     /// Another configuration does not hold: nothing has changed.
     ReloadRefused {
-        /// Where it comes from.
+        /// Where it comes from, and where in it the first fault is, if that is known.
         source: Arc<str>,
         /// Why.
         fault: ReloadFault,
@@ -232,7 +232,7 @@ pub enum Fact {
         service: Name,
         /// Why.
         reason: Denial,
-        /// Whether it was published before.
+        /// Whether the server has withdrawn what it granted on this link.
         withdrawn: bool,
     },
     /// Another configuration holds.

@@ -40,7 +40,7 @@ pub use outcome::{Cause, End, HelloCause, Outcome};
 pub use output::{Dial, Dialled, Door, Greeting, Output, Terms};
 pub use proving::{PROBE_TIME, Proving, end_of_proof};
 pub use reason::Reason;
-pub use reload_fault::ReloadFault;
+pub use reload_fault::{CannotListen, ReloadFault};
 pub use silence::{Measured, SILENT_AFTER, Silence, Verdict, longest};
 pub use survey::{Place, Survey};
 pub use tally::Tally;

@@ -12,17 +12,21 @@ use crate::config::difference::NeedsRestart;
 pub enum ReloadFault {
     /// Options cannot change while the server runs.
     NeedsRestart(NeedsRestart),
-    /// The server cannot listen.
-    Listen {
-        /// For the users of this service.
-        service: Option<Name>,
-        /// Where.
-        at: Listen,
-        /// What the system said.
-        fault: Fault,
-    },
+    /// The server cannot listen: at least one place.
+    Listen(Vec<CannotListen>),
     /// The server is about to end.
     Draining,
+}
+
+/// A place where a server cannot listen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CannotListen {
+    /// For the users of this service.
+    pub service: Option<Name>,
+    /// Where.
+    pub at: Listen,
+    /// What the system said.
+    pub fault: Fault,
 }
 
 impl From<NeedsRestart> for ReloadFault {
@@ -35,14 +39,25 @@ impl fmt::Display for ReloadFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReloadFault::NeedsRestart(options) => write!(f, "{options}"),
-            ReloadFault::Listen { service, at, fault } => {
-                write!(f, "cannot listen on {at}")?;
-                if let Some(service) = service {
-                    write!(f, " for users of service {service}")?;
+            ReloadFault::Listen(all) => {
+                all.first().map_or(Ok(()), |first| write!(f, "{first}"))?;
+                match all.len().saturating_sub(1) {
+                    0 => Ok(()),
+                    others => write!(f, ", and {others} more"),
                 }
-                write!(f, ": {}", Advised(*fault))
             }
             ReloadFault::Draining => f.write_str("the server is draining"),
         }
+    }
+}
+
+impl fmt::Display for CannotListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CannotListen { service, at, fault } = self;
+        write!(f, "cannot listen on {at}")?;
+        if let Some(service) = service {
+            write!(f, " for users of service {service}")?;
+        }
+        write!(f, ": {}", Advised(*fault))
     }
 }

@@ -194,7 +194,11 @@ impl Server {
                 self.config = reload.swap(&mut self.clients());
                 self.reload_next();
             }
-            _ => self.reload = Some(reload),
+            Progress::Waits => self.reload = Some(reload),
+            Progress::Failed(fault) => {
+                self.reload = Some(reload);
+                self.give_reload_up(fault);
+            }
         }
     }
 
@@ -220,17 +224,13 @@ impl Server {
         if self.exposing().listening(id, &outcome) {
             return;
         }
-        let reload = self.reload.as_mut().filter(|reload| reload.awaits(id));
-        let progress = reload.map(|it| it.heard(id, outcome.as_ref().map(|_| ()), &self.listeners));
+        let heard = outcome.as_ref().map(|_| ());
+        let is_reload_s = self.reload.as_mut().is_some_and(|it| it.heard(id, heard, &self.listeners));
         self.listeners.note(id, outcome, &mut self.agenda);
-        match progress {
-            None => {
-                if let Some(ListenerUse::Users(service)) = self.listeners.get(id).map(|it| it.serves) {
-                    self.publishing().open_if_served(service);
-                }
-            }
-            Some(Progress::Failed(fault)) => self.give_reload_up(fault),
-            Some(_) => self.go_on_reloading(),
+        if is_reload_s {
+            self.go_on_reloading();
+        } else if let Some(ListenerUse::Users(service)) = self.listeners.get(id).map(|it| it.serves) {
+            self.publishing().open_if_served(service);
         }
     }
 

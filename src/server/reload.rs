@@ -3,7 +3,7 @@
 //! 1. Listeners that are new are opened, and give nobody away: who connects waits in their queues.
 //! 2. Where one of them overlaps one that is to go (`*:443` becomes `127.0.0.1:443`), that one is suspended for it,
 //!    once all others are there.
-//! 3. If one cannot be had, the new ones are closed and the suspended ones listen again: nothing has changed.
+//! 3. If some cannot be had, the new ones are closed and the suspended ones listen again: nothing has changed.
 //! 4. Else everything changes in one step. A place that one service had and another gets changes hands as it is.
 //!
 //! What clients serve on ports that they asked for stays, as far as policies allow it. Where one of them is in the way
@@ -22,7 +22,7 @@ use crate::base::id::{ListenerId, ServiceId};
 use crate::base::name::Name;
 use crate::config::ServerConfig;
 use crate::config::difference::{Difference, NeedsRestart};
-use crate::machine::{Agenda, Fact, Output, ReloadFault};
+use crate::machine::{Agenda, CannotListen, Fact, Output, ReloadFault};
 
 /// A configuration that is to hold, and where it comes from.
 pub(super) struct Request {
@@ -42,6 +42,8 @@ pub(super) struct Reload {
     opened: Vec<ListenerId>,
     /// Those of them that were asked for, and have not answered.
     awaited: HashSet<ListenerId>,
+    /// Those that cannot be had.
+    failed: Vec<CannotListen>,
     /// Those of them that are asked for at the end, and what they overlap.
     late: Vec<(ListenerId, Listen)>,
     overlapped: BTreeSet<ListenerId>,
@@ -58,7 +60,7 @@ pub(super) enum Progress {
     Waits,
     /// All are there.
     Ready,
-    /// One cannot be had.
+    /// Some cannot be had.
     Failed(ReloadFault),
 }
 
@@ -77,6 +79,7 @@ impl Reload {
             closing: Vec::new(),
             opened: Vec::new(),
             awaited: HashSet::new(),
+            failed: Vec::new(),
             late: Vec::new(),
             overlapped: BTreeSet::new(),
             suspended: Vec::new(),
@@ -154,27 +157,21 @@ impl Reload {
         agenda.push(Output::Listen { id, at, door: Use::Nobody.door() });
     }
 
-    /// Whether it waits for this listener.
-    pub fn awaits(&self, id: ListenerId) -> bool {
-        self.awaited.contains(&id)
-    }
-
-    /// A listener that it waits for has answered.
-    pub fn heard(
-        &mut self,
-        id: ListenerId,
-        outcome: Result<(), &io::Error>,
-        listeners: &Listeners,
-    ) -> Progress {
-        self.awaited.remove(&id);
-        let (Err(error), Some(listener)) = (outcome, listeners.get(id)) else { return Progress::Waits };
-        let service = self.uses.iter().find(|it| it.1 == id).map(|it| it.0.clone());
-        let (at, fault) = (listener.at, error.into());
-        Progress::Failed(ReloadFault::Listen { service, at, fault })
+    /// A listener has answered; returns whether it waited for that one.
+    pub fn heard(&mut self, id: ListenerId, outcome: Result<(), &io::Error>, listeners: &Listeners) -> bool {
+        let is_awaited = self.awaited.remove(&id);
+        if let (true, Err(error), Some(listener)) = (is_awaited, outcome, listeners.get(id)) {
+            let service = self.uses.iter().find(|it| it.1 == id).map(|it| it.0.clone());
+            self.failed.push(CannotListen { service, at: listener.at, fault: error.into() });
+        }
+        is_awaited
     }
 
     /// Goes on, if nothing is waited for.
     pub fn go_on(&mut self, listeners: &mut Listeners, agenda: &mut Agenda) -> Progress {
+        if self.awaited.is_empty() && !self.failed.is_empty() {
+            return Progress::Failed(ReloadFault::Listen(std::mem::take(&mut self.failed)));
+        }
         if self.awaited.is_empty() && !self.late.is_empty() {
             for id in std::mem::take(&mut self.overlapped) {
                 let Some(serves) = listeners.get(id).map(|listener| listener.serves) else { continue };

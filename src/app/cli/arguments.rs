@@ -108,11 +108,11 @@ pub(super) struct ServerArguments {
     #[argh(option)]
     pub(super) status: Option<PathBuf>,
     /// least serious lines to log: off, error, warn, info, debug or trace [default: info]
-    #[argh(option, default = "LevelFilter::Info", from_str_fn(log_level))]
-    pub(super) log_level: LevelFilter,
+    #[argh(option, from_str_fn(log_level))]
+    pub(super) log_level: Option<LevelFilter>,
     /// how a line of the log looks: text or json [default: text]
     #[argh(option, from_str_fn(log_format))]
-    pub(super) log_format: Option<Format>,
+    pub(super) log_format: Option<String>,
     /// FILE to append the log to, instead of standard error
     #[argh(option)]
     pub(super) log_file: Option<PathBuf>,
@@ -176,11 +176,11 @@ pub(super) struct ClientArguments {
     #[argh(option)]
     pub(super) status: Option<PathBuf>,
     /// least serious lines to log: off, error, warn, info, debug or trace [default: info]
-    #[argh(option, default = "LevelFilter::Info", from_str_fn(log_level))]
-    pub(super) log_level: LevelFilter,
+    #[argh(option, from_str_fn(log_level))]
+    pub(super) log_level: Option<LevelFilter>,
     /// how a line of the log looks: text or json [default: text]
     #[argh(option, from_str_fn(log_format))]
-    pub(super) log_format: Option<Format>,
+    pub(super) log_format: Option<String>,
     /// FILE to append the log to, instead of standard error
     #[argh(option)]
     pub(super) log_file: Option<PathBuf>,
@@ -470,8 +470,9 @@ fn role(text: &str) -> Result<Side, String> {
     role.ok_or_else(|| "wanted server or client".to_owned())
 }
 
-fn log_format(text: &str) -> Result<Format, String> {
-    text.parse().map_err(|()| BadValue::Format.to_string())
+fn log_format(text: &str) -> Result<String, String> {
+    let format: Result<Format, ()> = text.parse();
+    format.map(|_| text.to_owned()).map_err(|()| BadValue::Format.to_string())
 }
 
 fn name(text: &str) -> Result<Name, String> {
@@ -535,7 +536,7 @@ mod tests {
         for (text, level) in
             [("off", LevelFilter::Off), ("Trace", LevelFilter::Trace), ("WARN", LevelFilter::Warn)]
         {
-            assert_eq!(server(&["--log-level", text]).expect(text).log_level, level);
+            assert_eq!(server(&["--log-level", text]).expect(text).log_level, Some(level));
         }
         assert!(client(&["--log-level", "loud"]).expect_err("no level").output.contains("debug or trace"));
     }
@@ -544,7 +545,7 @@ mod tests {
     fn what_is_not_said_has_its_default() {
         let arguments = server(&[]).expect("nothing is required");
         assert_eq!((arguments.message, arguments.control), (Listen::Any(33334), Listen::Any(33335)));
-        assert_eq!(arguments.log_level, LevelFilter::Info);
+        assert_eq!(arguments.log_level, None);
         let arguments = client(&["--server", "public.example"]).expect("reads");
         assert_eq!(arguments.server.expect("given").0.to_string(), "public.example:33335");
     }

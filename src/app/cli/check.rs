@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::{Failure, print_line};
 use crate::config::fault::{Faults, without_whole_secrets};
+use crate::config::file::Running;
 use crate::config::meaning;
 use crate::config::source::{Either, Occasion, read_file};
 
@@ -17,7 +18,7 @@ pub(super) fn run(files: &[PathBuf]) -> Result<(), Failure> {
     let mut are_good = true;
     for (number, file) in files.iter().enumerate() {
         let shown = without_whole_secrets(&file.to_string_lossy());
-        match read_file(file, Occasion::Check) {
+        match read_file(file, &Running::default(), Occasion::Check) {
             Ok(read) => {
                 let (warnings, text) = match &read {
                     Either::Server(read) => (&read.warnings, meaning::server(read)),

@@ -1,23 +1,39 @@
 //! What a command line says becomes what a file would say: whether its values fit together is decided here.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::Duration;
 
 use super::arguments::{Askable, ClientArguments, ServerArguments};
+use super::beside::{self, Given};
 use super::{Failure, default_service};
 use crate::base::address::Listen;
 use crate::base::name::Name;
-use crate::config::file::{ClientSaid, Running, ServerSaid, for_metrics};
+use crate::config::file::{ClientSaid, Running, ServerSaid, for_metrics, same_file_of_flags};
 use crate::config::limits::Limits;
+use crate::config::options::Side;
 use crate::config::places::Places;
 use crate::config::policy::PortRules;
 use crate::config::source::Source;
 use crate::config::{Policies, Publication, REQUEST_PORT, Service};
 use crate::wire::publication::{Ports, Want};
 
-/// A server's command line.
+/// Where a server's command line has its configuration from: a file that it names, or itself.
 #[cold]
-pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, Failure> {
+pub(super) fn server(arguments: ServerArguments, given: &[Given]) -> Result<Source<ServerSaid>, Failure> {
+    let flags = Running {
+        log_level: arguments.log_level.map(|level| level.to_string()),
+        log_format: arguments.log_format,
+        log_file: arguments.log_file,
+        ready_file: None,
+        metrics: arguments.metrics,
+        status: arguments.status,
+    };
+    if let Some(path) = arguments.config {
+        beside::none(Side::Server, given, &path)?;
+        return Ok(Source::File { path, flags });
+    }
+    all_files_differ(Side::Server, &flags, arguments.keys.as_deref())?;
     let mut services: Vec<(Name, Listen)> = Vec::new();
     let others = arguments.service.into_iter().map(|service| (service.name, service.address));
     services.extend(arguments.request.map(|address| (default_service(), address)));
@@ -62,7 +78,7 @@ pub(super) fn server(arguments: ServerArguments) -> Result<Source<ServerSaid>, F
         plain: arguments.plain,
         limits,
         keys: None,
-        running: Running { metrics: arguments.metrics, status: arguments.status, ..Running::default() },
+        running: flags,
         policies_at: Vec::new(),
     };
     Ok(Source::Flags { said, keys: arguments.keys })
@@ -86,9 +102,22 @@ fn askable(flags: Vec<Askable>) -> Result<PortRules, Failure> {
     Ok(PortRules::These(all.into()))
 }
 
-/// A client's command line.
+/// Where a client's command line has its configuration from: a file that it names, or itself.
 #[cold]
-pub(super) fn client(arguments: ClientArguments) -> Result<Source<ClientSaid>, Failure> {
+pub(super) fn client(arguments: ClientArguments, given: &[Given]) -> Result<Source<ClientSaid>, Failure> {
+    let flags = Running {
+        log_level: arguments.log_level.map(|level| level.to_string()),
+        log_format: arguments.log_format,
+        log_file: arguments.log_file,
+        ready_file: arguments.ready_file,
+        metrics: arguments.metrics,
+        status: arguments.status,
+    };
+    if let Some(path) = arguments.config {
+        beside::none(Side::Client, given, &path)?;
+        return Ok(Source::File { path, flags });
+    }
+    all_files_differ(Side::Client, &flags, arguments.key.as_deref())?;
     let server = arguments.server.ok_or(Failure::NoServer)?.0;
     let local = arguments.local.map(|address| Publication::of_service(default_service(), address.0));
     let others = arguments.publish.into_iter();
@@ -128,14 +157,14 @@ pub(super) fn client(arguments: ClientArguments) -> Result<Source<ClientSaid>, F
         plain: arguments.plain,
         limits,
         key: None,
-        running: Running {
-            ready_file: arguments.ready_file,
-            metrics: arguments.metrics,
-            status: arguments.status,
-            ..Running::default()
-        },
+        running: flags,
     };
     Ok(Source::Flags { said, keys: arguments.key })
+}
+
+#[cold]
+fn all_files_differ(side: Side, flags: &Running, key: Option<&Path>) -> Result<(), Failure> {
+    same_file_of_flags(side, flags, key).map_or(Ok(()), |what| Err(Failure::SameFile(what)))
 }
 
 #[cold]

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::arguments::{ClientArguments, ServerArguments, UnitSide};
-use super::beside::{self, Given};
+use super::beside::Given;
 use super::{Failure, print, said};
 use crate::base::address::Listen;
 use crate::config::fault::without_whole_secrets;
-use crate::config::file::{ClientSaid, Running, ServerSaid};
+use crate::config::file::Running;
 use crate::config::options::{Kind, Side};
 use crate::config::policy::PortRules;
 use crate::config::source::{Occasion, Source};
@@ -62,13 +62,7 @@ pub(super) fn run(side: Option<UnitSide>, given: &[Given]) -> Result<(), Failure
 
 #[cold]
 fn server(arguments: ServerArguments, given: &[Given]) -> Result<Wanted, Failure> {
-    let source = match arguments.config.clone() {
-        Some(path) => {
-            beside::none(Side::Server, given, &path)?;
-            Source::<ServerSaid>::File(path)
-        }
-        None => said::server(arguments)?,
-    };
+    let source = said::server(arguments, given)?;
     let read = source.read(Occasion::Check)?;
     let own_key = own_key(&source, read.key_file.as_deref(), "keys");
     let limits = &read.config.limits;
@@ -85,13 +79,7 @@ fn server(arguments: ServerArguments, given: &[Given]) -> Result<Wanted, Failure
 
 #[cold]
 fn client(arguments: ClientArguments, given: &[Given]) -> Result<Wanted, Failure> {
-    let source = match arguments.config.clone() {
-        Some(path) => {
-            beside::none(Side::Client, given, &path)?;
-            Source::<ClientSaid>::File(path)
-        }
-        None => said::client(arguments)?,
-    };
+    let source = said::client(arguments, given)?;
     let read = source.read(Occasion::Check)?;
     let own_key = own_key(&source, read.key_file.as_deref(), "key");
     if read.key_file.is_none() && std::env::var_os(keys::VARIABLE).is_some_and(|line| !line.is_empty()) {
@@ -108,7 +96,7 @@ fn client(arguments: ClientArguments, given: &[Given]) -> Result<Wanted, Failure
 /// The key file that a configuration names, with a warning: what systemd hands over is read only where none does.
 #[cold]
 fn own_key<Said>(source: &Source<Said>, key_file: Option<&Path>, key: &str) -> Option<PathBuf> {
-    let (Source::File(file), Some(path)) = (source, key_file) else { return None };
+    let (Source::File { path: file, .. }, Some(path)) = (source, key_file) else { return None };
     warn(&format!(
         "{} names the key file {}, which the unit's own user may not be able to read; without '{key}' there, \
              the process takes what LoadCredential= hands over",
@@ -155,21 +143,19 @@ impl Wanted {
             std::env::current_exe().map_err(|error| Failure::Io("the program is nowhere", error))?;
         let mut arguments = vec![side.name().to_owned()];
         let status = running.status.as_ref().filter(|path| path.as_os_str() != "none");
-        let mut written: Vec<PathBuf> = [running.log_file.as_ref(), running.ready_file.as_ref(), status]
+        let written: Vec<PathBuf> = [running.log_file.as_ref(), running.ready_file.as_ref(), status]
             .into_iter()
             .flatten()
             .map(|path| absolute(path))
             .collect();
         for Given { option, value, .. } in given {
+            // What systemd hands over takes its place.
+            if ["key", "keys"].contains(&option.name) {
+                continue;
+            }
             let is_path = option.kind == Kind::File && value != "none";
             let value =
                 if is_path { absolute(Path::new(value)).display().to_string() } else { value.clone() };
-            match option.name {
-                // What systemd hands over takes its place.
-                "key" | "keys" => continue,
-                "log-file" | "ready-file" | "status" if is_path => written.push(PathBuf::from(&value)),
-                _ => {}
-            }
             arguments.push(format!("--{}", option.name));
             if option.kind != Kind::Switch {
                 arguments.push(value);

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -64,10 +63,10 @@ impl fmt::Display for WayError {
 }
 
 impl Ways {
-    /// What a file or a command line says; the flag `--status` comes before a file.
-    pub fn of(role: Side, running: &Running, status: Option<&Path>) -> Ways {
+    /// What a file or a command line says.
+    pub fn of(role: Side, running: &Running) -> Ways {
         let metrics = running.metrics.map(metrics_address);
-        Ways { role, metrics, socket: Place::of(status.or(running.status.as_deref())) }
+        Ways { role, metrics, socket: Place::of(running.status.as_deref()) }
     }
 
     /// Whose ways they are.
@@ -160,7 +159,8 @@ mod tests {
 
     fn ways(metrics: &str) -> Ways {
         let metrics = Some(metrics.parse().expect("a place"));
-        Ways::of(Side::Server, &Running { metrics, ..Running::default() }, Some(Path::new("none")))
+        let status = Some("none".into());
+        Ways::of(Side::Server, &Running { metrics, status, ..Running::default() })
     }
 
     #[test]

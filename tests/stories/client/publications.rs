@@ -215,6 +215,18 @@ fn a_publication_that_is_withdrawn_is_told_of_and_may_be_granted_again() {
 }
 
 #[test]
+fn a_denial_on_the_next_link_is_a_denial_whatever_the_link_before_was_granted() {
+    let (mut stage, control) = linked(config());
+    stage.hear(control, granted(WEB, 80));
+    let pause = stage.gone(control, CloseReason::PeerClosed).pause();
+    stage.wait(pause);
+    let control = stage.link();
+    let outputs = stage.hear(control, ControlFrame::Denied { number: WEB, reason: Denial::PortTaken });
+    let [denied] = outputs.facts()[..] else { panic!("{outputs:?}") };
+    assert_eq!(denied.to_string(), "web: denied: port taken");
+}
+
+#[test]
 fn what_the_server_withdraws_loses_its_local_servers_at_once_on_that_link_alone() {
     let (mut stage, control, one) = ready(config());
     let two = stage.message(control, 2);

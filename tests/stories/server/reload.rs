@@ -1,6 +1,7 @@
 //! Configurations that come while the server runs.
 
 use super::*;
+use skyorg::machine::ReloadFault;
 
 const MAIL: u16 = 33350;
 
@@ -156,7 +157,21 @@ fn if_one_place_cannot_be_had_nothing_has_changed() {
 }
 
 #[test]
-fn an_answer_that_comes_after_a_refused_reload_opens_nothing() {
+fn every_place_that_cannot_be_had_is_told() {
+    let mut stage = begin();
+    let outputs = stage.configure(with(&[("web", &[WEB]), ("mail", &[MAIL]), ("more", &[MAIL + 1])]));
+    let outputs = stage.listen(outputs, |_| false);
+    let Some(Fact::ReloadRefused { fault: ReloadFault::Listen(all), .. }) = outputs.facts().pop() else {
+        panic!("{outputs:?}")
+    };
+    let services: Vec<_> = all.iter().flat_map(|it| &it.service).map(|name| name.as_str()).collect();
+    assert_eq!(services, ["mail", "more"]);
+    let told = outputs.reloaded().expect("it is told");
+    assert!(told.ends_with("address in use, and 1 more; the running configuration stays"), "{told}");
+}
+
+#[test]
+fn a_reload_is_refused_once_all_have_answered_and_opens_nothing() {
     let mut stage = begin();
     let outputs = stage.configure(with(&[("web", &[WEB]), ("mail", &[MAIL]), ("more", &[MAIL + 1])]));
     let ids: Vec<ListenerId> = outputs
@@ -169,7 +184,7 @@ fn an_answer_that_comes_after_a_refused_reload_opens_nothing() {
         .collect();
     stage.tell(Input::ListenFailed { id: ids[0], error: std::io::ErrorKind::AddrInUse.into() });
     let outputs = stage.tell(Input::Listening { id: ids[1], address: at(MAIL + 1) });
-    assert_eq!(outputs.stopped(), [ids[1]]);
+    assert_eq!(outputs.stopped(), ids);
 }
 
 #[test]
