@@ -401,8 +401,7 @@ impl Links {
     /// What the kernel knows of a link is known.
     pub fn known(&mut self, id: Option<LinkId>, it: Measured, agenda: &mut Agenda) {
         let Some(link) = id.and_then(|id| self.get_mut(id)) else { return };
-        let pinged = link.ping_sent.unwrap_or(link.heard);
-        link.silence.measured(link.heard, link.patience(), pinged, (it, agenda.now));
+        link.silence.measured(link.heard, link.patience(), it, agenda.now);
         agenda.at(link.control, Some(link.next_due(&agenda.limits)));
     }
 
