@@ -125,6 +125,8 @@ pub enum Fact {
         user: SocketAddr,
         /// The service.
         service: Name,
+        /// The key whose client made the service's name up, if the server did not declare it.
+        exposed_by: Option<Name>,
         /// The key of the client that served it last, or was offered it.
         key: Option<Name>,
         /// What passed its connection.
@@ -142,6 +144,8 @@ pub enum Fact {
         peer: SocketAddr,
         /// The service that it came to.
         service: Option<Name>,
+        /// The key whose client made that name up, if the server did not declare it.
+        exposed_by: Option<Name>,
         /// Users that are served.
         users: usize,
         /// More were asked for than file descriptors allow.
@@ -450,7 +454,14 @@ impl Fact {
         let named = |cause, key| Some(Throttle { cause, key, at_once: PUBLICATIONS_AT_ONCE });
         match self {
             Fact::NotAdmitted { reason, .. } => once(reason.cause(), None),
+            // Users of whatever the clients of a key name: no key may hide those of the server's own services.
+            Fact::UserShed { exposed_by: Some(key), .. } => once("user of a client's port shed", Some(key)),
             Fact::UserShed { service, .. } => once("user shed", service.as_ref()),
+            Fact::UserLeft { exposed_by: Some(key), served, reason, .. }
+                if !served || reason.is_refusal() =>
+            {
+                once("user of a client's port unserved", Some(key))
+            }
             Fact::UserLeft { service, reason, .. } if reason.is_refusal() => {
                 once(reason.cause(), Some(service))
             }
