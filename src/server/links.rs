@@ -416,6 +416,16 @@ impl Links {
         }
     }
 
+    /// Another client would have the place of a link that is pinged: it must be heard soon. One that is not pinged was
+    /// heard a moment ago.
+    pub fn contest(&mut self, id: LinkId, agenda: &mut Agenda) {
+        let Some(link) = self.get_mut(id).filter(|link| link.is_pinged()) else { return };
+        let until = agenda.now + link.round_trip.wait(agenda.limits.contest);
+        let until = until.min(link.silence.until(link.heard, link.patience()));
+        link.silence.ends_at(link.heard, until);
+        self.schedule(id, agenda);
+    }
+
     // Tickets; all of them are counted.
 
     /// Tickets of all links that may still bring a message connection.
