@@ -105,7 +105,7 @@ impl Report {
 
     /// How many facts like this one were left out since the last that was told; `None` if this one is left out, too.
     fn left_out(&mut self, fact: &Fact, now: Instant) -> Option<u32> {
-        let Some(Throttle { cause, key, at_once }) = fact.throttle() else { return Some(0) };
+        let Some(Throttle { cause, key, at_once }) = Throttle::of(fact) else { return Some(0) };
         if self.told.len() >= APART_MAX {
             self.told.retain(|_, told| now < told.at + INTERVAL || told.left_out.is_some());
         }
