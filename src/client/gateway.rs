@@ -197,8 +197,7 @@ impl Gateway {
     fn tell_refusal(&mut self, agenda: &mut Agenda) -> Option<Refusal> {
         let refusal = self.refusal.take()?;
         agenda.fact(Fact::Refused { refusal });
-        let before = self.reason.replace(Reason::Refused(refusal));
-        match (refusal, before) {
+        match (refusal, self.reason.replace(Reason::Refused(refusal))) {
             (Refusal::Links { .. }, Some(Reason::Refused(Refusal::Links { .. }))) => {}
             // The place may be free in a moment, and if it is not, pauses grow.
             (Refusal::Links { .. }, _) => self.pauses = Pauses::default(),
@@ -417,10 +416,9 @@ impl Gateway {
 
     /// Waits before the next attempt.
     fn pause(&mut self, agenda: &mut Agenda) {
-        let pause = if self.sought_until.is_some_and(|until| agenda.now < until) {
-            agenda.jittered(agenda.limits.drain_retry)
-        } else {
-            self.pauses.next(agenda.limits.reconnect.0, agenda)
+        let pause = match self.sought_until {
+            Some(until) if agenda.now < until => agenda.jittered(agenda.limits.drain_retry),
+            _ => self.pauses.next(agenda.limits.reconnect.0, agenda),
         };
         self.pause_for(pause, agenda);
     }
