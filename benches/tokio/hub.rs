@@ -218,7 +218,8 @@ impl Surroundings for Tasks {
             Output::Rate { .. } => {}
             // It asks no kernel.
             Output::Measure(id) => {
-                let it = Measured { again: Duration::ZERO, acknowledged: Duration::MAX };
+                let (again, acknowledged, said) = (Duration::ZERO, Duration::MAX, Duration::ZERO);
+                let it = Measured { again, acknowledged, said };
                 self.inbox.push_back(Input::Measured { id, it });
             }
             Output::Resolve { name, host } => self.resolve(name, host),

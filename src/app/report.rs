@@ -105,7 +105,7 @@ impl Report {
 
     /// How many facts like this one were left out since the last that was told; `None` if this one is left out, too.
     fn left_out(&mut self, fact: &Fact, now: Instant) -> Option<u32> {
-        let Some(Throttle { cause, key, at_once }) = fact.throttle() else { return Some(0) };
+        let Some(Throttle { cause, key, at_once }) = Throttle::of(fact) else { return Some(0) };
         if self.told.len() >= APART_MAX {
             self.told.retain(|_, told| now < told.at + INTERVAL || told.left_out.is_some());
         }
@@ -167,19 +167,36 @@ mod tests {
         assert_eq!((told, report.left_out(&came, now + INTERVAL)), (20, Some(980)));
     }
 
-    #[test]
-    fn users_that_were_never_served_are_counted_and_sessions_are_told() {
-        let (now, mut report) = (Instant::now(), Report::default());
-        let left = |served, reason| Fact::UserLeft {
+    fn user_left(exposed_by: Option<&str>, served: bool, reason: CloseReason) -> Fact {
+        Fact::UserLeft {
             number: 1,
             user: ([192, 0, 2, 1], 1).into(),
             service: "web".parse().expect("a name"),
+            exposed_by: exposed_by.map(|key| key.parse().expect("a name")),
             key: None,
             traffic: crate::machine::Traffic::default(),
             lasted: INTERVAL,
             served,
             reason,
-        };
+        }
+    }
+
+    #[test]
+    fn users_of_what_clients_name_hide_none_of_a_service_of_that_name() {
+        let (now, mut report) = (Instant::now(), Report::default());
+        for reason in [CloseReason::NoClient, CloseReason::PeerClosed] {
+            let mut told = |exposed_by| report.left_out(&user_left(exposed_by, false, reason), now);
+            told(Some("guest"));
+            assert_eq!((told(Some("guest")), told(None)), (None, Some(0)), "{reason}");
+        }
+        let told = |exposed_by| user_left(exposed_by, false, CloseReason::NoClient);
+        assert_eq!(report.left_out(&told(Some("office")), now), Some(0), "each key by itself");
+    }
+
+    #[test]
+    fn users_that_were_never_served_are_counted_and_sessions_are_told() {
+        let (now, mut report) = (Instant::now(), Report::default());
+        let left = |served, reason| user_left(None, served, reason);
         for reason in [CloseReason::NoClient, CloseReason::PeerClosed] {
             assert_eq!(report.left_out(&left(false, reason), now), Some(0), "{reason}");
             assert_eq!(report.left_out(&left(false, reason), now), None, "{reason}");

@@ -183,18 +183,27 @@ impl Gateway {
     /// No address is left in this attempt.
     fn give_up(&mut self, agenda: &mut Agenda) {
         match self.tell_refusal(agenda) {
-            true => self.pause_refused(agenda),
-            false => self.pause(agenda),
+            // The server asks meanwhile whether a client is there that has the place.
+            Some(Refusal::Links { .. }) => {
+                let pause = self.pauses.next(agenda.limits.contest * 2, agenda);
+                self.pause_for(pause, agenda);
+            }
+            Some(_) => self.pause_refused(agenda),
+            None => self.pause(agenda),
         }
     }
 
-    /// Tells what an address has said to this client, because no other takes it; false if none has said anything.
-    fn tell_refusal(&mut self, agenda: &mut Agenda) -> bool {
-        let Some(refusal) = self.refusal.take() else { return false };
+    /// Tells what an address has said to this client, because no other takes it, if one has said anything.
+    fn tell_refusal(&mut self, agenda: &mut Agenda) -> Option<Refusal> {
+        let refusal = self.refusal.take()?;
         agenda.fact(Fact::Refused { refusal });
-        self.reason = Some(Reason::Refused(refusal));
-        self.pauses.refused();
-        true
+        match (refusal, self.reason.replace(Reason::Refused(refusal))) {
+            (Refusal::Links { .. }, Some(Reason::Refused(Refusal::Links { .. }))) => {}
+            // The place may be free in a moment, and if it is not, pauses grow.
+            (Refusal::Links { .. }, _) => self.pauses = Pauses::default(),
+            _ => self.pauses.refused(),
+        }
+        Some(refusal)
     }
 
     fn dial(&mut self, address: SocketAddr, agenda: &mut Agenda) {
@@ -407,10 +416,9 @@ impl Gateway {
 
     /// Waits before the next attempt.
     fn pause(&mut self, agenda: &mut Agenda) {
-        let pause = if self.sought_until.is_some_and(|until| agenda.now < until) {
-            agenda.jittered(agenda.limits.drain_retry)
-        } else {
-            self.pauses.next(agenda.limits.reconnect.0, agenda)
+        let pause = match self.sought_until {
+            Some(until) if agenda.now < until => agenda.jittered(agenda.limits.drain_retry),
+            _ => self.pauses.next(agenda.limits.reconnect.0, agenda),
         };
         self.pause_for(pause, agenda);
     }

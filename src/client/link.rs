@@ -167,8 +167,7 @@ impl Link {
 
     /// It is known how soon the server is tried again.
     pub fn measured(&mut self, it: Measured, agenda: &mut Agenda) {
-        let pinged = self.heard + self.heartbeat / 2;
-        self.silence.measured(self.heard, self.patience(), pinged, (it, agenda.now));
+        self.silence.measured(self.heard, self.patience(), it, agenda.now);
         self.check_at = self.silence.until(self.heard, self.patience());
         self.schedule(agenda);
     }

@@ -13,8 +13,6 @@ use super::input::Traffic;
 use super::name_fault::NameFault;
 use super::reason::Reason;
 use super::reload_fault::ReloadFault;
-use super::throttle::{LINKS_AT_ONCE, OFFERS_AT_ONCE, PUBLICATIONS_AT_ONCE, Throttle};
-use super::words::has_no_port;
 use crate::base::address::{HostPort, Listen};
 use crate::base::id::ConnId;
 use crate::base::name::Name;
@@ -125,6 +123,8 @@ pub enum Fact {
         user: SocketAddr,
         /// The service.
         service: Name,
+        /// The key whose client made the service's name up, if the server did not declare it.
+        exposed_by: Option<Name>,
         /// The key of the client that served it last, or was offered it.
         key: Option<Name>,
         /// What passed its connection.
@@ -142,6 +142,8 @@ pub enum Fact {
         peer: SocketAddr,
         /// The service that it came to.
         service: Option<Name>,
+        /// The key whose client made that name up, if the server did not declare it.
+        exposed_by: Option<Name>,
         /// Users that are served.
         users: usize,
         /// More were asked for than file descriptors allow.
@@ -438,60 +440,6 @@ impl Fact {
             | Fact::SessionEnded { .. } => Level::Info,
             Fact::Refused { .. } | Fact::Denied { .. } | Fact::ReloadRefused { .. } => Level::Error,
             _ => Level::Warn,
-        }
-    }
-
-    /// The cause by which it is throttled, and the key that it concerns, where strangers or peers set its pace.
-    ///
-    /// `None` if it is told each time.
-    pub fn throttle(&self) -> Option<Throttle<'_>> {
-        let once = |cause, key| Some(Throttle { cause, key, at_once: 1 });
-        let some = |cause, key, at_once| Some(Throttle { cause, key: Some(key), at_once });
-        let named = |cause, key| Some(Throttle { cause, key, at_once: PUBLICATIONS_AT_ONCE });
-        match self {
-            Fact::NotAdmitted { reason, .. } => once(reason.cause(), None),
-            Fact::UserShed { service, .. } => once("user shed", service.as_ref()),
-            Fact::UserLeft { service, reason, .. } if reason.is_refusal() => {
-                once(reason.cause(), Some(service))
-            }
-            Fact::UserLeft { service, served: false, .. } => once("user left unserved", Some(service)),
-            Fact::AcceptPaused { fault, .. } if fault.is_exhaustion() => once("accept exhausted", None),
-            Fact::AcceptPaused { .. } => once("accept failed", None),
-            Fact::NotListening { .. } => once("not listening", None),
-            Fact::NotWatched { .. } => once("not watched", None),
-            Fact::ClientCame { key, .. } => some("client came", key, LINKS_AT_ONCE),
-            Fact::ClientGone { key, .. } => some("client gone", key, LINKS_AT_ONCE),
-            Fact::ClientLeaves { key, .. } => some("client leaves", key, LINKS_AT_ONCE),
-            Fact::Published { key, .. } => named("published", Some(key)),
-            Fact::Exposed { key, .. } => named("exposed", Some(key)),
-            Fact::PortNotOpened { key, .. } => once("port not opened", Some(key)),
-            Fact::Granted { .. } => named("granted", None),
-            Fact::Denied { .. } => named("denied", None),
-            Fact::ClientRefused { key, .. } => once("client refused", Some(key)),
-            // The names of these are the client's to make up.
-            Fact::PublicationDenied { key, .. } => named("publication denied", Some(key)),
-            Fact::ServiceFails { client: Some((key, _)), .. } => named("service fails", Some(key)),
-            Fact::ServiceProved { client: Some((key, _)), .. } => named("service proved", Some(key)),
-            Fact::TicketsExpired { key, .. } => once("tickets expired", Some(key)),
-            Fact::ServerUnreachable { .. } => once("server unreachable", None),
-            Fact::ServerUnproved { .. } => once("server unproved", None),
-            Fact::NotWelcomed { .. } => once("not welcomed", None),
-            Fact::Refused { refusal: Refusal::Policy } => once("refused: policy", None),
-            Fact::Refused { refusal: Refusal::From } => once("refused: from", None),
-            Fact::Refused { refusal: Refusal::Expired } => once("refused: expired", None),
-            Fact::Refused { .. } => once("refused", None),
-            Fact::Unresolved { purpose, .. } => once(purpose, None),
-            Fact::MessageFailed { .. } => once("message failed", None),
-            Fact::LocalName { service, fault, .. } => once(fault.cause(), Some(service)),
-            Fact::LocalFailed { service, reason, .. } if has_no_port(*reason) => {
-                once("no local port", Some(service))
-            }
-            Fact::LocalFailed { service, .. } => once("local failed", Some(service)),
-            Fact::ServiceFails { service, .. } => some("service fails", service, OFFERS_AT_ONCE),
-            Fact::ServiceProved { service, .. } => some("service proved", service, OFFERS_AT_ONCE),
-            Fact::DialsSlow { .. } => once("dials slow", None),
-            Fact::Duplicate { .. } => once("duplicate", None),
-            _ => None,
         }
     }
 }

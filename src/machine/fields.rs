@@ -136,7 +136,7 @@ impl Fact {
                 texts!(to, "user" user);
                 session(to, *number, (received, sent), *lasted, Ending::User(*reason));
             }
-            Fact::UserShed { peer, users, service, is_short } => {
+            Fact::UserShed { peer, users, service, is_short, .. } => {
                 service.iter().for_each(|service| texts!(to, "service" service));
                 let allowed = "as many users are served as may be";
                 let reason = if *is_short { "out of file descriptors" } else { allowed };

@@ -3,8 +3,9 @@
 //! It is the heartbeat, or four round trips if they take longer: that is the patience with it. It is longer where
 //! nothing could be heard: after an outage, TCP sends again when its retransmission time is over, which has doubled
 //! with each attempt that failed. So who finds that the patience is over asks for that time, and waits as much longer.
-//! The peer's TCP pauses likewise. If it has acknowledged late what it was asked, the line is back, and what the peer
-//! says comes when its own pause is over. [`longest`] is this rule.
+//! The peer's TCP pauses likewise. If it has acknowledged late what was said last, the line is back, and what the peer
+//! says comes when its own pause is over. What is acknowledged at once says that the line was never down, whatever it
+//! was: then the silence is the peer's own. [`longest`] is this rule.
 
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub struct Measured {
     pub again: Duration,
     /// Time since something was acknowledged.
     pub acknowledged: Duration,
+    /// Time since something was said.
+    pub said: Duration,
 }
 
 /// What to do about a silent link.
@@ -82,17 +85,11 @@ impl Silence {
         }
     }
 
-    /// The answer, for a link that was pinged at a time; it may be silent for twice the patience at most.
-    pub fn measured(
-        &mut self,
-        heard: Instant,
-        patience: Duration,
-        pinged: Instant,
-        (it, now): (Measured, Instant),
-    ) {
+    /// The answer; it may be silent for twice the patience at most.
+    pub fn measured(&mut self, heard: Instant, patience: Duration, it: Measured, now: Instant) {
         // It was heard meanwhile, unless it is there.
         let Some(longer) = self.longer(heard) else { return };
-        let is_late = now.checked_sub(it.acknowledged).is_some_and(|at| at > pinged + it.again);
+        let is_late = it.acknowledged.saturating_add(it.again) < it.said;
         (longer.until, longer.last) = match longer.last {
             true if !is_late => (now, true),
             _ => (heard + longest(patience, it.again, is_late), is_late),
@@ -112,7 +109,7 @@ mod tests {
     const HEARTBEAT: Duration = Duration::from_secs(30);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A link that was heard at the start and pinged half a heartbeat later.
+    /// A link that was heard at the start and pinged half a heartbeat later, if nothing else is said.
     struct Story {
         start: Instant,
         silence: Silence,
@@ -128,9 +125,14 @@ mod tests {
         }
 
         fn measured(&mut self, at_s: u32, again_s: u32, acknowledged_s: u32) {
-            let it = Measured { again: again_s * SECOND, acknowledged: (at_s - acknowledged_s) * SECOND };
-            let now = self.start + at_s * SECOND;
-            self.silence.measured(self.start, HEARTBEAT, self.start + HEARTBEAT / 2, (it, now));
+            self.measured_since(15, at_s, again_s, acknowledged_s);
+        }
+
+        fn measured_since(&mut self, said_s: u32, at_s: u32, again_s: u32, acknowledged_s: u32) {
+            let since = |then_s: u32| at_s.saturating_sub(then_s) * SECOND;
+            let (acknowledged, said) = (since(acknowledged_s), since(said_s));
+            let it = Measured { again: again_s * SECOND, acknowledged, said };
+            self.silence.measured(self.start, HEARTBEAT, it, self.start + at_s * SECOND);
         }
     }
 
@@ -161,6 +163,16 @@ mod tests {
         story.measured(30, 1, 15);
         assert_eq!(story.judge(31), Verdict::Ask);
         story.measured(31, 1, 15);
+        assert_eq!(story.judge(31), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_peer_that_acknowledges_at_once_what_it_is_told_later_is_given_up_as_well() {
+        let mut story = Story::new();
+        assert_eq!(story.judge(30), Verdict::Ask);
+        story.measured_since(25, 30, 1, 25);
+        assert_eq!(story.judge(31), Verdict::Ask);
+        story.measured_since(25, 31, 1, 25);
         assert_eq!(story.judge(31), Verdict::GiveUp);
     }
 

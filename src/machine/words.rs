@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn scarce_ports_hide_no_local_server_that_is_down() {
         let [scarce, down] = [ErrorKind::AddrNotAvailable, ErrorKind::ConnectionRefused].map(local_failed);
-        let cause = |fact: &Fact| fact.throttle().map(|throttle| throttle.cause);
+        let cause = |fact: &Fact| crate::machine::Throttle::of(fact).map(|throttle| throttle.cause);
         assert!(cause(&scarce).is_some() && cause(&scarce) != cause(&down));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Instant;
 
 use zeroize::Zeroize;
 
@@ -30,11 +31,14 @@ pub(super) struct Control {
     input: Option<Ring>,
     /// Frames for which the out ring has no room yet.
     waiting: VecDeque<ControlFrame>,
+    /// When something was said last.
+    pub said_at: Instant,
 }
 
 impl Control {
-    pub fn new(proved: Proved) -> Control {
-        Control { channel: Channel::new(proved, false), input: None, waiting: VecDeque::new() }
+    pub fn new(proved: Proved, now: Instant) -> Control {
+        let channel = Channel::new(proved, false);
+        Control { channel, input: None, waiting: VecDeque::new(), said_at: now }
     }
 
     pub fn take_input(&mut self) -> Option<Ring> {
@@ -62,6 +66,7 @@ pub(super) fn send<S: Socket>(
 fn send_waiting<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S>, id: ConnId) {
     let mut flushed = false;
     loop {
+        let now = all.now;
         let Some(connection) = all.open(id) else { return };
         let held = connection.out.as_ref().map_or(0, Ring::len);
         let Kind::Control(control) = &mut connection.kind else { return };
@@ -81,6 +86,7 @@ fn send_waiting<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S>, i
         // A Welcome holds the pool key.
         clear.as_mut_slice().zeroize();
         control.waiting.pop_front();
+        control.said_at = now;
         match sealed {
             Ok(count) => buffers.send_bytes(all, id, &record[..count]),
             Err(_) => return all.reset(id, CloseReason::BadRecord),

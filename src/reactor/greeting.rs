@@ -73,6 +73,7 @@ pub(super) fn begin<S: Socket>(
 /// Reads the answer. The connection is then what it was dialled for.
 pub(super) fn serve<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S>, id: ConnId) {
     buffers.flush(all, id);
+    let now = all.now;
     let Some(connection) = all.open(id) else { return };
     let Kind::Greeting(greeter) = &mut connection.kind else { return };
     match read_exact(&mut connection.socket, &mut greeter.answer, &mut greeter.filled) {
@@ -86,7 +87,7 @@ pub(super) fn serve<S: Socket>(all: &mut Connections<S>, buffers: &mut Buffers<S
     };
     let &Greeting { hello, plain, heartbeat, .. } = &greeter.greeting;
     connection.kind = match hello.purpose {
-        Purpose::Control => Kind::Control(Box::new(Control::new(proved))),
+        Purpose::Control => Kind::Control(Box::new(Control::new(proved, now))),
         Purpose::Message => Kind::Message(Message::new(End::Client, Channel::new(proved, plain), heartbeat)),
     };
     connection.socket.keep_alive(heartbeat);

@@ -150,12 +150,16 @@ impl<N: Network> Sockets<N> {
     }
 
     fn measure(&mut self, id: ConnId) {
+        let now = self.all.now;
         let Some(connection) = self.all.open(id) else { return };
+        let Kind::Control(control) = &connection.kind else { return };
+        let said = now.saturating_duration_since(control.said_at);
         // Where the kernel says nothing, only the heartbeat counts.
-        let nothing = Measured { again: Duration::ZERO, acknowledged: Duration::MAX };
+        let nothing = Measured { again: Duration::ZERO, acknowledged: Duration::MAX, said };
         let it = connection.socket.tcp_info().map_or(nothing, |info| Measured {
             again: info.rto + info.rtt,
             acknowledged: info.last_ack_recv,
+            said,
         });
         self.all.tell(Input::Measured { id, it });
     }

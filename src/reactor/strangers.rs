@@ -240,6 +240,7 @@ impl Strangers {
 
     /// Sends the answer. The connection is now what it came to be.
     fn send_answer<S: Socket>(&mut self, all: &mut Connections<S>, buffers: &mut Buffers<S>, id: ConnId) {
+        let now = all.now;
         let Some(connection) = all.open(id) else { return };
         let Kind::Stranger(stranger) = &mut connection.kind else { return };
         let stage = std::mem::replace(&mut stranger.stage, Stage::Failed);
@@ -248,7 +249,7 @@ impl Strangers {
             return all.end(id, CloseReason::Stranger(HandshakeError::Unproved));
         };
         connection.kind = match purpose {
-            Purpose::Control => Kind::Control(Box::new(Control::new(proved))),
+            Purpose::Control => Kind::Control(Box::new(Control::new(proved, now))),
             Purpose::Message => {
                 Kind::Message(Message::new(End::Server, Channel::new(proved, plain), heartbeat))
             }

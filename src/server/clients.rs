@@ -56,10 +56,10 @@ impl Clients<'_> {
         if let Some(older) = self.publishing.matching.sending.links.older_self(&identity) {
             self.end(older, CloseReason::Replaced);
         }
-        let sending = &self.publishing.matching.sending;
-        let limits = &self.publishing.agenda.limits;
-        let taken = (sending.links.count(), sending.links.ports);
-        if let Some(refusal) = sending.holders.no_room(holder, taken, limits) {
+        let Publishing { matching, agenda, .. } = &mut self.publishing;
+        let limits = agenda.limits.clone();
+        if let Some(refusal) = matching.sending.holders.no_room(holder, &matching.sending.links, &limits) {
+            matching.sending.contest_link(holder, agenda);
             return self.refuse(id, identity.key, peer, hello.versions, refusal);
         }
         let message_port = self.publishing.listeners.message_port();

@@ -7,10 +7,11 @@
 //! | [`asks`] | what clients ask for, and what became of it |
 //! | [`deciding`] | what an ask gets |
 //! | [`exposing`] | what is done about it, step by step |
-//! | [`lent`] | listeners that services of another configuration are to have |
+//! | [`lent`] | listeners that grants give up, and get, for a configuration that is to hold |
 //!
 //! Rules:
 //! - ports belong to a key and the name of a publication, whichever client comes with them;
+//! - other addresses for the same ports change where it listens, and end no session;
 //! - a range is had whole or not at all, and is one service, which nobody else can name;
 //! - a client that is lost keeps its ports open for a day, one that leaves keeps them closed for its key;
 //! - what was denied is granted, without being asked for again, once nothing is in the way any more.
@@ -40,7 +41,7 @@ use asks::Asks;
 use deciding::Until;
 pub(super) use exposing::Exposing;
 use grants::{Grant, Grants, Owner};
-pub(super) use lent::Lent;
+pub(super) use lent::{Lent, give};
 use permitted::Permitted;
 
 /// Mean time between listeners that a key may open for long.
@@ -54,11 +55,39 @@ enum Rules {
     Each(HashMap<Name, Permitted>),
 }
 
-/// Ports that clients ask for; see the module.
-pub(super) struct Exposed {
+/// What a configuration says about who may ask for which ports.
+struct Rights {
     rules: Rules,
     /// Keys that there are: each is to have room for a link.
     keys: HashSet<Name>,
+}
+
+impl Rights {
+    /// The system takes the ports of its own connections from `local`.
+    fn new(config: &ServerConfig, local: Option<Ports>) -> Rights {
+        let permitted = |ports: &PortRules| Permitted::new(ports, local);
+        let rules = match &config.policies {
+            Policies::Alike(ports) => Rules::Alike(permitted(ports)),
+            Policies::Each(each) => {
+                Rules::Each(each.iter().map(|(key, it)| (key.clone(), permitted(&it.ports))).collect())
+            }
+        };
+        Rights { rules, keys: config.keys.iter().map(|key| key.name.clone()).collect() }
+    }
+
+    /// What a key may ask for.
+    fn permitted(&self, key: &Name) -> Option<&Permitted> {
+        match &self.rules {
+            _ if !self.keys.contains(key) => None,
+            Rules::Alike(permitted) => Some(permitted),
+            Rules::Each(each) => each.get(key),
+        }
+    }
+}
+
+/// Ports that clients ask for; see the module.
+pub(super) struct Exposed {
+    rights: Rights,
     /// When keys may do nothing any more, as people say it, and as the machine goes by.
     ends: Vec<(Name, SystemTime)>,
     expiring: BTreeSet<(Instant, Name)>,
@@ -86,8 +115,7 @@ impl Exposed {
     /// Nothing is granted yet. The system takes the ports of its own connections from `local`.
     pub fn new(config: &ServerConfig, local: Option<Ports>, clocks: Clocks) -> Exposed {
         let mut exposed = Exposed {
-            rules: Rules::Each(HashMap::new()),
-            keys: HashSet::new(),
+            rights: Rights::new(config, local),
             ends: Vec::new(),
             expiring: BTreeSet::new(),
             local,
@@ -107,14 +135,7 @@ impl Exposed {
 
     /// Another configuration says what is permitted, and what the server has itself.
     fn configure(&mut self, config: &ServerConfig, clocks: Clocks) {
-        let permitted = |ports: &PortRules| Permitted::new(ports, self.local);
-        self.rules = match &config.policies {
-            Policies::Alike(ports) => Rules::Alike(permitted(ports)),
-            Policies::Each(each) => {
-                Rules::Each(each.iter().map(|(key, it)| (key.clone(), permitted(&it.ports))).collect())
-            }
-        };
-        self.keys = config.keys.iter().map(|key| key.name.clone()).collect();
+        self.rights = Rights::new(config, self.local);
         let places = config.services.iter().flat_map(|service| &service.listen);
         self.ends = match &config.policies {
             Policies::Alike(_) => Vec::new(),
@@ -136,15 +157,6 @@ impl Exposed {
     fn pop_expired(&mut self, now: Instant) -> Option<Name> {
         let is_due = self.expiring.first().is_some_and(|it| it.0 <= now);
         if is_due { self.expiring.pop_first().map(|it| it.1) } else { None }
-    }
-
-    /// What a key may ask for.
-    fn permitted(&self, key: &Name) -> Option<&Permitted> {
-        match &self.rules {
-            _ if !self.keys.contains(key) => None,
-            Rules::Alike(permitted) => Some(permitted),
-            Rules::Each(each) => each.get(key),
-        }
     }
 
     /// An ask is denied. If no port is free for its key where any would do, none is sought until one may be.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::Instant;
 
+use super::links::Links;
 use super::strangers::Flights;
 use super::users::Places;
 use crate::base::clocks::Clocks;
@@ -143,16 +144,20 @@ impl Holders {
         self.names.get(name).copied()
     }
 
-    /// Why there is no room for one more link of this key, beside so many links of all keys and so many ports that
-    /// they asked for, if there is none.
-    pub fn no_room(&self, id: HolderId, (links, ports): (usize, usize), limits: &Limits) -> Option<Refusal> {
+    /// Why there is no room for one more link of this key beside these, if there is none. A link that drains takes
+    /// descriptors, but its client is leaving: for the policy it counts no more.
+    pub fn no_room(&self, id: HolderId, links: &Links, limits: &Limits) -> Option<Refusal> {
         let holder = self.get(id)?;
-        let own = holder.links.len();
+        let (all, own) = (links.count(), holder.links.len());
         let most = holder.policy.as_ref().and_then(|policy| policy.links).unwrap_or(usize::MAX);
-        if links >= limits.links_at_most(ports) {
-            Some(Refusal::Links { count: links as u32, of_key: false })
-        } else if own >= limits.links_of_key_at_most(self.slots.len(), ports).min(most) {
-            Some(Refusal::Links { count: own as u32, of_key: true })
+        let standing = || holder.links.iter().filter(|&&link| links.may_serve(link)).count();
+        let refused = |count: usize, of_key| Some(Refusal::Links { count: count as u32, of_key });
+        if all >= limits.links_at_most(links.ports) {
+            refused(all, false)
+        } else if own >= limits.links_of_key_at_most(self.slots.len(), links.ports) {
+            refused(own, true)
+        } else if own >= most && standing() >= most {
+            refused(standing(), true)
         } else {
             None
         }

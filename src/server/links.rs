@@ -401,8 +401,7 @@ impl Links {
     /// What the kernel knows of a link is known.
     pub fn known(&mut self, id: Option<LinkId>, it: Measured, agenda: &mut Agenda) {
         let Some(link) = id.and_then(|id| self.get_mut(id)) else { return };
-        let pinged = link.ping_sent.unwrap_or(link.heard);
-        link.silence.measured(link.heard, link.patience(), pinged, (it, agenda.now));
+        link.silence.measured(link.heard, link.patience(), it, agenda.now);
         agenda.at(link.control, Some(link.next_due(&agenda.limits)));
     }
 
@@ -415,6 +414,16 @@ impl Links {
             link.silence.ends_at(link.heard, agenda.now + link.round_trip.wait(agenda.limits.woken));
             agenda.at(link.control, Some(link.next_due(&agenda.limits)));
         }
+    }
+
+    /// Another client would have the place of a link that is pinged: it must be heard soon. One that is not pinged was
+    /// heard a moment ago.
+    pub fn contest(&mut self, id: LinkId, agenda: &mut Agenda) {
+        let Some(link) = self.get_mut(id).filter(|link| link.is_pinged()) else { return };
+        let until = agenda.now + link.round_trip.wait(agenda.limits.contest);
+        let until = until.min(link.silence.until(link.heard, link.patience()));
+        link.silence.ends_at(link.heard, until);
+        self.schedule(id, agenda);
     }
 
     // Tickets; all of them are counted.

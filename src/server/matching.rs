@@ -293,8 +293,9 @@ impl Matching {
         }
         let key = self.sending.key_of(user.charged.filter(|_| !user.is_new()));
         let (number, user) = (user.number, user.peer());
-        agenda
-            .fact_of(account, Fact::UserLeft { number, user, service, key, traffic, lasted, served, reason });
+        let exposed_by = account.and_then(|it| agenda.tally.exposed_by(it)).cloned();
+        let fact = Fact::UserLeft { number, user, service, exposed_by, key, traffic, lasted, served, reason };
+        agenda.fact_of(account, fact);
     }
 
     /// A user has said all that it will, and has got nothing so far.

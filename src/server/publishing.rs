@@ -159,10 +159,7 @@ impl Publishing<'_> {
             standing.dial_ms = self.agenda.limits.dial_ms(publish.dial_time);
         }
         if probes.client_lets(id, publish.probe, self.agenda.now) {
-            let addresses = self.listeners.addresses(service);
-            let asked_for = self.exposed.granted(service, &addresses);
-            let addresses = asked_for.unwrap_or_else(|| one_port_each(&addresses));
-            let frame = self.matching.granted(link, publish.number, addresses);
+            let frame = self.matching.granted(link, publish.number, self.addresses(service));
             let control = self.matching.sending.links.get(link).map(|it| it.control);
             control.into_iter().for_each(|id| self.agenda.push(Output::Send { id, frame: frame.clone() }));
         }
@@ -316,13 +313,20 @@ impl Publishing<'_> {
 
     /// The users of a service connect elsewhere now, or it is probed now, or not any more: its clients are told.
     pub fn moved(&mut self, service: ServiceId) {
-        let addresses = self.listeners.addresses(service);
+        let addresses = self.addresses(service);
         for it in self.matching.services.publications_of(service) {
             if let Some(link) = self.matching.sending.links.get(it.link) {
-                let frame = self.matching.granted(it.link, it.number, one_port_each(&addresses));
+                let frame = self.matching.granted(it.link, it.number, addresses.clone());
                 self.agenda.push(Output::Send { id: link.control, frame });
             }
         }
+    }
+
+    /// Where users of a service connect, as its clients are told.
+    fn addresses(&self, service: ServiceId) -> Vec<GrantedAddress> {
+        let addresses = self.listeners.addresses(service);
+        let asked_for = self.exposed.granted(service, &addresses);
+        asked_for.unwrap_or_else(|| one_port_each(&addresses))
     }
 }
 

@@ -6,15 +6,16 @@
 //! 3. If some cannot be had, the new ones are closed and the suspended ones listen again: nothing has changed.
 //! 4. Else everything changes in one step. A place that one service had and another gets changes hands as it is.
 //!
-//! What clients serve on ports that they asked for stays, as far as policies allow it. Where one of them is in the way
-//! of a service, that one gets the port: listeners in the way are lent to the reload, and change hands or are closed.
+//! What clients serve on ports that they asked for stays, as far as policies allow it; at other addresses, if these are
+//! the ones that they allow. Where one of them is in the way of a service, that one gets the port. Listeners that are
+//! in the way, or at addresses that go, are lent to the reload, and change hands or are closed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 use super::clients::Clients;
-use super::exposed::{Exposing, Lent};
+use super::exposed::{Exposing, Lent, give};
 use super::listeners::{Listener, Listeners, Use};
 use super::services::Services;
 use crate::base::address::Listen;
@@ -30,12 +31,21 @@ pub(super) struct Request {
     pub source: Arc<str>,
 }
 
+/// For whose users a listener is to be.
+#[derive(Clone)]
+enum Whose {
+    /// Those of a service that the configuration declares.
+    Declared(Name),
+    /// Those of ports that a client has asked for.
+    Granted(ServiceId),
+}
+
 /// A configuration whose listeners are being opened.
 pub(super) struct Reload {
     request: Request,
     difference: Difference,
-    /// Which service each listener is for, where that is another one than before.
-    uses: Vec<(Name, ListenerId)>,
+    /// Whose users each listener is for, where that is another service than before.
+    uses: Vec<(Whose, ListenerId)>,
     /// Listeners that are for nobody then.
     closing: Vec<ListenerId>,
     /// Those that are new.
@@ -49,7 +59,7 @@ pub(super) struct Reload {
     overlapped: BTreeSet<ListenerId>,
     /// What was suspended for them, and whom it served.
     suspended: Vec<(ListenerId, Use)>,
-    /// Listeners of ports that clients asked for and that services are to have.
+    /// Listeners of ports that clients asked for and that are for others then, or for nobody.
     lent: Lent,
 }
 
@@ -85,15 +95,14 @@ impl Reload {
             suspended: Vec::new(),
             lent: Lent::default(),
         };
-        let places = reload.request.config.services.iter().flat_map(|service| &service.listen);
-        reload.lent = Lent::at(places.copied(), exposing);
+        reload.lent = Lent::to(&reload.request.config, exposing);
         let new = reload.place(&exposing.matching.services, exposing.listeners);
         reload.open(new, exposing.listeners, exposing.agenda);
         Ok(reload)
     }
 
     /// Finds out which listeners stay, change hands and go; returns the places where there is none.
-    fn place(&mut self, services: &Services, listeners: &Listeners) -> Vec<(Name, Listen)> {
+    fn place(&mut self, services: &Services, listeners: &Listeners) -> Vec<(Whose, Listen)> {
         let Difference { services: changes, .. } = &self.difference;
         let its = |name: &Name| services.id(name).map_or(&[][..], |id| listeners.of_service(id));
         let at = |id: ListenerId| listeners.get(id).map(|listener| listener.at);
@@ -106,7 +115,7 @@ impl Reload {
             for &place in &service.listen {
                 match own.iter().position(|&id| at(id) == Some(place)) {
                     Some(found) => drop(own.swap_remove(found)),
-                    None => wanted.push((service.name.clone(), place)),
+                    None => wanted.push((Whose::Declared(service.name.clone()), place)),
                 }
             }
             free.extend(own);
@@ -118,29 +127,30 @@ impl Reload {
         }
         let mut taken = HashSet::new();
         let uses = &mut self.uses;
-        wanted.retain(|(name, place)| match free_at.get_mut(place).and_then(Vec::pop) {
+        wanted.retain(|(whose, place)| match free_at.get_mut(place).and_then(Vec::pop) {
             Some(id) => {
                 taken.insert(id);
-                uses.push((name.clone(), id));
+                uses.push((whose.clone(), id));
                 false
             }
             None => true,
         });
+        wanted.extend(self.lent.wanted().map(|(service, at)| (Whose::Granted(service), at)));
         self.closing = free.into_iter().filter(|id| !taken.contains(id)).collect();
         wanted
     }
 
-    fn open(&mut self, new: Vec<(Name, Listen)>, listeners: &mut Listeners, agenda: &mut Agenda) {
+    fn open(&mut self, new: Vec<(Whose, Listen)>, listeners: &mut Listeners, agenda: &mut Agenda) {
         let mut closing: HashMap<u16, Vec<(ListenerId, Listen)>> = HashMap::new();
         for &id in &self.closing {
             if let Some(at) = listeners.get(id).map(Listener::place) {
                 closing.entry(at.port()).or_default().push((id, at));
             }
         }
-        for (name, at) in new {
+        for (whose, at) in new {
             let Some(id) = listeners.add(Use::Nobody, at) else { continue };
             self.opened.push(id);
-            self.uses.push((name, id));
+            self.uses.push((whose, id));
             let near = closing.get(&at.port()).into_iter().flatten();
             let overlapped: Vec<ListenerId> = near.filter(|it| it.1.overlaps(at)).map(|it| it.0).collect();
             if overlapped.is_empty() {
@@ -161,7 +171,10 @@ impl Reload {
     pub fn heard(&mut self, id: ListenerId, outcome: Result<(), &io::Error>, listeners: &Listeners) -> bool {
         let is_awaited = self.awaited.remove(&id);
         if let (true, Err(error), Some(listener)) = (is_awaited, outcome, listeners.get(id)) {
-            let service = self.uses.iter().find(|it| it.1 == id).map(|it| it.0.clone());
+            let service = self.uses.iter().find(|it| it.1 == id).and_then(|(whose, _)| match whose {
+                Whose::Declared(name) => Some(name.clone()),
+                Whose::Granted(_) => None,
+            });
             self.failed.push(CannotListen { service, at: listener.at, fault: error.into() });
         }
         is_awaited
@@ -207,7 +220,9 @@ impl Reload {
 
     /// Everything changes, now.
     pub fn swap(self, clients: &mut Clients) -> Arc<ServerConfig> {
-        let Reload { request: Request { config, source }, difference, uses, closing, suspended, .. } = self;
+        let Reload {
+            request: Request { config, source }, difference, uses, closing, suspended, lent, ..
+        } = self;
         clients.publishing.agenda.limits = Arc::new(config.limits.clone());
         for key in difference.keys.removed.iter().chain(&difference.keys.changed) {
             clients.revoke(key);
@@ -233,6 +248,9 @@ impl Reload {
             _ => None,
         });
         change_services(&config, &difference, uses, (closing, served.collect()), clients);
+        for service in lent.end(&mut clients.publishing.exposing()) {
+            clients.publishing.moved(service);
+        }
         clients.publishing.exposing().configure(&config, clients.clocks);
         clients.publishing.grant_denied();
         let (matching, agenda) = (&mut *clients.publishing.matching, &mut *clients.publishing.agenda);
@@ -249,7 +267,7 @@ impl Reload {
 fn change_services(
     config: &ServerConfig,
     difference: &Difference,
-    uses: Vec<(Name, ListenerId)>,
+    uses: Vec<(Whose, ListenerId)>,
     (closing, mut moved): (Vec<ListenerId>, BTreeSet<ServiceId>),
     clients: &mut Clients,
 ) {
@@ -263,10 +281,15 @@ fn change_services(
             publishing.set_rules(&service.name, service.rules.clone());
         }
     }
-    for (name, listener) in uses {
-        if let Some(id) = publishing.matching.services.id(&name) {
-            publishing.listeners.set_use(listener, Use::Users(id), publishing.agenda);
-            moved.insert(id);
+    for (whose, listener) in uses {
+        match whose {
+            Whose::Granted(id) => give(id, listener, &mut publishing.exposing()),
+            Whose::Declared(name) => {
+                if let Some(id) = publishing.matching.services.id(&name) {
+                    publishing.listeners.set_use(listener, Use::Users(id), publishing.agenda);
+                    moved.insert(id);
+                }
+            }
         }
     }
     for id in closing {

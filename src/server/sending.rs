@@ -243,6 +243,18 @@ impl Sending {
         }
     }
 
+    /// A client of this key finds no room. Of the key's other clients, the one that was not heard for longest has to
+    /// say that it is there: its machine may have died, and it is the same one that comes back.
+    pub fn contest_link(&mut self, holder: HolderId, agenda: &mut Agenda) {
+        let Some(holder) = self.holders.get(holder) else { return };
+        let standing = holder.links.iter().filter_map(|&id| Some((self.links.get(id)?.heard, id)));
+        let standing = standing.filter(|it| self.links.may_serve(it.1));
+        if let Some((_, id)) = standing.min() {
+            self.ping_link(id, agenda);
+            self.links.contest(id, agenda);
+        }
+    }
+
     pub fn want_refill(&mut self, link: LinkId) {
         self.refills.want(link, &mut self.links);
     }

@@ -1,17 +1,19 @@
 //! Clients that ask for ports of one server: any, fixed ones, ranges. They come and go, race for the same ports, share
-//! them or not, fall silent, leave and are killed; the server is killed, and another program has some of the ports.
+//! them or not, fall silent, leave and are killed; the server is killed, and permits the same ports at other addresses;
+//! another program has some of the ports.
 //!
-//! What must hold: nobody is granted what it did not ask for, no port belongs to two owners at once, everybody is
-//! answered soon, each granted port is open, and a day after all have left nothing is.
+//! What must hold: nobody is granted what it did not ask for, other addresses take nothing that was granted, no port
+//! belongs to two owners at once, everybody is answered soon, each granted port is open, and a day after all have left
+//! nothing is.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use skyorg::base::ports::Ports;
+use skyorg::base::ports::{Ports, PortsAt};
 use skyorg::config::Policies;
 use skyorg::config::limits::Limits;
 use skyorg::config::policy::PortRules;
@@ -21,13 +23,17 @@ use skyorg::wire::handshake::{ClearHello, Purpose, Suite, key_id};
 use super::actors::wire::Wire;
 use super::drawn::Settings;
 use super::line::Line;
-use super::process::{Process, key};
+use super::process::{Process, key, server_config};
 use super::tcp::{Host, Listener, Net, Shape, Time};
 use super::trace;
 use super::world::{CONTROL_PORT, SERVER_IP};
 
 /// What any key may ask for. They are few, so that askers are in each other's way.
 const PERMITTED: Ports = Ports { first: 20_000, last: 20_023 };
+/// Another address of the server.
+const OTHER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77));
+/// How long a reload may take.
+const MOVED: Duration = Duration::from_millis(100);
 const ASKERS: usize = 6;
 const PUBLICATIONS: [&str; 4] = ["game", "web", "preview", "ssh"];
 /// Publications of one asker at once.
@@ -56,6 +62,8 @@ struct Ask {
     want: Want,
     share: bool,
     answer: Answer,
+    /// When it was granted last.
+    granted_at: Time,
 }
 
 /// A client that asks for ports and serves nobody.
@@ -148,10 +156,14 @@ impl Asker {
                 ControlFrame::Welcome(_) => self.is_welcome = true,
                 ControlFrame::Ping => self.say(net, &ControlFrame::Pong),
                 ControlFrame::Granted { number, addresses, .. } => {
-                    let [address] = addresses[..] else { panic!("one place, not {addresses:?}") };
+                    let ports = addresses.first().expect("users connect somewhere").ports;
+                    assert!(addresses.iter().all(|address| address.ports == ports), "{addresses:?}");
                     let Some(ask) = self.asks.get_mut(&number) else { panic!("nobody asked for {number}") };
                     if ask.answer != Answer::Unpublished {
-                        ask.answer = Answer::Granted(address.ports);
+                        if !matches!(ask.answer, Answer::Granted(_)) {
+                            ask.granted_at = net.now;
+                        }
+                        ask.answer = Answer::Granted(ports);
                         granted.push(number);
                     }
                 }
@@ -161,7 +173,14 @@ impl Asker {
                         ask.answer = Answer::Denied;
                     }
                 }
-                ControlFrame::Withdrawn { .. } => panic!("no policy has changed: {frame:?}"),
+                // What was being opened as a reload began comes back without being asked for again.
+                ControlFrame::Withdrawn { number, .. } => {
+                    let Some(ask) = self.asks.get_mut(&number) else { panic!("nobody asked for {number}") };
+                    if ask.answer != Answer::Unpublished {
+                        assert!(net.now < ask.granted_at + MOVED, "its ports are permitted: {ask:?}");
+                        ask.answer = Answer::Since(net.now);
+                    }
+                }
                 _ => {}
             }
         }
@@ -216,7 +235,7 @@ impl Asker {
         let publication = PUBLICATIONS[self.rng.usize(..PUBLICATIONS.len())];
         let share = self.rng.bool();
         self.last_number += 1;
-        let ask = Ask { publication, want, share, answer: Answer::Since(net.now) };
+        let ask = Ask { publication, want, share, answer: Answer::Since(net.now), granted_at: net.now };
         self.asks.insert(self.last_number, ask);
         let frame = ControlFrame::Publish(Publish {
             number: self.last_number,
@@ -240,6 +259,18 @@ impl Asker {
     }
 }
 
+/// Any key may ask for the same ports, at one of some addresses or at several.
+fn permitted(rng: &mut Rng) -> Policies {
+    let at = |ip: IpAddr| PortsAt { ip: Some(ip), ports: PERMITTED };
+    let rules = match rng.u8(..4) {
+        0 => vec![PortsAt { ip: None, ports: PERMITTED }],
+        1 => vec![at(SERVER_IP)],
+        2 => vec![at(OTHER_IP)],
+        _ => vec![at(OTHER_IP), at(SERVER_IP)],
+    };
+    Policies::Alike(PortRules::These(rules.into()))
+}
+
 /// A server and those who ask it for ports.
 pub struct Market {
     net: Rc<RefCell<Net>>,
@@ -248,6 +279,8 @@ pub struct Market {
     settings: Settings,
     server: Process,
     askers: Vec<Asker>,
+    /// When the server gets its next configuration.
+    reload_at: Time,
     /// Grants that were told.
     pub granted: usize,
 }
@@ -271,13 +304,13 @@ impl Market {
         };
         let local_ports = rng.bool().then_some(Ports { first: 20_016, last: 40_000 });
         let limits = Limits { local_ports, ..Limits::default() };
-        let rules = PortRules::These([PERMITTED.to_string().parse().expect("ports")].into());
-        let settings =
-            Settings { plain: false, limits, named: false, policies: Policies::Alike(rules), probes: false };
+        let policies = permitted(&mut rng);
+        let settings = Settings { plain: false, limits, named: false, policies, probes: false };
         let net = Rc::new(RefCell::new(Net::new(rng.fork(), shape, Line::default())));
         let askers = (0..ASKERS).map(|number| Asker::new(number, rng.fork())).collect();
         let server = Process::new(Host::Server);
-        let mut market = Market { net, rng, base: Instant::now(), settings, server, askers, granted: 0 };
+        let (base, reload_at, granted) = (Instant::now(), Duration::from_secs(1), 0);
+        let mut market = Market { net, rng, base, settings, server, askers, reload_at, granted };
         market.start();
         market
     }
@@ -285,6 +318,14 @@ impl Market {
     fn start(&mut self) {
         let rng = self.rng.fork();
         self.server.start(&self.net, self.base, &self.settings, rng);
+    }
+
+    /// The same ports are permitted at other addresses.
+    fn reload(&mut self) {
+        let now = self.net.borrow().now;
+        self.reload_at = now + Duration::from_millis(self.rng.u64(50..15_000));
+        self.settings.policies = permitted(&mut self.rng);
+        self.server.configure(server_config(&self.settings), now);
     }
 
     /// Another program listens at some ports, or ends.
@@ -383,6 +424,9 @@ impl Market {
             }
             self.server.facts.clear();
             net.borrow_mut().take_marked_outside();
+            if acts && self.reload_at <= net.borrow().now {
+                self.reload();
+            }
             for index in 0..self.askers.len() {
                 let now = net.borrow().now;
                 let granted = self.askers[index].hear(&mut net.borrow_mut());
@@ -403,7 +447,7 @@ impl Market {
             let (now, mut next) = (net.now, until);
             next = next.min(net.next_due().unwrap_or(until)).min(self.server.due(&net).unwrap_or(until));
             if acts {
-                next = self.askers.iter().map(|asker| asker.at).fold(next, Time::min);
+                next = self.askers.iter().map(|asker| asker.at).fold(next.min(self.reload_at), Time::min);
             }
             let busy = net.kernels[Host::Outside.index()].has_events() || next <= now;
             drop(net);

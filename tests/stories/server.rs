@@ -175,7 +175,11 @@ impl Stage {
             let input = match *output {
                 Output::Listen { id, at: listen, door } if can(listen) => {
                     self.listeners.push((id, listen.port(), door));
-                    Input::Listening { id, address: at(listen.port()) }
+                    let address = match listen {
+                        Listen::Any(port) => at(port),
+                        Listen::At(address) => address,
+                    };
+                    Input::Listening { id, address }
                 }
                 Output::Listen { id, .. } => {
                     Input::ListenFailed { id, error: std::io::ErrorKind::AddrInUse.into() }

@@ -1,6 +1,6 @@
 //! A machine that hears one thing after another. What it asks for is recorded, and nothing is answered by itself.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use skyorg::base::id::{ConnId, RateId};
@@ -24,16 +24,25 @@ struct Record {
     outputs: Outputs,
     /// What the system says that takes to be sent again: the one question that is answered by itself.
     again: Duration,
+    /// When something was said last on each control connection. The peer's system acknowledges it at once.
+    said: HashMap<ConnId, Instant>,
+    now: Option<Instant>,
 }
 
 impl Surroundings for Record {
     fn carry_out(&mut self, output: Output) {
         match output {
-            Output::Measure(id) => self.inputs.push_back(Input::Measured {
-                id,
-                it: Measured { again: self.again, acknowledged: secs(3_600) },
-            }),
-            output => self.outputs.0.push(output),
+            Output::Measure(id) => {
+                let said = self.said.get(&id).zip(self.now).map_or(Duration::ZERO, |(at, now)| now - *at);
+                let it = Measured { again: self.again, acknowledged: said, said };
+                self.inputs.push_back(Input::Measured { id, it });
+            }
+            output => {
+                if let (&Output::Send { id, .. }, Some(now)) = (&output, self.now) {
+                    self.said.insert(id, now);
+                }
+                self.outputs.0.push(output);
+            }
         }
     }
 
@@ -82,6 +91,7 @@ impl<M: Machine> Story<M> {
     /// The machine hears something and does what is due now.
     pub fn tell(&mut self, input: Input) -> Outputs {
         self.record.inputs.push_back(input);
+        self.record.now = Some(self.now);
         drive(&mut self.machine, &mut self.record, self.now);
         self.wait(Duration::ZERO)
     }
@@ -89,9 +99,11 @@ impl<M: Machine> Story<M> {
     /// Time passes; the machine is called whenever it wants to be.
     pub fn wait(&mut self, time: Duration) -> Outputs {
         let until = self.now + time;
+        self.record.now = Some(self.now);
         drive(&mut self.machine, &mut self.record, self.now);
         while let Some(at) = self.machine.poll_timeout().filter(|&at| at <= until) {
             self.now = self.now.max(at);
+            self.record.now = Some(self.now);
             drive_timeout(&mut self.machine, &mut self.record, self.now);
         }
         self.now = until;

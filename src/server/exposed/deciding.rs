@@ -60,7 +60,7 @@ impl Deciding<'_> {
         let ask = self.exposed.asks.get(id).filter(|ask| ask.grant().is_none())?;
         let key = self.links.get(ask.link)?.key();
         let owner = Owner { key: key.clone(), publication: ask.publish.name.clone() };
-        let Some(permitted) = self.exposed.permitted(key) else {
+        let Some(permitted) = self.exposed.rights.permitted(key) else {
             return Some(Decision::Deny(Denial::Policy, Until::Configured));
         };
         let own = self.exposed.grants.of(&owner);
@@ -76,7 +76,7 @@ impl Deciding<'_> {
             Want::Ports(ports) => ports == grant.ports,
             Want::Service => false,
         };
-        let fits = fits && permitted.places(grant.ports) == grant.places;
+        let fits = fits && permitted.are(grant.ports, &grant.places);
         let mut members = grant.members.iter().filter_map(|&member| self.exposed.asks.get(member));
         let Some(holder) = members.clone().next() else {
             let opens = if grant.state == State::Kept { grant.count() } else { 0 };
@@ -148,15 +148,16 @@ impl Deciding<'_> {
 
     /// Why a key may not have so many listeners more, or not yet, if it may not. One may have all of them until three
     /// quarters are taken. From then on a key that would have more than a quarter gets no more, if there are others.
-    fn room(&self, key: &Name, more: usize) -> Option<Decision> {
+    pub fn room(&self, key: &Name, more: usize) -> Option<Decision> {
         let Deciding { exposed, links, limits, now } = self;
         if more == 0 {
             return None;
         }
-        let most = limits.ports_at_most(links.count(), exposed.keys.len());
+        let most = limits.ports_at_most(links.count(), exposed.rights.keys.len());
         let own = exposed.listeners.get(key).copied().unwrap_or(0) + more;
         let all = links.ports + more;
-        let has_room = all <= most && (all <= most / 4 * 3 || own <= most / 4 || exposed.keys.len() <= 1);
+        let has_room =
+            all <= most && (all <= most / 4 * 3 || own <= most / 4 || exposed.rights.keys.len() <= 1);
         if !has_room {
             return Some(Decision::Deny(Denial::Limit, Until::Room));
         }

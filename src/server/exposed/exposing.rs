@@ -179,7 +179,7 @@ impl Exposing<'_> {
         self.exposed.configure(config, clocks);
         for service in self.exposed.grants.ids() {
             let Some(grant) = self.exposed.grants.get(service) else { continue };
-            let permitted = self.exposed.permitted(&grant.owner.key);
+            let permitted = self.exposed.rights.permitted(&grant.owner.key);
             if permitted.is_none_or(|it| !it.permits(grant.ports, &grant.places)) {
                 self.withdraw(service, Denial::Policy);
             }
@@ -373,12 +373,12 @@ impl Exposing<'_> {
         let is_taken = fault.kind() == io::ErrorKind::AddrInUse;
         if wants == Some(Want::AnyPort)
             && is_taken
-            && let Some(permitted) = self.exposed.permitted(&owner.key)
+            && let Some(permitted) = self.exposed.rights.permitted(&owner.key)
         {
             let order = behind(permitted.any(&owner.key, &owner.publication), port);
             if let Some((port, places)) = self.exposed.grants.first(&order, permitted, |_| false) {
                 self.close_listeners(service);
-                self.exposed.grants.change(service, port, places);
+                self.exposed.grants.change(service, Ports::one(port), places);
                 return self.open_listeners(service);
             }
         }

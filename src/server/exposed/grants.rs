@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use super::permitted::{Permitted, Place, place};
+use super::permitted::{Permitted, Place, place_of};
 use crate::base::address::Listen;
 use crate::base::deadlines::Deadlines;
 use crate::base::id::{AskId, ServiceId, kind};
@@ -69,12 +69,15 @@ impl Grant {
 
     /// Where it listens: all ports of one place, then those of the next.
     pub fn addresses(&self) -> impl Iterator<Item = Listen> {
-        self.places.iter().flat_map(|&place| {
-            self.ports
-                .iter()
-                .map(move |port| place.map_or(Listen::Any(port), |ip| Listen::At((ip, port).into())))
-        })
+        addresses(self.ports, &self.places)
     }
+}
+
+/// All of these ports at the first of these places, then at the next.
+pub(super) fn addresses(ports: Ports, places: &[Place]) -> impl Iterator<Item = Listen> {
+    places.iter().flat_map(move |&place| {
+        ports.iter().map(move |port| place.map_or(Listen::Any(port), |ip| Listen::At((ip, port).into())))
+    })
 }
 
 /// Who has a port.
@@ -116,11 +119,7 @@ impl Grants {
     pub fn reserve(&mut self, ours: impl Iterator<Item = Listen>) {
         // The system chooses where port 0 is.
         for listen in ours.filter(|listen| listen.port() != 0) {
-            let ip = match listen {
-                Listen::Any(_) => None,
-                Listen::At(address) => Some(address.ip()),
-            };
-            let at = (listen.port(), place(ip));
+            let at = (listen.port(), place_of(listen));
             self.ours.insert(at);
             self.taken.entry(at).or_insert(Holder::Ours);
         }
@@ -216,10 +215,9 @@ impl Grants {
         self.table.insert(id, Grant { owner, ports, places, state, members });
     }
 
-    /// A grant has another port than before.
-    pub fn change(&mut self, id: ServiceId, port: u16, places: Vec<Place>) {
+    /// A grant has other ports than before, or has them at other places.
+    pub fn change(&mut self, id: ServiceId, ports: Ports, places: Vec<Place>) {
         let Some(grant) = self.table.get_mut(id) else { return };
-        let ports = Ports::one(port);
         let (old_ports, old_places) = (
             std::mem::replace(&mut grant.ports, ports),
             std::mem::replace(&mut grant.places, places.clone()),
@@ -358,7 +356,7 @@ mod tests {
         assert_eq!(take(6, "100-102", vec![None]), None);
         let of_four = |grant: &Grant| grant.owner == owner("106-108");
         assert_eq!(grants.first(&order, &some, of_four), Some((106, vec![one, two])));
-        grants.change(id(6), 200, vec![None]);
+        grants.change(id(6), ports("200"), vec![None]);
         assert_eq!(grants.first(&order, &some, |_| false), Some((100, vec![one])));
     }
 

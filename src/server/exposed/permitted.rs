@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use blake2::{Blake2s256, Digest};
 
+use crate::base::address::Listen;
 use crate::base::name::Name;
 use crate::base::ports::{Ports, PortsAt};
 use crate::config::policy::PortRules;
@@ -17,6 +18,14 @@ const ALL: PortsAt = PortsAt { ip: None, ports: Ports { first: 1024, last: u16::
 /// An address as it is compared: an unspecified one is all interfaces.
 pub(super) fn place(ip: Option<IpAddr>) -> Place {
     ip.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_unspecified())
+}
+
+/// Where a listener is that was asked for there.
+pub(super) fn place_of(at: Listen) -> Place {
+    match at {
+        Listen::Any(_) => None,
+        Listen::At(address) => place(Some(address.ip())),
+    }
 }
 
 /// The ports that a key may ask for.
@@ -65,6 +74,12 @@ impl Permitted {
     pub fn permits(&self, ports: Ports, places: &[Place]) -> bool {
         let permitted = self.places(ports);
         places.iter().all(|place| permitted.contains(place) || permitted.contains(&None))
+    }
+
+    /// Whether these are all places at which all of these ports are permitted, in any order.
+    pub fn are(&self, ports: Ports, places: &[Place]) -> bool {
+        let permitted = self.places(ports);
+        permitted.len() == places.len() && places.iter().all(|place| permitted.contains(place))
     }
 
     /// Whether rules for this very place name all of these ports between them.

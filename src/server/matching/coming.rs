@@ -61,7 +61,8 @@ impl Coming<'_> {
         let Some(service) = self.all.admission.name(service).cloned() else { return };
         let (number, traffic, lasted) = (self.all.last_number, Traffic::default(), Duration::ZERO);
         let (key, served) = (None, false);
-        let fact = Fact::UserLeft { number, user, service, key, traffic, lasted, served, reason };
+        let exposed_by = account.and_then(|it| self.agenda.tally.exposed_by(it)).cloned();
+        let fact = Fact::UserLeft { number, user, service, exposed_by, key, traffic, lasted, served, reason };
         self.agenda.fact_of(account, fact);
     }
 
@@ -73,7 +74,9 @@ impl Coming<'_> {
             (None, _) => {
                 let (users, is_short) =
                     (all.user_count(), all.sending.users.is_short(agenda.limits.users_asked));
-                agenda.fact_of(account, Fact::UserShed { peer, service: name, users, is_short });
+                let exposed_by = account.and_then(|it| agenda.tally.exposed_by(it)).cloned();
+                let fact = Fact::UserShed { peer, service: name, exposed_by, users, is_short };
+                agenda.fact_of(account, fact);
             }
             // What the system said is told of.
             (Some(_), Some(account)) => {

@@ -244,6 +244,31 @@ fn a_refusal_is_told_of_and_makes_long_pauses() {
 }
 
 #[test]
+fn a_place_that_another_client_has_is_asked_for_again_soon_and_then_more_rarely() {
+    let (mut stage, _) = begin(config());
+    let mut pauses = Vec::new();
+    let mut control = stage.dialling(Dialled::Control);
+    // Attempts that failed before say nothing of a server that answers.
+    for _ in 0..12 {
+        let pause = stage.gone(control, REFUSED).pause();
+        stage.wait(pause);
+        control = stage.dialling(Dialled::Control);
+    }
+    for _ in 0..12 {
+        stage.connected(control);
+        let refusal = Refusal::Links { count: 1, of_key: true };
+        let pause = stage.hear(control, ControlFrame::Refused(refusal)).pause();
+        stage.gone(control, CloseReason::Drained);
+        stage.wait(pause);
+        pauses.push(pause);
+        control = stage.dialling(Dialled::Control);
+    }
+    // The server gives another client one second to answer.
+    assert!(pauses[..3].iter().all(|pause| *pause == secs(2)), "{pauses:?}");
+    assert!(pauses.iter().max() > Some(&secs(5)), "{pauses:?}");
+}
+
+#[test]
 fn a_server_that_does_not_prove_itself_is_told_of() {
     let (mut stage, _) = begin(config());
     let control = stage.dialling(Dialled::Control);

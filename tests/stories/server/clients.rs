@@ -46,6 +46,26 @@ fn a_silent_client_is_waited_for_until_it_could_be_heard() {
 }
 
 #[test]
+fn a_client_whose_system_acknowledges_what_it_is_told_is_given_up_after_the_heartbeat() {
+    let mut stage = begin();
+    let mut client = stage.client(1);
+    stage.bring(&mut client);
+    stage.hear(client.control, ControlFrame::Pong);
+    let mut asked = 0;
+    for _ in 0..29 {
+        let outputs = stage.wait(secs(1));
+        outputs.closes().into_iter().for_each(|(id, reason, _)| drop(stage.gone(id, reason)));
+        asked += outputs.asked(client.control).len();
+    }
+    assert!(asked > 0, "its idle connection did not answer a ping");
+    assert_eq!(stage.wait(secs(1) - millis(1)).closes(), []);
+    assert_eq!(
+        stage.wait(millis(1)).closes().first(),
+        Some(&(client.control, CloseReason::HeartbeatLost, Manner::Reset))
+    );
+}
+
+#[test]
 fn after_a_suspension_clients_are_pinged_at_once_and_soon_given_up() {
     let mut stage = begin();
     let [silent, answers] = [1, 2].map(|instance| stage.client(instance));

@@ -33,7 +33,7 @@ fn a_user_from_elsewhere_is_reset_before_anything_is_spent_on_it() {
     let (user, outputs) = come(&mut stage, "203.0.113.1:1");
     assert_eq!((outputs.closes(), outputs.pairs()), (vec![(user, CloseReason::From, Manner::Reset)], vec![]));
     let [fact] = outputs.facts()[..] else { panic!("{outputs:?}") };
-    let throttle = fact.throttle().expect("others set its pace");
+    let throttle = skyorg::machine::Throttle::of(fact).expect("others set its pace");
     assert_eq!((throttle.cause, throttle.key, throttle.at_once), ("from", Some(&name("web")), 1));
     assert!(stage.gone(user, CloseReason::From).is_silent());
     let peers = ["198.51.100.7:1", "[2001:db8::1]:1", "[::1]:1"];

@@ -149,6 +149,70 @@ fn a_key_has_no_more_links_than_its_policy_says_and_a_lower_number_ends_none() {
 }
 
 #[test]
+fn a_link_whose_client_leaves_takes_no_place_of_its_key_s_links() {
+    let mut stage = begin_as(allowed(Policy { links: Some(1), ..web() }));
+    let mut old = stage.client(1);
+    let (message, _) = stage.bring(&mut old);
+    stage.user();
+    stage.accepted_and_started(message);
+    stage.hear(old.control, ControlFrame::Drain);
+    let new = stage.greet(hello(2));
+    assert!(matches!(new.1.said(new.0.control)[0], ControlFrame::Welcome(_)), "{:?}", new.1);
+    let third = stage.greet(hello(3));
+    let refusal = Refusal::Links { count: 1, of_key: true };
+    assert_eq!(third.1.said(third.0.control), [ControlFrame::Refused(refusal)]);
+}
+
+#[test]
+fn a_link_that_drains_counts_where_descriptors_are_short() {
+    let mut stage = begin_with(Limits { links_max: 1, ..limits() });
+    let mut old = stage.client(1);
+    let (message, _) = stage.bring(&mut old);
+    stage.user();
+    stage.accepted_and_started(message);
+    stage.hear(old.control, ControlFrame::Drain);
+    let (new, outputs) = stage.greet(hello(2));
+    let refusal = Refusal::Links { count: 1, of_key: false };
+    assert_eq!(outputs.said(new.control), [ControlFrame::Refused(refusal)]);
+}
+
+#[test]
+fn where_a_key_has_all_its_links_the_one_not_heard_for_longest_must_say_that_it_is_there() {
+    let mut stage = begin_as(allowed(Policy { links: Some(2), ..web() }));
+    let dead = stage.client(1);
+    stage.wait(secs(3));
+    let alive = stage.client(2);
+    let (refused, outputs) = stage.greet(hello(3));
+    assert_eq!(outputs.said(dead.control), [ControlFrame::Ping]);
+    assert_eq!(outputs.said(alive.control), []);
+    let refusal = Refusal::Links { count: 2, of_key: true };
+    assert_eq!(outputs.said(refused.control), [ControlFrame::Refused(refusal)]);
+    // Others that come meanwhile give it no more time.
+    assert_eq!(stage.wait(millis(500)).closes(), []);
+    stage.greet(hello(4));
+    assert_eq!(stage.wait(millis(499)).closes(), []);
+    let given_up = (dead.control, CloseReason::HeartbeatLost, Manner::Reset);
+    assert_eq!(stage.wait(millis(1)).closes(), [given_up]);
+    let (new, outputs) = stage.greet(hello(3));
+    assert!(matches!(outputs.said(new.control)[0], ControlFrame::Welcome(_)), "{outputs:?}");
+}
+
+#[test]
+fn a_client_that_answers_keeps_its_link_however_often_others_come() {
+    let mut stage = begin_as(allowed(Policy { links: Some(1), ..web() }));
+    let client = stage.client(1);
+    for instance in 2..20 {
+        let (_, outputs) = stage.greet(hello(instance));
+        let more = stage.wait(millis(40));
+        if outputs.said(client.control).contains(&ControlFrame::Ping) {
+            stage.hear(client.control, ControlFrame::Pong);
+        }
+        assert!(!more.closes().iter().any(|close| close.0 == client.control), "{more:?}");
+    }
+    assert_eq!(stage.wait(secs(2)).closes(), []);
+}
+
+#[test]
 fn a_key_has_no_more_users_than_its_policy_says_on_all_its_links_together() {
     let mut stage = begin_as(allowed(Policy { users: Some(2), ..serves(&["web", "ssh"]) }));
     let mut clients = [1, 2].map(|instance| stage.client(instance));

@@ -1,6 +1,7 @@
 //! Ports that clients ask for.
 
 mod declared;
+mod places;
 
 use std::io;
 
@@ -468,29 +469,6 @@ fn whoever_comes_with_a_key_after_a_client_of_it_was_lost_may_have_its_ports() {
     let other = stage.joins(guest(), 4);
     let outputs = stage.ask(&other, expose(1, "new", "27000", false));
     assert_eq!(outputs.told(&other), [denied(1, Denial::PortTaken)]);
-}
-
-#[test]
-fn a_policy_that_still_allows_a_port_keeps_it_and_its_sessions() {
-    let at_places = |texts: &[&str]| -> Policies {
-        let of = [(name("office"), policy(texts)), (name("guest"), policy(&[]))];
-        Policies::Each(of.into())
-    };
-    let keys = || vec![key("office", 7), key("guest", 8)];
-    let mut stage = begin_with_policies(at_places(&["127.0.0.1:20000-20019"]), limits());
-    let mut client = stage.joins(office(), 1);
-    stage.ask(&client, expose(1, "web", "20005", false));
-    let (message, _) = stage.bring(&mut client);
-    stage.user_at(20_005);
-    stage.accepted_and_started(message);
-    for wider in
-        [&["127.0.0.1:20000-20019", "127.0.0.2:20000-20019"][..], &["20000-20019"], &["127.0.0.1:20005"]]
-    {
-        let outputs = stage.change(at_places(wider), keys());
-        assert_eq!((outputs.told(&client), outputs.closes()), (vec![], vec![]), "{wider:?}");
-    }
-    let outputs = stage.change(at_places(&["127.0.0.2:20000-20019"]), keys());
-    assert!(!outputs.closes().is_empty());
 }
 
 #[test]
