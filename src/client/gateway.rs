@@ -136,11 +136,14 @@ impl Gateway {
 
     // To the server.
 
-    /// Begins an attempt: looks the names up anew, unless they need no resolver. What is known of the server's is used
-    /// if no answer comes in a moment.
+    /// Begins an attempt: looks the names up anew, unless they need no resolver, or are known since a moment. What is
+    /// known of the server's is used if no answer comes in a moment.
     fn connect(&mut self, names: &mut Names, agenda: &mut Agenda) {
         for id in self.settings.names() {
-            names.ask(id, agenda);
+            match names.found(id) {
+                [] => names.ask(id, agenda),
+                _ => names.ask_again(id, agenda),
+            }
         }
         (self.stage, self.due) = (Stage::Resolving, Some(agenda.now + agenda.limits.resolve_wait));
         self.resolved(names, agenda);
@@ -184,7 +187,12 @@ impl Gateway {
     fn give_up(&mut self, agenda: &mut Agenda) {
         match self.tell_refusal(agenda) {
             true => self.pause_refused(agenda),
-            false => self.pause(agenda),
+            false if self.rounds.has_denied() => self.pause(agenda),
+            // Nothing of it reached a server, which is to be found soon after it is back.
+            false => {
+                let pause = agenda.jittered(agenda.limits.retry);
+                self.pause_for(pause, agenda);
+            }
         }
     }
 
@@ -405,7 +413,7 @@ impl Gateway {
         }
     }
 
-    /// Waits before the next attempt.
+    /// Waits before the next attempt, because the last one cost a server work, or a link has ended.
     fn pause(&mut self, agenda: &mut Agenda) {
         let pause = if self.sought_until.is_some_and(|until| agenda.now < until) {
             agenda.jittered(agenda.limits.drain_retry)

@@ -48,7 +48,7 @@ pub struct Limits {
     /// Tickets of one link that wait for their turn; more are ignored, expire, and are handed out again.
     pub tickets_max: usize,
     /// Time between two dials of message connections while these fail, and between two of control connections while
-    /// none is answered; four times what the last one took, if that is longer.
+    /// none is answered; four times what the last one took, if that is longer. Jittered by a quarter where dials fail.
     pub retry: Duration,
     /// Proxy connections beyond two per message connection; the next session is refused.
     pub proxies_spare: usize,
@@ -107,7 +107,8 @@ pub struct Limits {
     pub resolved_kept: Duration,
     /// How long a session waits for fresh addresses before it uses old ones.
     pub resolve_wait: Duration,
-    /// Least and most delay before the client dials the server again; full jitter below the current one.
+    /// Least and most delay before the client dials the server again after a link has ended, or something answered and
+    /// did not prove to be the server; full jitter below the current one.
     pub reconnect: (Duration, Duration),
     /// Least delay before the client dials a server again that has refused it.
     pub refused: Duration,
