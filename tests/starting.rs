@@ -55,6 +55,21 @@ fn traced(folder: &Folder, options: &[&str], arguments: &[&str]) -> (Process, St
 // Limits.
 
 #[test]
+fn where_no_thread_can_be_made_standard_error_says_so() {
+    let folder = Folder::new();
+    let key = folder.key();
+    // Root may make as many as it likes.
+    let mut nobody = Command::new("setpriv");
+    nobody.args(["--reuid=65533", "--regid=65533", "--clear-groups", "prlimit", "--nproc=1", SKYORG]);
+    nobody.args(server(&key, &[])).args(["--status", "none"]);
+    if !is_installed("setpriv", &["--reuid=65533", "--clear-groups", SKYORG, "--version"]) {
+        return;
+    }
+    let process = Process::start("setpriv", nobody);
+    process.wait_for("the log cannot start");
+}
+
+#[test]
 fn more_services_than_the_soft_limit_of_descriptors_start_where_the_hard_one_allows() {
     let folder = Folder::new();
     let key = folder.key();

@@ -100,12 +100,14 @@ pub fn start(level: LevelFilter, format: Format, place: Place) -> io::Result<()>
     config.add_filter_allow_str(OWN);
     let buffer = Arc::new(Buffer::default());
     let journal = Journal { buffer: buffer.clone(), is_file: place.is_file().into() };
-    if JOURNAL.set(journal).is_err() {
+    if JOURNAL.get().is_some() {
         return Ok(());
     }
     let (lines, scribe) = (Lines { buffer: buffer.clone(), line: Vec::new() }, Scribe::new(place));
     let write = move || write_for_ever(&buffer, scribe, |output, place| *output = place);
     thread::Builder::new().name("log".into()).stack_size(STACK_BYTES).spawn(write)?;
+    // Not before its thread is there: what fails until then is told without it.
+    let _ = JOURNAL.set(journal);
     let text = WriteLogger::new(LevelFilter::Trace, config.build(), lines);
     // It fails only if a logger is set already, and that one serves as well.
     let _ = log::set_boxed_logger(Box::new(Logger { text }));
@@ -224,15 +226,19 @@ pub fn close() {
     }
 }
 
-/// Writes to standard error, and waits no longer than 1 s until it is done.
+/// Writes to standard error, and waits no longer than 1 s until it is done. Where no thread can be made it waits as long
+/// as that takes: no loop runs any more.
 fn write_aside(text: String) {
     let (done, is_done) = channel();
+    let words: Arc<str> = text.into();
+    let to_write = words.clone();
     let write = move || {
-        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = io::stderr().write_all(to_write.as_bytes());
         let _ = done.send(());
     };
-    if thread::Builder::new().name("failure".into()).spawn(write).is_ok() {
-        let _ = is_done.recv_timeout(DRAIN_TIME);
+    match thread::Builder::new().name("failure".into()).spawn(write) {
+        Ok(_) => drop(is_done.recv_timeout(DRAIN_TIME)),
+        Err(_) => drop(io::stderr().write_all(words.as_bytes())),
     }
 }
 

@@ -245,11 +245,16 @@ mod tests {
     }
 
     #[test]
-    fn health_checks_are_debug_and_hide_no_client_that_fails() {
+    fn health_checks_and_used_tickets_are_debug_and_hide_no_client_that_fails() {
         let (now, mut report) = (Instant::now(), Report::default());
         let mut lines = Vec::new();
         for _ in 0..25 {
-            for reason in [CloseReason::PeerClosed, CloseReason::UnknownKey, CloseReason::UnknownLink] {
+            for reason in [
+                CloseReason::PeerClosed,
+                CloseReason::UnknownTicket,
+                CloseReason::UnknownKey,
+                CloseReason::UnknownLink,
+            ] {
                 let fact = stranger(reason);
                 if report.left_out(&fact, now) == Some(0) && fact.level() <= log::Level::Warn {
                     lines.push(fact.to_string());

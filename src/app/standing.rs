@@ -27,6 +27,7 @@ struct Client {
 }
 
 /// A client's connection to its server.
+#[derive(PartialEq)]
 enum Link {
     Connecting,
     Stands(ConnId),
@@ -114,7 +115,7 @@ impl Link {
     fn take(&mut self, fact: &Fact) -> bool {
         // Beside a link that stands another one may end, and attempts to make one may fail.
         let stands = if let Link::Stands(link) = self { Some(*link) } else { None };
-        *self = match fact {
+        let link = match fact {
             Fact::Connected { link, .. } => Link::Stands(*link),
             Fact::LinkLost { link, reason, .. } if stands == Some(*link) => Link::Lost(reason.to_string()),
             _ if stands.is_some() => return false,
@@ -125,7 +126,7 @@ impl Link {
             Fact::Refused { refusal } => Link::Lost(refusal.to_string()),
             _ => return false,
         };
-        true
+        std::mem::replace(self, link) != *self
     }
 }
 
@@ -255,5 +256,20 @@ mod tests {
         }
         standing.take(&lost(new));
         assert_eq!(standing.in_words(), "not connected to gw:1: heartbeat lost");
+    }
+
+    #[test]
+    fn a_server_that_stays_away_for_one_reason_is_one_change() {
+        let mut standing = Standing::of_client("gw:1".into(), 0);
+        let server = HostPort { host: "gw".into(), port: 1 };
+        let mut changes = |reason| {
+            standing.take(&Fact::ServerUnreachable { server: server.clone(), reason });
+            let is_changed = standing.is_changed();
+            standing.in_words();
+            is_changed
+        };
+        let refused = CloseReason::DialFailed(std::io::ErrorKind::ConnectionRefused.into());
+        let reasons = [refused, refused, CloseReason::HandshakeTimedOut];
+        assert_eq!(reasons.map(&mut changes), [true, false, true]);
     }
 }

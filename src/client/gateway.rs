@@ -136,11 +136,14 @@ impl Gateway {
 
     // To the server.
 
-    /// Begins an attempt: looks the names up anew, unless they need no resolver. What is known of the server's is used
-    /// if no answer comes in a moment.
+    /// Begins an attempt: looks the names up anew, unless they need no resolver, or are known since a moment. What is
+    /// known of the server's is used if no answer comes in a moment.
     fn connect(&mut self, names: &mut Names, agenda: &mut Agenda) {
         for id in self.settings.names() {
-            names.ask(id, agenda);
+            match names.found(id) {
+                [] => names.ask(id, agenda),
+                _ => names.ask_again(id, agenda),
+            }
         }
         (self.stage, self.due) = (Stage::Resolving, Some(agenda.now + agenda.limits.resolve_wait));
         self.resolved(names, agenda);
@@ -189,7 +192,12 @@ impl Gateway {
                 self.pause_for(pause, agenda);
             }
             Some(_) => self.pause_refused(agenda),
-            None => self.pause(agenda),
+            None if self.rounds.has_denied() => self.pause(agenda),
+            // Nothing of it reached a server, which is to be found soon after it is back.
+            None => {
+                let pause = agenda.jittered(agenda.limits.retry);
+                self.pause_for(pause, agenda);
+            }
         }
     }
 
@@ -414,7 +422,7 @@ impl Gateway {
         }
     }
 
-    /// Waits before the next attempt.
+    /// Waits before the next attempt, because the last one cost a server work, or a link has ended.
     fn pause(&mut self, agenda: &mut Agenda) {
         let pause = match self.sought_until {
             Some(until) if agenda.now < until => agenda.jittered(agenda.limits.drain_retry),

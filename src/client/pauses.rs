@@ -1,4 +1,4 @@
-//! Pauses before the next attempt to reach the server.
+//! Pauses before the next attempt to reach a server that failed ones cost work.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const STOOD_PAUSES: u32 = 10;
 /// How long they are.
 #[derive(Default)]
 pub(super) struct Pauses {
-    /// Attempts that failed, and links that did not stand long, since the last link that did.
+    /// Attempts that were answered and failed, and links that did not stand long, since the last link that did.
     failures: u32,
     last: Duration,
 }

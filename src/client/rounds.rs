@@ -48,6 +48,11 @@ impl Rounds {
         self.denied.contains(&address)
     }
 
+    /// Whether any has said no.
+    pub fn has_denied(&self) -> bool {
+        !self.denied.is_empty()
+    }
+
     /// Those that have said no were long not asked.
     pub fn forgive(&mut self) {
         self.denied.clear();

@@ -52,7 +52,7 @@ pub struct Limits {
     /// Tickets of one link that wait for their turn; more are ignored, expire, and are handed out again.
     pub tickets_max: usize,
     /// Time between two dials of message connections while these fail, and between two of control connections while
-    /// none is answered; four times what the last one took, if that is longer.
+    /// none is answered; four times what the last one took, if that is longer. Jittered by a quarter where dials fail.
     pub retry: Duration,
     /// Proxy connections beyond two per message connection; the next session is refused.
     pub proxies_spare: usize,
@@ -67,8 +67,6 @@ pub struct Limits {
     /// is good for as long as a link may be silent more, because the connection that brings it may be late. Four round
     /// trips, if they take longer.
     pub ticket: Duration,
-    /// Mean time between pings of an idle message connection; jittered by a quarter.
-    pub idle_ping: Duration,
     /// How long a ping of a message connection may go unanswered, beside four round trips.
     pub pong: Duration,
     /// How long a client may take to read the end of a session that sent it much, before its message connection is
@@ -111,7 +109,8 @@ pub struct Limits {
     pub resolved_kept: Duration,
     /// How long a session waits for fresh addresses before it uses old ones.
     pub resolve_wait: Duration,
-    /// Least and most delay before the client dials the server again; full jitter below the current one.
+    /// Least and most delay before the client dials the server again after a link has ended, or something answered and
+    /// did not prove to be the server; full jitter below the current one.
     pub reconnect: (Duration, Duration),
     /// Least delay before the client dials a server again that has refused it.
     pub refused: Duration,
@@ -189,7 +188,6 @@ impl Default for Limits {
             unheard: Duration::from_secs(10),
             user_patience: Duration::from_secs(60),
             ticket: Duration::from_secs(10),
-            idle_ping: Duration::from_secs(15),
             pong: Duration::from_secs(5),
             settle: Duration::from_secs(600),
             retire: Duration::from_secs(60),

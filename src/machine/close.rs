@@ -40,8 +40,11 @@ pub enum CloseReason {
     Stranger(HandshakeError),
     /// The hello names no key that exists.
     UnknownKey,
-    /// The hello names no link that exists, or its ticket is not good.
+    /// The hello names no link that exists.
     UnknownLink,
+    /// It proved the secret of its link, and its ticket is used up or not good: one of two dials of a client that is on
+    /// a lossy line.
+    UnknownTicket,
     /// A recorded first flight came again.
     Replayed,
     /// The handshake took longer than its limit.
@@ -111,7 +114,8 @@ impl fmt::Display for CloseReason {
             Self::BadRecord => f.write_str("a record that does not open"),
             Self::Stranger(error) => write!(f, "stranger: {error}"),
             Self::UnknownKey => f.write_str("stranger: unknown key"),
-            Self::UnknownLink => f.write_str("stranger: unknown link or ticket"),
+            Self::UnknownLink => f.write_str("stranger: unknown link"),
+            Self::UnknownTicket => f.write_str("its ticket is used up or unknown"),
             Self::Replayed => f.write_str("stranger: a recorded handshake came again"),
             Self::HandshakeTimedOut => f.write_str("no handshake in time"),
             Self::Evicted => f.write_str("made room for a newer stranger"),
@@ -193,6 +197,7 @@ impl CloseReason {
             Self::Stranger(HandshakeError::Unproved) => "wrong secret",
             Self::UnknownKey => "unknown key",
             Self::UnknownLink => "unknown link",
+            Self::UnknownTicket => "unknown ticket",
             Self::Replayed => "replayed",
             Self::HandshakeTimedOut => "no handshake in time",
             Self::Evicted => "evicted",

@@ -415,8 +415,10 @@ impl Fact {
     /// How much it matters.
     pub fn level(&self) -> Level {
         match self {
-            // Who only looks whether the port is open is a health check.
-            Fact::NotAdmitted { reason: CloseReason::PeerClosed, .. } => Level::Debug,
+            // Who only looks whether the port is open is a health check, and who has proved a secret no attacker.
+            Fact::NotAdmitted { reason: CloseReason::PeerClosed | CloseReason::UnknownTicket, .. } => {
+                Level::Debug
+            }
             Fact::NextAttempt { .. } | Fact::Duplicate { .. } | Fact::OptionMissing { .. } => Level::Debug,
             Fact::Asked { .. } | Fact::Unpublished { .. } => Level::Debug,
             // That the server was silent is told by then.

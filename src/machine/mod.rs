@@ -41,7 +41,7 @@ pub use output::{Dial, Dialled, Door, Greeting, Output, Terms};
 pub use proving::{PROBE_TIME, Proving, end_of_proof};
 pub use reason::Reason;
 pub use reload_fault::{CannotListen, ReloadFault};
-pub use silence::{Measured, SILENT_AFTER, Silence, Verdict, longest};
+pub use silence::{Measured, SILENT_AFTER, Silence, Verdict, longest, quiet_for};
 pub use survey::{Place, Survey};
 pub use tally::Tally;
 pub use throttle::Throttle;

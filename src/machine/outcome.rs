@@ -64,7 +64,7 @@ pub enum Cause {
 pub enum HelloCause {
     /// Its key is unknown, or was not proved.
     UnknownKey,
-    /// It belongs to a link that there is not.
+    /// It belongs to a link that there is not, or its ticket is not good.
     UnknownLink,
     /// It was said before.
     Replayed,
@@ -239,6 +239,7 @@ mod tests {
             (Stranger(HandshakeError::NotSkyorg), other),
             (UnknownKey, other),
             (UnknownLink, other),
+            (UnknownTicket, other),
             (Replayed, other),
             (HandshakeTimedOut, other),
             (Evicted, other),

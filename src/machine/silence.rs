@@ -12,6 +12,14 @@ use std::time::{Duration, Instant};
 /// An end that does not answer for this time, or brings no message connection, is said to. It is given up later.
 pub const SILENT_AFTER: Duration = Duration::from_secs(3);
 
+/// The longest time without a word where a connection is quiet: proxies and NATs forget or cut one soon after.
+const QUIET_MAX: Duration = Duration::from_secs(15);
+
+/// How long an end keeps quiet on a connection with this heartbeat before it says something.
+pub fn quiet_for(heartbeat: Duration) -> Duration {
+    (heartbeat / 3).min(QUIET_MAX)
+}
+
 /// How long a link may be silent, since it was last heard at a time that is said each time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silence {

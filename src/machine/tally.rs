@@ -217,7 +217,7 @@ impl Tally {
                     self.unknown.note(*peer, now);
                     HelloCause::UnknownKey
                 }
-                CloseReason::UnknownLink => HelloCause::UnknownLink,
+                CloseReason::UnknownLink | CloseReason::UnknownTicket => HelloCause::UnknownLink,
                 CloseReason::Replayed => HelloCause::Replayed,
                 CloseReason::HandshakeTimedOut => HelloCause::NoHandshake,
                 CloseReason::Evicted => HelloCause::Evicted,

@@ -63,6 +63,7 @@ impl<'f> Throttle<'f> {
             Fact::ServiceProved { client: Some((key, _)), .. } => named("service proved", Some(key)),
             Fact::TicketsExpired { key, .. } => once("tickets expired", Some(key)),
             Fact::ServerUnreachable { .. } => once("server unreachable", None),
+            Fact::NextAttempt { .. } => once("next attempt", None),
             Fact::ServerUnproved { .. } => once("server unproved", None),
             Fact::NotWelcomed { .. } => once("not welcomed", None),
             Fact::Refused { refusal: Refusal::Policy } => once("refused: policy", None),

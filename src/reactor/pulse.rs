@@ -24,15 +24,13 @@ use super::rounds::Round;
 use super::world::network::Socket;
 use super::world::tcp_info::TcpInfo;
 use crate::base::id::ConnId;
-use crate::machine::{CloseReason, longest};
+use crate::machine::{CloseReason, longest, quiet_for};
 
 /// A tick, in which time is counted here.
 const TICK: Duration = Duration::from_micros(62_500);
 /// Rounds in the least heartbeat, and the longest time between two.
 const ROUNDS: u16 = 16;
 const PACE_MAX: Duration = Duration::from_secs(3);
-/// The longest time without a word.
-const UNSAID_MAX: Duration = Duration::from_secs(15);
 
 /// A time in ticks, as far as it fits.
 fn ticks(time: Duration) -> u16 {
@@ -149,7 +147,7 @@ impl Pulses {
         let Kind::Message(Message { pulse, .. }) = &mut connection.kind else { return };
         pulse.unsaid = pulse.unsaid.saturating_add(self.pace as u8);
         pulse.unheard = if reads { pulse.unheard.saturating_add(self.pace) } else { 0 };
-        let mut mute = u16::from(pulse.unsaid) >= (pulse.heartbeat / 3).min(ticks(UNSAID_MAX));
+        let mut mute = u16::from(pulse.unsaid) >= ticks(quiet_for(TICK * u32::from(pulse.heartbeat)));
         // Most are heard long before that, and the kernel is not asked about them.
         let half = pulse.heartbeat / 2;
         if pulse.unheard >= half && pulse.unheard - self.pace < half {
@@ -206,7 +204,7 @@ mod tests {
         for heartbeat_s in 1..=3_600 {
             let heartbeat = ticks(Duration::from_secs(heartbeat_s));
             // What was said just after a round counts from the next one on, and `Alive` leaves in a round.
-            let latest = (heartbeat / 3).min(ticks(UNSAID_MAX)) + 2 * pace(heartbeat);
+            let latest = ticks(quiet_for(TICK * u32::from(heartbeat))) + 2 * pace(heartbeat);
             assert!(latest < heartbeat / 2, "{heartbeat_s} s: {latest} of {heartbeat} ticks");
         }
     }

@@ -11,7 +11,7 @@ use super::publishing::Publishing;
 use crate::base::clocks::Clocks;
 use crate::base::id::{ConnId, HolderId, LinkId};
 use crate::base::name::Name;
-use crate::machine::{CloseReason, Fact, Manner, Output};
+use crate::machine::{CloseReason, Fact, Manner, Output, quiet_for};
 use crate::wire::control::{Capabilities, ControlFrame, Hello, Refusal, Versions, Welcome};
 use crate::wire::handshake::{KeyId, Secret};
 
@@ -119,7 +119,7 @@ impl Clients<'_> {
             return self.end(link, CloseReason::HeartbeatLost);
         }
         if !expired && it.ping_at <= now {
-            it.ping_at = now + it.heartbeat / 3;
+            it.ping_at = now + quiet_for(it.heartbeat);
             matching.sending.ping_link(link, agenda);
         }
         matching.sending.want_refill(link);

@@ -282,7 +282,7 @@ impl Server {
                 stranger.claim = Claim::Ticket(link);
                 self.matching.sending.links.answer(link, id, self.config.plain, &mut self.agenda);
             }
-            _ => self.agenda.close(id, CloseReason::UnknownLink, Manner::Discard),
+            _ => self.agenda.close(id, CloseReason::UnknownTicket, Manner::Discard),
         }
     }
 

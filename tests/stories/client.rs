@@ -145,10 +145,30 @@ impl Stage {
         control
     }
 
-    /// The server that was dialled cannot be reached; how long the client pauses.
+    /// What was dialled does not prove to be the server; how long the client pauses.
     fn fail(&mut self) -> Duration {
         let control = self.dialling(Dialled::Control);
-        self.gone(control, REFUSED).pause()
+        self.gone(control, CloseReason::PeerClosed).pause()
+    }
+
+    /// The server that was dialled takes the client, and is lost a second later; how long the client pauses.
+    fn lose_link(&mut self) -> Duration {
+        let control = self.link();
+        self.wait(secs(1));
+        self.gone(control, CloseReason::PeerClosed).pause()
+    }
+
+    /// Nobody answers at the server's address for this time; how long the client pauses at last. It dials then.
+    fn wait_unanswered(&mut self, time: Duration) -> Duration {
+        let until = self.now + time;
+        loop {
+            let control = self.dialling(Dialled::Control);
+            let pause = self.gone(control, REFUSED).pause();
+            self.wait(pause);
+            if self.now >= until {
+                return pause;
+            }
+        }
     }
 
     /// The server asks for a message connection, and it stands.

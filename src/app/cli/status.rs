@@ -147,8 +147,14 @@ fn gone(path: &Path, error: &io::Error, is_named: bool) -> (u8, Option<String>) 
 /// All at once: one that does not answer delays no other.
 fn ask_all(paths: &[PathBuf], target: &str) -> Vec<Answer> {
     thread::scope(|scope| {
-        let asked: Vec<_> = paths.iter().map(|path| scope.spawn(|| asking::ask(path, target))).collect();
-        asked.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Answer::lost())).collect()
+        let ask = |path| thread::Builder::new().spawn_scoped(scope, move || asking::ask(path, target));
+        let asked: Vec<_> = paths.iter().map(|path| (path, ask(path))).collect();
+        let answers = asked.into_iter().map(|(path, thread)| match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|_| Answer::lost()),
+            // No thread can be made.
+            Err(_) => asking::ask(path, target),
+        });
+        answers.collect()
     })
 }
 

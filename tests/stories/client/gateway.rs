@@ -182,6 +182,33 @@ fn pauses_grow_with_failures_up_to_the_most() {
 }
 
 #[test]
+fn a_server_that_nobody_answers_for_is_sought_every_half_second_however_long_it_is_away() {
+    let (mut stage, _) = begin(config());
+    let pause = stage.wait_unanswered(secs(600));
+    assert!((millis(375)..=millis(625)).contains(&pause), "{pause:?}");
+    let control = stage.link();
+    let pause = stage.gone(control, CloseReason::PeerClosed).pause();
+    assert_eq!(pause, Limits::default().reconnect.0, "what was not answered is no failure of the server");
+}
+
+#[test]
+fn pauses_grow_where_one_address_answers_wrongly_and_no_other_does() {
+    let (mut stage, outputs) = begin(ClientConfig { server: host("gw.example:33335"), ..config() });
+    let [id] = outputs.resolves()[..] else { panic!("{outputs:?}") };
+    let (begun, mut attempts) = (stage.now, 0);
+    while stage.now < begun + secs(600) {
+        stage.resolved(id, &["192.0.2.1:33335", "192.0.2.2:33335"]);
+        let wrong = stage.dialling(Dialled::Control);
+        stage.gone(wrong, CloseReason::PeerClosed);
+        let other = stage.dialling(Dialled::Control);
+        let pause = stage.gone(other, REFUSED).pause();
+        stage.wait(pause);
+        attempts += 1;
+    }
+    assert!(attempts < 80, "{attempts}");
+}
+
+#[test]
 fn pauses_are_short_again_after_a_link_that_stood_ten_times_as_long_as_the_last() {
     for (stood, short) in [(9, false), (10, true)] {
         let (mut stage, _) = begin(config());

@@ -14,12 +14,12 @@ fn name_fault(fault: NameFault) -> Fact {
 }
 
 #[test]
-fn another_name_is_resolved_anew_with_each_attempt() {
+fn another_name_is_resolved_anew_when_a_link_was_lost() {
     let (mut stage, outputs) = begin(ClientConfig { server: host("sky.example:33335"), ..config() });
     assert_eq!(outputs.dials().len(), 0);
     let [server] = outputs.resolves()[..] else { panic!("{outputs:?}") };
     assert_eq!(stage.resolved(server, &["192.0.2.7:33335"]).controls(), [address("192.0.2.7:33335")]);
-    let pause = stage.fail();
+    let pause = stage.lose_link();
     let outputs = stage.wait(pause);
     assert_eq!((outputs.resolves(), outputs.dials().len()), (vec![server], 0));
     assert_eq!(stage.resolved(server, &["192.0.2.8:33335"]).controls(), [address("192.0.2.8:33335")]);
@@ -33,6 +33,36 @@ fn a_server_name_that_is_not_found_is_told_of_and_tried_again() {
         Fact::Unresolved { host: host("sky.example:33335"), purpose: "the server", why: NO_SUCH_NAME.into() };
     assert_eq!(outputs.facts()[0], &unresolved);
     assert_eq!(stage.wait(outputs.pause()).resolves().len(), 1);
+}
+
+#[test]
+fn a_server_name_that_cannot_be_resolved_is_asked_for_every_half_second_however_long_that_is_so() {
+    let (mut stage, outputs) = begin(ClientConfig { server: host("sky.example:33335"), ..config() });
+    let [server] = outputs.resolves()[..] else { panic!("{outputs:?}") };
+    let begun = stage.now;
+    while stage.now < begun + secs(600) {
+        let lookup = Lookup::Failed(SERVFAIL.into());
+        let pause = stage.tell(Input::Resolved { name: server, lookup }).pause();
+        assert!((millis(375)..=millis(625)).contains(&pause), "{pause:?}");
+        assert_eq!(stage.wait(pause).resolves(), [server]);
+    }
+}
+
+#[test]
+fn a_server_name_that_is_known_is_asked_for_once_a_second_while_nobody_answers() {
+    let (mut stage, outputs) = begin(ClientConfig { server: host("sky.example:33335"), ..config() });
+    let [server] = outputs.resolves()[..] else { panic!("{outputs:?}") };
+    stage.resolved(server, &["192.0.2.7:33335"]);
+    let (begun, mut asked) = (stage.now, 0);
+    while stage.now < begun + secs(60) {
+        let control = stage.dialling(Dialled::Control);
+        let pause = stage.gone(control, REFUSED).pause();
+        if stage.wait(pause).resolves() == [server] {
+            stage.resolved(server, &["192.0.2.7:33335"]);
+            asked += 1;
+        }
+    }
+    assert!((30..=60).contains(&asked), "{asked}");
 }
 
 #[test]
@@ -554,11 +584,11 @@ fn a_server_whose_name_is_not_answered_in_a_moment_is_dialled_where_it_was_last(
     let [server] = outputs.resolves()[..] else { panic!("{outputs:?}") };
     stage.wait(secs(1));
     stage.resolved(server, &["192.0.2.7:33335"]);
-    let pause = stage.fail();
+    let pause = stage.lose_link();
     assert_eq!(stage.wait(pause).dials().len(), 0);
     assert_eq!(stage.wait(millis(99)).dials().len(), 0);
     assert_eq!(stage.wait(millis(1)).controls(), [address("192.0.2.7:33335")]);
-    let pause = stage.fail();
+    let pause = stage.lose_link();
     stage.wait(pause);
     let failed = Lookup::Failed(SERVFAIL.into());
     let outputs = stage.tell(Input::Resolved { name: server, lookup: failed });
@@ -573,9 +603,8 @@ fn the_server_s_address_that_worked_last_is_tried_first() {
     stage.resolved(server, &both);
     let control = stage.dialling(Dialled::Control);
     stage.gone(control, REFUSED);
-    let control = stage.link();
-    let outputs = stage.gone(control, CloseReason::PeerClosed);
-    stage.wait(outputs.pause());
+    let pause = stage.lose_link();
+    stage.wait(pause);
     assert_eq!(stage.resolved(server, &both).controls(), [address("192.0.2.8:33335")]);
 }
 

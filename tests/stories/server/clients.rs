@@ -66,6 +66,28 @@ fn a_client_whose_system_acknowledges_what_it_is_told_is_given_up_after_the_hear
 }
 
 #[test]
+fn no_connection_of_a_link_is_quiet_for_more_than_a_proxy_bears_however_long_the_heartbeat_is() {
+    let mut stage = begin_with(Limits { heartbeat: secs(3_600), ..limits() });
+    let (mut client, _) = stage.greet_with(office(), Hello { heartbeat: secs(3_600), ..hello(1) });
+    stage.hear(client.control, publish(1, "web"));
+    let (message, _) = stage.bring(&mut client);
+    let mut pinged_at = [stage.now; 2];
+    for _ in 0..400 {
+        let outputs = stage.wait(millis(250));
+        let pinged =
+            [outputs.said(client.control).contains(&ControlFrame::Ping), outputs.pings() == [message]];
+        stage.hear(client.control, ControlFrame::Pong);
+        for (at, _) in pinged_at.iter_mut().zip(pinged).filter(|it| it.1) {
+            *at = stage.now;
+        }
+        if pinged[1] {
+            stage.session(message, SessionEvent::Pong);
+        }
+        assert!(pinged_at.iter().all(|&at| stage.now < at + secs(20)), "{pinged_at:?}");
+    }
+}
+
+#[test]
 fn after_a_suspension_clients_are_pinged_at_once_and_soon_given_up() {
     let mut stage = begin();
     let [silent, answers] = [1, 2].map(|instance| stage.client(instance));

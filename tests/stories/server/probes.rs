@@ -136,7 +136,7 @@ fn a_proof_is_renewed_after_thirty_seconds_and_soon_while_somebody_looks() {
 #[test]
 fn who_looks_long_after_a_proof_has_it_renewed_at_once() {
     let (mut stage, _, message) = begin_proved();
-    stage.wait(secs(9));
+    stage.wait(secs(7));
     assert_eq!(stage.tell(Input::Look).probes().first().map(|it| it.0), Some(message));
 }
 

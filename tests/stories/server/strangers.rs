@@ -57,7 +57,7 @@ fn a_good_ticket_admits_once_and_a_used_or_unknown_one_is_discarded() {
     assert_eq!(outputs.answered(), [id]);
     for ticket in [1, 0, 99] {
         let (id, outputs) = stage.message(client.link, ticket);
-        assert_eq!(outputs.closes(), [(id, CloseReason::UnknownLink, Manner::Discard)]);
+        assert_eq!(outputs.closes(), [(id, CloseReason::UnknownTicket, Manner::Discard)]);
         assert_eq!(outputs.answered(), []);
     }
 }
@@ -289,7 +289,7 @@ fn for_tickets_that_are_given_back_one_is_asked_for_at_once_and_the_rest_when_it
     let (id, outputs) = stage.message(client.link, 2);
     assert_eq!(
         outputs.closes(),
-        [(id, CloseReason::UnknownLink, Manner::Discard)],
+        [(id, CloseReason::UnknownTicket, Manner::Discard)],
         "it is not good any more"
     );
     stage.gone(used, CloseReason::PeerClosed);
@@ -312,9 +312,9 @@ fn a_message_connection_that_is_late_is_admitted_though_another_was_asked_for_in
     let (id, outputs) = stage.message(client.link, 1);
     assert_eq!(outputs.answered(), [id]);
     let (id, outputs) = stage.message(client.link, 1);
-    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownLink, Manner::Discard)], "once");
+    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownTicket, Manner::Discard)], "once");
     stage.hear(client.control, ControlFrame::Ping);
     stage.wait(limits().ticket);
     let (id, outputs) = stage.message(client.link, 2);
-    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownLink, Manner::Discard)], "and not for ever");
+    assert_eq!(outputs.closes(), [(id, CloseReason::UnknownTicket, Manner::Discard)], "and not for ever");
 }
