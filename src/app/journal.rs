@@ -12,12 +12,11 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::mem;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -28,12 +27,10 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::json::Json;
+use waiting::{Buffer, count_lines};
 
-/// Most bytes of lines that wait: those of some 4,000 sessions that end at once. As many again may be on their way to
-/// the log's place.
-const WAITING_BYTES_MAX: usize = 512 * 1024;
-/// Room that each of the two buffers keeps when a burst of lines is over.
-const KEPT_BYTES: usize = 8 * 1024;
+mod waiting;
+
 /// Lines are written together up to this size, PIPE_BUF of pipe(7): no other process that shares the pipe tears them.
 const PIECE_BYTES: usize = 4096;
 /// How long the log has to drain when the process ends.
@@ -287,116 +284,6 @@ impl Write for Lines {
     }
 }
 
-/// Lines that wait to be written.
-#[derive(Default)]
-struct Buffer {
-    waiting: Mutex<Waiting>,
-    /// There is something to do.
-    filled: Condvar,
-    /// There is nothing more to do; told only while somebody waits for that.
-    drained: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    lines: Vec<u8>,
-    /// Lines after these that found no room. Until they are told of there is room for none, however short: what is
-    /// dropped is one gap.
-    dropped: u64,
-    /// The log goes on in this place after so many bytes of these lines.
-    next: Option<(usize, Place)>,
-    /// The writing thread sleeps.
-    idle: bool,
-    /// The process ends.
-    ends: bool,
-}
-
-/// What there is to do besides writing the lines.
-struct Taken {
-    dropped: u64,
-    next: Option<(usize, Place)>,
-}
-
-impl Buffer {
-    /// Adds whole lines, or drops them if there is no room.
-    fn push(&self, line: &[u8]) {
-        let mut waiting = self.lock();
-        if waiting.dropped == 0 && waiting.make_room(line.len()) {
-            waiting.lines.extend_from_slice(line);
-        } else {
-            // It is counted now: the writing thread may hang for as long as lines are dropped.
-            let dropped = count_lines(line);
-            waiting.dropped += dropped;
-            DROPPED.fetch_add(dropped, Ordering::Relaxed);
-        }
-        self.wake(waiting);
-    }
-
-    fn ask_to_go_on_in(&self, place: Place) {
-        let mut waiting = self.lock();
-        waiting.next = Some((waiting.lines.len(), place));
-        self.wake(waiting);
-    }
-
-    /// Wakes the writing thread if it sleeps and was not woken yet, which spares a system call per line.
-    fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
-        let idle = mem::take(&mut waiting.idle);
-        drop(waiting);
-        if idle {
-            self.filled.notify_one();
-        }
-    }
-
-    /// Sleeps until there is something to do, and swaps the lines for an empty buffer.
-    fn take(&self, lines: &mut Vec<u8>) -> Taken {
-        lines.clear();
-        lines.shrink_to(KEPT_BYTES);
-        let mut waiting = self.lock();
-        while waiting.is_empty() {
-            waiting.idle = true;
-            if waiting.ends {
-                self.drained.notify_all();
-            }
-            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-        }
-        waiting.idle = false;
-        mem::swap(&mut waiting.lines, lines);
-        Taken { dropped: mem::take(&mut waiting.dropped), next: waiting.next.take() }
-    }
-
-    /// Waits until everything is written, or until the time is over.
-    fn drain(&self, time: Duration) {
-        let mut waiting = self.lock();
-        waiting.ends = true;
-        let is_busy = |waiting: &mut Waiting| !(waiting.idle && waiting.is_empty());
-        let _ = self.drained.wait_timeout_while(waiting, time, is_busy);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // No holder can leave it half changed.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Waiting {
-    fn is_empty(&self) -> bool {
-        self.lines.is_empty() && self.dropped == 0 && self.next.is_none()
-    }
-
-    /// Makes room for this many bytes more; false if that would be too many.
-    fn make_room(&mut self, bytes: usize) -> bool {
-        let (wanted, capacity) = (self.lines.len() + bytes, self.lines.capacity());
-        if wanted > WAITING_BYTES_MAX {
-            return false;
-        }
-        if wanted > capacity {
-            let room = wanted.max(2 * capacity).clamp(KEPT_BYTES, WAITING_BYTES_MAX);
-            self.lines.reserve_exact(room - self.lines.len());
-        }
-        true
-    }
-}
-
 /// The writing thread.
 fn write_for_ever<W: Write>(buffer: &Buffer, mut scribe: Scribe<W>, go_on_in: impl Fn(&mut W, Place)) {
     let mut lines = Vec::new();
@@ -500,13 +387,11 @@ fn first_lines(lines: &[u8]) -> &[u8] {
     &lines[..end.map_or(lines.len(), |end| end + 1)]
 }
 
-fn count_lines(lines: &[u8]) -> u64 {
-    lines.iter().filter(|&&byte| byte == b'\n').count() as u64
-}
-
 #[cfg(test)]
 mod tests {
+    use super::waiting::WAITING_BYTES_MAX;
     use super::*;
+    use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender};
 
     /// An output that blocks in each write until the test lets go.
@@ -573,11 +458,7 @@ mod tests {
         let count = 2 * WAITING_BYTES_MAX / 100;
         (0..count).for_each(|_| writeln!(lines, "{line}").expect("never fails"));
         let kept = WAITING_BYTES_MAX / 100;
-        {
-            let waiting = buffer.lock();
-            assert_eq!((waiting.lines.len(), waiting.dropped), (kept * 100, (count - kept) as u64));
-            assert!(waiting.lines.capacity() <= WAITING_BYTES_MAX);
-        }
+        assert_eq!(buffer.held(), (kept * 100, (count - kept) as u64));
         assert!(dropped_lines() >= (count - kept) as u64, "they are counted while the thread is blocked");
         buffer.drain(Duration::from_millis(1));
         // The output takes bytes again: everything that was kept comes, and then the count.
@@ -606,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_out_whole_and_in_order_and_room_is_given_back() {
+    fn lines_come_out_whole_and_in_order() {
         let buffer = Buffer::default();
         let mut scribe = Scribe::new(Vec::new());
         let (mut batch, mut expected) = (Vec::new(), String::new());
@@ -620,24 +501,6 @@ mod tests {
             }
         }
         assert!(text(&scribe.output) == expected);
-        for _ in 0..2 {
-            buffer.push(b"z\n");
-            buffer.take(&mut batch);
-            assert!(batch.capacity() <= KEPT_BYTES, "{}", batch.capacity());
-            batch.reserve(10 * KEPT_BYTES);
-        }
-    }
-
-    #[test]
-    fn after_a_gap_no_shorter_line_slips_in() {
-        let buffer = Buffer::default();
-        buffer.push(&[b'a'; WAITING_BYTES_MAX - 1]);
-        buffer.push(b"too long\n");
-        buffer.push(b"\n");
-        assert_eq!(buffer.take(&mut Vec::new()).dropped, 2);
-        buffer.push(b"there is room\n");
-        let mut lines = Vec::new();
-        assert_eq!((buffer.take(&mut lines).dropped, text(&lines)), (0, "there is room\n"));
     }
 
     #[test]
