@@ -117,8 +117,8 @@ fn every_fault_is_told_with_its_place() {
             "4:9: wanted true or false, found 1",
             "5:9: wanted a time from 0 s to 1 d, such as \"5 min\", or seconds as a number, found the text '5s'",
             "6:1: wanted a key or table of a server's file (the nearest is",
-            "8:18: wanted PORT for all interfaces, or IP:PORT",
-            "8:25: wanted PORT for all interfaces, or IP:PORT",
+            "8:18: wanted PORT, or IP:PORT",
+            "8:25: wanted PORT, or IP:PORT",
             "9:1: wanted a key of [service.NAME] (the nearest is 'from'), found 'form'",
             "10:9: wanted a whole number from 1 to 1000000, found 0",
             "11:8: wanted a time from 1 s to 30 d",
@@ -197,11 +197,11 @@ fn what_is_wrong_hides_nothing_else_that_is() {
     faults(
         "[service.d]\nlisten = [6, 'x']\n[service.e]\nlisten = [6]\n",
         &[
-            "2:14: wanted PORT for all",
+            "2:14: wanted PORT, or",
             "4:11: wanted an address of its own, found *:6, where *:6 of service d is at 2:11",
         ],
     );
-    faults("message = 'x'\n[service.a]\nlisten = 33334\n", &["1:11: wanted PORT for all"]);
+    faults("message = 'x'\n[service.a]\nlisten = 33334\n", &["1:11: wanted PORT, or"]);
     faults(
         "metrics = 5\n[service.a]\nlisten = 5\n",
         &["3:10: wanted an address of its own, found *:5, where 127.0.0.1:5 of metrics is at 1:11"],

@@ -74,13 +74,19 @@ impl fmt::Display for Listen {
 impl FromStr for Listen {
     type Err = BadAddress;
 
-    /// Reads `PORT`, `:PORT` or `*:PORT` as all interfaces, `IP:PORT` and `[IPv6]:PORT` as one address.
+    /// Reads `PORT`, `:PORT` or `*:PORT` as all interfaces, `IP:PORT` and `[IPv6]:PORT` as one address. `localhost` is
+    /// loopback (RFC 6761, section 6.3): its IPv4 address, because that is there on every host and is tried by all who
+    /// connect to the name.
     fn from_str(text: &str) -> Result<Listen, BadAddress> {
         let port = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
         match (read_port(port), text.parse()) {
             (Some(port), _) => Ok(Listen::Any(port)),
             (None, Ok(address)) => Ok(Listen::at(address)),
-            (None, Err(_)) => Err(BadAddress::Listen),
+            (None, Err(_)) => {
+                let named = text.rsplit_once(':').filter(|(host, _)| is_localhost(host));
+                let port = named.and_then(|(_, port)| read_port(port)).ok_or(BadAddress::Listen)?;
+                Ok(Listen::At((Ipv4Addr::LOCALHOST, port).into()))
+            }
         }
     }
 }
@@ -201,7 +207,7 @@ impl fmt::Display for BadAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Listen => {
-                "wanted PORT for all interfaces, or IP:PORT, such as 8080, 127.0.0.1:8080 or [::1]:8080"
+                "wanted PORT, or IP:PORT, such as 8080, 127.0.0.1:8080 or [::1]:8080"
             }
             Self::Zone => {
                 "no network interface of this host has the name behind '%', or the address is not one of a link, such \
@@ -223,21 +229,27 @@ fn read_port(digits: &str) -> Option<u16> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
+/// Whether it is an IPv6 address, with a zone (`fe80::1%eth0`) or without. The zone is for the resolver to judge.
+fn is_ipv6(host: &str) -> bool {
+    let address = host.split_once('%').map_or(host, |(address, _)| address);
+    address.parse::<Ipv6Addr>().is_ok()
+}
+
 /// The host without brackets, and the text of the port if there is one. Where a host may be left out, digits
 /// alone are a port.
 fn split_host(text: &str, digits_are_port: bool) -> Result<(&str, Option<&str>), BadAddress> {
     if let Some(bracketed) = text.strip_prefix('[') {
         let (host, rest) = bracketed.split_once(']').ok_or(BadAddress::Host)?;
-        // A zone (`fe80::1%eth0`) is for the resolver to judge.
-        let address = host.split_once('%').map_or(host, |(address, _)| address);
-        address.parse::<Ipv6Addr>().map_err(|_| BadAddress::Host)?;
+        if !is_ipv6(host) {
+            return Err(BadAddress::Host);
+        }
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
             None if rest.is_empty() => Ok((host, None)),
             None => Err(BadAddress::Port),
         };
     }
-    if text.parse::<Ipv6Addr>().is_ok() {
+    if is_ipv6(text) {
         return Ok((text, None));
     }
     if digits_are_port && read_port(text).is_some() {
@@ -269,13 +281,27 @@ mod tests {
             assert_eq!(text.parse(), Ok(Listen::At(address)), "{text:?}");
             assert_eq!(Listen::At(address).to_string(), text);
         }
+        for text in ["localhost:8080", "LocalHost.:8080"] {
+            assert_eq!(text.parse::<Listen>(), "127.0.0.1:8080".parse(), "{text:?}");
+        }
         for (mapped, plain) in [("[::ffff:192.0.2.7]:80", "192.0.2.7:80"), ("[::ffff:0:0]:80", "0.0.0.0:80")]
         {
             assert_eq!(mapped.parse::<Listen>(), plain.parse(), "{mapped}");
         }
-        for text in
-            ["", ":", "*", "*:", "+80", "65536", "localhost:80", "::1:80", "127.0.0.1", "[::1]", "80 "]
-        {
+        for text in [
+            "",
+            ":",
+            "*",
+            "*:",
+            "+80",
+            "65536",
+            "localhost",
+            "db.lan:80",
+            "::1:80",
+            "127.0.0.1",
+            "[::1]",
+            "80 ",
+        ] {
             assert_eq!(text.parse::<Listen>(), Err(BadAddress::Listen), "{text:?}");
         }
     }
@@ -356,6 +382,7 @@ mod tests {
         assert_eq!(server("example.org").as_deref(), Ok("example.org:33335"));
         assert_eq!(server("example.org:1").as_deref(), Ok("example.org:1"));
         assert_eq!(server("::1").as_deref(), Ok("[::1]:33335"));
+        assert_eq!(server("fe80::1%eth0").as_deref(), Ok("[fe80::1%eth0]:33335"));
         assert_eq!(server("[::1]").as_deref(), Ok("[::1]:33335"));
         assert_eq!(server(":1"), Err(BadAddress::NoHost));
     }
