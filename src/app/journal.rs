@@ -16,7 +16,6 @@ use std::mem;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -27,6 +26,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use super::aside::write_aside;
 use super::json::Json;
 
 /// Most bytes of lines that wait: those of some 4,000 sessions that end at once. As many again may be on their way to
@@ -213,9 +213,9 @@ pub fn tell_failure(failure: &impl fmt::Display) {
         }
         Some(_) => {
             tell(Level::Error, format_args!("{failure}"), "failed", failed);
-            write_aside(sentence);
+            write_aside(sentence, DRAIN_TIME);
         }
-        None => write_aside(sentence),
+        None => write_aside(sentence, DRAIN_TIME),
     }
 }
 
@@ -223,22 +223,6 @@ pub fn tell_failure(failure: &impl fmt::Display) {
 pub fn close() {
     if let Some(journal) = JOURNAL.get() {
         journal.buffer.drain(DRAIN_TIME);
-    }
-}
-
-/// Writes to standard error, and waits no longer than 1 s until it is done. Where no thread can be made it waits as long
-/// as that takes: no loop runs any more.
-fn write_aside(text: String) {
-    let (done, is_done) = channel();
-    let words: Arc<str> = text.into();
-    let to_write = words.clone();
-    let write = move || {
-        let _ = io::stderr().write_all(to_write.as_bytes());
-        let _ = done.send(());
-    };
-    match thread::Builder::new().name("failure".into()).spawn(write) {
-        Ok(_) => drop(is_done.recv_timeout(DRAIN_TIME)),
-        Err(_) => drop(io::stderr().write_all(words.as_bytes())),
     }
 }
 
@@ -507,7 +491,7 @@ fn count_lines(lines: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::{Receiver, Sender};
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// An output that blocks in each write until the test lets go.
     struct Gate {
