@@ -198,11 +198,11 @@ fn what_is_wrong_hides_nothing_else_that_is() {
     faults(
         "[service.d]\nlisten = [6, 'x']\n[service.e]\nlisten = [6]\n",
         &[
-            "2:14: wanted PORT for all",
+            "2:14: wanted PORT, or",
             "4:11: wanted an address of its own, found *:6, where *:6 of service d is at 2:11",
         ],
     );
-    faults("message = 'x'\n[service.a]\nlisten = 33334\n", &["1:11: wanted PORT for all"]);
+    faults("message = 'x'\n[service.a]\nlisten = 33334\n", &["1:11: wanted PORT, or"]);
     faults(
         "metrics = 5\n[service.a]\nlisten = 5\n",
         &["3:10: wanted an address of its own, found *:5, where 127.0.0.1:5 of metrics is at 1:11"],

@@ -161,6 +161,20 @@ fn a_port_that_stays_taken_is_given_up_after_five_seconds_with_its_cause() {
 }
 
 #[test]
+fn a_server_that_waits_for_a_port_lets_nobody_in_whom_it_would_cut_off() {
+    let folder = Folder::new();
+    let key = folder.key();
+    let (_here, _there, taken) = outgoing();
+    let control = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").to_string();
+    let mut process = Process::skyorg(&server(&key, &["--control", &control, "--request", &taken]), None);
+    process.wait_for("the address is in use; trying");
+    let client = Process::skyorg(&["client", "--server", &control, "--local", "9", "--key", &key], None);
+    assert_eq!(process.ended().code(), Some(1));
+    client.wait_for("trying again");
+    assert!(!client.lines().iter().any(|line| line.contains("connected to")), "{:?}", client.lines());
+}
+
+#[test]
 fn a_server_that_waits_for_a_port_ends_when_it_is_asked_to() {
     let folder = Folder::new();
     let key = folder.key();

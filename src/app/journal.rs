@@ -15,7 +15,6 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -26,6 +25,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use super::aside::write_aside;
 use super::json::Json;
 use waiting::{Buffer, count_lines};
 
@@ -210,9 +210,9 @@ pub fn tell_failure(failure: &impl fmt::Display) {
         }
         Some(_) => {
             tell(Level::Error, format_args!("{failure}"), "failed", failed);
-            write_aside(sentence);
+            write_aside(sentence, DRAIN_TIME);
         }
-        None => write_aside(sentence),
+        None => write_aside(sentence, DRAIN_TIME),
     }
 }
 
@@ -220,22 +220,6 @@ pub fn tell_failure(failure: &impl fmt::Display) {
 pub fn close() {
     if let Some(journal) = JOURNAL.get() {
         journal.buffer.drain(DRAIN_TIME);
-    }
-}
-
-/// Writes to standard error, and waits no longer than 1 s until it is done. Where no thread can be made it waits as long
-/// as that takes: no loop runs any more.
-fn write_aside(text: String) {
-    let (done, is_done) = channel();
-    let words: Arc<str> = text.into();
-    let to_write = words.clone();
-    let write = move || {
-        let _ = io::stderr().write_all(to_write.as_bytes());
-        let _ = done.send(());
-    };
-    match thread::Builder::new().name("failure".into()).spawn(write) {
-        Ok(_) => drop(is_done.recv_timeout(DRAIN_TIME)),
-        Err(_) => drop(io::stderr().write_all(words.as_bytes())),
     }
 }
 
@@ -392,7 +376,7 @@ mod tests {
     use super::waiting::WAITING_BYTES_MAX;
     use super::*;
     use std::sync::Mutex;
-    use std::sync::mpsc::{Receiver, Sender};
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// An output that blocks in each write until the test lets go.
     struct Gate {

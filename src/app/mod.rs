@@ -1,6 +1,7 @@
 //! From a command line to a running loop.
 
 pub mod announce;
+mod aside;
 pub mod cli;
 pub mod demo;
 mod descriptors;

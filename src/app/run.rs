@@ -157,6 +157,7 @@ impl Server {
         let mut companions = Companions::new(Arc::new(network.waker()), limits.readers_max);
         let mut reactor = Reactor::new(machine, network, limits, fastrand::Rng::new());
         reactor.begin();
+        reactor.shut(true);
         while !reactor.machine().listeners().are_settled() {
             match turn(&mut reactor, &mut companions) {
                 Ok(true) => {}
@@ -165,6 +166,7 @@ impl Server {
             }
         }
         let bound = Bound::of(reactor.machine())?;
+        reactor.shut(false);
         Ok(Server { bound, shortage, reactor, config, companions })
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Listeners<L> {
     paused: Deadlines<kind::Listener>,
     users: usize,
     users_max: usize,
+    /// Nobody is let in yet.
+    is_shut: bool,
     /// The system had no descriptor for the last connection that was tried.
     is_exhausted: bool,
     /// How long a user may wait in the queue of a full server before it is reset.
@@ -70,6 +72,7 @@ impl<L> Listeners<L> {
             paused: Deadlines::default(),
             users: 0,
             users_max,
+            is_shut: false,
             is_exhausted: false,
             wait,
         }
@@ -153,13 +156,24 @@ impl<L> Listeners<L> {
         }
     }
 
+    /// Lets nobody in until that is taken back.
+    pub fn shut(&mut self, is_shut: bool) {
+        self.is_shut = is_shut;
+    }
+
     /// When a ready listener wants to be tried; `now` if at once.
     pub fn next_try(&self, now: Instant) -> Option<Instant> {
+        if self.is_shut {
+            return None;
+        }
         if self.ready.is_empty() { self.paused.next() } else { Some(now) }
     }
 
     /// The ready listeners of this turn.
     pub fn begin_turn(&mut self, now: Instant) -> usize {
+        if self.is_shut {
+            return 0;
+        }
         while let Some(id) = self.paused.pop_due(now) {
             self.ready.push_back(id);
         }

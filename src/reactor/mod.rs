@@ -107,6 +107,11 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
     }
 
+    /// Whether nobody is let in: a server that does not listen everywhere yet may have to end, and would cut all off.
+    pub fn shut(&mut self, is_shut: bool) {
+        self.sockets.listeners.shut(is_shut);
+    }
+
     /// One turn of the loop; false once the machine has said `Exit`.
     pub fn turn(&mut self) -> io::Result<bool> {
         self.give_memory_back();
