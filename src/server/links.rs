@@ -170,10 +170,15 @@ impl Link {
         self.ping_sent.is_some()
     }
 
-    /// Whether its client is there, although a ping is late: TCP pauses on the control connection.
-    pub fn is_slow(&self, now: Instant, limits: &Limits) -> bool {
+    /// Whether a pong is late.
+    fn owes_pong(&self, now: Instant, limits: &Limits) -> bool {
         let late_after = self.round_trip.times(3).max(limits.accept);
-        self.ping_sent.is_some_and(|sent| self.heard > sent && now >= sent + late_after)
+        self.ping_sent.is_some_and(|sent| now >= sent + late_after)
+    }
+
+    /// Whether its client is there, although a pong is late: TCP pauses on the control connection.
+    pub fn is_slow(&self, now: Instant, limits: &Limits) -> bool {
+        self.owes_pong(now, limits) && self.ping_sent.is_some_and(|sent| self.heard > sent)
     }
 
     /// The client pings; false if it has done so more often than it may.
@@ -490,7 +495,8 @@ impl Links {
         let expired = link.tickets.expire(agenda.now, rest);
         self.outstanding -= expired;
         link.brings_none |= expired > 0;
-        if awaited {
+        // One that owes a pong may not have read what it was asked for.
+        if awaited && !link.owes_pong(agenda.now, &agenda.limits) {
             link.tell_not_brought(expired, agenda);
         }
         expired > 0

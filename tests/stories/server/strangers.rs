@@ -151,6 +151,17 @@ fn a_ticket_expires_and_another_is_issued_in_its_place() {
     assert_eq!(outputs.asked(client.control), [(3, 1)]);
 }
 
+#[test]
+fn people_are_not_told_that_a_silent_client_brings_no_message_connections() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    stage.wait(limits().ticket);
+    let outputs = stage.wait(limits().ticket * 2);
+    assert!(!outputs.asked(client.control).is_empty());
+    let told = |fact: &&Fact| matches!(fact, Fact::TicketsExpired { .. });
+    assert_eq!(outputs.facts().into_iter().filter(told).count(), 0, "its silence is told of elsewhere");
+}
+
 /// A client of which so many users wait for a message connection.
 fn crowded(users: usize) -> (Stage, Client) {
     let mut stage = begin_with(Limits { pool: 10, ..limits() });
