@@ -170,15 +170,10 @@ impl Link {
         self.ping_sent.is_some()
     }
 
-    /// Whether a pong is late.
-    fn owes_pong(&self, now: Instant, limits: &Limits) -> bool {
+    /// When it was pinged, if the pong is late.
+    pub fn owes_pong_since(&self, now: Instant, limits: &Limits) -> Option<Instant> {
         let late_after = self.round_trip.times(3).max(limits.accept);
-        self.ping_sent.is_some_and(|sent| now >= sent + late_after)
-    }
-
-    /// Whether its client is there, although a pong is late: TCP pauses on the control connection.
-    pub fn is_slow(&self, now: Instant, limits: &Limits) -> bool {
-        self.owes_pong(now, limits) && self.ping_sent.is_some_and(|sent| self.heard > sent)
+        self.ping_sent.filter(|&sent| now >= sent + late_after)
     }
 
     /// The client pings; false if it has done so more often than it may.
@@ -496,7 +491,7 @@ impl Links {
         self.outstanding -= expired;
         link.brings_none |= expired > 0;
         // One that owes a pong may not have read what it was asked for.
-        if awaited && !link.owes_pong(agenda.now, &agenda.limits) {
+        if awaited && link.owes_pong_since(agenda.now, &agenda.limits).is_none() {
             link.tell_not_brought(expired, agenda);
         }
         expired > 0

@@ -261,12 +261,13 @@ impl Sending {
         self.links.redeem(link, ticket, has_room, agenda.now)
     }
 
-    /// How long a user waits for a connection, which a link was asked for if there is one. One that is slow cannot be
-    /// asked soon.
+    /// How long a user waits for a connection, which a link was asked for if there is one. Where its client is there
+    /// and owes a pong, TCP pauses on the control connection.
     fn wait(&self, link: Option<LinkId>, agenda: &Agenda) -> Duration {
         let limits = &agenda.limits;
         let Some(link) = link.and_then(|link| self.links.get(link)) else { return limits.wait };
-        let least = if link.is_slow(agenda.now, limits) { limits.unheard } else { limits.wait };
+        let is_slow = link.owes_pong_since(agenda.now, limits).is_some_and(|sent| link.heard > sent);
+        let least = if is_slow { limits.unheard } else { limits.wait };
         link.round_trip.times(4).clamp(least, limits.user_patience)
     }
 
