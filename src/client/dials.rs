@@ -1,7 +1,11 @@
 //! Message connections of a link on their way: tickets that the server has handed out, and where they are taken.
 //!
-//! While dials fail, one every half second stands for all, at the message port and at the control port in turn: that
-//! one admits message connections, too. The first that is proved ends the pause, and its address is used from then on.
+//! A server that is not heard cannot hand tickets out. Then the client takes the next numbers of its own accord: the
+//! server takes each once, as if it had issued it.
+//!
+//! While dials fail, or the server is not heard, one every half second stands for all, at the message port and at the
+//! control port in turn: that one admits message connections, too. The first that is proved ends the pause, and its
+//! address is used from then on.
 //!
 //! A dial that is late gets one rival with the same ticket, and the first that is proved wins. Where others have
 //! arrived meanwhile it was lost on the way, and rivals are a share of what arrives. Where none has, the port may be
@@ -20,6 +24,12 @@ use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Output, Reason};
 
 /// Rivals that a link may have before its first message connection.
 const RIVALS_FIRST: u32 = 4;
+
+/// One dial that stands for all has no longer than this: the last one may have taken long because the line was down.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Most message connections that are to be spare while the server is not heard.
+const SPARE_MAX: usize = 32;
 
 /// While the control port is used in its place, nothing new is known of the message port: a failure is told of for this
 /// time.
@@ -48,15 +58,29 @@ struct Coming {
     is_late: bool,
 }
 
-/// Dials fail: others wait for one that succeeds.
+/// Why others wait for one dial.
+#[derive(Clone, Copy)]
+enum Cause {
+    /// One failed that went there.
+    Failed(SocketAddr),
+    /// The server is not heard, which people are told of elsewhere. Dials went there before, and will again.
+    Silent(SocketAddr),
+}
+
+/// Dials fail, or would: others wait for one that succeeds.
 struct Pause {
     /// When the next dial is made.
     next: Instant,
     since: Instant,
-    /// Where the dial went that began it.
-    failed: SocketAddr,
+    cause: Cause,
     /// A failure was told of.
     told: bool,
+}
+
+impl Pause {
+    fn is_silent(&self) -> bool {
+        matches!(self.cause, Cause::Silent(_))
+    }
 }
 
 /// The message connections of a link that are not proved yet.
@@ -66,6 +90,10 @@ pub(super) struct Dials {
     control: SocketAddr,
     /// The control port is tried next.
     is_at_control: bool,
+    /// The highest number so far that the server has handed out, or that was taken of the client's own accord.
+    highest: u64,
+    /// Message connections that were proved since the server was found to be silent.
+    proved: usize,
     /// Tickets that wait for the end of the pause, or for their turn; the newest last.
     tickets: VecDeque<Ticket>,
     /// Asked of the reactor and not begun, in that order; `None` for what is not wanted any more.
@@ -94,6 +122,8 @@ impl Dials {
             addresses: VecDeque::new(),
             control,
             is_at_control: true,
+            highest: 0,
+            proved: 0,
             tickets: VecDeque::new(),
             asked: VecDeque::new(),
             coming: VecDeque::new(),
@@ -176,7 +206,13 @@ impl Dials {
         self.pause = None;
     }
 
-    /// Takes consecutive tickets, and leaves what is beyond the bounds: beside these there are so many `others`.
+    /// The number behind all others.
+    pub fn next(&self) -> u64 {
+        self.highest.saturating_add(1)
+    }
+
+    /// Takes consecutive tickets, and leaves what is beyond the bounds: beside these there are so many `others`. Those
+    /// that were taken before, of the client's own accord, are left as well.
     ///
     /// A server that asks for more at once is not cut off: tickets that nobody brings expire, and it asks again.
     pub fn take(
@@ -191,8 +227,39 @@ impl Dials {
         let room = limits.tickets_max.saturating_sub(self.tickets.len());
         let room = room.min(limits.messages_per_client_max.saturating_sub(others + self.count()));
         let until = agenda.now + round_trip.wait(limits.ticket);
-        for index in 0..room.min(count as usize) as u64 {
-            self.tickets.push_back(Ticket { number: first.wrapping_add(index), until });
+        let end = first.saturating_add(count.into());
+        let numbers = (first.max(self.next())..end).take(room);
+        self.tickets.extend(numbers.map(|number| Ticket { number, until }));
+        self.highest = self.highest.max(end.saturating_sub(1));
+    }
+
+    /// Whether the server would take one of those that are on their way or wait to be, as far as is known.
+    pub fn has_good(&self, now: Instant) -> bool {
+        let dialled = self.asked.iter().flatten().chain(self.coming.iter().map(|coming| &coming.way));
+        dialled.map(|way| &way.ticket).chain(&self.tickets).any(|ticket| ticket.until > now)
+    }
+
+    /// How many message connections are missing while the server is not heard. As many are to be spare, proved or on
+    /// their way, as have sessions.
+    pub fn missing(&self, busy: usize) -> usize {
+        busy.min(SPARE_MAX).saturating_sub(self.proved.saturating_sub(busy) + self.count())
+    }
+
+    /// The server is not heard: one dial stands for all from now on.
+    pub fn seek(&mut self, now: Instant) {
+        if self.pause.is_none() {
+            let cause = Cause::Silent(self.address());
+            self.pause = Some(Pause { next: now, since: now, cause, told: false });
+            self.proved = 0;
+        }
+    }
+
+    /// The server is heard again.
+    pub fn heard(&mut self) {
+        if let Some(Pause { cause: Cause::Silent(address), .. }) =
+            self.pause.take_if(|pause| pause.is_silent())
+        {
+            self.prefer(address);
         }
     }
 
@@ -246,7 +313,8 @@ impl Dials {
     /// line may be slow; this one takes the place of the others that went before it.
     fn dial_for_all(&mut self, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
         let Some(pause) = &mut self.pause else { return };
-        pause.next = agenda.now + agenda.limits.retry;
+        // Each has as long as the last one took that was proved, or the next would always take its place.
+        pause.next = agenda.now + self.took.min(RETRY_MAX).max(agenda.limits.retry);
         let since = pause.since;
         for place in (1..self.coming.len()).rev() {
             if self.coming[place].is_late && self.coming[place].begun >= since {
@@ -297,7 +365,8 @@ impl Dials {
             (coming.is_late, are_late) = (true, true);
             let (way, begun) = (coming.way, coming.begun);
             let is_lost = self.arrived_at.is_some_and(|at| at >= begun);
-            if self.pause.is_some() || !is_lost {
+            let is_silent = self.pause.as_ref().is_some_and(Pause::is_silent);
+            if !is_silent && (self.pause.is_some() || !is_lost) {
                 self.note_fault(way.address, CloseReason::HandshakeTimedOut, agenda);
             }
             if self.pause.is_some() {
@@ -315,6 +384,7 @@ impl Dials {
     /// A dial is late while others fail. It may still arrive: people hear of it when that goes on.
     fn tell_late(&mut self, address: SocketAddr, agenda: &mut Agenda) {
         if let Some(pause) = &mut self.pause
+            && !pause.is_silent()
             && agenda.now >= pause.since + agenda.limits.late_told
         {
             pause.told = true;
@@ -325,7 +395,7 @@ impl Dials {
     /// Dials fail: from `next` on one of them stands for all. It goes elsewhere, if so told.
     fn pause(&mut self, failed: SocketAddr, next: Instant, elsewhere: bool, agenda: &Agenda) {
         if self.pause.is_none() {
-            self.pause = Some(Pause { next, since: agenda.now, failed, told: false });
+            self.pause = Some(Pause { next, since: agenda.now, cause: Cause::Failed(failed), told: false });
             if elsewhere && self.address() == failed {
                 // The message port may have another address.
                 if !self.is_at_control && self.addresses.len() > 1 {
@@ -348,6 +418,7 @@ impl Dials {
         }
         (self.took, self.arrived_at) = (agenda.now.saturating_duration_since(begun), Some(agenda.now));
         self.rivals.earn();
+        self.proved += 1;
         let number = way.ticket.number;
         self.tickets.retain(|ticket| ticket.number != number);
         let unwanted = |asked: &&mut Option<Way>| asked.is_some_and(|way| way.ticket.number == number);
@@ -368,14 +439,17 @@ impl Dials {
     /// Dials succeed again. Late ones that began before the one that succeeded have been lost, and others take their
     /// places; the rest may be as slow as that one, and a server takes their tickets once.
     fn resume(&mut self, pause: &Pause, (address, begun): (SocketAddr, Instant), agenda: &mut Agenda) {
-        if !pause.told && address != pause.failed {
-            let reason = CloseReason::HandshakeTimedOut;
-            agenda.fact(Fact::MessageFailed { address: pause.failed, reason });
+        let (failed, used) = match pause.cause {
+            Cause::Failed(failed) => (Some(failed).filter(|&failed| failed != address), address),
+            Cause::Silent(before) => (None, before),
+        };
+        if let Some(address) = failed.filter(|_| !pause.told) {
+            agenda.fact(Fact::MessageFailed { address, reason: CloseReason::HandshakeTimedOut });
         }
-        if pause.told || address != pause.failed {
+        if pause.told || failed.is_some() {
             agenda.fact(Fact::MessageArrived { address });
         }
-        self.prefer(address);
+        self.prefer(used);
         let late_after = agenda.limits.late_after(self.took);
         for place in (0..self.coming.len()).rev() {
             let coming = &mut self.coming[place];

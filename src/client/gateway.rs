@@ -342,7 +342,7 @@ impl Gateway {
         let greeting = Greeting { hello, secret, ticket: 0, plain, heartbeat };
         let message_name = self.settings.message_name;
         let mut link = Link::new(id, heartbeat, greeting, dials, message_name, self.round_trip, agenda.now);
-        link.heard(agenda);
+        link.await_ping(agenda);
         (self.reason, self.address) = (None, Some(address));
         match links.add(link) {
             Some(link) => self.stage = Stage::Up(link),

@@ -3,6 +3,10 @@
 //!
 //! What counts per link is kept here: its message connections on their way, which of its sessions were seen, and when
 //! its server was heard.
+//!
+//! After an outage TCP pauses on the control connection for as long again as the line was down. New connections do not.
+//! So when the server owes an answer, a message connection is dialled that it did not ask for, again and again until
+//! one is proved. It serves the first user who waits, and more follow as these have sessions.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -37,6 +41,9 @@ pub(super) struct Link {
     pub welcomed: Instant,
     heartbeat: Duration,
     heard: Instant,
+    /// The same; or when a message connection first showed after that that the line is back. The server has from then
+    /// on until it is given up.
+    alive: Instant,
     silence: Silence,
     /// As the server's answers took it.
     round_trip: RoundTrip,
@@ -44,6 +51,8 @@ pub(super) struct Link {
     check_at: Instant,
     /// When it was pinged, if it has said nothing since.
     pinged_at: Option<Instant>,
+    /// When a message connection is dialled that it did not ask for, if it says nothing until then.
+    seek_at: Option<Instant>,
     /// What its message connections prove; each with a ticket of its own.
     greeting: Greeting,
     dials: Dials,
@@ -70,10 +79,12 @@ impl Link {
             welcomed: now,
             heartbeat,
             heard: now,
+            alive: now,
             silence: Silence::default(),
             round_trip,
-            check_at: now + heartbeat / 2,
+            check_at: now,
             pinged_at: None,
+            seek_at: None,
             greeting,
             dials,
             message_name,
@@ -81,12 +92,32 @@ impl Link {
         }
     }
 
-    /// The server was heard: it is asked for a sign of life if it is silent for half of the heartbeat. It pings more
-    /// often than that, so it is asked only when it is late.
-    pub fn heard(&mut self, agenda: &mut Agenda) {
-        (self.heard, self.check_at) = (agenda.now, agenda.now + self.heartbeat / 2);
-        self.pinged_at = None;
+    /// The server is asked for a sign of life when its next ping is late.
+    pub fn await_ping(&mut self, agenda: &mut Agenda) {
+        let late = self.pinged_again() + self.late_after(agenda);
+        self.check_at = agenda.now + late.min(self.patience() / 2);
         self.schedule(agenda);
+    }
+
+    /// The server was heard.
+    pub fn heard(&mut self, id: LinkId, names: &mut Names, agenda: &mut Agenda) {
+        (self.heard, self.alive) = (agenda.now, agenda.now);
+        if self.pinged_at.take().is_some() {
+            self.seek_at = None;
+            self.dials.heard();
+            self.dial(id, names, agenda);
+        }
+        self.await_ping(agenda);
+    }
+
+    /// So often the server pings: three times in a heartbeat, but not while a ping is on its way.
+    fn pinged_again(&self) -> Duration {
+        (self.heartbeat / 3).max(self.round_trip.smoothed())
+    }
+
+    /// When an answer is late.
+    fn late_after(&self, agenda: &Agenda) -> Duration {
+        agenda.limits.late.max(self.round_trip.times(3))
     }
 
     /// Where its server is.
@@ -105,8 +136,9 @@ impl Link {
     }
 
     fn schedule(&self, agenda: &mut Agenda) {
-        let dial_at = self.dials.due(agenda).filter(|_| self.life == Life::Standing);
-        agenda.at(self.control, Some(dial_at.map_or(self.check_at, |at| at.min(self.check_at))));
+        let dial_at = [self.dials.due(agenda), self.seek_at];
+        let dial_at = dial_at.into_iter().flatten().filter(|_| self.life == Life::Standing);
+        agenda.at(self.control, Some(dial_at.fold(self.check_at, Instant::min)));
     }
 
     /// Dials message connections, unless the server drains: it has closed its ports. Where one is late, the name of
@@ -121,10 +153,11 @@ impl Link {
         self.schedule(agenda);
     }
 
-    /// Its time has come: to dial, to ask the server for a sign of life, or to give it up.
-    fn is_due(&mut self, id: LinkId, names: &mut Names, agenda: &mut Agenda) {
+    /// Its time has come: to dial, to ask the server for a sign of life, or to give it up. There are so many `others`
+    /// beside the message connections that are on their way.
+    fn is_due(&mut self, id: LinkId, others: usize, names: &mut Names, agenda: &mut Agenda) {
         if agenda.now >= self.check_at {
-            match self.silence.judge(self.heard, self.patience(), agenda.now) {
+            match self.silence.judge(self.alive, self.patience(), agenda.now) {
                 Verdict::GiveUp => {
                     let silence = agenda.now.saturating_duration_since(self.heard);
                     agenda.fact(Fact::ServerSilent { link: self.control, silence });
@@ -133,13 +166,22 @@ impl Link {
                 Verdict::Ask => agenda.push(Output::Measure(self.control)),
                 Verdict::Wait => self.ping(agenda),
             }
-            self.check_at = self.silence.until(self.heard, self.patience());
+            self.check_at = self.silence.until(self.alive, self.patience());
+        }
+        if self.seek_at.is_some_and(|at| at <= agenda.now) {
+            self.seek_at = Some(agenda.now + agenda.limits.retry);
+            if !self.dials.has_good(agenda.now) {
+                self.dials.take((self.dials.next(), 1), others, self.round_trip, agenda);
+            }
+            self.dials.seek(agenda.now);
         }
         self.dial(id, names, agenda);
     }
 
     fn ping(&mut self, agenda: &mut Agenda) {
-        self.pinged_at = self.pinged_at.or(Some(agenda.now));
+        if self.pinged_at.is_none() {
+            (self.pinged_at, self.seek_at) = (Some(agenda.now), Some(agenda.now + self.late_after(agenda)));
+        }
         agenda.push(Output::Send { id: self.control, frame: ControlFrame::Ping });
     }
 
@@ -153,11 +195,15 @@ impl Link {
 
     /// Why nothing can be served over it, if that is so. Some message connections wait for sessions, or none does.
     pub fn fault(&self, has_idle: bool, now: Instant) -> Option<Reason> {
-        let is_silent = |&at: &Instant| now >= at + self.round_trip.wait(SILENT_AFTER);
-        match self.pinged_at.filter(is_silent) {
-            Some(_) => Some(Reason::ServerSilent(now.saturating_duration_since(self.heard))),
-            None => self.message_fault(now).filter(|_| !has_idle).cloned(),
+        match self.is_silent(now) {
+            true => Some(Reason::ServerSilent(now.saturating_duration_since(self.heard))),
+            false => self.message_fault(now).filter(|_| !has_idle).cloned(),
         }
+    }
+
+    /// Whether the server is said to be silent.
+    fn is_silent(&self, now: Instant) -> bool {
+        self.pinged_at.is_some_and(|at| now >= at + self.round_trip.wait(SILENT_AFTER))
     }
 
     /// Why the message port does not work, if it does not.
@@ -167,15 +213,15 @@ impl Link {
 
     /// It is known how soon the server is tried again.
     pub fn measured(&mut self, it: Measured, agenda: &mut Agenda) {
-        self.silence.measured(self.heard, self.patience(), it, agenda.now);
-        self.check_at = self.silence.until(self.heard, self.patience());
+        self.silence.measured(self.alive, self.patience(), it, agenda.now);
+        self.check_at = self.silence.until(self.alive, self.patience());
         self.schedule(agenda);
     }
 
     /// The system was suspended: the server may have given this link up.
     fn woken(&mut self, agenda: &mut Agenda) {
         self.check_at = agenda.now + self.round_trip.wait(agenda.limits.woken);
-        self.silence.ends_at(self.heard, self.check_at);
+        self.silence.ends_at(self.alive, self.check_at);
         self.ping(agenda);
         self.schedule(agenda);
     }
@@ -225,7 +271,31 @@ impl Link {
         if let Some(took) = self.dials.arrived(message, agenda) {
             self.round_trip.measured(took / 2);
         }
+        if self.pinged_at.is_some() {
+            if self.alive == self.heard {
+                self.alive = agenda.now;
+                self.check_at = self.silence.until(self.alive, self.patience());
+            }
+            // It may be down again.
+            self.seek_at = Some(agenda.now + self.pinged_again() + self.late_after(agenda));
+        }
         self.dial(id, names, agenda);
+    }
+
+    /// A session has begun, one of so many; message connections that are proved are so many `others`. The next users
+    /// need some that a silent server cannot ask for.
+    pub fn began(
+        &mut self,
+        id: LinkId,
+        (busy, others): (usize, usize),
+        names: &mut Names,
+        agenda: &mut Agenda,
+    ) {
+        if self.life == Life::Standing && self.is_silent(agenda.now) {
+            let missing = self.dials.missing(busy);
+            self.dials.take((self.dials.next(), missing as u32), others, self.round_trip, agenda);
+            self.dial(id, names, agenda);
+        }
     }
 
     /// A message connection could not be made. The name of its host may lead elsewhere by now, and the server is told
@@ -289,10 +359,10 @@ impl Links {
     }
 
     /// A control connection's deadline has come; false if it is none of a link.
-    pub fn is_due(&mut self, control: ConnId, names: &mut Names, agenda: &mut Agenda) -> bool {
+    pub fn is_due(&mut self, control: ConnId, others: usize, names: &mut Names, agenda: &mut Agenda) -> bool {
         let Some(id) = self.of_control(control) else { return false };
         if let Some(link) = self.slots.get_mut(id) {
-            link.is_due(id, names, agenda);
+            link.is_due(id, others, names, agenda);
         }
         true
     }

@@ -13,7 +13,8 @@
 //! | [`seen`] | which sessions of a link have been seen |
 //! | [`survey`] | what the client shows of itself |
 //!
-//! It closes no idle message connection of its own accord, and opens one only for a ticket.
+//! It closes no idle message connection of its own accord. It opens one only for a ticket, or while its server owes an
+//! answer and cannot ask for one.
 
 mod attempt;
 mod dials;
@@ -155,7 +156,7 @@ impl Client {
     fn linked(&mut self, id: ConnId, link_id: LinkId, frame: ControlFrame) {
         let Client { gateway, links, names, sessions, agenda, .. } = self;
         let Some(link) = links.get_mut(link_id) else { return };
-        link.heard(agenda);
+        link.heard(link_id, names, agenda);
         let is_withdrawn = matches!(frame, ControlFrame::Withdrawn { .. });
         match frame {
             ControlFrame::Open { first_ticket, count } => {
@@ -189,8 +190,13 @@ impl Client {
         match event {
             SessionEvent::Start(start) => {
                 let Client { links, names, sessions, agenda, .. } = self;
-                if let Some(link) = sessions.link_of(id).and_then(|link| links.get_mut(link)) {
+                if let Some(link_id) = sessions.link_of(id)
+                    && let Some(link) = links.get_mut(link_id)
+                {
                     sessions.begin(id, start, &mut link.seen, names, agenda);
+                    let ([.., busy], others) =
+                        (sessions.counts().of_link(link_id), sessions.counts().proved());
+                    link.began(link_id, (busy, others), names, agenda);
                 }
             }
             SessionEvent::Idle { .. } => self.sessions.ended(id, &self.names, &mut self.agenda),
@@ -293,7 +299,8 @@ impl Machine for Client {
             self.gateway.is_due(&mut self.names, &mut self.agenda);
         }
         while let Some(id) = self.agenda.next_due() {
-            if !self.links.is_due(id, &mut self.names, &mut self.agenda) {
+            let others = self.sessions.counts().proved();
+            if !self.links.is_due(id, others, &mut self.names, &mut self.agenda) {
                 self.sessions.due(id, &mut self.names, &mut self.agenda);
             }
         }

@@ -170,6 +170,12 @@ impl Link {
         self.ping_sent.is_some()
     }
 
+    /// When it was pinged, if the pong is late.
+    pub fn owes_pong_since(&self, now: Instant, limits: &Limits) -> Option<Instant> {
+        let late_after = self.round_trip.times(3).max(limits.accept);
+        self.ping_sent.filter(|&sent| now >= sent + late_after)
+    }
+
     /// The client pings; false if it has done so more often than it may.
     pub fn pinged(&mut self, now: Instant) -> bool {
         self.pinged_until = self.pinged_until.max(now) + PINGED_INTERVAL;
@@ -440,17 +446,24 @@ impl Links {
         Some(link.tickets.issue(count, now, until))
     }
 
-    /// Uses a ticket of a link up; false if it is not good.
-    pub fn redeem(&mut self, id: LinkId, ticket: u64, now: Instant) -> bool {
+    /// Uses a ticket of a link up; false if it is not good. One that was not issued yet is, if there is room for a
+    /// message connection that was not asked for.
+    pub fn redeem(&mut self, id: LinkId, ticket: u64, has_room: bool, now: Instant) -> bool {
         let Some(link) = self.slots.get_mut(id) else { return false };
-        let redeemed = link.tickets.redeem(ticket);
-        if let Redeemed::InTime(issued) = redeemed {
-            link.came = Some((now.saturating_duration_since(issued), now));
-            link.instead.earn();
+        let until = now + link.patience();
+        match link.tickets.redeem(ticket) {
+            Redeemed::InTime(issued) => {
+                link.came = Some((now.saturating_duration_since(issued), now));
+                link.instead.earn();
+            }
+            Redeemed::Uncounted => self.outstanding += 1,
+            Redeemed::No if has_room && link.tickets.run_ahead(ticket, now, until) => self.outstanding += 1,
+            Redeemed::No => return false,
         }
-        link.coming += usize::from(redeemed != Redeemed::No);
-        self.outstanding += usize::from(redeemed == Redeemed::Late);
-        redeemed != Redeemed::No
+        link.coming += 1;
+        // Its client is there, even if TCP still pauses on the control connection.
+        link.heard = now;
+        true
     }
 
     /// Has a message connection answered that proved a secret of this link. The link's heartbeat holds for it.
@@ -486,7 +499,8 @@ impl Links {
         let expired = link.tickets.expire(agenda.now, rest);
         self.outstanding -= expired;
         link.brings_none |= expired > 0;
-        if awaited {
+        // One that owes a pong may not have read what it was asked for.
+        if awaited && link.owes_pong_since(agenda.now, &agenda.limits).is_none() {
             link.tell_not_brought(expired, agenda);
         }
         expired > 0

@@ -263,10 +263,10 @@ impl Server {
 
     fn proved(&mut self, id: ConnId, proof: Proof) {
         let Some(stranger) = self.strangers.get_mut(id) else { return };
-        let (peer, Sending { links, holders, .. }) = (stranger.peer, &mut self.matching.sending);
+        let (peer, sending) = (stranger.peer, &mut self.matching.sending);
         match (stranger.claim.clone(), proof) {
             (Claim::Key(key), Proof::Control { link, pool_key, flight }) => {
-                let Some(holder) = holders.get_mut(key) else {
+                let Some(holder) = sending.holders.get_mut(key) else {
                     return self.agenda.close(id, CloseReason::UnknownKey, Manner::Discard);
                 };
                 if !holder.flights.is_new(flight) {
@@ -278,9 +278,9 @@ impl Server {
                 let heartbeat = self.agenda.limits.heartbeat;
                 self.agenda.push(Output::Answer { id, plain: false, heartbeat });
             }
-            (Claim::Link(link), Proof::Message { ticket }) if links.redeem(link, ticket, self.agenda.now) => {
+            (Claim::Link(link), Proof::Message { ticket }) if sending.redeem(link, ticket, &self.agenda) => {
                 stranger.claim = Claim::Ticket(link);
-                self.matching.sending.links.answer(link, id, self.config.plain, &mut self.agenda);
+                sending.links.answer(link, id, self.config.plain, &mut self.agenda);
             }
             _ => self.agenda.close(id, CloseReason::UnknownTicket, Manner::Discard),
         }

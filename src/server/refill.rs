@@ -2,15 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use super::links::Links;
+use super::links::{Link, Links};
 use super::pool::Pools;
 use crate::base::id::LinkId;
 use crate::base::round_trip::RoundTrip;
+use crate::config::limits::Limits;
 use crate::machine::{Agenda, Output};
 use crate::wire::control::ControlFrame;
 
 /// Message connections that a client is asked for at once; one that brought none of the last is asked for one.
 const ASKED_MAX: usize = 128;
+
+/// A client may bring message connections that it was not asked for while fewer than this wait for users.
+const UNASKED_MAX: usize = 32;
 
 /// A burst of users is over when none has come for this part of a round trip, and for this time.
 const PAUSE_OF_ROUND_TRIP: u32 = 64;
@@ -151,25 +155,44 @@ pub(super) fn ask(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted:
     }
 }
 
+/// Whether a link may have a message connection that its client was not asked for.
+pub(super) fn has_room_unasked(link: LinkId, links: &Links, pools: &Pools, limits: &Limits) -> bool {
+    let Some(it) = links.get(link) else { return false };
+    let most = if it.refuses { it.places(limits) } else { UNASKED_MAX };
+    pools.usable(link) < most
+        && held(link, links, pools) < limits.messages_per_client_max
+        && lent(link, links, pools, limits) > 0
+}
+
+/// How many more message connections a link may have for all that others have, and are sure of.
+fn lent(link: LinkId, links: &Links, pools: &Pools, limits: &Limits) -> usize {
+    let most = limits.messages_at_most(links.count(), links.ports);
+    // What other links are sure of is lent to nobody.
+    let most = most.saturating_sub(limits.messages_sure * links.count());
+    let lent = most.saturating_sub(pools.total() + links.outstanding());
+    lent.max(limits.messages_sure.saturating_sub(held(link, links, pools)))
+}
+
+/// How many message connections a link has, on their way or not.
+fn held(link: LinkId, links: &Links, pools: &Pools) -> usize {
+    pools.total_of(link) + links.get(link).map_or(0, Link::outstanding)
+}
+
 fn missing(link: LinkId, links: &mut Links, pools: &mut Pools, is_wanted: bool, agenda: &Agenda) -> usize {
     let limits = &agenda.limits;
-    let held = pools.total() + links.outstanding();
-    let most = limits.messages_at_most(links.count(), links.ports);
     let peak = pools.recent_peak(link, agenda.now, limits.retire);
     let (total, idle) = (pools.total_of(link), pools.usable(link));
-    // What other links are sure of is lent to nobody.
-    let lent = most.saturating_sub(limits.messages_sure * links.count()).saturating_sub(held);
+    let lent = lent(link, links, pools, limits);
     let Some(it) = links.get_mut(link) else { return 0 };
     if !is_wanted || it.refuses {
         it.wanted = 0;
     }
     let outstanding = it.outstanding();
-    let sure = limits.messages_sure.saturating_sub(total + outstanding);
     // However often connections fail and are replaced, there are no more than this. Those on their way beyond the pool
     // are for users who wait.
     let users = it.wanted + outstanding.saturating_sub(limits.pool);
     let own = (peak + users + 2 * limits.pool).min(limits.messages_per_client_max);
-    let room = own.saturating_sub(total + outstanding).min(lent.max(sure));
+    let room = own.saturating_sub(total + outstanding).min(lent);
     let at_once = if it.brings_none { 1 } else { ASKED_MAX };
     let missing = it.places(limits).saturating_sub(idle + outstanding) + it.wanted;
     let missing = missing.min(room).min(at_once.saturating_sub(outstanding));

@@ -8,7 +8,7 @@ use super::links::{Links, PING_INTERVAL};
 use super::offers::{Due, Offer, Offers};
 use super::pool::{Place, Pools, STARTED_MARGIN, State};
 use super::rates::Rates;
-use super::refill::{Burst, Refills};
+use super::refill::{self, Burst, Refills};
 use super::refused::Standing;
 use super::services::{Publication, Readiness};
 use super::users::{User, Users};
@@ -16,7 +16,6 @@ use crate::base::id::{ConnId, HolderId, LinkId, PublicationId};
 use crate::base::name::Name;
 use crate::base::rate::Rate;
 use crate::config::Key;
-use crate::config::limits::Limits;
 use crate::config::policy::Policy;
 use crate::machine::{Agenda, CloseReason, Output, Terms};
 use crate::wire::control::ControlFrame;
@@ -268,21 +267,31 @@ impl Sending {
         }
     }
 
-    /// How long a user waits for a connection, which a link was asked for if there is one.
-    fn wait(&self, link: Option<LinkId>, limits: &Limits) -> Duration {
-        let link = link.and_then(|link| self.links.get(link));
-        link.map_or(limits.wait, |link| link.round_trip.times(4).clamp(limits.wait, limits.user_patience))
+    /// A message connection shows this ticket of a link; false if it is not good.
+    pub fn redeem(&mut self, link: LinkId, ticket: u64, agenda: &Agenda) -> bool {
+        let has_room = refill::has_room_unasked(link, &self.links, &self.pools, &agenda.limits);
+        self.links.redeem(link, ticket, has_room, agenda.now)
+    }
+
+    /// How long a user waits for a connection, which a link was asked for if there is one. Where its client is there
+    /// and owes a pong, TCP pauses on the control connection.
+    fn wait(&self, link: Option<LinkId>, agenda: &Agenda) -> Duration {
+        let limits = &agenda.limits;
+        let Some(link) = link.and_then(|link| self.links.get(link)) else { return limits.wait };
+        let is_slow = link.owes_pong_since(agenda.now, limits).is_some_and(|sent| link.heard > sent);
+        let least = if is_slow { limits.unheard } else { limits.wait };
+        link.round_trip.times(4).clamp(least, limits.user_patience)
     }
 
     /// A user waits for a connection, which a link was asked for if there is one.
     pub fn wait_at_most(&self, id: ConnId, link: Option<LinkId>, agenda: &mut Agenda) {
-        agenda.after(id, self.wait(link, &agenda.limits));
+        agenda.after(id, self.wait(link, agenda));
     }
 
     /// A user has waited as long as it seemed right: the round trip may have grown meanwhile. Resets it, or waits on.
     pub fn waited(&self, id: ConnId, link: Option<LinkId>, agenda: &mut Agenda) {
         let Some(user) = self.users.get(id) else { return };
-        let until = self.users.came(user).map_or(agenda.now, |came| came + self.wait(link, &agenda.limits));
+        let until = self.users.came(user).map_or(agenda.now, |came| came + self.wait(link, agenda));
         if until > agenda.now {
             agenda.at(id, Some(until));
         } else {

@@ -1,7 +1,16 @@
 //! Tickets: each admits one message connection of a link, once, for a while.
+//!
+//! Their numbers are consecutive. A client that does not hear the server cannot be asked for message connections. It
+//! brings some of its own accord, with the next numbers: those that it was not told of yet, and some *ahead* of the
+//! last one issued.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+/// So far may a client run ahead of the last ticket that was issued.
+const AHEAD_MAX: u64 = 64;
+/// Late tickets that are remembered.
+const LATE_MAX: usize = 1_024;
 
 /// A ticket that was handed out.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +28,7 @@ pub(super) struct Tickets {
     /// Issued and neither redeemed nor expired, in order.
     open: VecDeque<Ticket>,
     /// Expired or late, and not redeemed, in order: others were issued in their place, but their connections may still
-    /// come.
+    /// come. Those that a client left out when it ran ahead are here, too.
     late: VecDeque<Ticket>,
     /// Those up to this one have been looked at: whether they are late.
     looked_at: u64,
@@ -30,8 +39,8 @@ pub(super) struct Tickets {
 pub(super) enum Redeemed {
     /// It is good, and was issued then.
     InTime(Instant),
-    /// It is good, and another was issued in its place.
-    Late,
+    /// It is good, and did not count: another was issued in its place, or it was ahead of all.
+    Uncounted,
     /// It is not good.
     No,
 }
@@ -55,9 +64,21 @@ impl Tickets {
         };
         match take(&mut self.open) {
             Some(ticket) => Redeemed::InTime(ticket.issued),
-            None if take(&mut self.late).is_some() => Redeemed::Late,
+            None if take(&mut self.late).is_some() => Redeemed::Uncounted,
             None => Redeemed::No,
         }
+    }
+
+    /// Uses up a ticket that is ahead of the last one issued; those between them are good until then. Returns whether
+    /// it is ahead, and not too far.
+    pub fn run_ahead(&mut self, ticket: u64, now: Instant, until: Instant) -> bool {
+        if ticket <= self.last || ticket - self.last > AHEAD_MAX {
+            return false;
+        }
+        self.late.extend((self.last + 1..ticket).map(|number| Ticket { number, issued: now, until }));
+        self.late.drain(..self.late.len().saturating_sub(LATE_MAX));
+        self.last = ticket;
+        true
     }
 
     /// Expires the tickets whose time is over; returns how many. They are good for `rest` more.
@@ -145,10 +166,10 @@ mod tests {
         assert_eq!(tickets.expire(now + Duration::from_secs(1), rest), 2);
         assert_eq!(
             (tickets.outstanding(), tickets.redeem(1), tickets.redeem(1)),
-            (1, Redeemed::Late, Redeemed::No)
+            (1, Redeemed::Uncounted, Redeemed::No)
         );
         assert_eq!(tickets.expire(now + Duration::from_secs(31), rest), 1);
-        assert_eq!([3, 4].map(|ticket| tickets.redeem(ticket)), [Redeemed::No, Redeemed::Late]);
+        assert_eq!([3, 4].map(|ticket| tickets.redeem(ticket)), [Redeemed::No, Redeemed::Uncounted]);
     }
 
     #[test]
@@ -162,6 +183,31 @@ mod tests {
         assert_eq!((tickets.outstanding(), tickets.first_not_looked_at()), (2, None));
         tickets.look_at_late(now, rest, |_| unreachable!("each is looked at once"));
         assert_eq!(tickets.expire(until, rest), 2);
-        assert_eq!([1, 2, 3, 4].map(|ticket| tickets.redeem(ticket)), [Redeemed::Late; 4]);
+        assert_eq!([1, 2, 3, 4].map(|ticket| tickets.redeem(ticket)), [Redeemed::Uncounted; 4]);
+    }
+
+    #[test]
+    fn a_number_ahead_is_good_once_and_not_too_far_and_those_before_it_too() {
+        let now = Instant::now();
+        let until = now + Duration::from_secs(30);
+        let mut tickets = Tickets::default();
+        tickets.issue(2, now, until);
+        let ahead = [2, 3 + AHEAD_MAX, 0, 5, 5].map(|ticket| tickets.run_ahead(ticket, now, until));
+        assert_eq!(ahead, [false, false, false, true, false]);
+        assert_eq!((tickets.outstanding(), tickets.redeem(5)), (2, Redeemed::No));
+        assert_eq!([4, 4].map(|ticket| tickets.redeem(ticket)), [Redeemed::Uncounted, Redeemed::No]);
+        assert_eq!(tickets.issue(1, now, until), 6, "those that follow begin behind it");
+        tickets.expire(until, Duration::ZERO);
+        assert_eq!(tickets.redeem(3), Redeemed::No);
+    }
+
+    #[test]
+    fn those_left_out_by_a_client_that_runs_ahead_for_ever_are_few() {
+        let now = Instant::now();
+        let mut tickets = Tickets::default();
+        for round in 1..1_000 {
+            assert!(tickets.run_ahead(round * AHEAD_MAX, now, now));
+        }
+        assert_eq!(tickets.late.len(), LATE_MAX);
     }
 }

@@ -94,14 +94,17 @@ impl Line {
         let steady = |way| vec![(Time::ZERO, way)];
         let ways = match tale {
             Tale::Distant => journey(rng),
-            Tale::Interrupted | Tale::Bloated | Tale::Unanswered | Tale::Forgetful => steady(near),
+            Tale::Interrupted | Tale::Unnoticed | Tale::Bloated | Tale::Unanswered | Tale::Forgetful => {
+                steady(near)
+            }
             _ => Vec::new(),
         };
         let second = Duration::from_secs;
         let outages = match tale {
-            Tale::Interrupted => {
+            Tale::Interrupted | Tale::Unnoticed => {
                 let from = second(30) + Duration::from_millis(rng.u64(..30_000));
-                vec![(from, from + Duration::from_millis(rng.u64(1_000..20_000)))]
+                let lasts_ms = if tale == Tale::Unnoticed { 15_000..60_000 } else { 1_000..20_000 };
+                vec![(from, from + Duration::from_millis(rng.u64(lasts_ms)))]
             }
             _ => Vec::new(),
         };

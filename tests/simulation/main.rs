@@ -287,6 +287,22 @@ fn a_line_that_is_down_for_a_while_loses_no_link_and_no_session() {
 }
 
 #[test]
+fn a_line_that_was_down_while_nobody_came_serves_at_once_when_it_is_back() {
+    let seeds = variable("SKYORG_LINE").map_or(0..64, |seed| seed..seed + 1);
+    for seed in seeds {
+        let _seed = Seed(seed);
+        if variable("SKYORG_LINE").is_some() {
+            trace::start();
+        }
+        let mut world = World::tell(seed, Tale::Unnoticed);
+        let most = Duration::from_secs(1) + 8 * world.round_trip();
+        world.live();
+        let took = world.first_wait().expect("somebody is served");
+        assert!(took < most, "the first user is served after {took:?}, not {most:?}");
+    }
+}
+
+#[test]
 fn a_narrow_line_with_a_deep_queue_loses_nobody() {
     over_lines(Tale::Bloated, 40);
 }

@@ -87,6 +87,8 @@ pub enum Tale {
     Distant,
     /// The line is down for a while, up to 20 s.
     Interrupted,
+    /// The line is down for 15 s to 60 s while no user is there, and users come as soon as it is back.
+    Unnoticed,
     /// The line is narrow, and packets wait for seconds before they are lost; bulk users share it with others.
     Bloated,
     /// Some connects to the server are never answered.
@@ -102,7 +104,15 @@ pub enum Tale {
 impl Tale {
     /// What goes wrong is the line's.
     pub fn is_of_a_line(self) -> bool {
-        matches!(self, Tale::Distant | Tale::Interrupted | Tale::Bloated | Tale::Unanswered | Tale::Forgetful)
+        matches!(
+            self,
+            Tale::Distant
+                | Tale::Interrupted
+                | Tale::Unnoticed
+                | Tale::Bloated
+                | Tale::Unanswered
+                | Tale::Forgetful
+        )
     }
 
     /// In half of its worlds what clients publish is probed.
@@ -206,6 +216,11 @@ fn honesty(rng: &mut Rng) -> Vec<(Time, Coming)> {
 /// Users come while the line does what it does. The first one finds the link standing: it takes five round trips and
 /// a few lost packets. Nobody comes while the line is down, or so soon after that it could not be heard of.
 fn over_the_line(tale: Tale, rng: &mut Rng, line: &Line) -> Vec<(Time, Coming)> {
+    if let (Tale::Unnoticed, Some((_, back))) = (tale, line.outage()) {
+        let others = (0..rng.usize(..60)).map(|_| back + Duration::from_millis(rng.u64(..5_000)));
+        let others: Vec<Time> = others.collect();
+        return [back].into_iter().chain(others).map(|at| (at, Coming::User)).collect();
+    }
     let (from_s, until_s) = match tale {
         Tale::Distant => (70, 250),
         Tale::Interrupted => (20, 120),

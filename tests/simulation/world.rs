@@ -106,6 +106,10 @@ pub struct World {
     tale: Tale,
     /// The longest time from a user's coming to its leaving.
     pub longest_stay: Duration,
+    /// When the first user came.
+    first_came: Option<Time>,
+    /// When a user first got a byte.
+    first_served: Option<Time>,
     /// All users have left; only fresh ones come.
     fresh: bool,
     proofs: Proofs,
@@ -119,6 +123,17 @@ impl World {
     /// Splices that moved bytes, and those that the kernel refused.
     pub fn spliced(&self) -> [usize; 2] {
         self.net.borrow().spliced
+    }
+
+    /// From the coming of the first user to the first byte that one gets.
+    pub fn first_wait(&self) -> Option<Duration> {
+        Some(self.first_served? - self.first_came?)
+    }
+
+    /// Between a client and the server and back, while nothing waits.
+    pub fn round_trip(&self) -> Duration {
+        let net = self.net.borrow();
+        net.shape.round_trip_max() + net.line.round_trip(Time::ZERO)
     }
 
     /// Configurations that took hold, and those that were refused.
@@ -150,10 +165,17 @@ impl World {
             bytes_max,
             tale,
             longest_stay: Duration::ZERO,
+            first_came: None,
+            first_served: None,
             fresh: false,
             proofs: Proofs::default(),
         };
         world.shadow.probed = world.settings.probes;
+        // So long an outage may cost the link.
+        let outage = world.net.borrow().line.outage();
+        if outage.is_some_and(|(from, until)| until - from > world.settings.limits.heartbeat) {
+            world.served.strike();
+        }
         for client in 0..clients {
             world.configs.push(client_config(client, &world.settings).0);
             let both = (0..SERVICES.len()).flat_map(|service| [(service, false), (service, true)]);
@@ -544,6 +566,7 @@ impl World {
         let service = self.shadow.party(Side::User, number).service;
         let to = self.reloads.address(service).unwrap_or_else(|| request_address(service));
         let now = self.now();
+        self.first_came.get_or_insert(now);
         trace!(now, "user {number} comes to {}: {script:?}", SERVICES[service]);
         let end = self.net.borrow_mut().connect(Host::Outside, from, to);
         let talker = Talker::new(Side::User, number, end, script, now);
@@ -594,6 +617,7 @@ impl World {
                 trace!(now, "{:?} {} is gone: {party:?}", talker.side, talker.number);
                 if talker.side == Side::User {
                     self.longest_stay = self.longest_stay.max(now - talker.came);
+                    self.first_served = [self.first_served, talker.first_byte].into_iter().flatten().min();
                     self.judge(&talker);
                 }
             }

@@ -9,6 +9,7 @@ mod names;
 mod probes;
 mod publications;
 mod sessions;
+mod silence;
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};

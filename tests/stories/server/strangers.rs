@@ -63,6 +63,53 @@ fn a_good_ticket_admits_once_and_a_used_or_unknown_one_is_discarded() {
 }
 
 #[test]
+fn a_client_that_cannot_be_asked_may_bring_the_next_tickets_of_its_own_accord_once_each() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let mut answered = |ticket| !stage.message(client.link, ticket).1.answered().is_empty();
+    assert_eq!([4, 4, 3, 3, 1, 99].map(&mut answered), [true, false, true, false, true, false]);
+    let asked: Vec<_> = (0..3).flat_map(|_| stage.user().1.asked(client.control)).collect();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|asked| asked.0 > 4),
+        "later ones are behind it: {asked:?}"
+    );
+}
+
+#[test]
+fn message_connections_that_were_not_asked_for_are_few() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let came = (1..100).filter(|&ticket| !stage.message(client.link, ticket).1.answered().is_empty());
+    assert_eq!(came.count(), 32);
+}
+
+#[test]
+fn users_of_a_client_that_brings_message_connections_and_owes_a_pong_wait_longer() {
+    for owes in [false, true] {
+        let mut stage = begin();
+        let mut client = stage.client(1);
+        while !owes && stage.wait(millis(500)).said(client.control).is_empty() {}
+        if !owes {
+            stage.hear(client.control, ControlFrame::Pong);
+        }
+        stage.wait(if owes { secs(11) } else { secs(1) });
+        client.tickets.clear();
+        let users: Vec<ConnId> = (0..2).map(|_| stage.user().0).collect();
+        stage.wait(secs(1));
+        let (_, outputs) = stage.message(client.link, 10);
+        assert_eq!(outputs.starts().len(), 1);
+        let mut closed = Vec::new();
+        let came = stage.now;
+        while closed.is_empty() {
+            let outputs = stage.wait(millis(100));
+            closed.extend(outputs.closes().into_iter().filter(|close| close.0 == users[1]));
+        }
+        assert_eq!(closed, [(users[1], CloseReason::NotReached, Manner::Reset)]);
+        assert_eq!((stage.now - came).as_secs(), if owes { 9 } else { 4 });
+    }
+}
+
+#[test]
 fn a_ticket_that_was_used_counts_until_its_connection_is_answered_or_gone() {
     let mut stage = begin();
     let client = stage.client(1);
@@ -102,6 +149,17 @@ fn a_ticket_expires_and_another_is_issued_in_its_place() {
     let expired = Fact::TicketsExpired { key: name("office"), count: POOL };
     assert!(outputs.facts().contains(&&expired), "{outputs:?}");
     assert_eq!(outputs.asked(client.control), [(3, 1)]);
+}
+
+#[test]
+fn people_are_not_told_that_a_silent_client_brings_no_message_connections() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    stage.wait(limits().ticket);
+    let outputs = stage.wait(limits().ticket * 2);
+    assert!(!outputs.asked(client.control).is_empty());
+    let told = |fact: &&Fact| matches!(fact, Fact::TicketsExpired { .. });
+    assert_eq!(outputs.facts().into_iter().filter(told).count(), 0, "its silence is told of elsewhere");
 }
 
 /// A client of which so many users wait for a message connection.
