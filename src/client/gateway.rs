@@ -39,8 +39,6 @@ pub(super) struct Gateway {
     took: Duration,
     /// The link on which the server has said Drain, while it stands.
     draining: Option<LinkId>,
-    /// Until when another link is tried for often, because the one before drains.
-    sought_until: Option<Instant>,
     /// To the server, as its Welcomes took it.
     round_trip: RoundTrip,
     /// Which of the name's addresses this attempt has tried.
@@ -92,7 +90,6 @@ impl Gateway {
             tell_at: None,
             took: Duration::ZERO,
             draining: None,
-            sought_until: None,
             round_trip: RoundTrip::default(),
             rounds: Rounds::default(),
             refusal: None,
@@ -185,20 +182,15 @@ impl Gateway {
 
     /// No address is left in this attempt.
     fn give_up(&mut self, agenda: &mut Agenda) {
-        match self.tell_refusal(agenda) {
+        let pause = match self.tell_refusal(agenda) {
             // The server asks meanwhile whether a client is there that has the place.
-            Some(Refusal::Links { .. }) => {
-                let pause = self.pauses.next(agenda.limits.contest * 2, agenda);
-                self.pause_for(pause, agenda);
-            }
-            Some(_) => self.pause_refused(agenda),
-            None if self.rounds.has_denied() => self.pause(agenda),
+            Some(Refusal::Links { .. }) => self.pauses.next(agenda.limits.contest * 2, agenda),
+            Some(_) => return self.pause_refused(agenda),
+            None if self.rounds.has_denied() => return self.pause(agenda),
             // Nothing of it reached a server, which is to be found soon after it is back.
-            None => {
-                let pause = agenda.jittered(agenda.limits.retry);
-                self.pause_for(pause, agenda);
-            }
-        }
+            None => agenda.jittered(agenda.limits.retry),
+        };
+        self.pause_for(pause, agenda);
     }
 
     /// Tells what an address has said to this client, because no other takes it, if one has said anything.
@@ -208,7 +200,7 @@ impl Gateway {
         match (refusal, self.reason.replace(Reason::Refused(refusal))) {
             (Refusal::Links { .. }, Some(Reason::Refused(Refusal::Links { .. }))) => {}
             // The place may be free in a moment, and if it is not, pauses grow.
-            (Refusal::Links { .. }, _) => self.pauses = Pauses::default(),
+            (Refusal::Links { .. }, _) => self.pauses.forgive(Duration::MAX),
             _ => self.pauses.refused(),
         }
         Some(refusal)
@@ -348,7 +340,8 @@ impl Gateway {
             Some(link) => self.stage = Stage::Up(link),
             None => return agenda.reset(id, CloseReason::Full),
         }
-        (self.due, self.sought_until) = (None, None);
+        self.due = None;
+        self.pauses.not_soon();
         if self.leaving {
             agenda.push(Output::Send { id, frame: ControlFrame::Drain });
         }
@@ -370,7 +363,7 @@ impl Gateway {
             self.stage = Stage::Pause;
             // A new server may listen already.
             self.due = Some(agenda.now).filter(|_| !self.leaving);
-            self.sought_until = Some(agenda.now + agenda.limits.drain_seek);
+            self.pauses.soon_until(agenda.now + agenda.limits.drain_seek);
         }
         before
     }
@@ -424,18 +417,13 @@ impl Gateway {
 
     /// Waits before the next attempt, because the last one cost a server work, or a link has ended.
     fn pause(&mut self, agenda: &mut Agenda) {
-        let pause = match self.sought_until {
-            Some(until) if agenda.now < until => agenda.jittered(agenda.limits.drain_retry),
-            _ => self.pauses.next(agenda.limits.reconnect.0, agenda),
-        };
+        let pause = self.pauses.usual(agenda);
         self.pause_for(pause, agenda);
     }
 
     /// Waits long, because the server has said no.
     fn pause_refused(&mut self, agenda: &mut Agenda) {
-        self.pauses.refused();
-        self.sought_until = None;
-        let pause = self.pauses.next(agenda.limits.refused, agenda);
+        let pause = self.pauses.after_refusal(agenda);
         self.pause_for(pause, agenda);
     }
 
@@ -450,7 +438,8 @@ impl Gateway {
     /// A link is gone that stood for this time.
     pub fn link_ended(&mut self, link: LinkId, stood: Duration, agenda: &mut Agenda) {
         if self.draining == Some(link) {
-            (self.draining, self.sought_until) = (None, None);
+            self.draining = None;
+            self.pauses.not_soon();
         }
         if matches!(self.stage, Stage::Up(current) if current == link) {
             self.reason = Some(Reason::NotConnected);

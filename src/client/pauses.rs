@@ -1,6 +1,6 @@
 //! Pauses before the next attempt to reach a server that failed ones cost work.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::machine::Agenda;
 
@@ -15,6 +15,8 @@ pub(super) struct Pauses {
     /// Attempts that were answered and failed, and links that did not stand long, since the last link that did.
     failures: u32,
     last: Duration,
+    /// A server that leaves has another one come after it, which is sought until then.
+    soon_until: Option<Instant>,
 }
 
 impl Pauses {
@@ -27,9 +29,34 @@ impl Pauses {
         pause
     }
 
+    /// The next one, where no other rule holds.
+    pub fn usual(&mut self, agenda: &mut Agenda) -> Duration {
+        match self.soon_until {
+            Some(until) if agenda.now < until => agenda.jittered(agenda.limits.drain_retry),
+            _ => self.next(agenda.limits.reconnect.0, agenda),
+        }
+    }
+
     /// The server has said no: they are long from now on.
     pub fn refused(&mut self) {
         self.failures = self.failures.max(REFUSAL_FAILURES);
+    }
+
+    /// The next one, because the server has said no.
+    pub fn after_refusal(&mut self, agenda: &mut Agenda) -> Duration {
+        self.refused();
+        self.soon_until = None;
+        self.next(agenda.limits.refused, agenda)
+    }
+
+    /// They are short until then.
+    pub fn soon_until(&mut self, until: Instant) {
+        self.soon_until = Some(until);
+    }
+
+    /// They are as usual.
+    pub fn not_soon(&mut self) {
+        self.soon_until = None;
     }
 
     /// A link stood for this time. A server that admits and leaves at once is not dialled ten times a second for ever.
