@@ -19,7 +19,7 @@ pub(super) enum Pace {
     Control,
     /// It has little to do.
     Short,
-    /// A handshake, or a flow that has used up the bytes of its last turn.
+    /// A handshake, but for the answer to a message connection, or a flow that has used up the bytes of its last turn.
     Long,
 }
 

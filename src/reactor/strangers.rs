@@ -68,9 +68,14 @@ impl Default for Stranger {
 }
 
 impl Stranger {
-    /// Whether serving it takes as long as an answer does.
     pub fn is_to_be_answered(&self) -> bool {
         matches!(self.stage, Stage::Answering(..))
+    }
+
+    /// Whether serving it is a long task. An answer takes as long as many a short task; that to a message connection
+    /// was asked for, and a user waits for it, so that it is no longer than the work that it is made for.
+    pub fn is_long(&self) -> bool {
+        matches!(self.stage, Stage::Answering(_, Purpose::Control, _))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::client_pings::ClientPings;
 use super::failing::Failing;
 use super::identity::{Identity, Life};
 use super::refill::{Burst, More};
@@ -22,10 +23,6 @@ use crate::wire::handshake::{KeyId, Secret};
 
 /// Least time between two pings of a link.
 pub(super) const PING_INTERVAL: Duration = Duration::from_millis(100);
-/// Mean time between pings that a client may keep up.
-const PINGED_INTERVAL: Duration = Duration::from_millis(50);
-/// Pings beyond that pace before the link is closed.
-const PINGS_BEYOND: u32 = 50;
 
 /// How often sessions may be offered again for each place of the pool.
 const OFFERS_PER_PLACE: u32 = 2;
@@ -53,8 +50,7 @@ pub(super) struct Link {
     pub ping_at: Instant,
     ping_sent: Option<Instant>,
     last_ping: Option<Instant>,
-    /// When all pings of the client so far were due, had it kept to its pace.
-    pinged_until: Instant,
+    pub client_pings: ClientPings,
     /// When the last ping that was answered had been sent.
     pub answered_ping_of: Instant,
     pub round_trip: RoundTrip,
@@ -121,7 +117,7 @@ impl Link {
             ping_at: now,
             ping_sent: None,
             last_ping: None,
-            pinged_until: now,
+            client_pings: ClientPings::begin(now),
             answered_ping_of: now,
             round_trip: RoundTrip::default(),
             wanted: 0,
@@ -174,12 +170,6 @@ impl Link {
     pub fn owes_pong_since(&self, now: Instant, limits: &Limits) -> Option<Instant> {
         let late_after = self.round_trip.times(3).max(limits.accept);
         self.ping_sent.filter(|&sent| now >= sent + late_after)
-    }
-
-    /// The client pings; false if it has done so more often than it may.
-    pub fn pinged(&mut self, now: Instant) -> bool {
-        self.pinged_until = self.pinged_until.max(now) + PINGED_INTERVAL;
-        self.pinged_until <= now + PINGED_INTERVAL * PINGS_BEYOND
     }
 
     /// How long it may be silent.

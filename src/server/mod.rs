@@ -6,6 +6,7 @@
 //! | [`strangers`], [`controls`] | connections that are not admitted yet, and control connections |
 //! | [`holders`], [`rates`] | keys, what each has and may do, and what its sessions share |
 //! | [`clients`], [`links`], [`failing`] | clients that are connected, and which come last |
+//! | [`client_pings`] | how often they ping |
 //! | [`tickets`] | what each may bring |
 //! | [`admission`] | which users services take, and whom they have |
 //! | [`publishing`] | what clients ask to serve |
@@ -20,6 +21,7 @@
 //! | [`drain`], [`survey`] | how far the server's own drain has come; what it shows of itself |
 
 mod admission;
+mod client_pings;
 mod clients;
 mod controls;
 mod drain;
@@ -319,7 +321,7 @@ impl Server {
         let Some(it) = links.get_mut(link) else { return };
         it.heard = now;
         match frame {
-            ControlFrame::Ping if it.pinged(now) => {
+            ControlFrame::Ping if it.client_pings.take(now) => {
                 self.agenda.push(Output::Send { id, frame: ControlFrame::Pong });
             }
             ControlFrame::Pong => {

@@ -288,7 +288,7 @@ impl<S: Socket> Connections<S> {
         let pace = match (&connection.kind, connection.turn) {
             (_, Turn::Queued) => return,
             (Kind::Control(_), _) => Pace::Control,
-            (Kind::Stranger(stranger), _) if stranger.is_to_be_answered() => Pace::Long,
+            (Kind::Stranger(stranger), _) if stranger.is_long() => Pace::Long,
             (Kind::Greeting(_), _) | (_, Turn::NoneButLong) => Pace::Long,
             _ => Pace::Short,
         };
