@@ -234,10 +234,13 @@ fn read_port(digits: &str) -> Option<u16> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
-/// Whether it is an IPv6 address, with a zone (`fe80::1%eth0`) or without. The zone is for the resolver to judge.
+/// Whether it is an IPv6 address, with a zone (`fe80::1%eth0`) or without. Whether a network interface has that name is
+/// for the resolver to judge; a character that none may have, or that ends an address, is in no zone.
 fn is_ipv6(host: &str) -> bool {
-    let address = host.split_once('%').map_or(host, |(address, _)| address);
-    address.parse::<Ipv6Addr>().is_ok()
+    let is_ill =
+        |one: char| matches!(one, '/' | ':' | '%' | '[' | ']') || one.is_whitespace() || one.is_control();
+    let (address, zone) = host.split_once('%').unwrap_or((host, ""));
+    address.parse::<Ipv6Addr>().is_ok() && !zone.contains(is_ill)
 }
 
 /// The host without brackets, and the text of the port if there is one. Where a host may be left out, digits
@@ -389,6 +392,9 @@ mod tests {
         assert_eq!(server("example.org:1").as_deref(), Ok("example.org:1"));
         assert_eq!(server("::1").as_deref(), Ok("[::1]:33335"));
         assert_eq!(server("fe80::1%eth0").as_deref(), Ok("[fe80::1%eth0]:33335"));
+        for text in ["::1%[::1]:80", "::1%a:80", "::1%a%b", "[::1%a b]:80", "[::1%a/b]"] {
+            assert!(server(text).is_err(), "{text}: no interface has such a name");
+        }
         assert_eq!(server("[::1]").as_deref(), Ok("[::1]:33335"));
         assert_eq!(server(":1"), Err(BadAddress::NoHost));
     }

@@ -19,7 +19,7 @@ use crate::base::round_trip::RoundTrip;
 use crate::base::slots::Slots;
 use crate::base::table::Table;
 use crate::machine::{
-    Agenda, CloseReason, Fact, Greeting, Measured, Output, Reason, SILENT_AFTER, Silence, Verdict,
+    Agenda, CloseReason, Fact, Greeting, Measured, Output, Reason, SILENT_AFTER, Silence, Verdict, quiet_for,
 };
 use crate::wire::control::ControlFrame;
 
@@ -110,9 +110,9 @@ impl Link {
         self.await_ping(agenda);
     }
 
-    /// So often the server pings: three times in a heartbeat, but not while a ping is on its way.
+    /// So often the server pings, but not while a ping is on its way.
     fn pinged_again(&self) -> Duration {
-        (self.heartbeat / 3).max(self.round_trip.smoothed())
+        quiet_for(self.heartbeat).max(self.round_trip.smoothed())
     }
 
     /// When an answer is late.
