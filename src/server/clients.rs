@@ -57,14 +57,14 @@ impl Clients<'_> {
             self.end(older, CloseReason::Replaced);
         }
         let Publishing { matching, agenda, .. } = &mut self.publishing;
-        let limits = agenda.limits.clone();
-        if let Some(refusal) = matching.sending.holders.no_room(holder, &matching.sending.links, &limits) {
-            matching.sending.contest_link(holder, agenda);
+        let sending = &mut matching.sending;
+        if let Some(refusal) = sending.holders.no_room(holder, &sending.links, &agenda.limits) {
+            sending.contest_link(holder, agenda);
             return self.refuse(id, identity.key, peer, hello.versions, refusal);
         }
+        let (capabilities, heartbeat) = (Capabilities::new(plain), agenda.limits.heartbeat);
         let message_port = self.publishing.listeners.message_port();
         let (link, pool_key) = names.clone();
-        let (capabilities, heartbeat) = (Capabilities::new(plain), limits.heartbeat);
         let welcome = Welcome { version, capabilities, heartbeat, instance, link, pool_key, message_port };
         self.open(id, identity, names, hello, welcome);
     }
