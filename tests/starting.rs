@@ -174,30 +174,45 @@ fn a_server_that_waits_for_a_port_lets_nobody_in_whom_it_would_cut_off() {
     assert!(!client.lines().iter().any(|line| line.contains("connected to")), "{:?}", client.lines());
 }
 
+/// How many ports a start may wait for.
+const WAITING: usize = 3;
+
+/// Arguments of servers and of a client that wait for an address.
+fn waiting<'t>(key: &'t str, address: &'t str) -> [Vec<&'t str>; WAITING] {
+    let client = ["client", "--server", "127.0.0.1:9", "--local", "9", "--key", key, "--metrics", address];
+    [server(key, &["--control", address]), server(key, &["--metrics", address]), client.into()]
+}
+
 #[test]
-fn a_server_that_waits_for_a_port_ends_when_it_is_asked_to() {
+fn a_process_that_waits_for_a_port_ends_when_it_is_asked_to() {
     let folder = Folder::new();
     let key = folder.key();
     let (_here, _there, address) = outgoing();
-    let mut process = Process::skyorg(&server(&key, &["--control", &address]), None);
-    process.wait_for("the address is in use; trying");
-    let since = Instant::now();
-    process.signal(Signal::TERM);
-    assert_eq!(process.ended().code(), Some(0));
-    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    for arguments in waiting(&key, &address) {
+        let mut process = Process::skyorg(&arguments, None);
+        process.wait_for("the address is in use; trying");
+        let since = Instant::now();
+        process.signal(Signal::HUP);
+        process.signal(Signal::TERM);
+        assert_eq!(process.ended().code(), Some(0), "{arguments:?}");
+        assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    }
 }
 
 #[test]
 fn a_reload_that_is_asked_for_while_a_port_is_waited_for_comes_after_it() {
     let folder = Folder::new();
     let key = folder.key();
-    let (here, there, address) = outgoing();
-    let process = Process::skyorg(&server(&key, &["--message", &address]), None);
-    process.wait_for("the address is in use; trying");
-    process.signal(Signal::HUP);
-    common::reset(here);
-    drop(there);
-    process.wait_for("reloaded keys: nothing changed");
+    for number in 0..WAITING {
+        let (here, there, address) = outgoing();
+        let arguments = &waiting(&key, &address)[number];
+        let process = Process::skyorg(arguments, None);
+        process.wait_for("the address is in use; trying");
+        process.signal(Signal::HUP);
+        common::reset(here);
+        drop(there);
+        process.wait_for("reloaded keys: nothing changed");
+    }
 }
 
 // Calls that fail.

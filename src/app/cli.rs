@@ -17,7 +17,7 @@ use crate::app::descriptors::forbid_core_dumps;
 use crate::app::journal::{self, Format, Place};
 use crate::app::ready_file;
 use crate::app::reload::{Refusal, Reread};
-use crate::app::run::{Client, Server, StartError, close_unused};
+use crate::app::run::{self, Client, Server, StartError};
 use crate::app::status::ways::Ways;
 use crate::base::address::Listen;
 use crate::base::name::Name;
@@ -46,7 +46,7 @@ use beside::Given;
 pub fn main() -> ExitCode {
     let outcome = read_arguments(std::env::args_os().skip(1)).and_then(run);
     let status = match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Start(StartError::AskedToEnd)) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.tell();
             ExitCode::from(failure.status())
@@ -186,15 +186,12 @@ fn serve(arguments: ServerArguments, given: &[Given]) -> Result<(), Failure> {
         let _ = io::stderr().write_all(lines.as_bytes());
     }
     let ways = Ways::of(Side::Server, &read.running);
-    let mut inherited = inherited();
+    let (mut network, mut inherited) = (run::network()?, inherited());
     let metrics = ways.take(&mut inherited);
     // Before users can connect: a port that is in use is waited for.
-    let opened = ways.open(None, metrics).map_err(|error| Failure::Start(StartError::Way(error)))?;
-    let mut server = match Server::bind_with(read.config, inherited) {
-        Err(StartError::AskedToEnd) => return Ok(()),
-        bound => bound.map_err(Failure::Start)?,
-    };
-    server.show(ways, opened, source.file()).map_err(Failure::Start)?;
+    let opened = run::open(&ways, metrics, &mut network)?;
+    let mut server = Server::bind_with(network, read.config, inherited)?;
+    server.show(ways, opened, source.file())?;
     if let Some(shortage) = server.shortage() {
         log::warn!("{shortage}");
     }
@@ -232,12 +229,12 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
         })?;
     }
     let ways = Ways::of(Side::Client, &read.running);
-    let mut inherited = inherited();
+    let (mut network, mut inherited) = (run::network()?, inherited());
     let metrics = ways.take(&mut inherited);
-    close_unused(inherited);
-    let opened = ways.open(None, metrics).map_err(|error| Failure::Start(StartError::Way(error)))?;
-    let mut client = Client::new(read.config).map_err(Failure::Start)?;
-    client.show(ways, opened, source.file()).map_err(Failure::Start)?;
+    run::close_unused(inherited);
+    let opened = run::open(&ways, metrics, &mut network)?;
+    let mut client = Client::new_in(network, read.config)?;
+    client.show(ways, opened, source.file())?;
     let announced = client.announce(read.running.ready_file.clone());
     announced.map_err(|error| Failure::Io("cannot tell where users connect", error))?;
     let name = source.name();
@@ -373,6 +370,12 @@ impl From<Refused> for Failure {
             Refused::File(faults) => Failure::File(faults),
             Refused::Key(error) => Failure::Key(error),
         }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Failure {
+        Failure::Start(error)
     }
 }
 

@@ -15,9 +15,9 @@ use log::{Level, LevelFilter, warn};
 use super::descriptors::{fit_descriptors, fit_server};
 use super::journal::{self, Format, Place};
 use super::ready_file;
-use super::status::exchange::Doors;
+use super::status::exchange::{Door, Doors};
 use super::status::socket::SocketFile;
-use super::status::ways::Ways;
+use super::status::ways::{WayError, Ways};
 use crate::config::client_difference::ClientDifference;
 use crate::config::fault::{Fault, Faults, without_whole_secrets};
 use crate::config::file::Running;
@@ -366,12 +366,11 @@ fn compare<C: Reloadable>(
     }
     let config = Arc::new(config);
     let changes = running.changes_to(&config, source);
-    let opened = match &ways {
-        Some(ways) => {
-            ways.open(open, None).map_err(|error| Refusal::of(&places, error.option(), error.to_string()))?
-        }
-        None => Opened::default(),
-    };
+    let refused = |error: WayError| Refusal::of(&places, error.option(), error.to_string());
+    let metrics = ways.as_ref().map_or(Ok(Door::Same), |it| it.open_metrics(open, None)).map_err(refused)?;
+    let socket = ways.as_ref().map_or(Ok((Door::Same, None)), |it| it.open_socket(open));
+    let (socket, file) = socket.map_err(refused)?;
+    let opened = (Doors { socket, metrics }, file);
     let news = News { opened, ready_file: said.ready_file.clone() };
     Ok(Next { config, changes, rest: Rest { log, level, format, ways, news, running: said, places } })
 }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, error, info, warn};
 
@@ -18,7 +18,7 @@ use super::reload::{News, Opened, Reader, Reload, Reloadable};
 use super::report::Report;
 use super::standing::Standing;
 use super::status::desk;
-use super::status::exchange::{Showing, Wish};
+use super::status::exchange::{Doors, Showing, Wish};
 use super::status::view::Head;
 use super::status::ways::{WayError, Ways};
 use crate::base::address::{Listen, any_addresses};
@@ -27,11 +27,15 @@ use crate::base::name::Name;
 use crate::client::Client as ClientMachine;
 use crate::config::file::Running;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::machine::{Advised, Fault, Input, Machine};
+use crate::machine::{Advised, Fact, Fault, Input, Machine};
 use crate::reactor::Reactor;
 use crate::reactor::world::inherited::Inherited;
 use crate::reactor::world::mio_network::MioNetwork;
 use crate::server::{ListenerState, ListenerUse, Server as ServerMachine};
+
+/// How long an address in use is tried at the start, as those of all other listeners, and how soon again.
+const TRY_TIME: Duration = Duration::from_secs(5);
+const TRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where a server listens.
 #[derive(Clone, Debug)]
@@ -113,8 +117,41 @@ impl fmt::Display for StartError {
     }
 }
 
-fn network() -> Result<MioNetwork, StartError> {
-    MioNetwork::new().map_err(|error| StartError::System("events", error.into()))
+/// The network of a process, which hears from now on what is asked of the process.
+pub fn network() -> Result<MioNetwork, StartError> {
+    MioNetwork::new().map_err(no_events)
+}
+
+fn no_events(error: io::Error) -> StartError {
+    StartError::System("events", error.into())
+}
+
+/// Opens the ways in for those who look, but for a listener that was handed over. An address in use is waited for: a
+/// process before this one gives it up as it begins to drain, and a connection that goes out from it ends.
+pub fn open(
+    ways: &Ways,
+    mut handed_over: Option<TcpListener>,
+    network: &mut MioNetwork,
+) -> Result<Opened, StartError> {
+    let mut left = TRY_TIME;
+    let metrics = loop {
+        match ways.open_metrics(None, handed_over.take()) {
+            Err(WayError::Metrics(address, error))
+                if error.kind() == io::ErrorKind::AddrInUse && !left.is_zero() =>
+            {
+                if left == TRY_TIME {
+                    warn!("{}", Fact::AddressInUse { at: Listen::At(address), time: left });
+                }
+                if !network.pause(TRY_INTERVAL).map_err(no_events)? {
+                    return Err(StartError::AskedToEnd);
+                }
+                left = left.saturating_sub(TRY_INTERVAL);
+            }
+            opened => break opened.map_err(StartError::Way)?,
+        }
+    };
+    let (socket, file) = ways.open_socket(None).map_err(StartError::Way)?;
+    Ok((Doors { socket, metrics }, file))
 }
 
 /// 16 random bytes that name this process.
@@ -139,14 +176,19 @@ pub struct Server {
 impl Server {
     /// Binds all ports, and waits for some seconds for those that are in use.
     pub fn bind(config: ServerConfig) -> Result<Server, StartError> {
-        Server::bind_with(config, Inherited::default())
+        Server::bind_with(network()?, config, Inherited::default())
     }
 
-    /// The same, with listeners that were handed to this process. Those that have no use are closed, and told.
-    pub fn bind_with(mut config: ServerConfig, inherited: Inherited) -> Result<Server, StartError> {
+    /// The same in this network, with listeners that were handed to this process. Those that have no use are closed,
+    /// and told.
+    pub fn bind_with(
+        mut network: MioNetwork,
+        mut config: ServerConfig,
+        inherited: Inherited,
+    ) -> Result<Server, StartError> {
         let shortage = fit_server(&mut config);
         let limits = Arc::new(config.limits.clone());
-        let (mut network, instance) = (network()?, random_instance()?);
+        let instance = random_instance()?;
         let services = config.services.iter().flat_map(|service| service.listen.iter().copied());
         let (wanted, others) = inherited.part(services.chain([config.message, config.control]));
         network.inherit(wanted);
@@ -162,7 +204,7 @@ impl Server {
             match turn(&mut reactor, &mut companions) {
                 Ok(true) => {}
                 Ok(false) => return Err(StartError::AskedToEnd),
-                Err(error) => return Err(StartError::System("events", error.into())),
+                Err(error) => return Err(no_events(error)),
             }
         }
         let bound = Bound::of(reactor.machine())?;
@@ -228,9 +270,14 @@ pub struct Client {
 
 impl Client {
     /// Prepares everything but the first attempt to connect.
-    pub fn new(mut config: ClientConfig) -> Result<Client, StartError> {
+    pub fn new(config: ClientConfig) -> Result<Client, StartError> {
+        Client::new_in(network()?, config)
+    }
+
+    /// The same in this network.
+    pub fn new_in(network: MioNetwork, mut config: ClientConfig) -> Result<Client, StartError> {
         fit_descriptors(&mut config.limits, 0);
-        let (network, instance) = (network()?, random_instance()?);
+        let instance = random_instance()?;
         let limits = Arc::new(config.limits.clone());
         let (jitter, now) = (fastrand::Rng::new(), Instant::now());
         let machine = ClientMachine::new(config.clone(), limits.clone(), instance, jitter, now);

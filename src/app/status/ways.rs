@@ -3,23 +3,17 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::thread;
-use std::time::Duration;
+use std::os::unix::net::UnixListener;
 
 use log::Level;
 
-use super::exchange::{Door, Doors};
+use super::exchange::Door;
 use super::socket::{self, Place, SocketError, SocketFile};
 use crate::app::{in_use, journal};
 use crate::base::address::Listen;
 use crate::config::file::{Running, metrics_address};
 use crate::config::options::Side;
-use crate::machine::Fact;
 use crate::reactor::world::inherited::Inherited;
-
-/// How long an address in use is tried at the start, as those of all other listeners, and how soon again.
-const TRY_TIME: Duration = Duration::from_secs(5);
-const TRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The ways in that are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,54 +73,49 @@ impl Ways {
         inherited.take(Listen::At(self.metrics?)).map(|(_, listener)| listener)
     }
 
-    /// Opens those that are not open yet, but for a TCP listener that was handed over. Only at the start, where none is
-    /// open, an address in use is waited for.
-    pub fn open(
+    /// Opens the TCP listener, unless it was handed over or is open already.
+    pub fn open_metrics(
         &self,
         open: Option<&Ways>,
-        metrics: Option<TcpListener>,
-    ) -> Result<(Doors, Option<SocketFile>), WayError> {
-        let mut doors = Doors::default();
-        if open.is_none_or(|open| open.metrics != self.metrics) {
-            doors.metrics = match self.metrics {
-                None => Door::Closed,
-                Some(address) => {
-                    let patience = if open.is_none() { TRY_TIME } else { Duration::ZERO };
-                    let listener = listen(address, metrics, patience);
-                    Door::New(listener.map_err(|error| WayError::Metrics(address, error))?)
-                }
-            };
+        handed_over: Option<TcpListener>,
+    ) -> Result<Door<TcpListener>, WayError> {
+        match self.metrics {
+            metrics if open.is_some_and(|open| open.metrics == metrics) => Ok(Door::Same),
+            None => Ok(Door::Closed),
+            Some(address) => {
+                let listener = listen(address, handed_over);
+                Ok(Door::New(listener.map_err(|error| WayError::Metrics(address, error))?))
+            }
         }
-        let mut file = None;
-        if open.is_none_or(|open| open.socket != self.socket) {
-            doors.socket = match socket::open(self.role, &self.socket) {
-                Ok(Some((listener, made))) => {
-                    file = Some(made);
-                    Door::New(listener)
-                }
-                Ok(None) => Door::Closed,
-                Err(failed) if failed.is_named => return Err(WayError::Socket(failed)),
-                Err(SocketError { path, error, .. }) => {
-                    let path = path.display();
-                    log::debug!(
-                        "no socket {path} for 'skyorg status': {error}; --status PATH makes one elsewhere"
-                    );
-                    Door::Closed
-                }
-            };
+    }
+
+    /// Makes the unix socket, unless it is open already.
+    pub fn open_socket(
+        &self,
+        open: Option<&Ways>,
+    ) -> Result<(Door<UnixListener>, Option<SocketFile>), WayError> {
+        if open.is_some_and(|open| open.socket == self.socket) {
+            return Ok((Door::Same, None));
         }
-        Ok((doors, file))
+        match socket::open(self.role, &self.socket) {
+            Ok(Some((listener, made))) => Ok((Door::New(listener), Some(made))),
+            Ok(None) => Ok((Door::Closed, None)),
+            Err(failed) if failed.is_named => Err(WayError::Socket(failed)),
+            Err(SocketError { path, error, .. }) => {
+                let path = path.display();
+                log::debug!(
+                    "no socket {path} for 'skyorg status': {error}; --status PATH makes one elsewhere"
+                );
+                Ok((Door::Closed, None))
+            }
+        }
     }
 }
 
-fn listen(
-    address: SocketAddr,
-    handed_over: Option<TcpListener>,
-    patience: Duration,
-) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, handed_over: Option<TcpListener>) -> io::Result<TcpListener> {
     let listener = match handed_over {
         Some(listener) => listener,
-        None => bind(address, patience)?,
+        None => TcpListener::bind(address)?,
     };
     listener.set_nonblocking(true)?;
     let at = listener.local_addr()?;
@@ -134,23 +123,6 @@ fn listen(
         json.key("address").shown(at);
     });
     Ok(listener)
-}
-
-/// A process before this one gives the address up as it begins to drain, and a connection that goes out from it ends.
-fn bind(address: SocketAddr, patience: Duration) -> io::Result<TcpListener> {
-    let mut left = patience;
-    loop {
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !left.is_zero() => {
-                if left == patience {
-                    log::warn!("{}", Fact::AddressInUse { at: Listen::At(address), time: patience });
-                }
-                thread::sleep(TRY_INTERVAL);
-                left = left.saturating_sub(TRY_INTERVAL);
-            }
-            bound => return bound,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -172,12 +144,11 @@ mod tests {
     #[test]
     fn what_is_open_is_not_opened_again_and_what_is_taken_is_refused() {
         let first = ways("0");
-        let (doors, _) = first.open(None, None).expect("any port");
-        let Door::New(listener) = doors.metrics else { panic!("it is new") };
-        assert!(matches!(first.open(Some(&first), None).expect("nothing to do").0.metrics, Door::Same));
+        let Ok(Door::New(listener)) = first.open_metrics(None, None) else { panic!("it is new") };
+        assert!(matches!(first.open_metrics(Some(&first), None), Ok(Door::Same)));
         let taken = ways(&listener.local_addr().expect("bound").to_string());
-        assert!(matches!(taken.open(Some(&first), None), Err(WayError::Metrics(..))));
+        assert!(matches!(taken.open_metrics(Some(&first), None), Err(WayError::Metrics(..))));
         let without = Ways { metrics: None, ..first.clone() };
-        assert!(matches!(without.open(Some(&first), None).expect("nothing to do").0.metrics, Door::Closed));
+        assert!(matches!(without.open_metrics(Some(&first), None), Ok(Door::Closed)));
     }
 }

@@ -113,6 +113,8 @@ pub struct MioNetwork {
     windows: Windows,
     options: Options,
     inherited: Inherited,
+    /// What came before the loop began.
+    early: Vec<Event>,
     /// Wakes the loop when the system wakes.
     _alarm: Option<OwnedFd>,
 }
@@ -126,6 +128,19 @@ impl MioNetwork {
     /// Where one of these listens already, no other listener is made.
     pub fn inherit(&mut self, inherited: Inherited) {
         self.inherited = inherited;
+    }
+
+    /// Waits before the loop begins, at most this long; false once the process is asked to end. The loop hears later
+    /// what else is asked for.
+    #[cold]
+    pub fn pause(&mut self, time: Duration) -> io::Result<bool> {
+        let mut events = std::mem::take(&mut self.early);
+        let outcome = self.poll(&mut events, Some(time));
+        self.early = events;
+        match outcome {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(!self.early.iter().any(|event| matches!(event, Event::Terminate))),
+        }
     }
 
     /// Watches signals. Those that mean nothing here are watched as well: unwatched, they would end the process.
@@ -149,6 +164,7 @@ impl MioNetwork {
             windows: Windows::new(),
             options: Options::default(),
             inherited: Inherited::default(),
+            early: Vec::new(),
             _alarm: alarm,
         })
     }
@@ -194,6 +210,8 @@ impl Network for MioNetwork {
     }
 
     fn poll(&mut self, out: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = if self.early.is_empty() { timeout } else { Some(Duration::ZERO) };
+        out.append(&mut self.early);
         self.poll.poll(&mut self.events, timeout)?;
         for event in &self.events {
             match event.token() {
