@@ -724,6 +724,64 @@ fn a_reload_names_each_place_where_it_cannot_listen() {
 }
 
 #[test]
+fn a_reload_names_all_that_cannot_be_had_and_leaves_nothing_behind() {
+    let folder = folder();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = listener.local_addr().expect("bound");
+    let file = |top: &str| {
+        let text = "server = '127.0.0.1:9'\nkey = 'keys'\n";
+        folder.file("f.toml", format!("{text}{top}[publish.a]\nlocal = 9\n"))
+    };
+    let path = file("status = 'socket'\n");
+    let process = Process::skyorg(&["client", "--config", &path], None);
+    process.wait_for("connecting to");
+    let refuse = |number: usize, top: &str| {
+        file(top);
+        process.signal(Signal::HUP);
+        let lines = process.wait_for_count("; the running configuration stays", number);
+        let (_, status, _) = texts(&run(&folder, &["status", "--json", "--status", "socket"]));
+        (lines[number - 1].clone(), status)
+    };
+    // In the order of the file, whichever is found first.
+    let metrics = format!("metrics = '{taken}'\n");
+    let all = format!("status = 'none/s'\n{metrics}ready-file = 'none/r'\nlog-file = 'none/l'\n");
+    let (line, status) = refuse(1, &all);
+    assert!(line.contains(&format!("refused {path}:3:1: cannot make the socket ")), "{line}");
+    assert!(line.ends_with(", and 3 more; the running configuration stays"), "{line}");
+    for place in ["4:1: cannot listen on", "5:1: ", "6:1: "] {
+        assert!(status.contains(&format!("\"{path}:{place}")), "{place}: {status}");
+    }
+    // A log file that was made for it goes, and one that was there stays.
+    folder.file("old", "");
+    for (number, log) in ["new", "old"].into_iter().enumerate() {
+        refuse(2 + number, &format!("status = 'socket'\n{metrics}log-file = '{log}'\n"));
+        assert_eq!(std::fs::exists(folder.path(log)).expect("ours"), log == "old", "{log}");
+    }
+    file("status = 'socket'\nlog-file = 'new'\n");
+    process.signal(Signal::HUP);
+    let reloaded = || std::fs::read_to_string(folder.path("new")).is_ok_and(|log| log.contains("reloaded "));
+    process.wait_until("reloaded", reloaded);
+}
+
+#[test]
+fn a_log_file_that_was_made_for_a_reload_goes_if_a_port_refuses_that() {
+    let folder = folder();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound");
+    let file = |rest: &str| {
+        let text = "keys = 'keys'\nstatus = 'none'\nmessage = '127.0.0.1:0'\ncontrol = '127.0.0.1:0'\n";
+        folder.file("s.toml", format!("{text}{rest}"))
+    };
+    let path = file("");
+    let process = Process::skyorg(&["server", "--config", &path], None);
+    process.wait_for("control connections: ");
+    file(&format!("log-file = 'new'\n[service.a]\nlisten = '{address}'\n"));
+    process.signal(Signal::HUP);
+    process.wait_for("; the running configuration stays");
+    process.wait_until("it is gone", || !std::fs::exists(folder.path("new")).expect("ours"));
+}
+
+#[test]
 fn no_key_is_removed_for_a_ready_file() {
     let folder = folder();
     std::fs::copy(folder.path("keys"), folder.path("text")).expect("a copy");

@@ -222,11 +222,7 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
         json.key("key").text(key.as_str()).key("from").text(from);
     });
     if let Some(path) = &read.running.ready_file {
-        ready_file::claim(path).map_err(|what| {
-            Failure::ReadyFile(
-                read.places.faults("ready-file", what).map_or_else(|what| what, |it| it.to_string()),
-            )
-        })?;
+        ready_file::claim(path).map_err(|what| Failure::ReadyFile(read.places.told("ready-file", what)))?;
     }
     let ways = Ways::of(Side::Client, &read.running);
     let (mut network, mut inherited) = (run::network()?, inherited());

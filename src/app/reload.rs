@@ -4,7 +4,9 @@
 //! running configuration stays. A SIGHUP that comes meanwhile is answered by reading once more. Reading that takes long
 //! is told of as a reload that was refused, until it ends.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -120,10 +122,18 @@ impl Refusal {
         faults.into()
     }
 
-    /// What an option wants cannot be had.
+    /// What these options want cannot be had. They are put in the order of their places; those of flags come first.
     #[cold]
-    fn of(places: &Places, option: &str, what: String) -> Refusal {
-        places.faults(option, what).map_or_else(Refusal::from, Refusal::from)
+    fn of_options(places: &Places, mut lacking: Vec<(&'static str, String)>) -> Refusal {
+        lacking.sort_by_key(|it| places.of_option(it.0));
+        let told =
+            lacking.into_iter().map(|(option, what)| without_whole_secrets(&places.told(option, what)));
+        let faults: Arc<[String]> = told.collect();
+        let mut line = faults.first().cloned().unwrap_or_default();
+        if faults.len() > 1 {
+            line += &format!(", and {} more", faults.len() - 1);
+        }
+        Refusal { line, faults }
     }
 }
 
@@ -137,9 +147,31 @@ struct Next<C> {
     rest: Rest,
 }
 
+/// A file that was made for a configuration, and goes with this value unless that one holds.
+struct Made(Option<PathBuf>);
+
+impl Made {
+    /// The configuration holds.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
+        {
+            // What cannot be removed stays, empty as it is.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// What holds beside the machine's.
 struct Rest {
     log: Place,
+    made: Made,
     level: LevelFilter,
     format: Format,
     ways: Option<Ways>,
@@ -319,7 +351,8 @@ impl<C: Reloadable> Reload<C> {
         };
         if let Stage::Told { config, rest } = std::mem::replace(&mut self.stage, Stage::Rest) {
             if self.refused.is_none() {
-                let Rest { log, level, format, ways, news, running, places: _ } = *rest;
+                let Rest { log, made, level, format, ways, news, running, places: _ } = *rest;
+                made.keep();
                 (self.running, self.said, self.ways, self.news) = (config, running, ways, Some(news));
                 journal::go_on_in(log);
                 log::set_max_level(level);
@@ -354,25 +387,32 @@ fn compare<C: Reloadable>(
 ) -> Result<Next<C>, Refusal> {
     let Reread { mut config, level, format, ways, running: said, places } = reread;
     config.fit();
-    let log = match &said.log_file {
-        None => Place::StandardError,
-        Some(path) => Place::file(path).map_err(|error| {
-            let what = format!("{}: the log file cannot be opened: {error}", path.display());
-            Refusal::of(&places, "log-file", what)
-        })?,
-    };
-    if let Some(path) = &said.ready_file {
-        ready_file::claim(path).map_err(|what| Refusal::of(&places, "ready-file", what))?;
+    let mut lacking = Vec::new();
+    let log = said.log_file.as_deref().map_or(Ok((Place::StandardError, Made(None))), open_log);
+    let log = log.map_err(|what| lacking.push(("log-file", what)));
+    if let Some(Err(what)) = said.ready_file.as_deref().map(ready_file::claim) {
+        lacking.push(("ready-file", what));
     }
+    let mut lacks = |error: WayError| lacking.push((error.option(), error.to_string()));
+    let metrics = ways.as_ref().map_or(Ok(Door::Same), |it| it.open_metrics(open, None)).map_err(&mut lacks);
+    let socket = ways.as_ref().map_or(Ok((Door::Same, None)), |it| it.open_socket(open)).map_err(lacks);
+    let (Ok((log, made)), Ok(metrics), Ok((socket, file)), true) = (log, metrics, socket, lacking.is_empty())
+    else {
+        return Err(Refusal::of_options(&places, lacking));
+    };
     let config = Arc::new(config);
     let changes = running.changes_to(&config, source);
-    let refused = |error: WayError| Refusal::of(&places, error.option(), error.to_string());
-    let metrics = ways.as_ref().map_or(Ok(Door::Same), |it| it.open_metrics(open, None)).map_err(refused)?;
-    let socket = ways.as_ref().map_or(Ok((Door::Same, None)), |it| it.open_socket(open));
-    let (socket, file) = socket.map_err(refused)?;
-    let opened = (Doors { socket, metrics }, file);
-    let news = News { opened, ready_file: said.ready_file.clone() };
-    Ok(Next { config, changes, rest: Rest { log, level, format, ways, news, running: said, places } })
+    let news = News { opened: (Doors { socket, metrics }, file), ready_file: said.ready_file.clone() };
+    Ok(Next { config, changes, rest: Rest { log, made, level, format, ways, news, running: said, places } })
+}
+
+/// Opens a log file, and says whether it was made.
+fn open_log(path: &Path) -> Result<(Place, Made), String> {
+    let is_new = fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    match Place::file(path) {
+        Ok(place) => Ok((place, Made(is_new.then(|| path.to_owned())))),
+        Err(error) => Err(format!("{}: the log file cannot be opened: {error}", path.display())),
+    }
 }
 
 #[cfg(test)]

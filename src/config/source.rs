@@ -97,9 +97,9 @@ impl Places {
         Places { file: Some(file.clone()), keys: keys.collect(), listen: listen.collect() }
     }
 
-    /// Whether a file says an option of the top, right or wrong.
-    fn have(&self, option: &str) -> bool {
-        self.keys.iter().any(|(name, _)| *name == option)
+    /// Where a file says an option of the top, right or wrong.
+    pub fn of_option(&self, option: &str) -> Option<Place> {
+        self.keys.iter().find(|(name, _)| *name == option).map(|&(_, place)| place)
     }
 
     /// Whether a file says them, and not a command line.
@@ -108,13 +108,11 @@ impl Places {
     }
 
     /// What is said against an option of the top: with its place where a file says it.
-    pub fn faults(&self, option: &str, what: String) -> Result<Faults, String> {
-        if !self.have(option) {
-            return Err(what);
+    pub fn told(&self, option: &str, what: String) -> String {
+        match self.of_option(option) {
+            Some(_) => self.fault(option, what).to_string(),
+            None => what,
         }
-        let mut faults = Faults::default();
-        faults.push(self.fault(option, what));
-        Ok(faults)
     }
 
     /// Where a service says where its users connect, or the beginning where nothing does.
@@ -124,8 +122,7 @@ impl Places {
 
     /// A fault of an option of the top: at its key, or at the beginning where it is silent.
     pub fn fault(&self, option: &str, what: String) -> Fault {
-        let place =
-            self.keys.iter().find(|(name, _)| *name == option).map_or(Place::BEGIN, |&(_, place)| place);
+        let place = self.of_option(option).unwrap_or(Place::BEGIN);
         let file = self.file.clone().unwrap_or_else(|| format!("--{option}").into());
         Fault { file, place, what }
     }
@@ -335,7 +332,7 @@ fn server(folder: &Path, parsed: Parsed, places: Places, occasion: Occasion) -> 
     let Parsed { what: What::Server(said), mut faults, mut warnings, .. } = parsed else {
         return Err(Faults::default());
     };
-    if said.keys.is_none() && places.have("keys") {
+    if said.keys.is_none() && places.of_option("keys").is_some() {
         // It names no file, which was told. Another file says nothing of the keys that were meant.
         return Err(faults.finish());
     }
@@ -412,7 +409,7 @@ fn client(folder: &Path, parsed: Parsed, places: Places) -> Result<Either, Fault
     let Parsed { what: What::Client(said), mut faults, mut warnings, .. } = parsed else {
         return Err(Faults::default());
     };
-    if said.key.is_none() && places.have("key") {
+    if said.key.is_none() && places.of_option("key").is_some() {
         return Err(faults.finish());
     }
     let mut others = Faults::default();
