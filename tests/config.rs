@@ -239,7 +239,7 @@ fn a_key_file_is_judged_with_the_file_that_names_it() {
         (
             "empty",
             Some("# nothing\n".to_owned()),
-            vec!["empty:1:1: wanted at least one line NAME SECRET, found none"],
+            vec!["empty:1:1: wanted at least one line NAME SECRET, as 'skyorg keygen' prints it, found none"],
         ),
         (
             "bad",
@@ -267,6 +267,35 @@ fn a_key_file_is_judged_with_the_file_that_names_it() {
             assert!(line.starts_with(expected), "{expected}\n{told}");
         }
     }
+}
+
+#[test]
+fn without_a_file_a_reload_tells_each_fault_of_the_key_file_with_its_place() {
+    let folder = folder();
+    let keys = folder.path("keys");
+    let good = std::fs::read_to_string(&keys).expect("it is there");
+    let any = ["--request", "127.0.0.1:0", "--message", "127.0.0.1:0", "--control", "127.0.0.1:0"];
+    let arguments = [&["server", "--status", "none", "--keys", &keys][..], &any].concat();
+    let process = Process::skyorg(&arguments, None);
+    process.wait_for("control connections: ");
+    let bad = [
+        ("office\n".to_owned(), "1:1: wanted NAME SECRET"),
+        (format!("\n  a/b {SECRET}\n"), "2:3: wanted a name of 1 to 64"),
+        ("office short\n".to_owned(), "1:8: wanted a secret of 43 characters"),
+        (format!("x {SECRET}\nx {}\none\n", "A".repeat(43)), "2:1: wanted a name of its own"),
+        ("# nothing\n".to_owned(), "1:1: wanted at least one line NAME SECRET"),
+        (String::new(), "1:1: wanted at least one line NAME SECRET"),
+    ];
+    for (number, (text, wanted)) in bad.iter().enumerate() {
+        folder.secret("keys", text);
+        process.signal(Signal::HUP);
+        let line = &process.wait_for_count("; the running configuration stays", number + 1)[number];
+        assert!(line.contains(&format!("refused {keys}:{wanted}")), "{line}");
+        assert!(!line.contains(SECRET) && line.contains(", and 1 more") == text.contains("one"), "{line}");
+    }
+    folder.secret("keys", &good);
+    process.signal(Signal::HUP);
+    process.wait_for("reloaded keys: nothing changed");
 }
 
 #[test]

@@ -71,7 +71,8 @@ impl KeyFaults {
             self.0.push(Fault { file: file.clone(), place: place_of(place), what });
         }
         if lines.faults.is_empty() && lines.keys.is_empty() {
-            let what = "wanted at least one line NAME SECRET, found none".to_owned();
+            let what =
+                "wanted at least one line NAME SECRET, as 'skyorg keygen' prints it, found none".to_owned();
             self.0.push(Fault { file: file.clone(), place: Place::BEGIN, what });
         }
     }

@@ -162,11 +162,13 @@ impl From<Faults> for Refused {
     }
 }
 
-/// A key file whose lines are wrong is named as the command line names it.
+/// A key file whose lines are wrong, or that has none, is named as the command line names it.
 impl From<KeyError> for Refused {
     fn from(error: KeyError) -> Refused {
         let faults = match &error {
-            KeyError::Line { origin: Origin::File(path), .. } => of_lines(path, &named(path)),
+            KeyError::Line { origin: Origin::File(path), .. } | KeyError::Empty(Origin::File(path)) => {
+                of_lines(path, &named(path))
+            }
             _ => None,
         };
         faults.map_or(Refused::Key(error), Refused::File)
