@@ -88,6 +88,17 @@ fn a_client_that_dies_is_a_lost_link_and_a_server_that_dies_has_ended_the_sessio
     told_of_a_dead_server(tunnel.client(), address(&user));
 }
 
+#[test]
+fn a_user_whose_client_s_key_is_removed_is_told_as_such_by_the_server() {
+    let tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    let mut user = tunnel.user();
+    converse(&mut user, b"hello");
+    let other = std::process::Command::new(common::SKYORG).args(["keygen", "other"]).output();
+    std::fs::write(&tunnel.key, other.expect("it runs").stdout).expect("it is ours");
+    tunnel.server.signal(Signal::HUP);
+    assert_eq!(told(&tunnel.server, address(&user)).1, "key revoked");
+}
+
 /// Its connections break in any order, and the client cannot know more than the first of them tells.
 fn told_of_a_dead_server(client: &Process, user: SocketAddr) {
     let reason = told(client, user).1;

@@ -169,6 +169,11 @@ impl CloseReason {
         }
     }
 
+    /// Whether a client that goes for this reason may do nothing there any more.
+    pub fn bars_a_client(self) -> bool {
+        matches!(self, Self::KeyRevoked | Self::KeyExpired | Self::Policy)
+    }
+
     /// Whether a user that goes for this reason was never served.
     pub fn is_refusal(self) -> bool {
         matches!(

@@ -145,9 +145,8 @@ fn end(reason: CloseReason, here: End, there: End) -> End {
         | CloseReason::Overflow => here,
         CloseReason::Aborted(AbortReason::Reset) => there,
         CloseReason::Idle | CloseReason::Aborted(AbortReason::Idle) => End::Idle,
-        CloseReason::Removed | CloseReason::Policy | CloseReason::Aborted(AbortReason::Removed) => {
-            End::Removed
-        }
+        CloseReason::Removed | CloseReason::Aborted(AbortReason::Removed) => End::Removed,
+        reason if reason.bars_a_client() => End::Removed,
         CloseReason::Shutdown | CloseReason::Drained | CloseReason::Aborted(AbortReason::Shutdown) => {
             End::Drained
         }
@@ -166,9 +165,8 @@ fn unserved(reason: CloseReason) -> Cause {
         CloseReason::LinkLost | CloseReason::Truncated | CloseReason::Aborted(AbortReason::Duplicate) => {
             Cause::NoClient
         }
-        CloseReason::Removed | CloseReason::Policy | CloseReason::Aborted(AbortReason::Removed) => {
-            Cause::Removed
-        }
+        CloseReason::Removed | CloseReason::Aborted(AbortReason::Removed) => Cause::Removed,
+        reason if reason.bars_a_client() => Cause::Removed,
         CloseReason::Shutdown | CloseReason::Drained | CloseReason::Aborted(AbortReason::Shutdown) => {
             Cause::Drained
         }
@@ -231,6 +229,8 @@ mod tests {
             (CloseReason::Idle, idle),
             (CloseReason::Removed, removed),
             (Policy, removed),
+            (KeyRevoked, removed),
+            (KeyExpired, removed),
             (CloseReason::Shutdown, drained),
             (Drained, drained),
             // None of these ends a user or a session, but by a fault of the program.
@@ -246,8 +246,6 @@ mod tests {
             (NoPong, other),
             (HeartbeatLost, other),
             (Replaced, other),
-            (KeyRevoked, other),
-            (KeyExpired, other),
             (Retired, other),
         ] {
             let both = [Ending::User(reason), Ending::Proxy(reason)];

@@ -205,12 +205,11 @@ impl Clients<'_> {
         agenda.at(control, None);
         let client = (it.identity.key_id, peer);
         // One that was leaving is no reason why nobody serves what it asked for.
-        let is_barred = it.life == Life::Standing
-            && matches!(reason, CloseReason::KeyExpired | CloseReason::KeyRevoked | CloseReason::Policy);
+        let is_barred = it.life == Life::Standing && reason.bars_a_client();
         let asked_for = asked.services_of(link).filter(|_| is_barred);
         let asked_for: Vec<_> = asked_for.filter_map(|name| matching.services.id(name)).collect();
         asked.remove_link(link);
-        matching.remove_link(link, agenda);
+        matching.remove_link(link, reason, agenda);
         let Matching { barred, services, .. } = &mut **matching;
         asked_for.into_iter().for_each(|service| barred.note(service, client, services));
         self.publishing.exposing().link_gone(link, reason);

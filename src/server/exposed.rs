@@ -34,6 +34,7 @@ use crate::base::ports::Ports;
 use crate::config::limits::Limits;
 use crate::config::policy::PortRules;
 use crate::config::{Policies, ServerConfig};
+use crate::machine::CloseReason;
 use crate::server::links::Links;
 use crate::server::publishing::Asked;
 use crate::wire::control::{Denial, GrantedAddress, Publish, Transports};
@@ -73,6 +74,15 @@ impl Rights {
             }
         };
         Rights { rules, keys: config.keys.iter().map(|key| key.name.clone()).collect() }
+    }
+
+    /// Why a grant ends; `None` if it is permitted.
+    fn forbid(&self, grant: &Grant) -> Option<CloseReason> {
+        match self.permitted(&grant.owner.key) {
+            Some(permitted) if permitted.permits(grant.ports, &grant.places) => None,
+            None if !self.keys.contains(&grant.owner.key) => Some(CloseReason::KeyRevoked),
+            _ => Some(CloseReason::Policy),
+        }
     }
 
     /// What a key may ask for.

@@ -99,13 +99,14 @@ impl Matching {
     }
 
     /// A link is gone: its message connections close, and users who waited for it go elsewhere or are told.
-    pub fn remove_link(&mut self, link: LinkId, agenda: &mut Agenda) {
+    pub fn remove_link(&mut self, link: LinkId, reason: CloseReason, agenda: &mut Agenda) {
+        let reason = if reason.bars_a_client() { reason } else { CloseReason::LinkLost };
         self.services.publications_on(link).for_each(|id| self.probes.forget(id));
         self.probes.forget_link(link);
         let messages = self.sending.pools.remove_link(link);
         for &(id, _) in &messages {
             agenda.at(id, None);
-            agenda.reset(id, CloseReason::LinkLost);
+            agenda.reset(id, reason);
         }
         let users = self.services.remove_link(link);
         if let Some(it) = self.sending.links.remove(link) {

@@ -236,7 +236,7 @@ impl Publishing<'_> {
     /// A service is gone: its users are reset, those that wait too, and its publications are withdrawn. The links
     /// stand.
     pub fn remove_service(&mut self, service: ServiceId) {
-        for it in remove_service(service, self.matching, self.agenda) {
+        for it in remove_service(service, CloseReason::Removed, self.matching, self.agenda) {
             self.asked.deny(it.link, it.number);
             self.tell_withdrawn(it.link, it.number, Denial::UnknownService);
         }
@@ -330,9 +330,10 @@ impl Publishing<'_> {
     }
 }
 
-/// A service is gone: its users are reset, those that wait too. Returns what clients published of it.
+/// A service is gone: its users are reset for this reason, those that wait too. Returns what clients published of it.
 pub(super) fn remove_service(
     id: ServiceId,
+    reason: CloseReason,
     matching: &mut Matching,
     agenda: &mut Agenda,
 ) -> Vec<Publication> {
@@ -342,7 +343,7 @@ pub(super) fn remove_service(
         if matching.admission.remove(id) { matching.sending.users.of_service(id) } else { Vec::new() };
     for user in users {
         matching.services.stop_waiting(user);
-        agenda.reset(user, CloseReason::Removed);
+        agenda.reset(user, reason);
     }
     matching.barred.forget(id);
     matching.services.publication_ids(id).for_each(|id| matching.probes.forget(id));

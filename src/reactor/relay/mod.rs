@@ -462,6 +462,7 @@ impl<S: Socket> Relay<'_, S> {
                     CloseReason::LinkLost | CloseReason::HeartbeatLost => {
                         self.all.reset(local, CloseReason::LinkLost);
                     }
+                    reason if reason.bars_a_client() => self.all.reset(local, reason),
                     // It never reached a local server.
                     CloseReason::NotStarted => self.abort_local(local, reason),
                     _ => self.abort_local(local, CloseReason::Truncated),
@@ -473,6 +474,8 @@ impl<S: Socket> Relay<'_, S> {
                     CloseReason::Shutdown => self.abort_session(message, AbortReason::Shutdown),
                     CloseReason::Idle => self.abort_session(message, AbortReason::Idle),
                     CloseReason::Removed => self.abort_session(message, AbortReason::Removed),
+                    // No side has broken it.
+                    reason if reason.bars_a_client() => self.abort_session(message, AbortReason::Removed),
                     _ => self.abort_session(message, AbortReason::Reset),
                 }
             }

@@ -41,8 +41,8 @@ enum Left {
     Lost,
     /// It has said that it leaves.
     Drained,
-    /// It does not want them any more.
-    Unpublished,
+    /// It does not want them any more, or may not have them: their users are reset for this reason.
+    Ended(CloseReason),
 }
 
 impl Exposing<'_> {
@@ -82,7 +82,7 @@ impl Exposing<'_> {
         if let Some(Ask { stage: Stage::Member(service) | Stage::Granted(service), .. }) =
             self.exposed.asks.remove(id)
         {
-            self.left(service, Left::Unpublished);
+            self.left(service, Left::Ended(CloseReason::Removed));
         }
         true
     }
@@ -94,14 +94,12 @@ impl Exposing<'_> {
 
     /// A link is gone. Its ports are kept, unless its key may do nothing any more.
     pub fn link_gone(&mut self, link: LinkId, reason: CloseReason) {
-        let is_over =
-            matches!(reason, CloseReason::KeyRevoked | CloseReason::KeyExpired | CloseReason::Policy);
-        self.remove_asks(link, if is_over { Left::Unpublished } else { Left::Lost });
+        self.remove_asks(link, if reason.bars_a_client() { Left::Ended(reason) } else { Left::Lost });
         let Exposing { exposed, matching, agenda, .. } = self;
         exposed.leaving.retain(|&service| {
             let is_served = matching.services.publications_of(service).next().is_some();
             if !is_served {
-                remove_service(service, matching, agenda);
+                remove_service(service, CloseReason::Removed, matching, agenda);
             }
             is_served
         });
@@ -133,8 +131,10 @@ impl Exposing<'_> {
     /// A client serves a grant no more. If nobody else does, others may have it now.
     fn left(&mut self, service: ServiceId, how: Left) {
         let Some(grant) = self.exposed.grants.get_mut(service) else { return };
-        if how == Left::Unpublished && grant.members.is_empty() {
-            return self.free(service);
+        if let Left::Ended(reason) = how
+            && grant.members.is_empty()
+        {
+            return self.free(service, reason);
         }
         self.look_at_heirs(service);
         let others = self.exposed.asks.take_behind(service, Behind::Other);
@@ -178,20 +178,19 @@ impl Exposing<'_> {
     pub fn configure(&mut self, config: &ServerConfig, clocks: Clocks) {
         self.exposed.configure(config, clocks);
         for service in self.exposed.grants.ids() {
-            let Some(grant) = self.exposed.grants.get(service) else { continue };
-            let permitted = self.exposed.rights.permitted(&grant.owner.key);
-            if permitted.is_none_or(|it| !it.permits(grant.ports, &grant.places)) {
-                self.withdraw(service, Denial::Policy);
+            let grant = self.exposed.grants.get(service);
+            if let Some(reason) = grant.and_then(|grant| self.exposed.rights.forbid(grant)) {
+                self.withdraw(service, Denial::Policy, reason);
             }
         }
         for service in self.exposed.grants.in_the_way() {
-            self.withdraw(service, Denial::PortTaken);
+            self.withdraw(service, Denial::PortTaken, CloseReason::Removed);
         }
         self.exposed.asks.look_at_all_again();
     }
 
-    /// A grant's clients may not have it any more.
-    fn withdraw(&mut self, service: ServiceId, reason: Denial) {
+    /// A grant's clients may not have it any more: they are told the reason, and its users are reset for the other one.
+    fn withdraw(&mut self, service: ServiceId, reason: Denial, of_users: CloseReason) {
         let members = self.exposed.grants.get_mut(service).map(|grant| std::mem::take(&mut grant.members));
         for id in members.into_iter().flatten() {
             let Some(ask) = self.exposed.asks.get(id) else { continue };
@@ -205,7 +204,7 @@ impl Exposing<'_> {
                 self.deny(id, reason, Until::Configured);
             }
         }
-        self.free(service);
+        self.free(service, of_users);
     }
 
     // What is decided.
@@ -415,15 +414,15 @@ impl Exposing<'_> {
     }
 
     /// Ports are free again, for whoever wants them.
-    fn free(&mut self, service: ServiceId) {
-        self.remove_grant(service);
+    fn free(&mut self, service: ServiceId, reason: CloseReason) {
+        self.remove_grant(service, reason);
         self.exposed.asks.feed();
     }
 
-    fn remove_grant(&mut self, service: ServiceId) {
+    fn remove_grant(&mut self, service: ServiceId, reason: CloseReason) {
         self.close_listeners(service);
         self.forget(service);
-        for it in remove_service(service, self.matching, self.agenda) {
+        for it in remove_service(service, reason, self.matching, self.agenda) {
             let frame = ControlFrame::Withdrawn { number: it.number, reason: Denial::Policy };
             self.say(it.link, frame);
         }
@@ -432,7 +431,7 @@ impl Exposing<'_> {
     /// A grant without members makes room for another one of its key. Sessions of a client that leaves go on.
     pub(super) fn drop_grant(&mut self, service: ServiceId) {
         if self.matching.services.publications_of(service).next().is_none() {
-            return self.remove_grant(service);
+            return self.remove_grant(service, CloseReason::Removed);
         }
         self.close_listeners(service);
         self.forget(service);
@@ -476,11 +475,11 @@ impl Exposing<'_> {
     /// Does what is due.
     pub fn due(&mut self) {
         while let Some(service) = self.exposed.grants.pop_due(self.agenda.now) {
-            self.free(service);
+            self.free(service, CloseReason::Removed);
         }
         while let Some(key) = self.exposed.pop_expired(self.agenda.now) {
             for service in self.exposed.grants.of_key(&key) {
-                self.withdraw(service, Denial::Policy);
+                self.withdraw(service, Denial::Policy, CloseReason::KeyExpired);
             }
         }
         while let Some(id) = self.exposed.asks.pop_due(self.agenda.now) {

@@ -6,7 +6,7 @@ mod places;
 use std::io;
 
 use skyorg::base::ports::Ports;
-use skyorg::config::policy::{Policy, PortRules};
+use skyorg::config::policy::{Policy, PortRules, Services};
 use skyorg::machine::status::PublicationState;
 use skyorg::wire::control::PublicationNumber;
 
@@ -679,7 +679,7 @@ fn a_policy_that_no_longer_allows_ports_frees_them_at_once_and_one_that_does_gra
     stage.accepted_and_started(message);
     let outputs = stage.change(of(&["8089"]), keys());
     assert_eq!(outputs.told(&client), [ControlFrame::Withdrawn { number: 1, reason: Denial::Policy }]);
-    assert_eq!(outputs.closes(), [(user, CloseReason::Removed, Manner::Reset)]);
+    assert_eq!(outputs.closes(), [(user, CloseReason::Policy, Manner::Reset)]);
     assert_eq!((outputs.stopped().len(), outputs.told(&other)), (1, vec![granted(7, "8080")]));
     // What was withdrawn comes back by itself.
     stage.hear(other.control, ControlFrame::Unpublish(7));
@@ -769,6 +769,50 @@ fn a_key_that_expires_loses_the_ports_of_an_absent_client_at_that_moment() {
     stage.killed(&gone);
     assert_eq!(stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH + secs(19) }).stopped(), []);
     assert_eq!(stage.wait(secs(1)).stopped().len(), 3);
+}
+
+#[test]
+fn users_of_a_key_that_may_do_nothing_any_more_are_told_why() {
+    let until = |seconds| {
+        let expires = Some(SystemTime::UNIX_EPOCH + secs(seconds));
+        let office = Policy { expires, services: Services::All, ..policy(&["8080"]) };
+        Policies::Each([(name("office"), office)].into())
+    };
+    for (reason, away) in [
+        (CloseReason::KeyExpired, false),
+        (CloseReason::KeyExpired, true),
+        (CloseReason::KeyRevoked, false),
+        (CloseReason::KeyRevoked, true),
+    ] {
+        let mut stage = begin_with_policies(until(3), limits());
+        let mut client = stage.joins(office(), 1);
+        stage.hear(client.control, publish(1, "ssh"));
+        stage.ask(&client, expose(2, "web", "8080", false));
+        let mut ending = Vec::new();
+        // Users of declared services end with their message connection.
+        for port in [8080, SSH] {
+            let (message, _) = stage.bring(&mut client);
+            if away && port == 8080 {
+                stage.killed(&client);
+            }
+            let (user, outputs) = stage.user_at(port);
+            client.note(&outputs);
+            ending.push(if port == SSH { message } else { user });
+            if away {
+                break;
+            }
+            stage.accepted_and_started(message);
+        }
+        let outputs = match reason {
+            CloseReason::KeyExpired => stage.wait(secs(3)),
+            _ => stage.change(until(3), vec![key("guest", 8)]),
+        };
+        let closes = outputs.closes();
+        for id in ending {
+            let first = closes.iter().find(|close| close.0 == id);
+            assert_eq!(first, Some(&(id, reason, Manner::Reset)), "{away}: {closes:?}");
+        }
+    }
 }
 
 #[test]

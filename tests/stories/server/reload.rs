@@ -307,7 +307,7 @@ fn a_removed_key_and_one_with_another_secret_lose_their_links_at_once_and_others
             outputs.closes(),
             [
                 (client.control, CloseReason::KeyRevoked, Manner::Reset),
-                (message, CloseReason::LinkLost, Manner::Reset)
+                (message, CloseReason::KeyRevoked, Manner::Reset)
             ]
         );
         let (stranger, outputs) = stage.stranger(Purpose::Control, office());

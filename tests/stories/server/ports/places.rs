@@ -88,7 +88,7 @@ fn ports_that_are_permitted_nowhere_are_withdrawn() {
     let outputs = stage.reload(permitting(&["127.0.0.1:20006", "127.0.0.2:20004"], &[]));
     let reason = Denial::Policy;
     assert_eq!(outputs.told(&client), [ControlFrame::Withdrawn { number: 1, reason }]);
-    assert_eq!(outputs.closes(), [(user, CloseReason::Removed, Manner::Reset)]);
+    assert_eq!(outputs.closes(), [(user, CloseReason::Policy, Manner::Reset)]);
     assert_eq!(stage.open("20000-20019"), 0);
 }
 
