@@ -16,6 +16,9 @@ use crate::machine::{Agenda, CloseReason, Fact, Output};
 use crate::wire::control::{ControlFrame, Denial, GrantedAddress, Ports, PublicationNumber, Publish, Want};
 
 /// What each link asks for, by its numbers.
+///
+/// No key has more of it than `publications_per_client_max` for each of its links, denied or not, and the ports that it
+/// asks for count. What is more is denied and not remembered, and what a link asked for is forgotten with the link.
 #[derive(Default)]
 pub(super) struct Asked {
     links: Table<kind::Link, BTreeMap<PublicationNumber, Publish>>,
