@@ -95,6 +95,16 @@ impl Rights {
     }
 }
 
+/// When what clients ask for is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decided {
+    AtOnce,
+    /// Another configuration is to hold. What that does not permit would be granted only to be withdrawn.
+    AfterReload,
+    /// The server ends.
+    Never,
+}
+
 /// Ports that clients ask for; see the module.
 pub(super) struct Exposed {
     rights: Rights,
@@ -117,8 +127,7 @@ pub(super) struct Exposed {
     given_up: Vec<LinkId>,
     /// Services without ports on which sessions of clients that leave go on.
     leaving: Vec<ServiceId>,
-    /// Nothing is granted any more.
-    stopped: bool,
+    decided: Decided,
 }
 
 impl Exposed {
@@ -137,7 +146,7 @@ impl Exposed {
             full: HashMap::new(),
             given_up: Vec::new(),
             leaving: Vec::new(),
-            stopped: false,
+            decided: Decided::AtOnce,
         };
         exposed.configure(config, clocks);
         exposed
@@ -220,9 +229,29 @@ impl Exposed {
         self.given_up.pop()
     }
 
+    /// Another configuration is to hold, and decides what is asked for from now on.
+    pub fn wait_for_a_reload(&mut self) {
+        if self.decided != Decided::Never {
+            self.decided = Decided::AfterReload;
+        }
+    }
+
+    /// It is known which configuration holds: all that serve nothing are looked at again.
+    pub fn reload_is_over(&mut self) {
+        if self.decided != Decided::Never {
+            self.decided = Decided::AtOnce;
+        }
+        self.asks.look_at_all_again();
+    }
+
+    /// Whether it is not known yet what becomes of some ports that are to be granted.
+    pub fn is_opening(&self) -> bool {
+        self.grants.are_opening()
+    }
+
     /// The server ends: nothing is granted any more.
     pub fn stop(&mut self) {
-        self.stopped = true;
+        self.decided = Decided::Never;
     }
 
     /// Where the users of a grant connect, as its clients are told; the system gave its listeners these addresses.
@@ -245,12 +274,12 @@ impl Exposed {
     pub fn next_due(&self) -> Option<Instant> {
         let expires = self.expiring.first().map(|it| it.0);
         let due = [self.asks.next_due(), self.grants.next_due(), expires].into_iter().flatten().min();
-        due.filter(|_| !self.stopped)
+        due.filter(|_| self.decided != Decided::Never)
     }
 
     /// Whether something is to be done in the next turn.
     pub fn has_work(&self) -> bool {
-        self.asks.wait_for_a_look() && !self.stopped
+        self.asks.wait_for_a_look() && self.decided == Decided::AtOnce
     }
 
     /// When a key may open more listeners. One that opens and closes them without end slows the loop down for others.

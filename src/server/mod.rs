@@ -170,14 +170,16 @@ impl Server {
 
     // Configurations.
 
-    /// Another configuration is to hold.
-    fn configure(&mut self, request: Request) {
-        if self.reload.is_some() {
-            self.next = Some(request);
+    /// Begins with the configuration that is to hold next, once all ports are open that are to be granted before.
+    fn reload_next(&mut self) {
+        if self.next.is_none() || self.reload.is_some() {
             return;
         }
+        self.exposed.wait_for_a_reload();
+        let is_draining = self.draining.is_some();
+        let Some(request) = self.next.take_if(|_| is_draining || !self.exposed.is_opening()) else { return };
         let (source, config) = (request.source.clone(), self.config.clone());
-        if self.draining.is_some() {
+        if is_draining {
             return self.agenda.fact(Fact::ReloadRefused { source, fault: ReloadFault::Draining });
         }
         match Reload::begin(&config, request, &mut self.exposing()) {
@@ -185,17 +187,17 @@ impl Server {
                 self.reload = Some(reload);
                 self.go_on_reloading();
             }
-            Err(options) => self.agenda.fact(Fact::ReloadRefused { source, fault: options.into() }),
+            Err(options) => {
+                self.exposed.reload_is_over();
+                self.agenda.fact(Fact::ReloadRefused { source, fault: options.into() });
+            }
         }
     }
 
     fn go_on_reloading(&mut self) {
         let Some(mut reload) = self.reload.take() else { return };
         match reload.go_on(&mut self.listeners, &mut self.agenda) {
-            Progress::Ready => {
-                self.config = reload.swap(&mut self.clients());
-                self.reload_next();
-            }
+            Progress::Ready => self.config = reload.swap(&mut self.clients()),
             Progress::Waits => self.reload = Some(reload),
             Progress::Failed(fault) => {
                 self.reload = Some(reload);
@@ -212,13 +214,6 @@ impl Server {
         }
         let (config, clocks) = (self.config.clone(), self.clocks);
         self.exposing().configure(&config, clocks);
-        self.reload_next();
-    }
-
-    fn reload_next(&mut self) {
-        if let Some(request) = self.next.take() {
-            self.configure(request);
-        }
     }
 
     /// What a listener came to.
@@ -375,7 +370,6 @@ impl Server {
     /// The process was asked to end: it takes who came before that, and closes its listeners.
     fn drain(&mut self) {
         self.draining = Some(self.agenda.now + self.agenda.limits.drain);
-        self.next = None;
         self.exposed.stop();
         self.give_reload_up(ReloadFault::Draining);
         for id in self.listeners.stop() {
@@ -434,7 +428,7 @@ impl Machine for Server {
             Input::Configure(configuration) => {
                 let Configuration::Server { config, source, wall } = *configuration else { return };
                 self.clocks = Clocks { now, wall };
-                self.configure(Request { config, source });
+                self.next = Some(Request { config, source });
             }
             Input::TurnedAway { service, peer, fault } => {
                 self.matching.coming(&mut self.agenda).turned_away(service, peer, fault);
@@ -451,6 +445,7 @@ impl Machine for Server {
             // A server dials nothing.
             _ => {}
         }
+        self.reload_next();
         while let Some(service) = self.matching.services.next_turned() {
             self.publishing().open_if_served(service);
         }
@@ -467,6 +462,7 @@ impl Machine for Server {
         while let Some(link) = self.exposed.next_given_up() {
             self.clients().end(link, CloseReason::NoPong);
         }
+        self.reload_next();
         self.exposing().look_again();
         if self.draining.take_if(|at| *at <= now).is_some() {
             let sessions = self.matching.draining(&mut self.agenda).give_up();

@@ -1,5 +1,8 @@
 //! From one configuration to the next, while the server runs: all of it or nothing.
 //!
+//! It begins when no ports are being opened that clients asked for, and what they ask for meanwhile is decided
+//! afterwards: nothing is granted that would be withdrawn at once.
+//!
 //! 1. Listeners that are new are opened, and give nobody away: who connects waits in their queues.
 //! 2. Where one of them overlaps one that is to go (`*:443` becomes `127.0.0.1:443`), that one is suspended for it,
 //!    once all others are there.

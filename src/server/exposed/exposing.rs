@@ -5,11 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::Exposed;
 use super::asks::{Ask, Behind, Stage};
 use super::deciding::{Deciding, Decision, Until};
 use super::grants::{Owner, State};
 use super::permitted::{Place, behind};
+use super::{Decided, Exposed};
 use crate::base::clocks::Clocks;
 use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
@@ -50,7 +50,7 @@ impl Exposing<'_> {
 
     /// A client asks for ports; it has room for one more publication.
     pub fn publish(&mut self, link: LinkId, publish: &Publish) {
-        if self.exposed.stopped || !self.matching.sending.may_serve(link) {
+        if self.exposed.decided == Decided::Never || !self.matching.sending.may_serve(link) {
             return;
         }
         if let Some(id) = self.exposed.asks.add(link, publish.clone()) {
@@ -139,12 +139,11 @@ impl Exposing<'_> {
         self.look_at_heirs(service);
         let others = self.exposed.asks.take_behind(service, Behind::Other);
         self.exposed.asks.look_again(others);
-        let Some(grant) = self.exposed.grants.get_mut(service).filter(|grant| grant.members.is_empty())
-        else {
+        if self.exposed.grants.get(service).is_none_or(|grant| !grant.members.is_empty()) {
             return;
-        };
+        }
         if how == Left::Drained {
-            grant.state = State::Kept;
+            self.exposed.grants.set_state(service, State::Kept);
             self.close_listeners(service);
             self.exposed.asks.feed();
         }
@@ -186,7 +185,7 @@ impl Exposing<'_> {
         for service in self.exposed.grants.in_the_way() {
             self.withdraw(service, Denial::PortTaken, CloseReason::Removed);
         }
-        self.exposed.asks.look_at_all_again();
+        self.exposed.reload_is_over();
     }
 
     /// A grant's clients may not have it any more: they are told the reason, and its users are reset for the other one.
@@ -212,13 +211,14 @@ impl Exposing<'_> {
     /// Some asks are looked at again for which something may have changed.
     pub fn look_again(&mut self) {
         for _ in 0..LOOKS_MAX {
-            let Some(id) = self.exposed.asks.next_again() else { return };
+            let next = if self.exposed.has_work() { self.exposed.asks.next_again() } else { None };
+            let Some(id) = next else { return };
             self.look(id);
         }
     }
 
     fn look(&mut self, id: AskId) {
-        if self.exposed.stopped {
+        if self.exposed.decided != Decided::AtOnce {
             return;
         }
         let (exposed, links, now) = (&*self.exposed, &self.matching.sending.links, self.agenda.now);
@@ -250,7 +250,7 @@ impl Exposing<'_> {
 
     // What is done.
 
-    pub(super) fn deny(&mut self, id: AskId, reason: Denial, until: Until) {
+    fn deny(&mut self, id: AskId, reason: Denial, until: Until) {
         let reason = self.exposed.named(id, reason, until, &self.matching.sending.links);
         let is_news = self.exposed.asks.deny(id, reason);
         match until {
@@ -315,13 +315,13 @@ impl Exposing<'_> {
     }
 
     fn open_listeners(&mut self, service: ServiceId) {
-        let Some(grant) = self.exposed.grants.get_mut(service) else { return };
+        let Some(grant) = self.exposed.grants.get(service) else { return };
         let (key, count) = (grant.owner.key.clone(), grant.count());
-        grant.state = State::Opening(count);
         self.matching.services.set_ports(service, grant.ports);
         for at in grant.addresses() {
             self.listeners.open(Use::Users(service), at, self.agenda);
         }
+        self.exposed.grants.set_state(service, State::Opening(count));
         self.count_listeners(&key, count as isize);
         self.exposed.pay(&key, count, self.agenda.now);
     }
@@ -349,10 +349,9 @@ impl Exposing<'_> {
                 let is_open = *missing == 0;
                 self.listeners.note(id, Ok(*address), self.agenda);
                 if is_open {
-                    grant.state = State::Open;
-                    for member in grant.members.clone() {
-                        self.grant(member, service);
-                    }
+                    let members = grant.members.clone();
+                    self.exposed.grants.set_state(service, State::Open);
+                    members.into_iter().for_each(|member| self.grant(member, service));
                 }
             }
             Err(error) => self.failed(id, service, error.into()),
@@ -429,7 +428,7 @@ impl Exposing<'_> {
     }
 
     /// A grant without members makes room for another one of its key. Sessions of a client that leaves go on.
-    pub(super) fn drop_grant(&mut self, service: ServiceId) {
+    fn drop_grant(&mut self, service: ServiceId) {
         if self.matching.services.publications_of(service).next().is_none() {
             return self.remove_grant(service, CloseReason::Removed);
         }
@@ -448,7 +447,7 @@ impl Exposing<'_> {
 
     fn close_listeners(&mut self, service: ServiceId) {
         // The server's end closes them with all others.
-        if self.exposed.stopped {
+        if self.exposed.decided == Decided::Never {
             return;
         }
         let Some(key) = self.exposed.grants.get(service).map(|grant| grant.owner.key.clone()) else { return };

@@ -38,6 +38,12 @@ pub(super) enum State {
     Kept,
 }
 
+impl State {
+    fn is_opening(self) -> bool {
+        matches!(self, State::Opening(_))
+    }
+}
+
 /// Ports that belong to somebody.
 #[derive(Debug)]
 pub(super) struct Grant {
@@ -101,6 +107,8 @@ pub(super) struct Grants {
     freed: u64,
     /// When those are freed that have no members.
     kept_until: Deadlines<kind::Service>,
+    /// How many are opening.
+    opening: usize,
 }
 
 impl Grants {
@@ -136,6 +144,19 @@ impl Grants {
 
     pub fn get_mut(&mut self, id: ServiceId) -> Option<&mut Grant> {
         self.table.get_mut(id)
+    }
+
+    /// Moves a grant from one state to another.
+    pub fn set_state(&mut self, id: ServiceId, state: State) {
+        let Some(grant) = self.table.get_mut(id) else { return };
+        let was = std::mem::replace(&mut grant.state, state);
+        self.opening += usize::from(state.is_opening());
+        self.opening -= usize::from(was.is_opening());
+    }
+
+    /// Whether some are opening.
+    pub fn are_opening(&self) -> bool {
+        self.opening > 0
     }
 
     pub fn of(&self, owner: &Owner) -> Option<ServiceId> {
@@ -212,6 +233,7 @@ impl Grants {
         self.take(id, ports, &places);
         self.of_owner.insert(owner.clone(), id);
         let (members, state) = (Vec::new(), State::Opening(0));
+        self.opening += 1;
         self.table.insert(id, Grant { owner, ports, places, state, members });
     }
 
@@ -228,6 +250,7 @@ impl Grants {
 
     pub fn remove(&mut self, id: ServiceId) -> Option<Grant> {
         let grant = self.table.remove(id)?;
+        self.opening -= usize::from(grant.state.is_opening());
         self.give_back(grant.ports, &grant.places);
         self.of_owner.remove(&grant.owner);
         self.kept_until.set(id, None);

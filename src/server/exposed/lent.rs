@@ -2,9 +2,9 @@
 //!
 //! Services that it declares are to have some; and where it permits the ports of a grant at other addresses, those of
 //! the addresses that go are closed, and others opened. Those that are given up take nobody while it is not known
-//! whether that configuration will hold: who connects waits in their queues.
+//! whether that configuration will hold: who connects waits in their queues. No grant is opening, and none begins to.
 
-use super::deciding::{Deciding, Until};
+use super::deciding::Deciding;
 use super::exposing::Exposing;
 use super::grants::{Holder, State, addresses};
 use super::permitted::{Place, place_of};
@@ -13,7 +13,6 @@ use crate::base::address::Listen;
 use crate::base::id::{ListenerId, ServiceId};
 use crate::config::ServerConfig;
 use crate::server::listeners::Use;
-use crate::wire::control::Denial;
 
 /// See the module.
 #[derive(Default)]
@@ -33,15 +32,7 @@ impl Lent {
         exposing.exposed.grants.reserve(places.copied());
         let (mut lent, in_the_way) = (Lent::default(), exposing.exposed.grants.in_the_way());
         for &service in &in_the_way {
-            let Some(grant) = exposing.exposed.grants.get(service) else { continue };
-            if let State::Opening(_) = grant.state {
-                for id in grant.members.clone() {
-                    exposing.deny(id, Denial::PortTaken, Until::Configured);
-                }
-                exposing.drop_grant(service);
-            } else {
-                lent.give_up(service, &[], exposing);
-            }
+            lent.give_up(service, &[], exposing);
         }
         let rights = Rights::new(config, exposing.exposed.local);
         let others = exposing.exposed.grants.ids().into_iter().filter(|id| !in_the_way.contains(id));
@@ -101,10 +92,8 @@ impl Lent {
         let mut moved = Vec::new();
         for (service, places) in self.moves {
             let Some(grant) = exposing.exposed.grants.get(service) else { continue };
-            if !matches!(grant.state, State::Opening(_)) {
-                exposing.exposed.grants.change(service, grant.ports, places);
-                moved.push(service);
-            }
+            exposing.exposed.grants.change(service, grant.ports, places);
+            moved.push(service);
         }
         moved
     }
@@ -125,7 +114,7 @@ pub(in crate::server) fn give(service: ServiceId, id: ListenerId, exposing: &mut
 /// it has already: those come first. `None` also where somebody else has one of the others.
 fn moved(service: ServiceId, rights: &Rights, exposing: &Exposing<'_>) -> Option<(Vec<Place>, usize)> {
     let exposed = &*exposing.exposed;
-    let grant = exposed.grants.get(service).filter(|grant| !matches!(grant.state, State::Opening(_)))?;
+    let grant = exposed.grants.get(service)?;
     let permitted = rights.permitted(&grant.owner.key)?;
     if permitted.are(grant.ports, &grant.places) {
         return None;

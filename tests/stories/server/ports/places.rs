@@ -144,3 +144,38 @@ fn a_client_that_leaves_while_its_ports_move_leaves_no_listener_behind() {
         assert_eq!(stage.open("20000-20019"), 0);
     }
 }
+
+#[test]
+fn ports_that_are_being_opened_when_a_reload_comes_are_granted_first_and_stay_where_they_are_permitted() {
+    let both = ["127.0.0.1:20000-20019", "127.0.0.2:20000-20019"];
+    for (permitted, ips) in [(&both[1..], &["127.0.0.2"][..]), (&both[..], &["127.0.0.1", "127.0.0.2"])] {
+        let mut stage = begin_as(permitting(&both[..1], &[]));
+        let client = stage.joins(office(), 1);
+        let mut outputs = stage.hear(client.control, expose(1, "web", "20005", false));
+        outputs.0.extend(stage.configure(permitting(permitted, &[])).0);
+        let outputs = stage.listen(outputs, |_| true);
+        assert!(outputs.reloaded().is_some_and(|told| told.starts_with("reloaded")), "{outputs:?}");
+        let told = outputs.told(&client);
+        assert_eq!(told, [granted_at(&["127.0.0.1"], "20005"), granted_at(ips, "20005")]);
+        assert_eq!((stage.open("20005"), outputs.closes()), (ips.len(), vec![]));
+    }
+}
+
+#[test]
+fn what_is_asked_for_during_a_reload_is_decided_by_what_holds_then() {
+    for holds in [true, false] {
+        let mut stage = begin_as(permitting(&["127.0.0.1:20000-20019"], &[]));
+        let (client, _) = stage.serves(office(), "20005");
+        let mut outputs = stage.configure(permitting(&["127.0.0.2:20000-20019"], &[]));
+        outputs.0.extend(stage.hear(client.control, expose(2, "late", "20006", false)).0);
+        assert_eq!(outputs.told(&client), []);
+        let outputs = stage.listen(outputs, |at| holds || at.port() != 20_005);
+        let told = outputs.told(&client);
+        let ip = if holds { "127.0.0.2" } else { "127.0.0.1" };
+        let is_late = |frame: &ControlFrame| match frame {
+            ControlFrame::Granted { number: 2, addresses, .. } => addresses[0].ip.to_string() == ip,
+            _ => false,
+        };
+        assert!(told.last().is_some_and(is_late) && told.len() == 1 + usize::from(holds), "{told:?}");
+    }
+}
