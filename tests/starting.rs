@@ -93,6 +93,19 @@ fn too_few_descriptors_are_named_as_the_cause_and_not_the_address() {
     }
 }
 
+#[test]
+fn a_log_that_has_reached_the_limit_of_a_file_s_size_ends_nothing() {
+    let folder = Folder::new();
+    let (key, log) = (folder.key(), folder.path("log"));
+    let services: Vec<String> = (0..30).map(|number| format!("--service=s{number}=127.0.0.1:0")).collect();
+    let services: Vec<&str> = services.iter().map(String::as_str).collect();
+    let mut process = after("ulimit -f 1", &server(&key, &[&services[..], &["--log-file", &log]].concat()));
+    // A block of ulimit has 512 bytes, or 1,024.
+    process.wait_until("the log is full", || fs::metadata(&log).is_ok_and(|file| file.len() >= 512));
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().code(), Some(0));
+}
+
 // Ports.
 
 /// A connection that goes out from a port; its other end, and its address. That is of this process alone: a port that

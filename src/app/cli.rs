@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use argh::FromArgs;
 use log::{Level, LevelFilter};
@@ -44,6 +45,8 @@ use beside::Given;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    // A file at the limit of its size (setrlimit(2), RLIMIT_FSIZE) is as a full disk, and does not end the process.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let outcome = read_arguments(std::env::args_os().skip(1)).and_then(run);
     let status = match outcome {
         Ok(()) | Err(Failure::Start(StartError::AskedToEnd)) => ExitCode::SUCCESS,
