@@ -265,7 +265,7 @@ impl Machine for Client {
                     link.measured(it, &mut self.agenda);
                 }
             }
-            Input::Woken { .. } => {
+            Input::Woken => {
                 self.links.woken(&mut self.agenda);
                 self.gateway.woken(&self.agenda);
             }
@@ -286,6 +286,7 @@ impl Machine for Client {
             | Input::Greeted { .. }
             | Input::Proved { .. }
             | Input::Answered { .. }
+            | Input::ClockSet { .. }
             | Input::Listening { .. }
             | Input::ListenFailed { .. }
             | Input::Stopped { .. }

@@ -123,8 +123,10 @@ pub enum Input {
         it: Measured,
     },
     /// The system was suspended, and wakes.
-    Woken {
-        /// What the clock on the wall says.
+    Woken,
+    /// The clock on the wall is not where it was expected: it was set, or the system was suspended.
+    ClockSet {
+        /// What it says.
         wall: SystemTime,
     },
     /// Something happened to the session on a message connection.

@@ -43,6 +43,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::base::clocks::Clocks;
 use crate::base::table::SLOTS_KEPT;
 use crate::config::limits::Limits;
 use crate::machine::status::Snapshot;
@@ -55,6 +56,8 @@ use world::trim;
 
 /// A system that was suspended for longer than that has lost touch with its peers.
 const SUSPENDED: Duration = Duration::from_secs(3);
+/// A clock on the wall that is as far from where it was expected has been set.
+const SET: Duration = Duration::from_secs(1);
 /// Errands of one turn.
 const TURN_ERRANDS: usize = 16;
 /// Rows of a snapshot that are gathered in one turn.
@@ -68,6 +71,8 @@ pub struct Reactor<M, N: Network> {
     crowd: Crowd,
     /// How long the system had been suspended when that was noticed last.
     asleep: Duration,
+    /// What the machine was told of the clock on the wall.
+    clocks: Option<Clocks>,
     terminated: bool,
     hung_up: bool,
     /// When a turn is wanted from outside, if nothing else brings one.
@@ -83,6 +88,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         Reactor {
             machine,
             asleep: network.asleep(),
+            clocks: None,
             sockets: Sockets::new(network, limits, jitter, now),
             events: Vec::new(),
             crowd: Crowd::new(now),
@@ -236,9 +242,13 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             _ => sockets.all.now = sockets.network.now(),
         }
         let asleep = sockets.network.asleep();
+        let clocks = Clocks { now: sockets.all.now, wall: sockets.network.wall() };
+        if self.clocks.is_none_or(|told| told.apart(clocks) > SET) {
+            self.clocks = Some(clocks);
+            sockets.all.tell(Input::ClockSet { wall: clocks.wall });
+        }
         if asleep > self.asleep + SUSPENDED {
-            let wall = sockets.network.wall();
-            sockets.all.tell(Input::Woken { wall });
+            sockets.all.tell(Input::Woken);
         }
         self.asleep = self.asleep.max(asleep);
         Ok(())

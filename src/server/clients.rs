@@ -126,8 +126,8 @@ impl Clients<'_> {
         matching.sending.links.schedule(link, agenda);
     }
 
-    /// The system was suspended, and the clocks have gone apart.
-    pub fn woken(&mut self) {
+    /// The clock on the wall says something else: keys expire sooner or later than it seemed.
+    pub fn clock_set(&mut self) {
         let Publishing { matching, agenda, .. } = &mut self.publishing;
         let sending = &mut matching.sending;
         for id in sending.links.ids() {
@@ -135,8 +135,8 @@ impl Clients<'_> {
                 let holder = sending.holders.get(link.identity.holder);
                 link.expires = holder.and_then(|holder| holder.expires(self.clocks));
             }
+            sending.links.schedule(id, agenda);
         }
-        sending.links.woken(agenda);
         self.publishing.exposed.set_clocks(self.clocks);
     }
 

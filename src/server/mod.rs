@@ -421,9 +421,10 @@ impl Machine for Server {
             Input::Measured { id, it } => {
                 self.matching.sending.links.known(self.controls.link(id), it, &mut self.agenda)
             }
-            Input::Woken { wall } => {
+            Input::Woken => self.matching.sending.links.woken(&mut self.agenda),
+            Input::ClockSet { wall } => {
                 self.clocks = Clocks { now, wall };
-                self.clients().woken();
+                self.clients().clock_set();
             }
             Input::Configure(configuration) => {
                 let Configuration::Server { config, source, wall } = *configuration else { return };

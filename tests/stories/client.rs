@@ -14,7 +14,7 @@ mod silence;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::story::{Outputs, Story, millis, name, secs};
 use skyorg::base::address::HostPort;

@@ -386,7 +386,7 @@ fn a_server_that_is_heard_after_the_heartbeat_has_another() {
 #[test]
 fn after_a_suspension_a_server_is_pinged_at_once_and_soon_given_up() {
     let (mut stage, control) = linked(config());
-    assert_eq!(stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH }).said(control), [ControlFrame::Ping]);
+    assert_eq!(stage.tell(Input::Woken).said(control), [ControlFrame::Ping]);
     assert_eq!(stage.wait(Limits::default().woken - millis(1)).closes(), []);
     let closes = stage.wait(millis(1)).closes();
     assert_eq!(closes, [(control, CloseReason::HeartbeatLost, Manner::Reset)]);
@@ -395,7 +395,7 @@ fn after_a_suspension_a_server_is_pinged_at_once_and_soon_given_up() {
 #[test]
 fn after_a_suspension_a_server_that_answers_keeps_its_link() {
     let (mut stage, control) = linked(config());
-    stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH });
+    stage.tell(Input::Woken);
     stage.wait(secs(1));
     stage.hear(control, ControlFrame::Pong);
     assert_eq!(stage.wait(HEARTBEAT - millis(1)).closes(), []);
@@ -405,7 +405,7 @@ fn after_a_suspension_a_server_that_answers_keeps_its_link() {
 fn after_a_suspension_a_pause_is_over() {
     let (mut stage, control, _) = ready(config());
     stage.gone(control, CloseReason::HeartbeatLost);
-    assert_eq!(stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH }).controls().len(), 1);
+    assert_eq!(stage.tell(Input::Woken).controls().len(), 1);
 }
 
 #[test]

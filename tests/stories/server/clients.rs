@@ -95,7 +95,7 @@ fn after_a_suspension_clients_are_pinged_at_once_and_soon_given_up() {
         stage.hear(client.control, ControlFrame::Pong);
     }
     stage.wait(secs(1));
-    let outputs = stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH });
+    let outputs = stage.tell(Input::Woken);
     for client in [&silent, &answers] {
         assert_eq!(outputs.said(client.control), [ControlFrame::Ping]);
     }

@@ -127,11 +127,18 @@ fn a_key_whose_end_is_put_off_keeps_its_link() {
 }
 
 #[test]
-fn the_time_that_the_system_was_suspended_counts() {
+fn a_key_ends_by_the_clock_on_the_wall_also_when_that_is_set() {
     let mut stage = begin_as(allowed(Policy { expires: wall(3_600), ..web() }));
     let client = stage.client(1);
-    let outputs = stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH + secs(3_600) });
-    assert_eq!(outputs.closes(), [(client.control, CloseReason::KeyExpired, Manner::Reset)]);
+    let set = |stage: &mut Stage, wall| {
+        stage.tell(Input::ClockSet { wall: SystemTime::UNIX_EPOCH + wall }).closes()
+    };
+    assert_eq!(set(&mut stage, secs(3_599)), []);
+    assert_eq!(set(&mut stage, secs(3_600)), [(client.control, CloseReason::KeyExpired, Manner::Reset)]);
+    let (refused, outputs) = stage.greet(hello(1));
+    assert_eq!(outputs.said(refused.control), [ControlFrame::Refused(Refusal::Expired)]);
+    assert_eq!(set(&mut stage, secs(3_000)), []);
+    stage.client(1);
 }
 
 #[test]

@@ -767,7 +767,7 @@ fn a_key_that_expires_loses_the_ports_of_an_absent_client_at_that_moment() {
     let gone = stage.joins(office(), 1);
     stage.ask(&gone, expose(1, "web", "8080-8082", false));
     stage.killed(&gone);
-    assert_eq!(stage.tell(Input::Woken { wall: SystemTime::UNIX_EPOCH + secs(19) }).stopped(), []);
+    assert_eq!(stage.tell(Input::ClockSet { wall: SystemTime::UNIX_EPOCH + secs(19) }).stopped(), []);
     assert_eq!(stage.wait(secs(1)).stopped().len(), 3);
 }
 
