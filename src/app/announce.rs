@@ -15,8 +15,8 @@ use std::time::Duration;
 use log::{error, warn};
 
 use super::json::Json;
-use super::mailbox::Mailbox;
 use super::ready_file::{remove, replace};
+use crate::base::mailbox::Mailbox;
 use crate::base::name::Name;
 use crate::base::ports::PortsAt;
 use crate::config::ClientConfig;

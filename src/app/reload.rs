@@ -5,7 +5,6 @@
 //! is told of as a reload that was refused, until it ends.
 
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +17,7 @@ use super::ready_file;
 use super::status::exchange::Doors;
 use super::status::socket::SocketFile;
 use super::status::ways::Ways;
+use crate::base::mailbox::Mailbox;
 use crate::config::client_difference::ClientDifference;
 use crate::config::fault::{Fault, Faults, without_whole_secrets};
 use crate::config::file::Running;
@@ -137,6 +137,8 @@ struct Next<C> {
     rest: Rest,
 }
 
+type Outcome<C> = Result<Next<C>, Refusal>;
+
 /// What holds beside the machine's.
 struct Rest {
     log: Place,
@@ -192,8 +194,8 @@ pub struct Reload<C> {
     refused: Option<Refusal>,
     /// What came with the last one that held, until it is taken.
     news: Option<News>,
-    outcome: Sender<Result<Next<C>, Refusal>>,
-    outcomes: Receiver<Result<Next<C>, Refusal>>,
+    /// What was read, until it is taken.
+    outcome: Arc<Mailbox<Option<Outcome<C>>>>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -206,7 +208,6 @@ impl<C: Reloadable> Reload<C> {
         reader: Reader<C>,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> Reload<C> {
-        let (outcome, outcomes) = channel();
         let (running, reader) = (Arc::new(running), Arc::new(Mutex::new(reader)));
         let wake = Arc::new(wake);
         Reload {
@@ -219,8 +220,7 @@ impl<C: Reloadable> Reload<C> {
             again: false,
             refused: None,
             news: None,
-            outcome,
-            outcomes,
+            outcome: Arc::default(),
             wake,
         }
     }
@@ -251,9 +251,8 @@ impl<C: Reloadable> Reload<C> {
         let ways = self.ways.clone();
         let read = move || {
             let reread = reader.lock().unwrap_or_else(PoisonError::into_inner)(&running);
-            // If the loop is gone, the outcome is not needed.
-            let _ =
-                outcome.send(reread.and_then(|reread| compare(&*running, ways.as_ref(), reread, &source)));
+            let read = reread.and_then(|reread| compare(&*running, ways.as_ref(), reread, &source));
+            outcome.leave(|outcome| *outcome = Some(read));
             wake();
         };
         let thread = thread::Builder::new().name("reload".into()).stack_size(STACK_BYTES);
@@ -283,7 +282,7 @@ impl<C: Reloadable> Reload<C> {
 
     /// What the machine is to be told, if anything was read.
     pub fn poll(&mut self) -> Option<Input> {
-        match self.outcomes.try_recv().ok()? {
+        match self.outcome.take()? {
             Ok(Next { config, changes, rest }) => {
                 self.stage = Stage::Told { config, rest: Box::new(rest) };
                 Some(Input::Configure(Box::new(changes)))
@@ -379,6 +378,7 @@ fn compare<C: Reloadable>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::{Receiver, channel};
 
     /// A configuration of one number.
     struct Number(u32);
