@@ -38,11 +38,11 @@ impl Json {
 
     /// A string.
     pub fn text(&mut self, text: &str) -> &mut Json {
-        self.shown(text)
+        self.shown(&text)
     }
 
     /// A string of what is shown.
-    pub fn shown(&mut self, value: impl Display) -> &mut Json {
+    pub fn shown(&mut self, value: &dyn Display) -> &mut Json {
         self.separate();
         self.text.push('"');
         // Writing into a text never fails.
@@ -52,7 +52,7 @@ impl Json {
     }
 
     /// Something that is shown as JSON already: a number, `true`, `false`.
-    pub fn plain(&mut self, value: impl Display) -> &mut Json {
+    pub fn plain(&mut self, value: &dyn Display) -> &mut Json {
         self.separate();
         // Writing into a text never fails.
         let _ = write!(self.text, "{value}");
@@ -61,7 +61,7 @@ impl Json {
 
     /// Something unknown.
     pub fn null(&mut self) -> &mut Json {
-        self.plain("null")
+        self.plain(&"null")
     }
 
     /// A string, or null.
@@ -75,7 +75,7 @@ impl Json {
     /// A number with up to three digits behind the point, or null.
     pub fn decimal_or_null(&mut self, number: Option<f64>) -> &mut Json {
         match number.filter(|number| number.is_finite()) {
-            Some(number) => self.plain((number * 1_000.0).round() / 1_000.0),
+            Some(number) => self.plain(&((number * 1_000.0).round() / 1_000.0)),
             None => self.null(),
         }
     }

@@ -330,7 +330,7 @@ impl<C: Reloadable> Reload<C> {
 
     fn refuse(&mut self, why: Refusal) {
         let sentence = format_args!("refused {}; the running configuration stays", why.line);
-        journal::tell(Level::Error, sentence, "reload refused", |json| {
+        journal::tell(Level::Error, sentence, "reload refused", &|json| {
             json.key("reason").text(&why.line);
         });
         self.refused = Some(why);

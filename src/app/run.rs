@@ -201,12 +201,12 @@ impl Server {
     /// Runs until it is drained, or until the loop itself fails.
     pub fn run(self) -> io::Result<()> {
         let tell = |sentence: fmt::Arguments<'_>, name: Option<&Name>, address: SocketAddr| {
-            journal::tell(Level::Info, sentence, "listening", |json| {
+            journal::tell(Level::Info, sentence, "listening", &|json| {
                 match name {
                     Some(name) => json.key("service").text(name.as_str()),
                     None => json.key("for").text("clients"),
                 };
-                json.key("address").shown(address);
+                json.key("address").shown(&address);
             });
         };
         for (name, address) in &self.bound.services {

@@ -77,7 +77,7 @@ impl History {
     /// The lines as JSON, oldest sample first.
     pub fn write(&self) -> String {
         let mut json = Json::default();
-        json.open('{').key("every_s").plain(INTERVAL.as_secs()).key("samples").plain(SAMPLES);
+        json.open('{').key("every_s").plain(&INTERVAL.as_secs()).key("samples").plain(&SAMPLES);
         json.key("services").open('[');
         for ((name, key), line) in &self.lines {
             json.open('{').key("name").text(name.as_str());
@@ -137,7 +137,7 @@ impl Line {
         self.count(figures);
     }
 
-    fn write(&self, name: &str, value: impl Fn(&Sample) -> Option<f64>, json: &mut Json) {
+    fn write(&self, name: &str, value: fn(&Sample) -> Option<f64>, json: &mut Json) {
         json.key(name).open('[');
         for number in self.taken.saturating_sub(SAMPLES)..self.taken {
             json.decimal_or_null(value(&self.samples[number % SAMPLES]));

@@ -96,7 +96,7 @@ impl Families {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+    fn sample(&mut self, name: &str, labels: &str, value: &dyn Display) {
         let _ = if labels.is_empty() {
             writeln!(self.0, "{name} {value}")
         } else {
@@ -105,7 +105,7 @@ impl Families {
     }
 
     /// A family of one sample.
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: &dyn Display) {
         self.family(name, kind, help);
         self.sample(name, "", value);
     }
@@ -135,7 +135,7 @@ fn services(rows: &[Row], text: &mut Families) {
         text.family(name, "gauge", help);
         for row in rows {
             if let Some(value) = value(row) {
-                text.sample(name, &row.labels, value);
+                text.sample(name, &row.labels, &value);
             }
         }
     };
@@ -170,14 +170,14 @@ fn links(links: &[LinkStatus], text: &mut Families) {
     }
     text.family("skyorg_links", "gauge", "Links that stand, by their key.");
     for (key, count) in of_keys {
-        text.sample("skyorg_links", &format!("key=\"{key}\""), count);
+        text.sample("skyorg_links", &format!("key=\"{key}\""), &count);
     }
     let name = "skyorg_message_connections";
     text.family(name, "gauge", "Message connections, by what they do.");
     let sum = |of: fn(&LinkStatus) -> usize| links.iter().map(of).sum::<usize>();
-    text.sample(name, "state=\"idle\"", sum(|link| link.idle));
-    text.sample(name, "state=\"busy\"", sum(|link| link.busy));
-    text.sample(name, "state=\"coming\"", sum(|link| link.coming));
+    text.sample(name, "state=\"idle\"", &sum(|link| link.idle));
+    text.sample(name, "state=\"busy\"", &sum(|link| link.busy));
+    text.sample(name, "state=\"coming\"", &sum(|link| link.coming));
 }
 
 fn totals(view: &View, text: &mut Families) {
@@ -188,23 +188,23 @@ fn totals(view: &View, text: &mut Families) {
         text.sample(name, &format!("cause=\"{cause}\""), count);
     }
     let help = "Sessions that were offered to a client again.";
-    text.single("skyorg_redeliveries_total", "counter", help, totals.redeliveries);
+    text.single("skyorg_redeliveries_total", "counter", help, &totals.redeliveries);
     let help = "Lines of the log that were dropped because it was not read in time.";
-    text.single("skyorg_log_lines_dropped_total", "counter", help, view.system.log_lines_dropped);
+    text.single("skyorg_log_lines_dropped_total", "counter", help, &view.system.log_lines_dropped);
     let help = "Whether the last configuration that was read is refused.";
     let is_refused = u8::from(view.head.refused.is_some());
-    text.single("skyorg_configuration_refused", "gauge", help, is_refused);
+    text.single("skyorg_configuration_refused", "gauge", help, &is_refused);
     text.family("skyorg_build_info", "gauge", "The program, in its labels.");
-    text.sample("skyorg_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
+    text.sample("skyorg_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), &1);
 }
 
 fn process(view: &View, text: &mut Families) {
     let system = &view.system;
     let seconds = system.processor.as_secs_f64();
-    text.single("process_cpu_seconds_total", "counter", "Processor time used.", seconds);
+    text.single("process_cpu_seconds_total", "counter", "Processor time used.", &seconds);
     let started = view.head.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let help = "Start of the process since the Unix epoch.";
-    text.single("process_start_time_seconds", "gauge", help, started);
+    text.single("process_start_time_seconds", "gauge", help, &started);
     for (name, help, value) in [
         ("process_open_fds", "File descriptors in use.", system.descriptors),
         ("process_max_fds", "Most file descriptors.", system.descriptors_max),
@@ -212,7 +212,7 @@ fn process(view: &View, text: &mut Families) {
         ("process_virtual_memory_bytes", "Addresses mapped.", system.mapped),
     ] {
         if let Some(value) = value {
-            text.single(name, "gauge", help, value);
+            text.single(name, "gauge", help, &value);
         }
     }
 }

@@ -130,8 +130,8 @@ fn listen(
     };
     listener.set_nonblocking(true)?;
     let at = listener.local_addr()?;
-    journal::tell(Level::Info, format_args!("metrics: http://{at}/"), "metrics", |json| {
-        json.key("address").shown(at);
+    journal::tell(Level::Info, format_args!("metrics: http://{at}/"), "metrics", &|json| {
+        json.key("address").shown(&at);
     });
     Ok(listener)
 }
