@@ -18,12 +18,13 @@ use super::status::exchange::Doors;
 use super::status::socket::SocketFile;
 use super::status::ways::Ways;
 use crate::base::mailbox::Mailbox;
+use crate::base::sorted::by_rank;
 use crate::config::client_difference::ClientDifference;
 use crate::config::fault::{Fault, Faults, without_whole_secrets};
 use crate::config::file::Running;
 use crate::config::source::Places;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::machine::{Configuration, Fact, Input, ReloadFault};
+use crate::machine::{CannotListen, Configuration, Fact, Input, ReloadFault};
 
 /// Reading that takes longer is told of: a disk may hang.
 const LATE: Duration = Duration::from_secs(2);
@@ -107,11 +108,11 @@ impl Refusal {
     #[cold]
     fn by_machine(places: &Places, source: &mut Arc<str>, fault: &mut ReloadFault) -> Refusal {
         let ReloadFault::Listen(all) = fault else { return format!("{source}: {fault}").into() };
-        all.sort_by_key(|it| places.listen(it.service.as_ref()));
         let file = source.clone();
         let mut faults = Faults::default();
-        for it in all {
-            let place = places.listen(it.service.as_ref());
+        let place = |it: &CannotListen| places.listen(it.service.as_ref());
+        for it in by_rank(all.drain(..), |it| place(it).rank()) {
+            let place = place(&it);
             faults.push(Fault { file: file.clone(), place, what: it.to_string() });
         }
         if let Some(first) = faults.told().first() {

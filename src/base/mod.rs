@@ -15,4 +15,5 @@ pub mod ring;
 pub mod round_trip;
 pub mod share;
 pub mod slots;
+pub mod sorted;
 pub mod table;

@@ -1,6 +1,5 @@
 //! What facts are in words.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -11,6 +10,7 @@ use super::fact::Fact;
 use super::fault::Advised;
 use super::input::Traffic;
 use crate::base::name::Name;
+use crate::base::sorted::Set;
 use crate::wire::control::{Denial, GrantedAddress, Ports, Refusal};
 
 /// The system has no local port left for a dial (connect(2), EADDRNOTAVAIL).
@@ -27,7 +27,7 @@ struct PortsOf<'a>(&'a [GrantedAddress]);
 
 impl fmt::Display for PortsOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ports: BTreeSet<Ports> = self.0.iter().map(|address| address.ports).collect();
+        let ports: Set<Ports> = self.0.iter().map(|address| address.ports).collect();
         let count: usize = ports.iter().map(|ports| ports.count()).sum();
         f.write_str(if count > 1 { "ports" } else { "port" })?;
         for (place, ports) in ports.into_iter().enumerate() {

@@ -10,6 +10,7 @@ use super::matching::Matching;
 use super::services::{Publication, Unpublishable};
 use crate::base::id::{ConnId, LinkId, ServiceId, kind};
 use crate::base::name::Name;
+use crate::base::sorted::Map;
 use crate::base::table::Table;
 use crate::config::policy::UserRules;
 use crate::machine::{Agenda, CloseReason, Fact, Output};
@@ -18,7 +19,7 @@ use crate::wire::control::{ControlFrame, Denial, GrantedAddress, Ports, Publicat
 /// What each link asks for, by its numbers.
 #[derive(Default)]
 pub(super) struct Asked {
-    links: Table<kind::Link, BTreeMap<PublicationNumber, Publish>>,
+    links: Table<kind::Link, Map<PublicationNumber, Publish>>,
     /// The highest number under which each link has asked for something, denied or not.
     last: Table<kind::Link, PublicationNumber>,
     /// What of it is denied, by the names of the services.
@@ -28,7 +29,7 @@ pub(super) struct Asked {
 impl Asked {
     fn add(&mut self, link: LinkId, publish: &Publish, is_granted: bool) {
         if !self.links.contains(link) {
-            self.links.insert(link, BTreeMap::new());
+            self.links.insert(link, Map::default());
         }
         if let Some(asked) = self.links.get_mut(link) {
             asked.insert(publish.number, publish.clone());
@@ -61,7 +62,7 @@ impl Asked {
 
     /// The services that a link asks for, denied ones too.
     pub fn services_of(&self, link: LinkId) -> impl Iterator<Item = &Name> {
-        self.links.get(link).into_iter().flat_map(BTreeMap::values).map(|publish| &publish.name)
+        self.links.get(link).into_iter().flat_map(Map::values).map(|publish| &publish.name)
     }
 
     /// A link asks with other options for what it asks for under this number; false if it asks for something else.
@@ -76,7 +77,7 @@ impl Asked {
 
     /// How many asks a link has.
     pub fn count(&self, link: LinkId) -> usize {
-        self.links.get(link).map_or(0, BTreeMap::len)
+        self.links.get(link).map_or(0, Map::len)
     }
 
     /// Whether a link asks for something under this number.
@@ -247,7 +248,7 @@ impl Publishing<'_> {
         let sending = &self.matching.sending;
         let holder = sending.links.get(link).and_then(|link| sending.holders.get(link.identity.holder));
         let Some(holder) = holder else { return };
-        let asked = self.asked.links.get(link).into_iter().flatten();
+        let asked = self.asked.links.get(link).into_iter().flat_map(Map::iter);
         let gone = asked.filter(|(_, it)| it.want == Want::Service && !holder.may_serve(&it.name));
         for number in gone.map(|it| *it.0).collect::<Vec<_>>() {
             if self.asked.deny(link, number) {

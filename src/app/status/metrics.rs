@@ -3,13 +3,13 @@
 //! Labels are names of the operator's own file. What clients name is counted together for each key, with an empty
 //! service.
 
-use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::time::SystemTime;
 
 use super::judge::{self, State};
 use super::view::View;
 use crate::base::name::Name;
+use crate::base::sorted::Map;
 use crate::machine::status::{CAUSES, ENDS, Figures, LinkStatus, ServiceStatus, WAIT_BOUNDS};
 
 /// Writes all families.
@@ -37,25 +37,27 @@ struct Row {
 impl Row {
     fn all(view: &View) -> Vec<Row> {
         let mut rows = Vec::new();
-        let mut of_keys: BTreeMap<&str, Row> = BTreeMap::new();
+        let mut of_keys: Map<&str, Box<Row>> = Map::default();
         for service in &view.snapshot.services {
             match &service.exposed_by {
                 None => rows.push(Row::of(view, service, format!("service=\"{}\"", service.name))),
                 Some(key) => {
                     let row = Row::of(view, service, of_key(key));
-                    match of_keys.get_mut(key.as_str()) {
+                    match of_keys.get_mut(&key.as_str()) {
                         Some(all) => all.add(row),
-                        None => drop(of_keys.insert(key.as_str(), row)),
+                        None => drop(of_keys.insert(key.as_str(), Box::new(row))),
                     }
                 }
             }
         }
         for (key, figures) in &view.snapshot.totals.gone {
             // What is gone has counts, and neither users nor a state.
-            let row = of_keys.entry(key.as_str()).or_insert_with(|| Row::gone(key));
-            row.figures.add(figures);
+            match of_keys.get_mut(&key.as_str()) {
+                Some(all) => all.figures.add(figures),
+                None => drop(of_keys.insert(key.as_str(), Box::new(Row::gone(key, figures)))),
+            }
         }
-        rows.extend(of_keys.into_values());
+        rows.extend(of_keys.into_values().map(|row| *row));
         rows
     }
 
@@ -68,8 +70,8 @@ impl Row {
     }
 
     /// A key whose holder has asked for nothing that is still there.
-    fn gone(key: &Name) -> Row {
-        let (labels, figures) = (of_key(key), Figures::default());
+    fn gone(key: &Name, figures: &Figures) -> Row {
+        let (labels, figures) = (of_key(key), figures.clone());
         Row { labels, figures, is_proven: None, proof_age_s: None }
     }
 
@@ -164,9 +166,9 @@ fn waits(view: &View, text: &mut Families) {
 }
 
 fn links(links: &[LinkStatus], text: &mut Families) {
-    let mut of_keys: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut of_keys: Map<&str, u64> = Map::default();
     for link in links {
-        *of_keys.entry(link.key.as_str()).or_default() += u64::from(link.since.is_some());
+        *of_keys.or_default(link.key.as_str()) += u64::from(link.since.is_some());
     }
     text.family("skyorg_links", "gauge", "Links that stand, by their key.");
     for (key, count) in of_keys {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::judge::{self, Judgement, State};
 use super::view::View;
 use crate::base::name::Name;
+use crate::base::sorted::by_rank;
 use crate::config::moment::Shown;
 use crate::machine::Traffic;
 use crate::machine::status::{CAUSES, LinkStatus, PublicationStatus, ServiceStatus};
@@ -124,12 +125,13 @@ fn head(view: &View, screen: &mut Screen) {
 
 fn services(view: &View, before: Option<&View>, screen: &mut Screen) {
     let rates = screen.format.is_live.then(|| Rates::of(view, before));
-    let mut rows: Vec<(Judgement, &ServiceStatus)> =
-        view.snapshot.services.iter().map(|service| (judge::of_service(service, view.at), service)).collect();
+    let rows = view.snapshot.services.iter().map(|service| (judge::of_service(service, view.at), service));
     // Whose client is away and may be has nothing to fail.
-    rows.sort_by_key(|(judgement, service)| {
-        (service.exposed_by.is_some() && service.publications.is_empty(), judgement.state)
-    });
+    let is_away = |service: &ServiceStatus| service.exposed_by.is_some() && service.publications.is_empty();
+    let rank = |(judgement, service): &(Judgement, &ServiceStatus)| {
+        u64::from(is_away(service)) << 8 | judgement.state as u64
+    };
+    let rows: Vec<(Judgement, &ServiceStatus)> = by_rank(rows, rank).collect();
     let names = rows.iter().map(|(_, service)| service.name.as_str().len());
     let wide = names.max().unwrap_or(0).clamp(7, screen.format.width.saturating_sub(67).max(8));
     screen.text.push('\n');

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::base::deadlines::Deadlines;
 use crate::base::id::{AskId, LinkId, ServiceId, kind};
 use crate::base::slots::Slots;
+use crate::base::sorted::{Map, by_rank};
 use crate::base::table::Table;
 use crate::wire::control::{Denial, PublicationNumber, Publish};
 
@@ -68,7 +69,7 @@ impl From<Denial> for Behind {
 /// What a link asks for.
 #[derive(Default)]
 struct OfLink {
-    numbers: HashMap<PublicationNumber, AskId>,
+    numbers: Map<PublicationNumber, AskId>,
     /// Asks of others that contest what this link has. Some may do so no more.
     contests: BTreeSet<AskId>,
 }
@@ -126,9 +127,7 @@ impl Asks {
     /// The asks of a link, the oldest first.
     pub fn of_link(&self, link: LinkId) -> Vec<AskId> {
         let numbers = self.links.get(link).map(|of| of.numbers.values().copied());
-        let mut ids: Vec<AskId> = numbers.into_iter().flatten().collect();
-        ids.sort_unstable();
-        ids
+        by_rank(numbers.into_iter().flatten(), |id| id.serial()).collect()
     }
 
     /// Moves an ask from one stage to another.
