@@ -8,7 +8,6 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use log::{error, warn};
@@ -21,6 +20,7 @@ use crate::base::ports::PortsAt;
 use crate::base::sorted::Map;
 use crate::config::ClientConfig;
 use crate::machine::Fact;
+use crate::reactor::world::thread::start;
 use crate::wire::control::GrantedAddress;
 
 /// Most bytes of lines that wait for standard output: those of all publications that a client may have.
@@ -68,7 +68,7 @@ impl Announcer {
         let publications = asked.collect();
         let lines = Arc::new(Mailbox::default());
         let to_print: Arc<Mailbox<Lines>> = lines.clone();
-        start("standard output", move || to_print.serve(print))?;
+        start("standard output", STACK_BYTES, move || to_print.serve(print))?;
         if let Some(path) = &ready_file {
             remove(path)?;
         }
@@ -197,7 +197,7 @@ impl Ready {
                 }
             }
         };
-        start("ready file", move || to_write.serve(write))?;
+        start("ready file", STACK_BYTES, move || to_write.serve(write))?;
         // Everything may be granted already: a client may ask for nothing.
         Ok(Ready { path, wanted, is_changed: true, is_untrue: false })
     }
@@ -205,10 +205,6 @@ impl Ready {
     fn want(&self, wanted: Wanted) {
         self.wanted.leave(|content| drop(content.insert(self.path.clone(), wanted)));
     }
-}
-
-fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run).map(drop)
 }
 
 fn print(lines: Lines) {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::thread::{self, Builder};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::app::cli::default_service;
@@ -17,6 +17,7 @@ use crate::base::mailbox::Mailbox;
 use crate::config::keys::{self, KeyError};
 use crate::config::limits::Limits;
 use crate::config::{ClientConfig, Policies, Publication, ServerConfig, Service};
+use crate::reactor::world::thread::start;
 
 mod web;
 
@@ -26,6 +27,8 @@ const READY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(50);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(6);
+/// Server and client each have a stack of the usual size.
+const STACK_BYTES: usize = 2 * 1024 * 1024;
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
@@ -167,7 +170,7 @@ fn spawn(
     run: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> Result<(), DemoError> {
     let (ends, demo) = (ends.clone(), thread::current());
-    let started = Builder::new().name(who.to_owned()).spawn(move || {
+    let started = start(who, STACK_BYTES, move || {
         let end = run();
         ends.leave(|ends| ends.push((who, end)));
         demo.unpark();

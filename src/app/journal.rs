@@ -16,7 +16,6 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -27,6 +26,7 @@ use time::macros::format_description;
 use super::aside::write_aside;
 use super::json::Json;
 use crate::config::moment::Stamp;
+use crate::reactor::world::thread;
 use waiting::{Buffer, count_lines};
 
 mod waiting;
@@ -102,7 +102,7 @@ pub fn start(level: LevelFilter, format: Format, place: Place) -> io::Result<()>
     }
     let (lines, scribe) = (Lines { buffer: buffer.clone(), line: Vec::new() }, Scribe::new(place));
     let write = move || write_for_ever(&buffer, scribe, |output, place| *output = place);
-    thread::Builder::new().name("log".into()).stack_size(STACK_BYTES).spawn(write)?;
+    thread::start("log", STACK_BYTES, write)?;
     // Not before its thread is there: what fails until then is told without it.
     let _ = JOURNAL.set(journal);
     let text = WriteLogger::new(LevelFilter::Trace, config.build(), lines);
@@ -435,7 +435,7 @@ mod tests {
         let gate = Gate { entered, open: may_go, taken: taken.clone() };
         let scribe = Scribe::new(gate);
         let writing = buffer.clone();
-        thread::spawn(move || write_for_ever(&writing, scribe, |_, _| {}));
+        std::thread::spawn(move || write_for_ever(&writing, scribe, |_, _| {}));
         let mut lines = Lines { buffer: buffer.clone(), line: Vec::new() };
         writeln!(lines, "first").expect("never fails");
         is_in.recv().expect("the thread writes");

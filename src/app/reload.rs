@@ -6,7 +6,6 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, warn};
@@ -25,6 +24,7 @@ use crate::config::file::Running;
 use crate::config::source::Places;
 use crate::config::{ClientConfig, ServerConfig};
 use crate::machine::{CannotListen, Configuration, Fact, Input, ReloadFault};
+use crate::reactor::world::thread;
 
 /// Reading that takes longer is told of: a disk may hang.
 const LATE: Duration = Duration::from_secs(2);
@@ -256,8 +256,7 @@ impl<C: Reloadable> Reload<C> {
             outcome.leave(|outcome| *outcome = Some(read));
             wake();
         };
-        let thread = thread::Builder::new().name("reload".into()).stack_size(STACK_BYTES);
-        match thread.spawn(read) {
+        match thread::start("reload", STACK_BYTES, read) {
             Ok(_) => self.stage = Stage::Reading { late_at: None, is_late: false },
             Err(error) => self.refuse(format!("{}: no thread: {error}", self.source).into()),
         }

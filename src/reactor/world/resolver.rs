@@ -2,10 +2,10 @@
 //! thread, and a slow lookup delays no other. The machine asks for a name again only after its answer.
 
 use std::sync::Arc;
-use std::thread;
 
 use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
 
+use super::thread;
 use crate::base::address::HostPort;
 use crate::base::id::NameId;
 use crate::base::mailbox::Mailbox;
@@ -41,8 +41,7 @@ impl Resolver {
             answers.leave(|answers| answers.push((id, lookup)));
             wake();
         };
-        let thread = thread::Builder::new().name("resolver".into()).stack_size(STACK_BYTES);
-        if let Err(error) = thread.spawn(resolve) {
+        if let Err(error) = thread::start("resolver", STACK_BYTES, resolve) {
             let lookup = Lookup::Failed(format!("no thread: {error}").into());
             self.answers.leave(|answers| answers.push((id, lookup)));
             (self.wake)();
