@@ -1,7 +1,7 @@
 //! What clients ask to serve on links that stand: it is granted, or denied and remembered. What was denied, or was
 //! withdrawn, is granted without being asked for again once it may be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::exposed::{Exposed, Exposing};
@@ -23,7 +23,7 @@ pub(super) struct Asked {
     /// The highest number under which each link has asked for something, denied or not.
     last: Table<kind::Link, PublicationNumber>,
     /// What of it is denied, by the names of the services.
-    denied: BTreeMap<Name, BTreeSet<(LinkId, PublicationNumber)>>,
+    denied: BTreeSet<(Name, LinkId, PublicationNumber)>,
 }
 
 impl Asked {
@@ -42,22 +42,18 @@ impl Asked {
     /// What a link asks for is denied; false if it was so before.
     fn deny(&mut self, link: LinkId, number: PublicationNumber) -> bool {
         let Some(service) = self.get(link, number).map(|publish| publish.name.clone()) else { return false };
-        self.denied.entry(service).or_default().insert((link, number))
+        self.denied.insert((service, link, number))
     }
 
     /// It is not asked for any more, or granted.
     fn forget_denied(&mut self, service: &Name, link: LinkId, number: PublicationNumber) {
-        if let Some(denied) = self.denied.get_mut(service) {
-            denied.remove(&(link, number));
-            if denied.is_empty() {
-                self.denied.remove(service);
-            }
-        }
+        self.denied.remove(&(service.clone(), link, number));
     }
 
     /// The links that ask for a service and are denied it.
-    pub fn denied(&self, service: &Name) -> impl Iterator<Item = LinkId> {
-        self.denied.get(service).into_iter().flatten().map(|&(link, _)| link)
+    pub fn denied<'a>(&'a self, service: &'a Name) -> impl Iterator<Item = LinkId> + 'a {
+        let from = (service.clone(), LinkId::LEAST, 0);
+        self.denied.range(from..).take_while(move |it| it.0 == *service).map(|it| it.1)
     }
 
     /// The services that a link asks for, denied ones too.
@@ -303,7 +299,7 @@ impl Publishing<'_> {
 
     /// Something changed: what was denied is granted where it may be now.
     pub fn grant_denied(&mut self) {
-        for (link, number) in std::mem::take(&mut self.asked.denied).into_values().flatten() {
+        for (_, link, number) in std::mem::take(&mut self.asked.denied) {
             let Some(publish) = self.asked.get(link, number).cloned() else { continue };
             match self.grant(link, &publish) {
                 Ok(addresses) => self.answer(link, &publish, Ok(addresses)),

@@ -1,12 +1,12 @@
 //! What clients ask for: ports, each with what became of it. What was denied is remembered as long as its link stands.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::base::deadlines::Deadlines;
 use crate::base::id::{AskId, LinkId, ServiceId, kind};
 use crate::base::slots::Slots;
-use crate::base::sorted::{Map, by_rank};
+use crate::base::sorted::{Map, Set, by_rank};
 use crate::base::table::Table;
 use crate::wire::control::{Denial, PublicationNumber, Publish};
 
@@ -71,7 +71,7 @@ impl From<Denial> for Behind {
 struct OfLink {
     numbers: Map<PublicationNumber, AskId>,
     /// Asks of others that contest what this link has. Some may do so no more.
-    contests: BTreeSet<AskId>,
+    contests: Set<AskId>,
 }
 
 /// All asks.
@@ -84,9 +84,9 @@ pub(super) struct Asks {
     /// Asks to be looked at again, each as often as something changed for it.
     again: VecDeque<AskId>,
     /// Asks that wait for any port, or for room.
-    hungry: BTreeSet<AskId>,
+    hungry: Set<AskId>,
     /// Those that wait for a grant to change, the oldest first.
-    behind: HashMap<(ServiceId, Behind), BTreeSet<AskId>>,
+    behind: HashMap<(ServiceId, Behind), Set<AskId>>,
 }
 
 impl Asks {
@@ -221,9 +221,9 @@ impl Asks {
     }
 
     /// Those that wait for a grant to change; they are to be looked at.
-    pub fn take_behind(&mut self, service: ServiceId, how: Behind) -> BTreeSet<AskId> {
+    pub fn take_behind(&mut self, service: ServiceId, how: Behind) -> Set<AskId> {
         let ids = self.behind.remove(&(service, how)).unwrap_or_default();
-        for &id in &ids {
+        for &id in ids.iter() {
             self.slots.get_mut(id).into_iter().for_each(|ask| ask.behind = None);
         }
         ids
@@ -260,7 +260,7 @@ impl Asks {
 
     /// All that serve nothing are looked at again.
     pub fn look_at_all_again(&mut self) {
-        self.hungry.clear();
+        self.hungry = Set::default();
         self.again.clear();
         let unserved = self.slots.iter().filter(|(_, ask)| ask.grant().is_none());
         self.again.extend(unserved.map(|(id, _)| id));
