@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::app::cli::default_service;
 use crate::app::run::{Client, Server, StartError};
 use crate::base::address::{HostPort, Listen};
+use crate::base::decimal::Decimal;
 use crate::base::mailbox::Mailbox;
 use crate::config::keys::{self, KeyError};
 use crate::config::limits::Limits;
@@ -246,7 +247,7 @@ fn read_answer(bytes: &[u8]) -> Result<(&str, &str), BadAnswer> {
 fn story(places: &Places, answer: &Answer) -> String {
     let Places { request, message, control, local } = places;
     let Answer { user, status, first_line, took } = answer;
-    let milliseconds = took.as_secs_f64() * 1e3;
+    let milliseconds = Decimal::milliseconds(*took);
     format!(
         "A request went through the tunnel and back in {milliseconds:.2} ms:
 

@@ -379,6 +379,7 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender, channel};
+    use time::OffsetDateTime;
 
     /// An output that blocks in each write until the test lets go.
     struct Gate {
@@ -461,14 +462,16 @@ mod tests {
     }
 
     #[test]
-    fn a_time_stamp_has_milliseconds_and_one_length() {
+    fn stamps_of_text_and_of_json_are_the_same_and_of_one_length() {
         for (nanoseconds, expected) in [
-            (0, "1970-01-01T00:00:00.000Z"),
+            (0_u64, "1970-01-01T00:00:00.000Z"),
             (1_795_600_776_880_000_000, "2026-11-25T09:59:36.880Z"),
             (1_795_600_776_880_999_999, "2026-11-25T09:59:36.880Z"),
         ] {
-            let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).expect("a time");
+            let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds.into()).expect("a time");
             assert_eq!(time.format(TIME_FORMAT).expect("it can be written"), expected);
+            let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds);
+            assert_eq!(Stamp(time).to_string(), expected);
         }
     }
 

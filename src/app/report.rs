@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::journal;
 use super::json::Json;
+use crate::base::decimal::Decimal;
 use crate::base::name::Name;
 use crate::machine::{Fact, Fields, Throttle};
 
@@ -69,7 +70,7 @@ impl Fields for FieldsOf<'_> {
     }
 
     fn seconds(&mut self, name: &'static str, value: Duration) {
-        self.0.key(name).decimal_or_null(Some(value.as_secs_f64()));
+        self.0.key(name).decimal_or_null(Some(Decimal::seconds(value)));
     }
 }
 

@@ -5,6 +5,7 @@ pub mod bucket;
 pub mod buffer;
 pub mod clocks;
 pub mod deadlines;
+pub mod decimal;
 pub mod id;
 pub mod mailbox;
 pub mod name;

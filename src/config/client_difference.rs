@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{ClientConfig, Publication};
+use crate::base::decimal::Decimal;
 use crate::base::name::Name;
 use crate::base::sorted::Map;
 
@@ -75,8 +76,8 @@ impl fmt::Display for ClientDifference {
                 (false, _) => format!("{count} {what}"),
             });
         }
-        parts.extend(self.heartbeat.map(|time| format!("heartbeat {} s", time.as_secs_f64())));
-        parts.extend(self.drain.map(|time| format!("drain {} s", time.as_secs_f64())));
+        parts.extend(self.heartbeat.map(|time| format!("heartbeat {} s", Decimal::seconds(time))));
+        parts.extend(self.drain.map(|time| format!("drain {} s", Decimal::seconds(time))));
         parts.extend(self.options.iter().map(|option| format!("{option} changed")));
         f.write_str(&parts.join(", "))
     }

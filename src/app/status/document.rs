@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::judge::{self, Judgement};
 use super::view::View;
 use crate::app::json::Json;
+use crate::base::decimal::Decimal;
 use crate::config::moment::Shown;
 use crate::machine::status::{CAUSES, Figures, LinkStatus, PublicationStatus, ServiceStatus};
 
@@ -79,7 +80,7 @@ fn service(view: &View, service: &ServiceStatus, json: &mut Json) {
 
 fn judgement(view: &View, judgement: &Judgement, json: &mut Json) {
     json.key("state").text(judgement.state.name()).key("reason").text_or_null(judgement.reason);
-    let age = judgement.proof.map(|proof| view.age(proof).as_secs_f64());
+    let age = judgement.proof.map(|proof| Decimal::seconds(view.age(proof)));
     json.key("proof_age_s").decimal_or_null(age);
 }
 
@@ -94,7 +95,7 @@ fn figures(figures: &Figures, json: &mut Json) {
     let Figures { users, peak, waiting, total, traffic, refused, waits, .. } = figures;
     json.key("users").open('{').key("now").plain(&users).key("peak").plain(&peak);
     json.key("waiting").plain(&waiting).key("total").plain(&total).close('}');
-    let wait = |share| waits.quantile(share).map(|seconds| seconds * 1_000.0);
+    let wait = |share| waits.quantile(share).map(Decimal::milliseconds);
     json.key("wait_ms").open('{').key("p50").decimal_or_null(wait(0.5));
     json.key("p99").decimal_or_null(wait(0.99)).close('}');
     json.key("bytes").open('{').key("in").plain(&traffic.received).key("out").plain(&traffic.sent).close('}');
@@ -110,7 +111,7 @@ fn link(view: &View, link: &LinkStatus, json: &mut Json) {
     json.key("address").text_or_null(link.address.map(|address| address.to_string()).as_deref());
     json.key("since").text_or_null(link.since.map(|since| time(view.wall_of(since))).as_deref());
     json.key("reason").text_or_null(link.reason.as_deref());
-    json.key("round_trip_ms").decimal_or_null(link.round_trip.map(|it| it.as_secs_f64() * 1_000.0));
+    json.key("round_trip_ms").decimal_or_null(link.round_trip.map(Decimal::milliseconds));
     json.key("pool").open('{').key("idle").plain(&link.idle).key("busy").plain(&link.busy);
     json.key("coming").plain(&link.coming).close('}');
     let expires = link.expires_in.and_then(|left: Duration| view.wall.checked_add(left));

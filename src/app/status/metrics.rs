@@ -4,13 +4,14 @@
 //! service.
 
 use std::fmt::{Display, Write as _};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::judge::{self, State};
 use super::view::View;
+use crate::base::decimal::Decimal;
 use crate::base::name::Name;
 use crate::base::sorted::Map;
-use crate::machine::status::{CAUSES, ENDS, Figures, LinkStatus, ServiceStatus, WAIT_BOUNDS};
+use crate::machine::status::{CAUSES, ENDS, Figures, LinkStatus, ServiceStatus, WAIT_BOUNDS_US};
 
 /// Writes all families.
 pub fn write(view: &View) -> String {
@@ -31,7 +32,7 @@ struct Row {
     /// Whether all of it is; nothing is said of what is away.
     is_proven: Option<bool>,
     /// Of what is proven least.
-    proof_age_s: Option<f64>,
+    proof_age_s: Option<Decimal>,
 }
 
 impl Row {
@@ -63,7 +64,7 @@ impl Row {
 
     fn of(view: &View, service: &ServiceStatus, labels: String) -> Row {
         let judgement = judge::of_service(service, view.at);
-        let proof_age_s = judgement.proof.map(|proof| view.age(proof).as_secs_f64());
+        let proof_age_s = judgement.proof.map(|proof| Decimal::seconds(view.age(proof)));
         let is_there = service.exposed_by.is_none() || !service.publications.is_empty();
         let is_proven = is_there.then_some(judgement.state == State::Proven);
         Row { labels, figures: service.figures.clone(), is_proven, proof_age_s }
@@ -133,7 +134,7 @@ fn services(rows: &[Row], text: &mut Families) {
         let _ = writeln!(text.0, "{name}{{{labels},direction=\"in\"}} {}", figures.traffic.received);
         let _ = writeln!(text.0, "{name}{{{labels},direction=\"out\"}} {}", figures.traffic.sent);
     }
-    let mut gauge = |name, help, value: &dyn Fn(&Row) -> Option<f64>| {
+    let mut gauge = |name, help, value: &dyn Fn(&Row) -> Option<Decimal>| {
         text.family(name, "gauge", help);
         for row in rows {
             if let Some(value) = value(row) {
@@ -141,12 +142,12 @@ fn services(rows: &[Row], text: &mut Families) {
             }
         }
     };
-    gauge("skyorg_users", "Users that are there.", &|row| Some(row.figures.users as f64));
+    gauge("skyorg_users", "Users that are there.", &|row| Some(Decimal::whole(row.figures.users as u64)));
     gauge("skyorg_waiting", "Users that wait for a message connection.", &|row| {
-        Some(row.figures.waiting as f64)
+        Some(Decimal::whole(row.figures.waiting as u64))
     });
     let help = "Whether a session or a probe was started within a minute.";
-    gauge("skyorg_proven", help, &|row| row.is_proven.map(|it| u8::from(it).into()));
+    gauge("skyorg_proven", help, &|row| row.is_proven.map(|it| Decimal::whole(it.into())));
     let help = "Time since a session or a probe was last started.";
     gauge("skyorg_proof_age_seconds", help, &|row| row.proof_age_s);
 }
@@ -157,11 +158,12 @@ fn waits(view: &View, text: &mut Families) {
     let name = "skyorg_wait_seconds";
     text.family(name, "histogram", "How long users waited for a message connection.");
     let mut below = 0;
-    for (bound, count) in WAIT_BOUNDS.iter().zip(all.counts) {
+    for (bound, count) in WAIT_BOUNDS_US.iter().zip(all.counts) {
         below += count;
+        let bound = Decimal::seconds(Duration::from_micros(*bound));
         let _ = writeln!(text.0, "{name}_bucket{{le=\"{bound}\"}} {below}");
     }
-    let (sum, count) = (all.sum.as_secs_f64(), all.count());
+    let (sum, count) = (Decimal::seconds(all.sum), all.count());
     let _ = writeln!(text.0, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
 }
 
@@ -202,9 +204,10 @@ fn totals(view: &View, text: &mut Families) {
 
 fn process(view: &View, text: &mut Families) {
     let system = &view.system;
-    let seconds = system.processor.as_secs_f64();
+    let seconds = Decimal::seconds(system.processor);
     text.single("process_cpu_seconds_total", "counter", "Processor time used.", &seconds);
-    let started = view.head.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let started = view.head.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let started = Decimal::seconds(started);
     let help = "Start of the process since the Unix epoch.";
     text.single("process_start_time_seconds", "gauge", help, &started);
     for (name, help, value) in [

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::judge::{self, Judgement, State};
 use super::view::View;
+use crate::base::decimal::Decimal;
 use crate::base::name::Name;
 use crate::base::sorted::by_rank;
 use crate::config::moment::Shown;
@@ -152,8 +153,9 @@ fn services(view: &View, before: Option<&View>, screen: &mut Screen) {
         let traffic = rates.as_ref().map_or(Some(figures.traffic), |rates| rates.of_service(service));
         let shown =
             |count: fn(Traffic) -> u64| traffic.map_or("-".to_owned(), |traffic| bytes(count(traffic)));
-        let wait =
-            |share| figures.waits.quantile(share).map_or("-".to_owned(), |it| format!("{}", it * 1_000.0));
+        let wait = |share| {
+            figures.waits.quantile(share).map_or("-".to_owned(), |it| Decimal::milliseconds(it).to_string())
+        };
         let name = cut(service.name.as_str(), wide);
         let row = format!(
             "{name:wide$} {state:15} {:>5} {:>5} {:>4} {:>8} {:>8} {:>6} {:>6}",
@@ -252,7 +254,7 @@ fn links(view: &View, screen: &mut Screen) {
         let LinkStatus { idle, busy, coming, .. } = link;
         let address = link.address.map_or("-".to_owned(), |address| address.to_string());
         let up = link.since.map_or("-".to_owned(), |since| age(view.age(since)));
-        let round_trip = |it: Duration| format!("{:.1} ms", it.as_secs_f64() * 1_000.0);
+        let round_trip = |it: Duration| format!("{:.1} ms", Decimal::milliseconds(it));
         let round_trip = link.round_trip.map_or("-".to_owned(), round_trip);
         let expires = link.expires_in.map_or("-".to_owned(), |left| format!("in {}", age(left)));
         let (name, address) = (cut(link.key.as_str(), wide), cut(&address, 24));
@@ -326,20 +328,21 @@ fn age(time: Duration) -> String {
 
 /// A count of bytes in three digits.
 fn bytes(count: u64) -> String {
-    let mut shown = count as f64;
     if count < 1_000 {
         return format!("{count} B");
     }
-    for unit in ["kB", "MB", "GB", "TB"] {
-        shown /= 1_000.0;
-        if shown < 9.95 {
-            return format!("{shown:.1} {unit}");
+    let mut tenth = 100;
+    for unit in ["kB", "MB", "GB", "TB", "PB"] {
+        let tenths = (count + tenth / 2) / tenth;
+        if tenths < 100 {
+            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
         }
-        if shown < 999.5 {
-            return format!("{shown:.0} {unit}");
+        if tenths < 9_995 {
+            return format!("{} {unit}", (tenths + 5) / 10);
         }
+        tenth *= 1_000;
     }
-    format!("{:.0} PB", shown / 1_000.0)
+    format!("{} EB", (count + 5 * tenth) / tenth / 10)
 }
 
 #[cfg(test)]
