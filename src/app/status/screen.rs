@@ -331,18 +331,19 @@ fn bytes(count: u64) -> String {
     if count < 1_000 {
         return format!("{count} B");
     }
-    let mut tenth = 100;
-    for unit in ["kB", "MB", "GB", "TB", "PB"] {
-        let tenths = (count + tenth / 2) / tenth;
+    let rounded = |unit: u64| count / unit + u64::from(count % unit >= unit / 2);
+    let mut unit = 1_000;
+    for name in ["kB", "MB", "GB", "TB"] {
+        let (tenths, whole) = (rounded(unit / 10), rounded(unit));
         if tenths < 100 {
-            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
+            return format!("{}.{} {name}", tenths / 10, tenths % 10);
         }
-        if tenths < 9_995 {
-            return format!("{} {unit}", (tenths + 5) / 10);
+        if whole < 1_000 {
+            return format!("{whole} {name}");
         }
-        tenth *= 1_000;
+        unit *= 1_000;
     }
-    format!("{} EB", (count + 5 * tenth) / tenth / 10)
+    format!("{} PB", rounded(unit))
 }
 
 #[cfg(test)]
