@@ -111,8 +111,9 @@ impl Refusal {
         let file = source.clone();
         let mut faults = Faults::default();
         let place = |it: &CannotListen| places.listen(it.service.as_ref());
-        for it in by_rank(all.drain(..), |it| place(it).rank()) {
-            let place = place(&it);
+        *all = by_rank(std::mem::take(all), |it| place(it).rank()).collect();
+        for it in all {
+            let place = place(it);
             faults.push(Fault { file: file.clone(), place, what: it.to_string() });
         }
         if let Some(first) = faults.told().first() {
