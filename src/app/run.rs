@@ -303,24 +303,33 @@ impl<C> Companions<C> {
     }
 
     /// Has those who look be answered.
-    #[cold]
     fn show(
         &mut self,
         ways: Ways,
-        (doors, made): Opened,
+        opened: Opened,
         file: Option<Arc<str>>,
         now: SystemTime,
     ) -> Result<(), StartError> {
-        let wake = self.wake.clone();
-        let exchange = desk::start(self.readers_max, move || wake());
-        let exchange = exchange.map_err(|error| StartError::System("thread for the status", error.into()))?;
         let role = ways.role();
         let head = Head { role, since: now, file, configured: now, refused: None, is_draining: false };
-        let mut showing = Showing::new(exchange, head);
-        showing.open(doors, made);
-        (self.showing, self.ways) = (Some(showing), Some(ways));
+        self.showing = Some(begin_to_show(self.wake.clone(), self.readers_max, head, opened)?);
+        self.ways = Some(ways);
         Ok(())
     }
+}
+
+#[cold]
+fn begin_to_show(
+    wake: Wake,
+    readers_max: usize,
+    head: Head,
+    (doors, made): Opened,
+) -> Result<Showing, StartError> {
+    let exchange = desk::start(readers_max, move || wake());
+    let exchange = exchange.map_err(|error| StartError::System("thread for the status", error.into()))?;
+    let mut showing = Showing::new(exchange, head);
+    showing.open(doors, made);
+    Ok(showing)
 }
 
 impl<C: Reloadable> Companions<C> {
