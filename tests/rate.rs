@@ -5,7 +5,7 @@
 
 mod in_process;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -83,7 +83,7 @@ fn start_local_server(arrived: Arc<Arrived>) -> SocketAddr {
 fn holds(text: &str, sessions: usize, plain: bool) {
     let rate: Rate = text.parse().expect("a rate");
     let policy = Policy { services: Services::All, rate: Some(rate), ..Policy::default() };
-    let policies = Policies::Each(BTreeMap::from([("default".parse().expect("a name"), policy)]));
+    let policies = Policies::Each([("default".parse().expect("a name"), policy)].into());
     let arrived = Arc::new(Arrived::default());
     let local = start_local_server(arrived.clone());
     let request = Ends::with(local, plain, &Limits::default(), UserRules::default(), policies).run();

@@ -5,22 +5,22 @@
 //! own. Standard output may be a pipe that nobody reads: then lines are dropped and counted. The ready file gets the
 //! newest state.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use log::{error, warn};
 
 use super::json::Json;
-use super::mailbox::Mailbox;
 use super::ready_file::{remove, replace};
+use crate::base::mailbox::Mailbox;
 use crate::base::name::Name;
 use crate::base::ports::PortsAt;
+use crate::base::sorted::Map;
 use crate::config::ClientConfig;
 use crate::machine::Fact;
+use crate::reactor::world::thread::start;
 use crate::wire::control::GrantedAddress;
 
 /// Most bytes of lines that wait for standard output: those of all publications that a client may have.
@@ -56,7 +56,7 @@ enum Known {
 pub struct Announcer {
     /// The server, as it was typed.
     host: Arc<str>,
-    publications: BTreeMap<Name, Known>,
+    publications: Map<Name, Known>,
     lines: Arc<Mailbox<Lines>>,
     ready: Option<Ready>,
 }
@@ -68,7 +68,7 @@ impl Announcer {
         let publications = asked.collect();
         let lines = Arc::new(Mailbox::default());
         let to_print: Arc<Mailbox<Lines>> = lines.clone();
-        start("standard output", move || to_print.serve(print))?;
+        start("standard output", STACK_BYTES, move || to_print.serve(print))?;
         if let Some(path) = &ready_file {
             remove(path)?;
         }
@@ -175,7 +175,7 @@ impl Announcer {
 struct Ready {
     path: PathBuf,
     /// What is to become of this file, and of one that was it before.
-    wanted: Arc<Mailbox<BTreeMap<PathBuf, Wanted>>>,
+    wanted: Arc<Mailbox<Map<PathBuf, Wanted>>>,
     /// Something has changed since it was looked at.
     is_changed: bool,
     /// It may name an address that is not granted any more.
@@ -185,8 +185,8 @@ struct Ready {
 impl Ready {
     fn new(path: PathBuf) -> io::Result<Ready> {
         let wanted = Arc::new(Mailbox::default());
-        let to_write: Arc<Mailbox<BTreeMap<PathBuf, Wanted>>> = wanted.clone();
-        let write = |wanted: BTreeMap<PathBuf, Wanted>| {
+        let to_write: Arc<Mailbox<Map<PathBuf, Wanted>>> = wanted.clone();
+        let write = |wanted: Map<PathBuf, Wanted>| {
             for (file, wanted) in wanted {
                 let outcome = match wanted {
                     Wanted::Text(text) => replace(&file, &text),
@@ -197,7 +197,7 @@ impl Ready {
                 }
             }
         };
-        start("ready file", move || to_write.serve(write))?;
+        start("ready file", STACK_BYTES, move || to_write.serve(write))?;
         // Everything may be granted already: a client may ask for nothing.
         Ok(Ready { path, wanted, is_changed: true, is_untrue: false })
     }
@@ -205,10 +205,6 @@ impl Ready {
     fn want(&self, wanted: Wanted) {
         self.wanted.leave(|content| drop(content.insert(self.path.clone(), wanted)));
     }
-}
-
-fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run).map(drop)
 }
 
 fn print(lines: Lines) {
@@ -225,10 +221,10 @@ fn print(lines: Lines) {
 }
 
 /// `[{"publication":"web","addresses":["gw.example:443"]}]` and the end of the line.
-fn json(publications: &BTreeMap<Name, Known>) -> String {
+fn json(publications: &Map<Name, Known>) -> String {
     let mut json = Json::default();
     json.open('[');
-    for (name, known) in publications {
+    for (name, known) in publications.iter() {
         let Known::Granted(addresses) = known else { continue };
         json.open('{').key("publication").text(name.as_str()).key("addresses").open('[');
         for address in addresses {
@@ -290,7 +286,7 @@ mod tests {
             let (mut said, mut wanted) = (String::new(), None);
             self.lines.leave(|lines| said = std::mem::take(&mut lines.text));
             let ready = self.ready.as_ref().expect("it has one");
-            ready.wanted.leave(|content| wanted = content.pop_first());
+            ready.wanted.leave(|content| wanted = std::mem::take(content).into_iter().next());
             let wanted = wanted.map(|(_, wanted)| match wanted {
                 Wanted::Text(text) => text,
                 Wanted::Nothing => "nothing".into(),

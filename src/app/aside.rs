@@ -2,22 +2,25 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
-use std::thread;
 use std::time::Duration;
+
+use crate::base::mailbox::Mailbox;
+use crate::reactor::world::thread::start;
+
+const STACK_BYTES: usize = 64 * 1024;
 
 /// Writes to standard error, and waits no longer than this until it is done. Where no thread can be made it waits as
 /// long as that takes: no loop runs then.
 pub(super) fn write_aside(text: String, time: Duration) {
-    let (done, is_done) = channel();
-    let words: Arc<str> = text.into();
+    let words = Arc::new(Mailbox::default());
+    words.leave(|content| *content = text);
     let to_write = words.clone();
-    let write = move || {
-        let _ = io::stderr().write_all(to_write.as_bytes());
-        let _ = done.send(());
-    };
-    match thread::Builder::new().name("failure".into()).spawn(write) {
-        Ok(_) => drop(is_done.recv_timeout(time)),
-        Err(_) => drop(io::stderr().write_all(words.as_bytes())),
+    match start("failure", STACK_BYTES, move || to_write.serve(write)) {
+        Ok(_) => drop(words.wait_until_done(time)),
+        Err(_) => write(words.take()),
     }
+}
+
+fn write(text: String) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }

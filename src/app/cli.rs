@@ -219,7 +219,7 @@ fn connect(arguments: ClientArguments, given: &[Given]) -> Result<(), Failure> {
         start_log(&read.running)?;
     }
     read.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    journal::tell(Level::Info, format_args!("{}", read.keys_from), "key", |json| {
+    journal::tell(Level::Info, format_args!("{}", read.keys_from), "key", &|json| {
         let (key, said) = (&read.config.key.name, &read.keys_from);
         let from = said.split_once("' from ").map_or(said.as_str(), |(_, from)| from);
         json.key("key").text(key.as_str()).key("from").text(from);

@@ -6,16 +6,19 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::Builder;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::app::cli::default_service;
 use crate::app::run::{Client, Server, StartError};
 use crate::base::address::{HostPort, Listen};
+use crate::base::decimal::Decimal;
+use crate::base::mailbox::Mailbox;
 use crate::config::keys::{self, KeyError};
 use crate::config::limits::Limits;
 use crate::config::{ClientConfig, Policies, Publication, ServerConfig, Service};
+use crate::reactor::world::thread::start;
 
 mod web;
 
@@ -25,6 +28,8 @@ const READY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(50);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(6);
+/// Server and client each have a stack of the usual size.
+const STACK_BYTES: usize = 2 * 1024 * 1024;
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
@@ -93,6 +98,9 @@ struct Places {
 /// Which side ended, and how.
 type End = (&'static str, io::Result<()>);
 
+/// The ends that have come. The thread of the demo is unparked after each.
+type Ends = Arc<Mailbox<Vec<End>>>;
+
 /// Runs the demo until its request was answered (`once`), or until the process is asked to end.
 pub fn run(once: bool) -> Result<(), DemoError> {
     let local = web::start().map_err(|error| DemoError::Io("the local web server cannot start", error))?;
@@ -108,14 +116,19 @@ pub fn run(once: bool) -> Result<(), DemoError> {
     say(&format!("\nNow you: open http://{0}/ in a browser, or run: curl http://{0}/", places.request));
     say("Ctrl-C ends the demo.");
     // Server and client both end when the process is asked to; an error of either ends the demo.
-    for (who, end) in ends {
-        end.map_err(|error| DemoError::Ended(who, error))?;
+    let mut running = 2;
+    while running > 0 {
+        thread::park();
+        for (who, end) in ends.take() {
+            end.map_err(|error| DemoError::Ended(who, error))?;
+            running -= 1;
+        }
     }
     Ok(())
 }
 
 /// Starts a server and a client with a key that only they know, each on a thread of its own.
-fn start_tunnel(local: SocketAddr) -> Result<(Places, Receiver<End>), DemoError> {
+fn start_tunnel(local: SocketAddr) -> Result<(Places, Ends), DemoError> {
     let key = keys::generate(default_service()).map_err(DemoError::Key)?;
     let free_port = Listen::At((Ipv4Addr::LOCALHOST, 0).into());
     let server = Server::bind(ServerConfig {
@@ -142,9 +155,9 @@ fn start_tunnel(local: SocketAddr) -> Result<(Places, Receiver<End>), DemoError>
         limits: Limits::default(),
     })
     .map_err(DemoError::Start)?;
-    let (ended, ends) = mpsc::channel();
-    spawn("server", ended.clone(), move || server.run())?;
-    spawn("client", ended, move || client.run())?;
+    let ends = Ends::default();
+    spawn("server", &ends, move || server.run())?;
+    spawn("client", &ends, move || client.run())?;
     Ok((places, ends))
 }
 
@@ -154,26 +167,29 @@ fn host_port(address: SocketAddr) -> HostPort {
 
 fn spawn(
     who: &'static str,
-    ended: Sender<End>,
+    ends: &Ends,
     run: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> Result<(), DemoError> {
-    // Sending fails once the demo has its answer, because the receiver is gone.
-    let started = Builder::new().name(who.to_owned()).spawn(move || drop(ended.send((who, run()))));
+    let (ends, demo) = (ends.clone(), thread::current());
+    let started = start(who, STACK_BYTES, move || {
+        let end = run();
+        ends.leave(|ends| ends.push((who, end)));
+        demo.unpark();
+    });
     started.map(drop).map_err(|error| DemoError::Io("a thread cannot start", error))
 }
 
 /// Asks until an answer comes. False if the process was asked to end before.
-fn wait_until_ready(request: SocketAddr, ends: &Receiver<End>) -> Result<bool, DemoError> {
+fn wait_until_ready(request: SocketAddr, ends: &Ends) -> Result<bool, DemoError> {
     let deadline = Instant::now() + READY;
     loop {
         let Err(error) = ask(request, "/ready", ANSWER) else { return Ok(true) };
-        match ends.recv_timeout(RETRY) {
-            Ok((who, Err(error))) => return Err(DemoError::Ended(who, error)),
-            Ok((_, Ok(()))) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
-            Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => {
-                return Err(DemoError::NoAnswer(error));
-            }
-            Err(RecvTimeoutError::Timeout) => {}
+        thread::park_timeout(RETRY);
+        match ends.take().into_iter().next() {
+            Some((who, Err(error))) => return Err(DemoError::Ended(who, error)),
+            Some((_, Ok(()))) => return Ok(false),
+            None if Instant::now() >= deadline => return Err(DemoError::NoAnswer(error)),
+            None => {}
         }
     }
 }
@@ -231,7 +247,7 @@ fn read_answer(bytes: &[u8]) -> Result<(&str, &str), BadAnswer> {
 fn story(places: &Places, answer: &Answer) -> String {
     let Places { request, message, control, local } = places;
     let Answer { user, status, first_line, took } = answer;
-    let milliseconds = took.as_secs_f64() * 1e3;
+    let milliseconds = Decimal::milliseconds(*took);
     format!(
         "A request went through the tunnel and back in {milliseconds:.2} ms:
 
@@ -289,10 +305,10 @@ mod tests {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("binds");
         let nobody = socket.local_addr().expect("bound").as_socket().expect("an IP address");
-        let (ended, ends) = mpsc::channel();
-        ended.send(("server", Err(io::ErrorKind::OutOfMemory.into()))).expect("sends");
+        let ends = Ends::default();
+        ends.leave(|ends| ends.push(("server", Err(io::ErrorKind::OutOfMemory.into()))));
         assert!(matches!(wait_until_ready(nobody, &ends), Err(DemoError::Ended("server", _))));
-        ended.send(("client", Ok(()))).expect("sends");
+        ends.leave(|ends| ends.push(("client", Ok(()))));
         assert!(matches!(wait_until_ready(nobody, &ends), Ok(false)));
     }
 }

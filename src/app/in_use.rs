@@ -1,6 +1,5 @@
 //! Who has a port that a server cannot listen at, as far as Linux tells (proc(5), `/proc/net/tcp`).
 
-use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -32,7 +31,7 @@ impl Holder {
 
     /// Reads tables: `sl local_address rem_address st …`, with the port in hexadecimal behind the address and the
     /// socket's number in the tenth column.
-    fn read(tables: &str, port: u16, own: &HashSet<String>) -> Holder {
+    fn read(tables: &str, port: u16, own: &[String]) -> Holder {
         let mut listeners = Vec::new();
         let mut holder = Holder::Unknown;
         for line in tables.lines() {
@@ -47,14 +46,14 @@ impl Holder {
         }
         match listeners.is_empty() {
             true => holder,
-            false if listeners.iter().any(|&socket| own.contains(socket)) => Holder::Own,
+            false if listeners.iter().any(|&socket| own.iter().any(|own| own == socket)) => Holder::Own,
             false => Holder::Listener,
         }
     }
 }
 
 /// The numbers of this process's sockets (proc(5), `/proc/pid/fd`).
-fn own_sockets() -> HashSet<String> {
+fn own_sockets() -> Vec<String> {
     let files = fs::read_dir("/proc/self/fd").into_iter().flatten();
     let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
     let numbers =
@@ -109,9 +108,9 @@ mod tests {
             let stream = TcpStream::connect(at).expect("it listens");
             assert_eq!(Holder::of(at.port()), Holder::Own);
             let tables = TABLES.map(|path| fs::read_to_string(path).unwrap_or_default()).concat();
-            assert_eq!(Holder::read(&tables, at.port(), &HashSet::new()), Holder::Listener);
+            assert_eq!(Holder::read(&tables, at.port(), &[]), Holder::Listener);
             assert_eq!(Holder::of(stream.local_addr().expect("connected").port()), Holder::Connection);
         }
-        assert_eq!(Holder::read("no table\n  0: 0100007F:ZZ x 0A\n", 80, &HashSet::new()), Holder::Unknown);
+        assert_eq!(Holder::read("no table\n  0: 0100007F:ZZ x 0A\n", 80, &[]), Holder::Unknown);
     }
 }

@@ -16,17 +16,17 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
-use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::aside::write_aside;
 use super::json::Json;
+use crate::config::moment::Stamp;
+use crate::reactor::world::thread;
 use waiting::{Buffer, count_lines};
 
 mod waiting;
@@ -38,7 +38,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// The writing thread formats one number and opens a file.
 const STACK_BYTES: usize = 128 * 1024;
 
-/// UTC as RFC 3339 writes it, always with milliseconds, so that all lines align.
+/// What [`Stamp`] writes, for the lines by `simplelog`.
 const TIME_FORMAT: &[BorrowedFormatItem] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
@@ -102,7 +102,7 @@ pub fn start(level: LevelFilter, format: Format, place: Place) -> io::Result<()>
     }
     let (lines, scribe) = (Lines { buffer: buffer.clone(), line: Vec::new() }, Scribe::new(place));
     let write = move || write_for_ever(&buffer, scribe, |output, place| *output = place);
-    thread::Builder::new().name("log".into()).stack_size(STACK_BYTES).spawn(write)?;
+    thread::start("log", STACK_BYTES, write)?;
     // Not before its thread is there: what fails until then is told without it.
     let _ = JOURNAL.set(journal);
     let text = WriteLogger::new(LevelFilter::Trace, config.build(), lines);
@@ -120,15 +120,15 @@ pub fn set_format(format: Format) {
 }
 
 /// Logs a sentence, or where lines are JSON the event with its fields.
-pub fn tell(level: Level, sentence: fmt::Arguments<'_>, event: &str, fields: impl FnOnce(&mut Json)) {
+pub fn tell(level: Level, sentence: fmt::Arguments<'_>, event: &str, fields: &dyn Fn(&mut Json)) {
     if !IS_JSON.load(Ordering::Relaxed) {
         log::log!(level, "{sentence}");
     } else if level <= log::max_level() {
-        tell_json(level, event, fields);
+        tell_json(level, &event, fields);
     }
 }
 
-fn tell_json(level: Level, event: impl fmt::Display, fields: impl FnOnce(&mut Json)) {
+fn tell_json(level: Level, event: &dyn fmt::Display, fields: &dyn Fn(&mut Json)) {
     if let Some(Journal { buffer, .. }) = JOURNAL.get() {
         buffer.push(json_line(level, event, fields).as_bytes());
     }
@@ -140,7 +140,7 @@ pub fn dropped_lines() -> u64 {
 }
 
 /// An object of JSON and the end of the line.
-fn json_line(level: Level, event: impl fmt::Display, fields: impl FnOnce(&mut Json)) -> String {
+fn json_line(level: Level, event: &dyn fmt::Display, fields: &dyn Fn(&mut Json)) -> String {
     let level = match level {
         Level::Error => "error",
         Level::Warn => "warn",
@@ -149,14 +149,16 @@ fn json_line(level: Level, event: impl fmt::Display, fields: impl FnOnce(&mut Js
         Level::Trace => "trace",
     };
     let mut json = Json::default();
-    json.open('{').key("time").text(&time_stamp()).key("level").text(level).key("event").shown(event);
+    json.open('{')
+        .key("time")
+        .shown(&Stamp(SystemTime::now()))
+        .key("level")
+        .text(level)
+        .key("event")
+        .shown(event);
     fields(&mut json);
     json.close('}');
     json.finish() + "\n"
-}
-
-fn time_stamp() -> String {
-    OffsetDateTime::now_utc().format(TIME_FORMAT).unwrap_or_default()
 }
 
 /// What `log` hands each line to: text to simplelog, the rest becomes JSON here.
@@ -175,9 +177,9 @@ impl Log for Logger {
         } else if self.enabled(record.metadata()) {
             // Names and numbers are no event.
             match record.args().as_str() {
-                Some(event) => tell_json(record.level(), event, |_| {}),
-                None => tell_json(record.level(), "told", |json| {
-                    json.key("text").shown(record.args());
+                Some(event) => tell_json(record.level(), &event, &|_| {}),
+                None => tell_json(record.level(), &"told", &|json| {
+                    json.key("text").shown(&record.args());
                 }),
             }
         }
@@ -195,7 +197,7 @@ pub fn go_on_in(place: Place) {
 }
 
 /// Says on standard error why the program fails, and in the log file if there is one.
-pub fn tell_failure(failure: &impl fmt::Display) {
+pub fn tell_failure(failure: &dyn fmt::Display) {
     let sentence = format!("skyorg: {failure}\n");
     let failed = |json: &mut Json| {
         json.key("reason").shown(failure);
@@ -204,12 +206,12 @@ pub fn tell_failure(failure: &impl fmt::Display) {
         // It comes after the lines so far, in their form.
         Some(Journal { buffer, is_file }) if !is_file.load(Ordering::Relaxed) => {
             match IS_JSON.load(Ordering::Relaxed) {
-                true => buffer.push(json_line(Level::Error, "failed", failed).as_bytes()),
+                true => buffer.push(json_line(Level::Error, &"failed", &failed).as_bytes()),
                 false => buffer.push(sentence.as_bytes()),
             }
         }
         Some(_) => {
-            tell(Level::Error, format_args!("{failure}"), "failed", failed);
+            tell(Level::Error, format_args!("{failure}"), "failed", &failed);
             write_aside(sentence, DRAIN_TIME);
         }
         None => write_aside(sentence, DRAIN_TIME),
@@ -328,13 +330,13 @@ impl<W: Write> Scribe<W> {
         let line_end = if self.torn { "\n" } else { "" };
         let lost = self.lost;
         let line = match IS_JSON.load(Ordering::Relaxed) {
-            true => json_line(Level::Warn, "log lines dropped", |json| {
-                json.key("count").plain(lost);
+            true => json_line(Level::Warn, &"log lines dropped", &|json| {
+                json.key("count").plain(&lost);
             }),
             false => {
                 format!(
                     "{} [WARN ] {lost} log lines were dropped: the log was not read in time\n",
-                    time_stamp()
+                    Stamp(SystemTime::now())
                 )
             }
         };
@@ -377,6 +379,7 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender, channel};
+    use time::OffsetDateTime;
 
     /// An output that blocks in each write until the test lets go.
     struct Gate {
@@ -433,7 +436,7 @@ mod tests {
         let gate = Gate { entered, open: may_go, taken: taken.clone() };
         let scribe = Scribe::new(gate);
         let writing = buffer.clone();
-        thread::spawn(move || write_for_ever(&writing, scribe, |_, _| {}));
+        std::thread::spawn(move || write_for_ever(&writing, scribe, |_, _| {}));
         let mut lines = Lines { buffer: buffer.clone(), line: Vec::new() };
         writeln!(lines, "first").expect("never fails");
         is_in.recv().expect("the thread writes");
@@ -459,14 +462,16 @@ mod tests {
     }
 
     #[test]
-    fn a_time_stamp_has_milliseconds_and_one_length() {
+    fn stamps_of_text_and_of_json_are_the_same_and_of_one_length() {
         for (nanoseconds, expected) in [
-            (0, "1970-01-01T00:00:00.000Z"),
+            (0_u64, "1970-01-01T00:00:00.000Z"),
             (1_795_600_776_880_000_000, "2026-11-25T09:59:36.880Z"),
             (1_795_600_776_880_999_999, "2026-11-25T09:59:36.880Z"),
         ] {
-            let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).expect("a time");
+            let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds.into()).expect("a time");
             assert_eq!(time.format(TIME_FORMAT).expect("it can be written"), expected);
+            let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds);
+            assert_eq!(Stamp(time).to_string(), expected);
         }
     }
 

@@ -4,6 +4,8 @@
 
 use std::fmt::{self, Display, Write};
 
+use crate::base::decimal::Decimal;
+
 /// A text of JSON that grows.
 #[derive(Debug, Default)]
 pub struct Json {
@@ -38,11 +40,11 @@ impl Json {
 
     /// A string.
     pub fn text(&mut self, text: &str) -> &mut Json {
-        self.shown(text)
+        self.shown(&text)
     }
 
     /// A string of what is shown.
-    pub fn shown(&mut self, value: impl Display) -> &mut Json {
+    pub fn shown(&mut self, value: &dyn Display) -> &mut Json {
         self.separate();
         self.text.push('"');
         // Writing into a text never fails.
@@ -52,7 +54,7 @@ impl Json {
     }
 
     /// Something that is shown as JSON already: a number, `true`, `false`.
-    pub fn plain(&mut self, value: impl Display) -> &mut Json {
+    pub fn plain(&mut self, value: &dyn Display) -> &mut Json {
         self.separate();
         // Writing into a text never fails.
         let _ = write!(self.text, "{value}");
@@ -61,7 +63,7 @@ impl Json {
 
     /// Something unknown.
     pub fn null(&mut self) -> &mut Json {
-        self.plain("null")
+        self.plain(&"null")
     }
 
     /// A string, or null.
@@ -73,9 +75,9 @@ impl Json {
     }
 
     /// A number with up to three digits behind the point, or null.
-    pub fn decimal_or_null(&mut self, number: Option<f64>) -> &mut Json {
-        match number.filter(|number| number.is_finite()) {
-            Some(number) => self.plain((number * 1_000.0).round() / 1_000.0),
+    pub fn decimal_or_null(&mut self, number: Option<Decimal>) -> &mut Json {
+        match number {
+            Some(number) => self.plain(&number.rounded(3)),
             None => self.null(),
         }
     }
@@ -111,11 +113,12 @@ impl Write for Escaped<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn commas_stand_between_values_and_nowhere_else() {
         let mut json = Json::default();
-        json.open('{').key("a").open('[').plain(1).plain(true).open('[').close(']').close(']');
+        json.open('{').key("a").open('[').plain(&1).plain(&true).open('[').close(']').close(']');
         json.key("b").null().key("c").open('{').close('}').key("d").text("x").close('}');
         assert_eq!(json.finish(), r#"{"a":[1,true,[]],"b":null,"c":{},"d":"x"}"#);
     }
@@ -131,10 +134,10 @@ mod tests {
     fn numbers_have_three_digits_and_what_is_none_is_null() {
         let mut json = Json::default();
         json.open('[')
-            .decimal_or_null(Some(4.25))
-            .decimal_or_null(Some(1.0 / 3.0))
-            .decimal_or_null(Some(7.0));
-        json.decimal_or_null(None).decimal_or_null(Some(f64::INFINITY)).text_or_null(None).close(']');
-        assert_eq!(json.finish(), "[4.25,0.333,7,null,null,null]");
+            .decimal_or_null(Some(Decimal::milliseconds(Duration::from_micros(4_250))))
+            .decimal_or_null(Some(Decimal::milliseconds(Duration::from_nanos(333_333))))
+            .decimal_or_null(Some(Decimal::whole(7)));
+        json.decimal_or_null(None).text_or_null(None).close(']');
+        assert_eq!(json.finish(), "[4.25,0.333,7,null,null]");
     }
 }

@@ -8,7 +8,6 @@ mod descriptors;
 mod in_use;
 pub mod journal;
 pub mod json;
-mod mailbox;
 mod notify;
 mod ready_file;
 pub mod reload;

@@ -7,9 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, warn};
@@ -20,12 +18,15 @@ use super::ready_file;
 use super::status::exchange::{Door, Doors};
 use super::status::socket::SocketFile;
 use super::status::ways::{WayError, Ways};
+use crate::base::mailbox::Mailbox;
+use crate::base::sorted::by_rank;
 use crate::config::client_difference::ClientDifference;
 use crate::config::fault::{Fault, Faults, without_whole_secrets};
 use crate::config::file::Running;
 use crate::config::source::Places;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::machine::{Configuration, Fact, Input, ReloadFault};
+use crate::machine::{CannotListen, Configuration, Fact, Input, ReloadFault};
+use crate::reactor::world::thread;
 
 /// Reading that takes longer is told of: a disk may hang.
 const LATE: Duration = Duration::from_secs(2);
@@ -109,11 +110,12 @@ impl Refusal {
     #[cold]
     fn by_machine(places: &Places, source: &mut Arc<str>, fault: &mut ReloadFault) -> Refusal {
         let ReloadFault::Listen(all) = fault else { return format!("{source}: {fault}").into() };
-        all.sort_by_key(|it| places.listen(it.service.as_ref()));
         let file = source.clone();
         let mut faults = Faults::default();
+        let place = |it: &CannotListen| places.listen(it.service.as_ref());
+        *all = by_rank(std::mem::take(all), |it| place(it).rank()).collect();
         for it in all {
-            let place = places.listen(it.service.as_ref());
+            let place = place(it);
             faults.push(Fault { file: file.clone(), place, what: it.to_string() });
         }
         if let Some(first) = faults.told().first() {
@@ -146,6 +148,8 @@ struct Next<C> {
     changes: Configuration,
     rest: Rest,
 }
+
+type Outcome<C> = Result<Next<C>, Refusal>;
 
 /// A file that was made for a configuration, and goes with this value unless that one holds.
 struct Made(Option<PathBuf>);
@@ -224,8 +228,8 @@ pub struct Reload<C> {
     refused: Option<Refusal>,
     /// What came with the last one that held, until it is taken.
     news: Option<News>,
-    outcome: Sender<Result<Next<C>, Refusal>>,
-    outcomes: Receiver<Result<Next<C>, Refusal>>,
+    /// What was read, until it is taken.
+    outcome: Arc<Mailbox<Option<Outcome<C>>>>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -238,7 +242,6 @@ impl<C: Reloadable> Reload<C> {
         reader: Reader<C>,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> Reload<C> {
-        let (outcome, outcomes) = channel();
         let (running, reader) = (Arc::new(running), Arc::new(Mutex::new(reader)));
         let wake = Arc::new(wake);
         Reload {
@@ -251,8 +254,7 @@ impl<C: Reloadable> Reload<C> {
             again: false,
             refused: None,
             news: None,
-            outcome,
-            outcomes,
+            outcome: Arc::default(),
             wake,
         }
     }
@@ -283,13 +285,11 @@ impl<C: Reloadable> Reload<C> {
         let ways = self.ways.clone();
         let read = move || {
             let reread = reader.lock().unwrap_or_else(PoisonError::into_inner)(&running);
-            // If the loop is gone, the outcome is not needed.
-            let _ =
-                outcome.send(reread.and_then(|reread| compare(&*running, ways.as_ref(), reread, &source)));
+            let read = reread.and_then(|reread| compare(&*running, ways.as_ref(), reread, &source));
+            outcome.leave(|outcome| *outcome = Some(read));
             wake();
         };
-        let thread = thread::Builder::new().name("reload".into()).stack_size(STACK_BYTES);
-        match thread.spawn(read) {
+        match thread::start("reload", STACK_BYTES, read) {
             Ok(_) => self.stage = Stage::Reading { late_at: None, is_late: false },
             Err(error) => self.refuse(format!("{}: no thread: {error}", self.source).into()),
         }
@@ -315,7 +315,7 @@ impl<C: Reloadable> Reload<C> {
 
     /// What the machine is to be told, if anything was read.
     pub fn poll(&mut self) -> Option<Input> {
-        match self.outcomes.try_recv().ok()? {
+        match self.outcome.take()? {
             Ok(Next { config, changes, rest }) => {
                 self.stage = Stage::Told { config, rest: Box::new(rest) };
                 Some(Input::Configure(Box::new(changes)))
@@ -364,7 +364,7 @@ impl<C: Reloadable> Reload<C> {
 
     fn refuse(&mut self, why: Refusal) {
         let sentence = format_args!("refused {}; the running configuration stays", why.line);
-        journal::tell(Level::Error, sentence, "reload refused", |json| {
+        journal::tell(Level::Error, sentence, "reload refused", &|json| {
             json.key("reason").text(&why.line);
         });
         self.refused = Some(why);
@@ -418,6 +418,7 @@ fn open_log(path: &Path) -> Result<(Place, Made), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::{Receiver, channel};
 
     /// A configuration of one number.
     struct Number(u32);

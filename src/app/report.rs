@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::journal;
 use super::json::Json;
+use crate::base::decimal::Decimal;
 use crate::base::name::Name;
 use crate::machine::{Fact, Fields, Throttle};
 
@@ -44,14 +45,14 @@ fn tell(fact: &Fact, left_out: u32) {
     let fields = |json: &mut Json| {
         fact.fields(&mut FieldsOf(json));
         if left_out > 0 {
-            json.key("more").plain(left_out);
+            json.key("more").plain(&left_out);
         }
     };
     match left_out {
-        0 => journal::tell(fact.level(), format_args!("{fact}"), fact.event(), fields),
+        0 => journal::tell(fact.level(), format_args!("{fact}"), fact.event(), &fields),
         _ => {
             let sentence = format_args!("{fact} (and {left_out} more like it)");
-            journal::tell(fact.level(), sentence, fact.event(), fields);
+            journal::tell(fact.level(), sentence, fact.event(), &fields);
         }
     }
 }
@@ -61,15 +62,15 @@ struct FieldsOf<'j>(&'j mut Json);
 
 impl Fields for FieldsOf<'_> {
     fn text(&mut self, name: &'static str, value: fmt::Arguments<'_>) {
-        self.0.key(name).shown(value);
+        self.0.key(name).shown(&value);
     }
 
     fn number(&mut self, name: &'static str, value: u64) {
-        self.0.key(name).plain(value);
+        self.0.key(name).plain(&value);
     }
 
     fn seconds(&mut self, name: &'static str, value: Duration) {
-        self.0.key(name).decimal_or_null(Some(value.as_secs_f64()));
+        self.0.key(name).decimal_or_null(Some(Decimal::seconds(value)));
     }
 }
 

@@ -243,12 +243,12 @@ impl Server {
     /// Runs until it is drained, or until the loop itself fails.
     pub fn run(self) -> io::Result<()> {
         let tell = |sentence: fmt::Arguments<'_>, name: Option<&Name>, address: SocketAddr| {
-            journal::tell(Level::Info, sentence, "listening", |json| {
+            journal::tell(Level::Info, sentence, "listening", &|json| {
                 match name {
                     Some(name) => json.key("service").text(name.as_str()),
                     None => json.key("for").text("clients"),
                 };
-                json.key("address").shown(address);
+                json.key("address").shown(&address);
             });
         };
         for (name, address) in &self.bound.services {
@@ -350,24 +350,33 @@ impl<C> Companions<C> {
     }
 
     /// Has those who look be answered.
-    #[cold]
     fn show(
         &mut self,
         ways: Ways,
-        (doors, made): Opened,
+        opened: Opened,
         file: Option<Arc<str>>,
         now: SystemTime,
     ) -> Result<(), StartError> {
-        let wake = self.wake.clone();
-        let exchange = desk::start(self.readers_max, move || wake());
-        let exchange = exchange.map_err(|error| StartError::System("thread for the status", error.into()))?;
         let role = ways.role();
         let head = Head { role, since: now, file, configured: now, refused: None, is_draining: false };
-        let mut showing = Showing::new(exchange, head);
-        showing.open(doors, made);
-        (self.showing, self.ways) = (Some(showing), Some(ways));
+        self.showing = Some(begin_to_show(self.wake.clone(), self.readers_max, head, opened)?);
+        self.ways = Some(ways);
         Ok(())
     }
+}
+
+#[cold]
+fn begin_to_show(
+    wake: Wake,
+    readers_max: usize,
+    head: Head,
+    (doors, made): Opened,
+) -> Result<Showing, StartError> {
+    let exchange = desk::start(readers_max, move || wake());
+    let exchange = exchange.map_err(|error| StartError::System("thread for the status", error.into()))?;
+    let mut showing = Showing::new(exchange, head);
+    showing.open(doors, made);
+    Ok(showing)
 }
 
 impl<C: Reloadable> Companions<C> {

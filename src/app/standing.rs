@@ -1,10 +1,10 @@
 //! How the process stands, in one line for those who look from outside. It follows from facts alone.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use crate::base::id::ConnId;
 use crate::base::name::Name;
+use crate::base::sorted::Map;
 use crate::machine::Fact;
 
 /// What is known of either side.
@@ -20,10 +20,10 @@ struct Client {
     /// Publications of the configuration.
     asked: usize,
     /// Those that were answered; the reason where one was denied.
-    answers: BTreeMap<Name, Option<String>>,
+    answers: Map<Name, Option<String>>,
     /// Those that fail, and why. A server names no failing service here: its facts do not tell when a publication that
     /// fails is no more.
-    failing: BTreeMap<Name, String>,
+    failing: Map<Name, String>,
 }
 
 /// A client's connection to its server.
@@ -55,7 +55,7 @@ impl Standing {
 
     /// A client that was not connected yet, with so many publications.
     pub fn of_client(server: String, asked: usize) -> Standing {
-        let (answers, failing) = (BTreeMap::new(), BTreeMap::new());
+        let (answers, failing) = (Map::default(), Map::default());
         Standing::of(Role::Client(Client { server, link: Link::Connecting, asked, answers, failing }))
     }
 
@@ -164,7 +164,7 @@ impl Client {
             Link::Connecting => write!(text, "connecting to {server}"),
             Link::Lost(reason) => write!(text, "not connected to {server}: {reason}"),
             Link::Stands(_) => {
-                if let Some((service, reason)) = self.failing.first_key_value() {
+                if let Some((service, reason)) = self.failing.iter().next() {
                     write!(text, "{service}: failing: {reason}")?;
                     match self.failing.len() - 1 {
                         0 => text.push_str("; "),

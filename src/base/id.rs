@@ -83,6 +83,9 @@ impl AccountId {
 }
 
 impl<K> Id<K> {
+    /// Below all others. Nothing has it.
+    pub const LEAST: Id<K> = Id { bits: NonZeroU64::MIN, kind: PhantomData };
+
     /// The id of the thing in `slot` that has this serial. A serial counts from 1 and wraps after 2^40.
     ///
     /// `None` if the slot is [`SLOTS_MAX`] or more: there are as many things as can be named.

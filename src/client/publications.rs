@@ -5,7 +5,6 @@
 //! began. A publication that goes, or asks for something else, gives its number up: no session of that number is
 //! served any more, and no other publication ever gets it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Instant;
@@ -14,6 +13,7 @@ use super::names::Names;
 use crate::base::address::HostPort;
 use crate::base::id::{AccountId, ConnId, NameId};
 use crate::base::name::Name;
+use crate::base::sorted::{Map, Set};
 use crate::config::Publication;
 use crate::config::client_difference::ClientDifference;
 use crate::machine::status::PublicationState;
@@ -116,19 +116,19 @@ struct Hearer {
     /// Whether the server takes changes of what was said, once it has said so.
     takes_changes: Option<bool>,
     /// What has changed before that.
-    changed: BTreeSet<PublicationNumber>,
+    changed: Set<PublicationNumber>,
 }
 
 /// All publications.
 #[derive(Default)]
 pub(super) struct Publications {
-    standing: BTreeMap<PublicationNumber, Standing>,
-    numbers: BTreeMap<Name, PublicationNumber>,
+    standing: Map<PublicationNumber, Standing>,
+    numbers: Map<Name, PublicationNumber>,
     /// Those of the publications that stand, and those that sessions keep.
-    offers: BTreeMap<OfferId, Offer>,
-    hearers: BTreeMap<ConnId, Hearer>,
+    offers: Map<OfferId, Offer>,
+    hearers: Map<ConnId, Hearer>,
     /// Where the users of each name are counted, whatever number it has.
-    accounts: BTreeMap<Name, AccountId>,
+    accounts: Map<Name, AccountId>,
     last: PublicationNumber,
     last_offer: u32,
 }
@@ -151,7 +151,7 @@ impl Publications {
 
     /// The numbers of publications that stand, from this one on.
     pub fn numbers_from(&self, number: PublicationNumber) -> impl Iterator<Item = PublicationNumber> {
-        self.standing.range(number..).map(|(&number, _)| number)
+        self.standing.range_from(number).map(|(&number, _)| number)
     }
 
     /// The offer that a session keeps.
@@ -255,7 +255,7 @@ impl Publications {
         leaving: bool,
         names: &mut Names,
         agenda: &mut Agenda,
-    ) -> BTreeSet<PublicationNumber> {
+    ) -> Set<PublicationNumber> {
         let (anew, changed): (Vec<&Publication>, Vec<_>) =
             difference.changed.iter().partition(|publication| self.must_be_asked_anew(publication));
         let anew: Vec<&Publication> = difference.asked_anew.iter().chain(anew).collect();
@@ -346,21 +346,23 @@ impl Publications {
     }
 
     /// Forgets offers that hold for no new session and are not in use.
-    pub fn forget_unused(&mut self, mut used: BTreeSet<OfferId>, names: &mut Names) {
+    pub fn forget_unused(&mut self, mut used: Set<OfferId>, names: &mut Names) {
         used.extend(self.standing.values().map(|standing| standing.offer));
-        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(&mut self.offers).into_iter().partition(|(id, _)| used.contains(id));
-        let of_kept: BTreeSet<NameId> = kept.values().map(|offer| offer.name).collect();
-        let of_gone: BTreeSet<NameId> = gone.values().map(|offer| offer.name).collect();
-        of_gone.difference(&of_kept).for_each(|&name| names.remove(name));
-        self.offers = kept;
+        let mut unused = Vec::new();
+        self.offers.retain(|id, offer| {
+            let is_used = used.contains(id);
+            unused.extend((!is_used).then_some(offer.name));
+            is_used
+        });
+        let needed: Set<NameId> = self.offers.values().map(|offer| offer.name).collect();
+        unused.into_iter().filter(|name| !needed.contains(name)).for_each(|name| names.remove(name));
     }
 
     // To the server.
 
     /// Publishes everything on a control connection that has proved itself.
     pub fn say_all(&mut self, control: ConnId, agenda: &mut Agenda) {
-        let (takes_changes, changed) = (None, BTreeSet::new());
+        let (takes_changes, changed) = (None, Set::default());
         self.hearers.insert(control, Hearer { last: 0, is_draining: false, takes_changes, changed });
         self.say_new(control, agenda);
     }
@@ -370,7 +372,7 @@ impl Publications {
         let Some(hearer) = self.hearers.get_mut(&control).filter(|hearer| !hearer.is_draining) else {
             return;
         };
-        for (&number, standing) in self.standing.range(hearer.last + 1..) {
+        for (&number, standing) in self.standing.range_from(hearer.last + 1) {
             let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { continue };
             let frame = ControlFrame::Publish(publish(number, publication));
             agenda.push(Output::Send { id: control, frame });
@@ -448,7 +450,8 @@ impl Publications {
 
 /// The order in which publications are asked for: one that any port will do for takes none that another one names.
 pub(super) fn in_order<'p>(publications: impl Iterator<Item = &'p Publication>) -> Vec<&'p Publication> {
-    let mut publications: Vec<&Publication> = publications.collect();
-    publications.sort_by_key(|publication| publication.want == Want::AnyPort);
+    let (any, mut publications): (Vec<_>, Vec<_>) =
+        publications.partition(|publication| publication.want == Want::AnyPort);
+    publications.extend(any);
     publications
 }

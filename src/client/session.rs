@@ -1,11 +1,10 @@
 //! One session at the client, the connections that carry it, and how many message connections do what.
 
-use std::collections::BTreeMap;
-
 use super::attempt::Attempt;
 use super::publications::Publications;
 use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId};
+use crate::base::sorted::Map;
 use crate::config::limits::Limits;
 use crate::machine::{Agenda, CloseReason, Output, Traffic};
 use crate::wire::frame::{AbortReason, Sid};
@@ -132,14 +131,14 @@ impl State {
 /// How many message connections do what: of each link, and of all.
 #[derive(Default)]
 pub(super) struct Counts {
-    of_link: BTreeMap<LinkId, [usize; 4]>,
+    of_link: Map<LinkId, [usize; 4]>,
     all: [usize; 4],
 }
 
 impl Counts {
     /// One of a link leaves a state, or comes; and enters another, or is gone.
     pub fn turn(&mut self, link: LinkId, before: Option<&State>, after: Option<&State>) {
-        let own = self.of_link.entry(link).or_default();
+        let own = self.of_link.or_default(link);
         for counts in [&mut *own, &mut self.all] {
             before.into_iter().for_each(|state| counts[state.count() as usize] -= 1);
             after.into_iter().for_each(|state| counts[state.count() as usize] += 1);

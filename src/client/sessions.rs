@@ -5,7 +5,6 @@
 
 mod seeking;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::attempt::Attempts;
@@ -15,6 +14,7 @@ use super::seen::Seen;
 use super::session::{Counts, Message, Proxy, Session, Stage, State};
 use super::user::UserOf;
 use crate::base::id::{ConnId, LinkId, kind};
+use crate::base::sorted::{Set, by_rank};
 use crate::base::table::Table;
 use crate::config::client_difference::ClientDifference;
 use crate::machine::{Agenda, CloseReason, Fact, Output, Traffic};
@@ -98,9 +98,8 @@ impl Sessions {
     /// A link is gone: so are its message connections.
     pub fn reset_all_of(&mut self, link: LinkId, agenda: &mut Agenda) {
         let own = self.messages.iter().filter(|(_, message)| message.link == link);
-        let mut ids: Vec<ConnId> = own.map(|(id, _)| id).collect();
-        ids.sort_unstable();
-        ids.into_iter().for_each(|id| agenda.reset(id, CloseReason::LinkLost));
+        let ids = by_rank(own.map(|(id, _)| id), |id| id.serial());
+        ids.for_each(|id| agenda.reset(id, CloseReason::LinkLost));
     }
 
     fn state(&self, id: ConnId) -> Option<&State> {
@@ -224,12 +223,12 @@ impl Sessions {
         names: &mut Names,
         agenda: &mut Agenda,
     ) {
-        let mut used = BTreeSet::new();
+        let mut used = Set::default();
         let publications = &self.publications;
         let is_removed = |message: ConnId, user: &UserOf| {
             publications.number_of(user.offer).is_some_and(|number| is_over(self.link_of(message), number))
         };
-        let (mut proxies, mut messages) = (Vec::new(), BTreeMap::new());
+        let (mut proxies, mut messages) = (Vec::new(), Table::default());
         for (id, message) in self.messages.iter() {
             let State::Busy(session) = &message.state else { continue };
             used.extend(session.user.offer);
@@ -246,12 +245,11 @@ impl Sessions {
             let is_sought = attempt.is_some_and(|attempt| attempt.has(id));
             if is_removed(proxy.message, &proxy.user) && !is_sought {
                 proxies.push(id);
-                messages.entry(proxy.message).and_modify(|reason| *reason = AbortReason::Removed);
+                messages.get_mut(proxy.message).into_iter().for_each(|reason| *reason = AbortReason::Removed);
             }
         }
-        proxies.sort_unstable();
-        proxies.into_iter().for_each(|id| agenda.reset(id, CloseReason::Removed));
-        for (id, reason) in messages {
+        by_rank(proxies, |id| id.serial()).for_each(|id| agenda.reset(id, CloseReason::Removed));
+        for (id, &reason) in by_rank(messages.iter(), |it| it.0.serial()) {
             let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else {
                 continue;
             };
@@ -268,10 +266,8 @@ impl Sessions {
 
     /// The time of the drain is over: local servers that are left are told, and their users are by that.
     pub fn give_up(&mut self, agenda: &mut Agenda) {
-        let mut proxies: Vec<(ConnId, ConnId)> =
-            self.proxies.iter().map(|(id, proxy)| (id, proxy.message)).collect();
-        proxies.sort_unstable();
-        for (id, message) in proxies {
+        let proxies = self.proxies.iter().map(|(id, proxy)| (id, proxy.message));
+        for (id, message) in by_rank(proxies, |it| it.0.serial()) {
             if let Some(State::Busy(Session { attempt: Some(attempt), .. })) = self.state(message)
                 && attempt.has(id)
             {

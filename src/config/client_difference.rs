@@ -1,11 +1,12 @@
 //! What changes when a client that runs gets another configuration.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use super::{ClientConfig, Publication};
+use crate::base::decimal::Decimal;
 use crate::base::name::Name;
+use crate::base::sorted::Map;
 
 /// What is to be done so that one configuration takes the place of another.
 ///
@@ -37,10 +38,10 @@ impl ClientDifference {
             drain: Some(limits.1.drain).filter(|&time| time != limits.0.drain),
             ..ClientDifference::default()
         };
-        let mut before: BTreeMap<&Name, &Publication> =
+        let mut before: Map<&Name, &Publication> =
             old.publications.iter().map(|publication| (&publication.name, publication)).collect();
         for publication in &new.publications {
-            match before.remove(&publication.name) {
+            match before.remove(&&publication.name) {
                 None => difference.added.push(publication.clone()),
                 Some(old) if old == publication => {}
                 Some(old) if old.want != publication.want => {
@@ -49,7 +50,7 @@ impl ClientDifference {
                 Some(_) => difference.changed.push(publication.clone()),
             }
         }
-        difference.removed = before.into_keys().cloned().collect();
+        difference.removed = before.keys().map(|&name| name.clone()).collect();
         difference
     }
 
@@ -75,8 +76,8 @@ impl fmt::Display for ClientDifference {
                 (false, _) => format!("{count} {what}"),
             });
         }
-        parts.extend(self.heartbeat.map(|time| format!("heartbeat {} s", time.as_secs_f64())));
-        parts.extend(self.drain.map(|time| format!("drain {} s", time.as_secs_f64())));
+        parts.extend(self.heartbeat.map(|time| format!("heartbeat {} s", Decimal::seconds(time))));
+        parts.extend(self.drain.map(|time| format!("drain {} s", Decimal::seconds(time))));
         parts.extend(self.options.iter().map(|option| format!("{option} changed")));
         f.write_str(&parts.join(", "))
     }

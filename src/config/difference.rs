@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::Hash;
 
 use super::restart::options_of_server;
 use super::{Policies, ServerConfig};
@@ -30,10 +29,10 @@ impl Changes {
         name: fn(&T) -> &Name,
         same: impl Fn(&T, &T) -> bool,
     ) -> Changes {
-        let (old, new) = (by(before, name), by(after, name));
+        let (old, new) = (by_name(before, name), by_name(after, name));
         let mut changes = Changes::default();
         for (it, name) in after.iter().map(|it| (it, name(it))) {
-            match old.get(name) {
+            match old.get(name).map(|&place| &before[place]) {
                 None => changes.added.push(name.clone()),
                 Some(before) if !same(before, it) => changes.changed.push(name.clone()),
                 Some(_) => {}
@@ -50,8 +49,9 @@ impl Changes {
     }
 }
 
-fn by<T, K: Eq + Hash + ?Sized>(all: &[T], name: fn(&T) -> &K) -> HashMap<&K, &T> {
-    all.iter().map(|it| (name(it), it)).collect()
+/// Where each name is.
+fn by_name<T>(all: &[T], name: fn(&T) -> &Name) -> HashMap<&Name, usize> {
+    all.iter().map(name).zip(0..).collect()
 }
 
 /// What changes from one configuration of a server to another.
@@ -90,7 +90,7 @@ impl Difference {
         let services =
             Changes::between(&before.services, &after.services, |service| &service.name, PartialEq::eq);
         let keys = Changes::between(&before.keys, &after.keys, |key| &key.name, PartialEq::eq);
-        let known = by(&before.keys, |key| &key.name);
+        let known = by_name(&before.keys, |key| &key.name);
         let staying = after.keys.iter().map(|key| &key.name).filter(|name| known.contains_key(name));
         // What holds for all keys alike is compared once.
         let alike = before.policies == after.policies;

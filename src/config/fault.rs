@@ -29,6 +29,11 @@ pub struct Place {
 impl Place {
     /// Where a file begins.
     pub const BEGIN: Place = Place { line: 1, column: 1 };
+
+    /// The higher, the further from the beginning.
+    pub fn rank(self) -> u64 {
+        (self.line as u64) << 32 | self.column as u64
+    }
 }
 
 impl fmt::Display for Place {

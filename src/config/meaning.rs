@@ -71,7 +71,7 @@ pub fn server(read: &Read<ServerConfig>) -> String {
             _ = writeln!(text, "  any key may serve each of the services and may {asked}");
         }
         Policies::Each(policies) => {
-            for (name, policy) in policies {
+            for (name, policy) in policies.iter() {
                 _ = writeln!(text, "  key {name} {}", of_policy(policy));
             }
             _ = writeln!(text, "  any other key may do nothing");

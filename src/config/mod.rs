@@ -20,11 +20,11 @@ pub mod source;
 mod syntax;
 pub mod values;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::base::address::{HostPort, Listen};
 use crate::base::name::Name;
+use crate::base::sorted::Map;
 use crate::wire::handshake::Secret;
 use crate::wire::publication::Want;
 use limits::Limits;
@@ -70,7 +70,7 @@ pub enum Policies {
     /// Any key may serve any declared service, and ask for these ports.
     Alike(PortRules),
     /// Each key has a policy of its own; one without may do nothing.
-    Each(BTreeMap<Name, Policy>),
+    Each(Map<Name, Policy>),
 }
 
 impl Policies {

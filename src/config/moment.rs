@@ -83,6 +83,24 @@ pub struct Shown(pub SystemTime);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_second(f)?;
+        f.write_str("Z")
+    }
+}
+
+/// A moment to the millisecond, always of one length: `2027-01-31T23:00:00.250Z`.
+pub struct Stamp(pub SystemTime);
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Shown(self.0).write_second(f)?;
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        write!(f, ".{:03}Z", since.subsec_millis())
+    }
+}
+
+impl Shown {
+    fn write_second(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = match self.0.duration_since(SystemTime::UNIX_EPOCH) {
             Ok(since) => since.as_secs() as i64,
             Err(before) => -(before.duration().as_secs() as i64),
@@ -97,7 +115,7 @@ impl fmt::Display for Shown {
         let (year, month) =
             (400 * era + year + i64::from(month > 9), if month > 9 { month - 9 } else { month + 3 });
         let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
     }
 }
 
@@ -149,6 +167,12 @@ mod tests {
         ] {
             assert_eq!(read(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_stamp_has_its_milliseconds() {
+        let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(86_400_025);
+        assert_eq!(Stamp(moment).to_string(), "1970-01-02T00:00:00.025Z");
     }
 
     #[test]

@@ -47,7 +47,11 @@ impl Places {
         let mut all: Vec<_> = message.map(|it| (it, "message")).into_iter().collect();
         all.extend(control.map(|it| (it, "control")));
         // The one that a file says first is first; a default is before both.
-        all.sort_by_key(|&((_, said), _)| said);
+        if let [first, second] = &mut all[..]
+            && second.0.1 < first.0.1
+        {
+            std::mem::swap(first, second);
+        }
         all.dedup_by_key(|&mut ((at, _), _)| at);
         for ((at, said), whom) in all {
             self.add(at, said, format!("{whom} connections"));

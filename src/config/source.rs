@@ -3,7 +3,6 @@
 //!
 //! Nothing changes by reading, except that a server that starts makes its first key file.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read as _};
@@ -21,6 +20,7 @@ use super::options::{OPTIONS, Section};
 use super::values::unknown;
 use super::{ClientConfig, Key, ServerConfig};
 use crate::base::name::Name;
+use crate::base::sorted::{Map, tree};
 
 /// Where a server's or a client's configuration comes from.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub struct Places {
     file: Option<Arc<str>>,
     keys: Vec<(&'static str, Place)>,
     /// Where each service says where its users connect.
-    listen: BTreeMap<Name, Place>,
+    listen: Map<Name, Place>,
 }
 
 impl Places {
@@ -490,7 +490,7 @@ fn policies_without_key<'k>(
     faults: &mut Collector,
 ) {
     // In order, so that of two names that are as near the same one is told each time.
-    let names: BTreeSet<&Name> = keys.collect();
+    let names = tree(keys.cloned());
     for (name, at) in said.policies_at.iter().filter(|(name, _)| !names.contains(name)) {
         let known = names.iter().map(|name| name.as_str());
         faults.tell(*at, || unknown(&format!("the name of a key in {file}"), name.as_str(), known));

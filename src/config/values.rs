@@ -1,6 +1,5 @@
 //! The values of a file: what stands there becomes what it means, or a fault with its place.
 
-use std::collections::BTreeSet;
 use std::net::ToSocketAddrs;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +14,7 @@ use crate::base::name::Name;
 use crate::base::network::{Network, Networks};
 use crate::base::ports::{Ports, PortsAt};
 use crate::base::rate::{Rate, scaled};
+use crate::base::sorted::tree;
 
 /// A value, and the place of each of its parts where these may be at fault together with others. Of a list it is the
 /// parts that are good.
@@ -271,7 +271,7 @@ fn services(item: &Item, faults: &mut Collector) -> Option<Setting> {
             _ => wrong(part, "the name of a service", faults),
         });
     }
-    let names: BTreeSet<Name> = read.iter().map(|(name, _)| name.clone()).collect();
+    let names = tree(read.iter().map(|(name, _)| name.clone()));
     Some(Setting::Services(Services::Named(names), read))
 }
 

@@ -142,15 +142,19 @@ pub const HELLO_CAUSES: [&str; 12] = [
     "other",
 ];
 
-/// Upper bounds of [`Waits`], in seconds; one more is without bound.
-pub const WAIT_BOUNDS: [f64; 15] =
-    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+/// Upper bounds of [`Waits`], in microseconds; one more is without bound.
+pub const WAIT_BOUNDS_US: [u64; 15] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    5_000_000, 30_000_000,
+];
+/// What a wait without bound counts as.
+const LONGEST_US: u64 = 60_000_000;
 
 /// How often waits of each length were met.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Waits {
-    /// Those up to each of [`WAIT_BOUNDS`] and above the one before, and those above all.
-    pub counts: [u64; WAIT_BOUNDS.len() + 1],
+    /// Those up to each of [`WAIT_BOUNDS_US`] and above the one before, and those above all.
+    pub counts: [u64; WAIT_BOUNDS_US.len() + 1],
     /// All of them together.
     pub sum: Duration,
 }
@@ -158,8 +162,7 @@ pub struct Waits {
 impl Waits {
     /// Counts one.
     pub fn add(&mut self, wait: Duration) {
-        let seconds = wait.as_secs_f64();
-        let place = WAIT_BOUNDS.partition_point(|&bound| bound < seconds);
+        let place = WAIT_BOUNDS_US.partition_point(|&bound| Duration::from_micros(bound) < wait);
         self.counts[place] += 1;
         self.sum += wait;
     }
@@ -169,15 +172,15 @@ impl Waits {
         self.counts.iter().sum()
     }
 
-    /// The wait in seconds that this share of all did not exceed, as the upper bound of its place. `None` without any.
-    pub fn quantile(&self, share: f64) -> Option<f64> {
+    /// The wait that this share of all did not exceed, as the upper bound of its place. `None` without any.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
         let wanted = ((count as f64 * share).ceil() as u64).max(1);
         let mut met = 0;
-        for (&here, bound) in self.counts.iter().zip(WAIT_BOUNDS.into_iter().chain([f64::INFINITY])) {
+        for (&here, bound) in self.counts.iter().zip(WAIT_BOUNDS_US.into_iter().chain([LONGEST_US])) {
             met += here;
             if count > 0 && met >= wanted {
-                return Some(bound.min(60.0));
+                return Some(Duration::from_micros(bound));
             }
         }
         None
@@ -236,9 +239,9 @@ mod tests {
         waits.add(Duration::from_millis(3));
         assert_eq!(
             (waits.quantile(0.5), waits.quantile(0.99), waits.quantile(1.0)),
-            (Some(0.000_1), Some(0.000_1), Some(0.005))
+            [100, 100, 5_000].map(|bound| Some(Duration::from_micros(bound))).into()
         );
         waits.add(Duration::from_secs(40));
-        assert_eq!((waits.quantile(1.0), waits.count()), (Some(60.0), 101));
+        assert_eq!((waits.quantile(1.0), waits.count()), (Some(Duration::from_secs(60)), 101));
     }
 }

@@ -5,7 +5,6 @@
 //! that it counts for. What a client exposed is then counted for its key: clients come and go with names of their own,
 //! and must not make a process count without bound.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use super::outcome::{Cause, HelloCause, Outcome};
 use super::status::{Figures, HELLO_CAUSES, Totals, Waits};
 use crate::base::id::AccountId;
 use crate::base::name::Name;
+use crate::base::sorted::Map;
 use crate::wire::control::Refusal;
 use crate::wire::handshake::HandshakeError;
 
@@ -79,7 +79,7 @@ impl Unknown {
 pub struct Tally {
     accounts: Slab<Account>,
     /// What was exposed by clients of each key, and is no more.
-    gone: BTreeMap<Name, Figures>,
+    gone: Map<Name, Figures>,
     waits: Waits,
     redeliveries: u64,
     hellos_refused: [u64; HELLO_CAUSES.len()],
@@ -112,7 +112,7 @@ impl Tally {
             return;
         }
         if let Account { figures, exposed_by: Some(key), .. } = self.accounts.remove(id.index()) {
-            self.gone.entry(key).or_default().add(&figures);
+            self.gone.or_default(key).add(&figures);
         }
     }
 
@@ -271,7 +271,7 @@ mod tests {
         let traffic = Traffic { received: 3, sent: 4 };
         tally.user_gone(id, Outcome::Refused(Cause::Left), traffic);
         assert!(tally.figures(id).is_none());
-        let gone = &tally.gone[&key];
+        let gone = tally.gone.get(&key).expect("it counts there");
         assert_eq!((gone.users, gone.total, gone.refused[Cause::Left as usize]), (0, 1, 1));
         assert_eq!(gone.traffic, traffic);
     }

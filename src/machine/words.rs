@@ -1,6 +1,5 @@
 //! What facts are in words.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -10,7 +9,9 @@ use super::ending::Ending;
 use super::fact::Fact;
 use super::fault::Advised;
 use super::input::Traffic;
+use crate::base::decimal::Decimal;
 use crate::base::name::Name;
+use crate::base::sorted::Set;
 use crate::wire::control::{Denial, GrantedAddress, Ports, Refusal};
 
 /// The system has no local port left for a dial (connect(2), EADDRNOTAVAIL).
@@ -27,7 +28,7 @@ struct PortsOf<'a>(&'a [GrantedAddress]);
 
 impl fmt::Display for PortsOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ports: BTreeSet<Ports> = self.0.iter().map(|address| address.ports).collect();
+        let ports: Set<Ports> = self.0.iter().map(|address| address.ports).collect();
         let count: usize = ports.iter().map(|ports| ports.count()).sum();
         f.write_str(if count > 1 { "ports" } else { "port" })?;
         for (place, ports) in ports.into_iter().enumerate() {
@@ -103,7 +104,7 @@ impl fmt::Display for Fact {
                 )
             }
             Fact::UserLeft { number, user, service, traffic, lasted, reason, .. } => {
-                let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
+                let (Traffic { received, sent }, seconds) = (traffic, Decimal::seconds(*lasted));
                 write!(
                     f,
                     "#{number} user {user} of {service}: {received} bytes in, {sent} bytes out, {seconds:.3} s, {}",
@@ -160,7 +161,7 @@ impl fmt::Display for Fact {
             Fact::LinkLost { link, server, reason } => {
                 write!(f, "{link} connection to {server} ended: {reason}")
             }
-            Fact::NextAttempt { pause } => write!(f, "next attempt in {:.1} s", pause.as_secs_f64()),
+            Fact::NextAttempt { pause } => write!(f, "next attempt in {:.1} s", Decimal::seconds(*pause)),
             Fact::Unresolved { host, purpose, why } => {
                 write!(f, "the name {} of {purpose} could not be resolved ({why})", host.host)
             }
@@ -182,7 +183,7 @@ impl fmt::Display for Fact {
                 "#{number} user {user} of {service}: local server {local} did not take the connection: {reason}"
             ),
             Fact::SessionEnded { number, user, service, local, traffic, lasted, reason } => {
-                let (Traffic { received, sent }, seconds) = (traffic, lasted.as_secs_f64());
+                let (Traffic { received, sent }, seconds) = (traffic, Decimal::seconds(*lasted));
                 write!(
                     f,
                     "#{number} user {user} of {service} at {local}: {sent} bytes in, {received} bytes out, \
@@ -200,7 +201,7 @@ impl fmt::Display for Fact {
             Fact::DialsSlow { address, mean } => write!(
                 f,
                 "the system takes {:.1} ms to find a local port for each connection to {address}: {PORTS_ADVICE}",
-                mean.as_secs_f64() * 1e3
+                Decimal::milliseconds(*mean)
             ),
             Fact::AcceptPaused { at, fault } => {
                 write!(f, "cannot take connections at {at} for now: {}", Advised(*fault))

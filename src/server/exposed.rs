@@ -23,7 +23,7 @@ mod grants;
 mod lent;
 mod permitted;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -31,6 +31,7 @@ use crate::base::clocks::Clocks;
 use crate::base::id::{AskId, LinkId, ListenerId, ServiceId};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
+use crate::base::sorted::{Map, Set, tree};
 use crate::config::limits::Limits;
 use crate::config::policy::PortRules;
 use crate::config::{Policies, ServerConfig};
@@ -53,14 +54,14 @@ const OPENED_AHEAD: Duration = Duration::from_secs(10);
 /// What is permitted to whom.
 enum Rules {
     Alike(Permitted),
-    Each(HashMap<Name, Permitted>),
+    Each(Map<Name, Permitted>),
 }
 
 /// What a configuration says about who may ask for which ports.
 struct Rights {
     rules: Rules,
     /// Keys that there are: each is to have room for a link.
-    keys: HashSet<Name>,
+    keys: BTreeSet<Name>,
 }
 
 impl Rights {
@@ -73,7 +74,7 @@ impl Rights {
                 Rules::Each(each.iter().map(|(key, it)| (key.clone(), permitted(&it.ports))).collect())
             }
         };
-        Rights { rules, keys: config.keys.iter().map(|key| key.name.clone()).collect() }
+        Rights { rules, keys: tree(config.keys.iter().map(|key| key.name.clone())) }
     }
 
     /// Why a grant ends; `None` if it is permitted.
@@ -110,7 +111,7 @@ pub(super) struct Exposed {
     rights: Rights,
     /// When keys may do nothing any more, as people say it, and as the machine goes by.
     ends: Vec<(Name, SystemTime)>,
-    expiring: BTreeSet<(Instant, Name)>,
+    expiring: Set<(Instant, Name)>,
     /// Ports that the system takes for its own connections.
     local: Option<Ports>,
     grants: Grants,
@@ -136,7 +137,7 @@ impl Exposed {
         let mut exposed = Exposed {
             rights: Rights::new(config, local),
             ends: Vec::new(),
-            expiring: BTreeSet::new(),
+            expiring: Set::default(),
             local,
             grants: Grants::default(),
             asks: Asks::default(),

@@ -1,6 +1,6 @@
 //! Links: a client's control connection and what hangs on it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
 use crate::base::slots::Slots;
+use crate::base::sorted::Set;
 use crate::config::limits::Limits;
 use crate::machine::{Agenda, Fact, Measured, Output, SILENT_AFTER, Silence, Verdict};
 use crate::wire::control::{Capabilities, ControlFrame};
@@ -81,7 +82,7 @@ pub(super) struct Link {
     /// It stands in the list of links whose idle connections are given to users in a later turn.
     pub listed: bool,
     /// Users whose sessions are overdue, and are looked at again when the client gives a sign of life.
-    pub overdue: BTreeSet<ConnId>,
+    pub overdue: Set<ConnId>,
     /// The last tickets expired or were given back, and none has brought a message connection since.
     pub brings_none: bool,
     /// An idle message connection was lost, and none has come since.
@@ -134,7 +135,7 @@ impl Link {
             failing: Failing::default(),
             refuses: false,
             listed: false,
-            overdue: BTreeSet::new(),
+            overdue: Set::default(),
             brings_none: false,
             has_lost_idle: false,
             is_probed: false,

@@ -3,7 +3,6 @@
 //! While the server starts, an address that is in use is asked for again and again for some seconds: the process before
 //! it may be about to end, or a connection that goes out from that very port.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -11,6 +10,7 @@ use std::time::Instant;
 use crate::base::address::Listen;
 use crate::base::id::{ListenerId, ServiceId, kind};
 use crate::base::slots::Slots;
+use crate::base::table::Table;
 use crate::config::ServerConfig;
 use crate::machine::{Agenda, Door, Fact, Output};
 
@@ -102,7 +102,7 @@ impl Listener {
 pub struct Listeners {
     slots: Slots<kind::Listener, Listener>,
     /// Those of each service.
-    of_service: HashMap<ServiceId, Vec<ListenerId>>,
+    of_service: Table<kind::Service, Vec<ListenerId>>,
     message_port: u16,
     /// Until when addresses in use are asked for again.
     patient_until: Instant,
@@ -116,7 +116,7 @@ impl Listeners {
     pub(super) fn new(patient_until: Instant) -> Listeners {
         Listeners {
             slots: Slots::default(),
-            of_service: HashMap::new(),
+            of_service: Table::default(),
             message_port: 0,
             patient_until,
             again: Vec::new(),
@@ -140,17 +140,20 @@ impl Listeners {
 
     fn join(&mut self, id: ListenerId, serves: Use) {
         if let Use::Users(service) = serves {
-            self.of_service.entry(service).or_default().push(id);
+            match self.of_service.get_mut(service) {
+                Some(its) => its.push(id),
+                None => self.of_service.insert(service, vec![id]),
+            }
         }
     }
 
     fn leave(&mut self, id: ListenerId, serves: Use) {
         if let Use::Users(service) = serves
-            && let Some(its) = self.of_service.get_mut(&service)
+            && let Some(its) = self.of_service.get_mut(service)
         {
             its.retain(|&it| it != id);
             if its.is_empty() {
-                self.of_service.remove(&service);
+                self.of_service.remove(service);
             }
         }
     }
@@ -201,7 +204,7 @@ impl Listeners {
         service: ServiceId,
         agenda: &mut Agenda,
     ) -> (Vec<ListenerId>, usize) {
-        let ids = self.of_service.remove(&service).unwrap_or_default();
+        let ids = self.of_service.remove(service).unwrap_or_default();
         let count = ids.len();
         let unknown = ids.into_iter().filter(|&id| {
             let is_known = self.slots.remove(id).is_some_and(|listener| !listener.is_open());
@@ -215,7 +218,7 @@ impl Listeners {
 
     /// The listeners of a service.
     pub(super) fn of_service(&self, service: ServiceId) -> &[ListenerId] {
-        self.of_service.get(&service).map_or(&[], |its| its)
+        self.of_service.get(service).map_or(&[], |its| its)
     }
 
     /// Where users of a service connect.

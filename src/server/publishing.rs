@@ -1,7 +1,7 @@
 //! What clients ask to serve on links that stand: it is granted, or denied and remembered. What was denied, or was
 //! withdrawn, is granted without being asked for again once it may be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::exposed::{Exposed, Exposing};
@@ -10,6 +10,7 @@ use super::matching::Matching;
 use super::services::{Publication, Unpublishable};
 use crate::base::id::{ConnId, LinkId, ServiceId, kind};
 use crate::base::name::Name;
+use crate::base::sorted::Map;
 use crate::base::table::Table;
 use crate::config::policy::UserRules;
 use crate::machine::{Agenda, CloseReason, Fact, Output};
@@ -21,17 +22,17 @@ use crate::wire::control::{ControlFrame, Denial, GrantedAddress, Ports, Publicat
 /// asks for count. What is more is denied and not remembered, and what a link asked for is forgotten with the link.
 #[derive(Default)]
 pub(super) struct Asked {
-    links: Table<kind::Link, BTreeMap<PublicationNumber, Publish>>,
+    links: Table<kind::Link, Map<PublicationNumber, Publish>>,
     /// The highest number under which each link has asked for something, denied or not.
     last: Table<kind::Link, PublicationNumber>,
     /// What of it is denied, by the names of the services.
-    denied: BTreeMap<Name, BTreeSet<(LinkId, PublicationNumber)>>,
+    denied: BTreeSet<(Name, LinkId, PublicationNumber)>,
 }
 
 impl Asked {
     fn add(&mut self, link: LinkId, publish: &Publish, is_granted: bool) {
         if !self.links.contains(link) {
-            self.links.insert(link, BTreeMap::new());
+            self.links.insert(link, Map::default());
         }
         if let Some(asked) = self.links.get_mut(link) {
             asked.insert(publish.number, publish.clone());
@@ -44,27 +45,23 @@ impl Asked {
     /// What a link asks for is denied; false if it was so before.
     fn deny(&mut self, link: LinkId, number: PublicationNumber) -> bool {
         let Some(service) = self.get(link, number).map(|publish| publish.name.clone()) else { return false };
-        self.denied.entry(service).or_default().insert((link, number))
+        self.denied.insert((service, link, number))
     }
 
     /// It is not asked for any more, or granted.
     fn forget_denied(&mut self, service: &Name, link: LinkId, number: PublicationNumber) {
-        if let Some(denied) = self.denied.get_mut(service) {
-            denied.remove(&(link, number));
-            if denied.is_empty() {
-                self.denied.remove(service);
-            }
-        }
+        self.denied.remove(&(service.clone(), link, number));
     }
 
     /// The links that ask for a service and are denied it.
-    pub fn denied(&self, service: &Name) -> impl Iterator<Item = LinkId> {
-        self.denied.get(service).into_iter().flatten().map(|&(link, _)| link)
+    pub fn denied<'a>(&'a self, service: &'a Name) -> impl Iterator<Item = LinkId> + 'a {
+        let from = (service.clone(), LinkId::LEAST, 0);
+        self.denied.range(from..).take_while(move |it| it.0 == *service).map(|it| it.1)
     }
 
     /// The services that a link asks for, denied ones too.
     pub fn services_of(&self, link: LinkId) -> impl Iterator<Item = &Name> {
-        self.links.get(link).into_iter().flat_map(BTreeMap::values).map(|publish| &publish.name)
+        self.links.get(link).into_iter().flat_map(Map::values).map(|publish| &publish.name)
     }
 
     /// A link asks with other options for what it asks for under this number; false if it asks for something else.
@@ -79,7 +76,7 @@ impl Asked {
 
     /// How many asks a link has.
     pub fn count(&self, link: LinkId) -> usize {
-        self.links.get(link).map_or(0, BTreeMap::len)
+        self.links.get(link).map_or(0, Map::len)
     }
 
     /// Whether a link asks for something under this number.
@@ -250,7 +247,7 @@ impl Publishing<'_> {
         let sending = &self.matching.sending;
         let holder = sending.links.get(link).and_then(|link| sending.holders.get(link.identity.holder));
         let Some(holder) = holder else { return };
-        let asked = self.asked.links.get(link).into_iter().flatten();
+        let asked = self.asked.links.get(link).into_iter().flat_map(Map::iter);
         let gone = asked.filter(|(_, it)| it.want == Want::Service && !holder.may_serve(&it.name));
         for number in gone.map(|it| *it.0).collect::<Vec<_>>() {
             if self.asked.deny(link, number) {
@@ -305,7 +302,7 @@ impl Publishing<'_> {
 
     /// Something changed: what was denied is granted where it may be now.
     pub fn grant_denied(&mut self) {
-        for (link, number) in std::mem::take(&mut self.asked.denied).into_values().flatten() {
+        for (_, link, number) in std::mem::take(&mut self.asked.denied) {
             let Some(publish) = self.asked.get(link, number).cloned() else { continue };
             match self.grant(link, &publish) {
                 Ok(addresses) => self.answer(link, &publish, Ok(addresses)),

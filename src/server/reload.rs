@@ -13,17 +13,18 @@
 //! the ones that they allow. Where one of them is in the way of a service, that one gets the port. Listeners that are
 //! in the way, or at addresses that go, are lent to the reload, and change hands or are closed.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 use super::clients::Clients;
 use super::exposed::{Exposing, Lent, give};
-use super::listeners::{Listener, Listeners, Use};
+use super::listeners::{Listeners, Use};
 use super::services::Services;
 use crate::base::address::Listen;
 use crate::base::id::{ListenerId, ServiceId};
 use crate::base::name::Name;
+use crate::base::sorted::Set;
 use crate::config::ServerConfig;
 use crate::config::difference::{Difference, NeedsRestart};
 use crate::machine::{Agenda, CannotListen, Fact, Output, ReloadFault};
@@ -54,12 +55,12 @@ pub(super) struct Reload {
     /// Those that are new.
     opened: Vec<ListenerId>,
     /// Those of them that were asked for, and have not answered.
-    awaited: HashSet<ListenerId>,
+    awaited: Set<ListenerId>,
     /// Those that cannot be had.
     failed: Vec<CannotListen>,
     /// Those of them that are asked for at the end, and what they overlap.
     late: Vec<(ListenerId, Listen)>,
-    overlapped: BTreeSet<ListenerId>,
+    overlapped: Set<ListenerId>,
     /// What was suspended for them, and whom it served.
     suspended: Vec<(ListenerId, Use)>,
     /// Listeners of ports that clients asked for and that are for others then, or for nobody.
@@ -91,10 +92,10 @@ impl Reload {
             uses: Vec::new(),
             closing: Vec::new(),
             opened: Vec::new(),
-            awaited: HashSet::new(),
+            awaited: Set::default(),
             failed: Vec::new(),
             late: Vec::new(),
-            overlapped: BTreeSet::new(),
+            overlapped: Set::default(),
             suspended: Vec::new(),
             lent: Lent::default(),
         };
@@ -123,20 +124,20 @@ impl Reload {
             }
             free.extend(own);
         }
-        let mut free_at: HashMap<Listen, Vec<ListenerId>> = HashMap::new();
         // Port 0 is another one each time.
-        for (id, at) in free.iter().filter_map(|&id| Some((id, at(id)?))).filter(|it| it.1.port() != 0) {
-            free_at.entry(at).or_default().push(id);
-        }
-        let mut taken = HashSet::new();
+        let placed = free.iter().filter_map(|&id| Some((id, at(id)?))).filter(|it| it.1.port() != 0);
+        let mut free_at = by_port(placed);
+        let mut taken = Set::default();
         let uses = &mut self.uses;
-        wanted.retain(|(whose, place)| match free_at.get_mut(place).and_then(Vec::pop) {
-            Some(id) => {
-                taken.insert(id);
-                uses.push((whose.clone(), id));
-                false
-            }
-            None => true,
+        wanted.retain(|(whose, place)| {
+            let near = free_at.get_mut(&place.port());
+            let found = near.and_then(|near| {
+                let found = near.iter().rposition(|it| it.1 == *place)?;
+                Some(near.remove(found).0)
+            });
+            uses.extend(found.map(|id| (whose.clone(), id)));
+            taken.extend(found);
+            found.is_none()
         });
         wanted.extend(self.lent.wanted().map(|(service, at)| (Whose::Granted(service), at)));
         self.closing = free.into_iter().filter(|id| !taken.contains(id)).collect();
@@ -144,12 +145,8 @@ impl Reload {
     }
 
     fn open(&mut self, new: Vec<(Whose, Listen)>, listeners: &mut Listeners, agenda: &mut Agenda) {
-        let mut closing: HashMap<u16, Vec<(ListenerId, Listen)>> = HashMap::new();
-        for &id in &self.closing {
-            if let Some(at) = listeners.get(id).map(Listener::place) {
-                closing.entry(at.port()).or_default().push((id, at));
-            }
-        }
+        let placed = self.closing.iter().filter_map(|&id| Some((id, listeners.get(id)?.place())));
+        let closing = by_port(placed);
         for (whose, at) in new {
             let Some(id) = listeners.add(Use::Nobody, at) else { continue };
             self.opened.push(id);
@@ -266,12 +263,21 @@ impl Reload {
     }
 }
 
+/// Listeners and their places, by port.
+fn by_port(all: impl Iterator<Item = (ListenerId, Listen)>) -> HashMap<u16, Vec<(ListenerId, Listen)>> {
+    let mut ports: HashMap<_, Vec<_>> = HashMap::new();
+    for (id, at) in all {
+        ports.entry(at.port()).or_default().push((id, at));
+    }
+    ports
+}
+
 /// Services change, and their listeners: some close, and services may have lost some already that gave way to others.
 fn change_services(
     config: &ServerConfig,
     difference: &Difference,
     uses: Vec<(Whose, ListenerId)>,
-    (closing, mut moved): (Vec<ListenerId>, BTreeSet<ServiceId>),
+    (closing, mut moved): (Vec<ListenerId>, Set<ServiceId>),
     clients: &mut Clients,
 ) {
     let publishing = &mut clients.publishing;

@@ -197,7 +197,7 @@ impl Services {
     pub fn drain_link(&mut self, link: LinkId) {
         let Some(offers) = self.offers.get_mut(link) else { return };
         offers.drains = true;
-        for (&id, &publication) in &offers.publications {
+        for (&id, &publication) in offers.publications.iter() {
             if let Some(it) = self.publications.get_mut(publication)
                 && std::mem::replace(&mut it.serving, false)
                 && let Some(service) = self.services.get_mut(id)

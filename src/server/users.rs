@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::refused::Refused;
 use crate::base::address::{Origin, PackedAddress};
 use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId, kind};
+use crate::base::sorted::by_rank;
 use crate::base::table::Table;
 use crate::machine::{Agenda, Output};
 use crate::wire::control::PublicationNumber;
@@ -181,9 +182,7 @@ impl Users {
     /// The users of a service, the oldest first. All users are looked at.
     pub fn of_service(&self, service: ServiceId) -> Vec<ConnId> {
         let of_service = self.table.iter().filter(|(_, user)| user.service == service);
-        let mut users: Vec<ConnId> = of_service.map(|(id, _)| id).collect();
-        users.sort_unstable_by_key(|id| id.serial());
-        users
+        by_rank(of_service.map(|(id, _)| id), |id| id.serial()).collect()
     }
 
     /// When a user came.

@@ -23,7 +23,11 @@ impl CryptoResolver for Primitives {
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        DefaultResolver.resolve_hash(choice)
+        match choice {
+            // The other hashes that snow knows are not linked.
+            HashChoice::Blake2s => DefaultResolver.resolve_hash(&HashChoice::Blake2s),
+            _ => None,
+        }
     }
 
     fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {

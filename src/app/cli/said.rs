@@ -1,6 +1,5 @@
 //! What a command line says becomes what a file would say: whether its values fit together is decided here.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use super::beside::{self, Given};
 use super::{Failure, default_service};
 use crate::base::address::Listen;
 use crate::base::name::Name;
+use crate::base::sorted::Set;
 use crate::config::file::{ClientSaid, Running, ServerSaid, for_metrics, same_file_of_flags};
 use crate::config::limits::Limits;
 use crate::config::options::Side;
@@ -169,7 +169,7 @@ fn all_files_differ(side: Side, flags: &Running, key: Option<&Path>) -> Result<(
 
 #[cold]
 fn all_differ<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), Failure> {
-    let mut seen = HashSet::new();
+    let mut seen = Set::default();
     for name in names {
         if !seen.insert(name) {
             return Err(Failure::SameService(name.clone()));

@@ -8,18 +8,22 @@ mod live;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Failure;
 use super::arguments::StatusArguments;
 use crate::app::status::document::{FRAME, processes};
 use crate::app::status::socket;
+use crate::base::mailbox::Mailbox;
 use crate::config::fault::without_whole_secrets;
+use crate::reactor::world::thread;
 use asking::Answer;
 
 /// Time between two questions while somebody waits for everything to be proven.
 const WAIT_STEP: Duration = Duration::from_millis(250);
+/// An answer is not on the stack of the thread that asks.
+const STACK_BYTES: usize = 256 * 1024;
 /// The exit status where no process answers.
 const NOTHING: u8 = 2;
 
@@ -41,7 +45,7 @@ pub(super) fn run(arguments: StatusArguments) -> Result<(), Failure> {
         let told = Told::ask(&arguments, false);
         match deadline {
             Some(deadline) if told.status != 0 && Instant::now() < deadline => {
-                thread::sleep(WAIT_STEP.min(deadline.saturating_duration_since(Instant::now())));
+                std::thread::sleep(WAIT_STEP.min(deadline.saturating_duration_since(Instant::now())));
             }
             _ => break told,
         }
@@ -62,7 +66,7 @@ fn follow(arguments: &StatusArguments) -> Result<(), Failure> {
         if io::stdout().write_all((text + "\n").as_bytes()).is_err() {
             return end(told.status);
         }
-        thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(1));
     }
 }
 
@@ -146,16 +150,25 @@ fn gone(path: &Path, error: &io::Error, is_named: bool) -> (u8, Option<String>) 
 
 /// All at once: one that does not answer delays no other.
 fn ask_all(paths: &[PathBuf], target: &str) -> Vec<Answer> {
-    thread::scope(|scope| {
-        let ask = |path| thread::Builder::new().spawn_scoped(scope, move || asking::ask(path, target));
-        let asked: Vec<_> = paths.iter().map(|path| (path, ask(path))).collect();
-        let answers = asked.into_iter().map(|(path, thread)| match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|_| Answer::lost()),
-            // No thread can be made.
-            Err(_) => asking::ask(path, target),
-        });
-        answers.collect()
-    })
+    let begin = |path: &PathBuf| {
+        let answer = Arc::new(Mailbox::default());
+        let (path, target, to_leave) = (path.clone(), target.to_owned(), answer.clone());
+        let ask = move || {
+            let told = asking::ask(&path, &target);
+            to_leave.leave(|answer| *answer = Some(told));
+        };
+        (thread::start("asking", STACK_BYTES, ask), answer)
+    };
+    let asked: Vec<_> = paths.iter().map(begin).collect();
+    let answers = asked.into_iter().zip(paths).map(|((thread, answer), path)| match thread {
+        Ok(thread) => {
+            let _ = thread.join();
+            answer.take().unwrap_or_else(Answer::lost)
+        }
+        // No thread can be made.
+        Err(_) => asking::ask(path, target),
+    });
+    answers.collect()
 }
 
 /// How wide a line may be.

@@ -4,7 +4,6 @@
 //! The process gets a user of its own that owns nothing, sees no home, and may do no more than serve. Its key is handed
 //! over by systemd, so that the file stays its owner's.
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use super::arguments::{ClientArguments, ServerArguments, UnitSide};
 use super::beside::Given;
 use super::{Failure, print, said};
 use crate::base::address::Listen;
+use crate::base::sorted::Set;
 use crate::config::fault::without_whole_secrets;
 use crate::config::file::Running;
 use crate::config::options::{Kind, Side};
@@ -235,7 +235,7 @@ impl Wanted {
     fn folders(&self) -> Result<String, Failure> {
         let own = Path::new("/run/skyorg").join(self.side.name());
         let folders = self.written.iter().filter_map(|path| path.parent());
-        let folders: BTreeSet<&Path> = folders.filter(|folder| !folder.starts_with(&own)).collect();
+        let folders: Set<&Path> = folders.filter(|folder| !folder.starts_with(&own)).collect();
         let mut text = String::new();
         for folder in folders {
             match folder.strip_prefix("/var/log") {

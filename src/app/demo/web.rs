@@ -4,8 +4,9 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::thread::{self, Builder};
 use std::time::Duration;
+
+use crate::reactor::world::thread;
 
 /// Connections served at once; further ones are closed unread.
 const CONNECTIONS_MAX: usize = 64;
@@ -15,12 +16,14 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a request's body that are read and thrown away, so that closing does not destroy the answer.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+/// More stack than a page needs.
+const STACK_BYTES: usize = 128 * 1024;
 
 /// Starts the server on a free port of loopback; it ends with the process.
 pub fn start() -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
-    Builder::new().name("local web server".to_owned()).spawn(move || accept(&listener))?;
+    thread::start("local web server", STACK_BYTES, move || accept(&listener))?;
     Ok(address)
 }
 
@@ -29,7 +32,7 @@ fn accept(listener: &TcpListener) {
     loop {
         let Ok((stream, peer)) = listener.accept() else {
             // Out of descriptors, most likely: others must leave first.
-            thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
             continue;
         };
         let taken = Arc::clone(&place);
@@ -39,7 +42,7 @@ fn accept(listener: &TcpListener) {
                 // A visitor that leaves early is not worth a report.
                 let _ = serve(stream, peer);
             };
-            let _ = Builder::new().spawn(serve);
+            let _ = thread::start("visitor", STACK_BYTES, serve);
         }
     }
 }

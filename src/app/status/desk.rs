@@ -9,7 +9,6 @@ use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
@@ -23,6 +22,7 @@ use super::reader::{Reader, Step, Stream};
 use super::view::View;
 use super::{document, metrics, page, screen, system};
 use crate::machine::Fault;
+use crate::reactor::world::thread;
 
 /// How long a reader may stay.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,8 +67,7 @@ pub fn start(readers_max: usize, wake_loop: impl Fn() + Send + Sync + 'static) -
         came: 0,
         spare: None,
     };
-    let thread = thread::Builder::new().name("status".into()).stack_size(STACK_BYTES);
-    thread.spawn(move || desk.serve(poll))?;
+    thread::start("status", STACK_BYTES, move || desk.serve(poll))?;
     Ok(exchange)
 }
 

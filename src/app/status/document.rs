@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::judge::{self, Judgement};
 use super::view::View;
 use crate::app::json::Json;
+use crate::base::decimal::Decimal;
 use crate::config::moment::Shown;
 use crate::machine::status::{CAUSES, Figures, LinkStatus, PublicationStatus, ServiceStatus};
 
@@ -25,7 +26,7 @@ pub fn processes(document: &str) -> Option<&str> {
 
 fn process(view: &View, json: &mut Json) {
     let View { snapshot, head, system, .. } = view;
-    json.open('{').key("role").text(head.role.name()).key("pid").plain(system.pid);
+    json.open('{').key("role").text(head.role.name()).key("pid").plain(&system.pid);
     json.key("since").text(&time(head.since));
     json.key("configuration").open('{').key("file").text_or_null(head.file.as_deref());
     json.key("since").text(&time(head.configured)).key("refused");
@@ -47,17 +48,17 @@ fn process(view: &View, json: &mut Json) {
     match snapshot.totals.unknown_hellos {
         None => json.key("unknown_hellos").null(),
         Some((count, last)) => {
-            json.key("unknown_hellos").open('{').key("count").plain(count);
+            json.key("unknown_hellos").open('{').key("count").plain(&count);
             json.key("last_from").text(&last.to_string()).close('}')
         }
     };
-    json.key("out_of_descriptors").plain(snapshot.totals.is_out_of_descriptors);
+    json.key("out_of_descriptors").plain(&snapshot.totals.is_out_of_descriptors);
     json.key("process").open('{').key("descriptors").open('{');
     number_or_null(json.key("used"), system.descriptors);
     number_or_null(json.key("limit"), system.descriptors_max);
     json.close('}');
     number_or_null(json.key("memory_bytes"), system.memory);
-    json.key("log_lines_dropped").plain(system.log_lines_dropped).close('}').close('}');
+    json.key("log_lines_dropped").plain(&system.log_lines_dropped).close('}').close('}');
 }
 
 fn service(view: &View, service: &ServiceStatus, json: &mut Json) {
@@ -79,7 +80,7 @@ fn service(view: &View, service: &ServiceStatus, json: &mut Json) {
 
 fn judgement(view: &View, judgement: &Judgement, json: &mut Json) {
     json.key("state").text(judgement.state.name()).key("reason").text_or_null(judgement.reason);
-    let age = judgement.proof.map(|proof| view.age(proof).as_secs_f64());
+    let age = judgement.proof.map(|proof| Decimal::seconds(view.age(proof)));
     json.key("proof_age_s").decimal_or_null(age);
 }
 
@@ -87,20 +88,20 @@ fn publication(view: &View, publication: &PublicationStatus, json: &mut Json) {
     json.open('{').key("key").text(publication.key.as_str());
     json.key("client").text_or_null(publication.client.map(|client| client.to_string()).as_deref());
     judgement(view, &judge::of_publication(publication, view.at), json);
-    json.key("unanswered").plain(publication.unanswered).close('}');
+    json.key("unanswered").plain(&publication.unanswered).close('}');
 }
 
 fn figures(figures: &Figures, json: &mut Json) {
     let Figures { users, peak, waiting, total, traffic, refused, waits, .. } = figures;
-    json.key("users").open('{').key("now").plain(users).key("peak").plain(peak);
-    json.key("waiting").plain(waiting).key("total").plain(total).close('}');
-    let wait = |share| waits.quantile(share).map(|seconds| seconds * 1_000.0);
+    json.key("users").open('{').key("now").plain(&users).key("peak").plain(&peak);
+    json.key("waiting").plain(&waiting).key("total").plain(&total).close('}');
+    let wait = |share| waits.quantile(share).map(Decimal::milliseconds);
     json.key("wait_ms").open('{').key("p50").decimal_or_null(wait(0.5));
     json.key("p99").decimal_or_null(wait(0.99)).close('}');
-    json.key("bytes").open('{').key("in").plain(traffic.received).key("out").plain(traffic.sent).close('}');
+    json.key("bytes").open('{').key("in").plain(&traffic.received).key("out").plain(&traffic.sent).close('}');
     json.key("refused").open('{');
     for (cause, count) in CAUSES.iter().zip(refused).filter(|(_, count)| **count > 0) {
-        json.key(cause).plain(count);
+        json.key(cause).plain(&count);
     }
     json.close('}');
 }
@@ -110,16 +111,16 @@ fn link(view: &View, link: &LinkStatus, json: &mut Json) {
     json.key("address").text_or_null(link.address.map(|address| address.to_string()).as_deref());
     json.key("since").text_or_null(link.since.map(|since| time(view.wall_of(since))).as_deref());
     json.key("reason").text_or_null(link.reason.as_deref());
-    json.key("round_trip_ms").decimal_or_null(link.round_trip.map(|it| it.as_secs_f64() * 1_000.0));
-    json.key("pool").open('{').key("idle").plain(link.idle).key("busy").plain(link.busy);
-    json.key("coming").plain(link.coming).close('}');
+    json.key("round_trip_ms").decimal_or_null(link.round_trip.map(Decimal::milliseconds));
+    json.key("pool").open('{').key("idle").plain(&link.idle).key("busy").plain(&link.busy);
+    json.key("coming").plain(&link.coming).close('}');
     let expires = link.expires_in.and_then(|left: Duration| view.wall.checked_add(left));
     json.key("expires").text_or_null(expires.map(time).as_deref()).close('}');
 }
 
 fn number_or_null(json: &mut Json, number: Option<u64>) {
     match number {
-        Some(number) => json.plain(number),
+        Some(number) => json.plain(&number),
         None => json.null(),
     };
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::view::View;
 use crate::app::json::Json;
+use crate::base::decimal::Decimal;
 use crate::base::name::Name;
-use crate::machine::status::{Figures, ServiceStatus, WAIT_BOUNDS};
+use crate::machine::status::{Figures, ServiceStatus, WAIT_BOUNDS_US};
 
 /// Time between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(10);
@@ -21,8 +22,8 @@ struct Sample {
     /// Bytes a second.
     received: f32,
     sent: f32,
-    /// The wait that 99 of 100 users did not exceed, in milliseconds; less than zero without any user.
-    wait_ms: f32,
+    /// The wait that 99 of 100 users did not exceed, in microseconds; 0 without any user.
+    wait_us: u32,
 }
 
 /// One service's samples, and its counts at the last one.
@@ -34,7 +35,7 @@ struct Line {
     received: u64,
     sent: u64,
     refused: u64,
-    waits: [u64; WAIT_BOUNDS.len() + 1],
+    waits: [u64; WAIT_BOUNDS_US.len() + 1],
 }
 
 type Key = (Name, Option<Name>);
@@ -77,16 +78,23 @@ impl History {
     /// The lines as JSON, oldest sample first.
     pub fn write(&self) -> String {
         let mut json = Json::default();
-        json.open('{').key("every_s").plain(INTERVAL.as_secs()).key("samples").plain(SAMPLES);
+        json.open('{').key("every_s").plain(&INTERVAL.as_secs()).key("samples").plain(&SAMPLES);
         json.key("services").open('[');
         for ((name, key), line) in &self.lines {
             json.open('{').key("name").text(name.as_str());
             json.key("key").text_or_null(key.as_ref().map(Name::as_str));
-            line.write("users", |it| Some(it.users.into()), &mut json);
-            line.write("in", |it| Some(it.received.round().into()), &mut json);
-            line.write("out", |it| Some(it.sent.round().into()), &mut json);
-            line.write("wait_ms", |it| (it.wait_ms >= 0.0).then_some(it.wait_ms.into()), &mut json);
-            line.write("refused", |it| Some(it.refused.into()), &mut json);
+            line.write("users", |it| Some(Decimal::whole(it.users.into())), &mut json);
+            line.write("in", |it| Some(Decimal::whole(it.received.round() as u64)), &mut json);
+            line.write("out", |it| Some(Decimal::whole(it.sent.round() as u64)), &mut json);
+            line.write(
+                "wait_ms",
+                |it| {
+                    let wait = Duration::from_micros(it.wait_us.into());
+                    (it.wait_us > 0).then(|| Decimal::milliseconds(wait))
+                },
+                &mut json,
+            );
+            line.write("refused", |it| Some(Decimal::whole(it.refused.into())), &mut json);
             json.close('}');
         }
         json.close(']').close('}');
@@ -107,7 +115,7 @@ impl Line {
             received: 0,
             sent: 0,
             refused: 0,
-            waits: [0; WAIT_BOUNDS.len() + 1],
+            waits: [0; WAIT_BOUNDS_US.len() + 1],
         };
         line.count(figures);
         line
@@ -130,14 +138,14 @@ impl Line {
             refused: u32::try_from(refused).unwrap_or(u32::MAX),
             received: a_second(figures.traffic.received, self.received),
             sent: a_second(figures.traffic.sent, self.sent),
-            wait_ms: waits.quantile(0.99).map_or(-1.0, |seconds| (seconds * 1_000.0) as f32),
+            wait_us: waits.quantile(0.99).map_or(0, |wait| wait.as_micros() as u32),
         };
         self.samples[self.taken % SAMPLES] = sample;
         self.taken += 1;
         self.count(figures);
     }
 
-    fn write(&self, name: &str, value: impl Fn(&Sample) -> Option<f64>, json: &mut Json) {
+    fn write(&self, name: &str, value: fn(&Sample) -> Option<Decimal>, json: &mut Json) {
         json.key(name).open('[');
         for number in self.taken.saturating_sub(SAMPLES)..self.taken {
             json.decimal_or_null(value(&self.samples[number % SAMPLES]));

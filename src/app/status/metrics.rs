@@ -3,14 +3,15 @@
 //! Labels are names of the operator's own file. What clients name is counted together for each key, with an empty
 //! service.
 
-use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::judge::{self, State};
 use super::view::View;
+use crate::base::decimal::Decimal;
 use crate::base::name::Name;
-use crate::machine::status::{CAUSES, ENDS, Figures, LinkStatus, ServiceStatus, WAIT_BOUNDS};
+use crate::base::sorted::Map;
+use crate::machine::status::{CAUSES, ENDS, Figures, LinkStatus, ServiceStatus, WAIT_BOUNDS_US};
 
 /// Writes all families.
 pub fn write(view: &View) -> String {
@@ -31,45 +32,47 @@ struct Row {
     /// Whether all of it is; nothing is said of what is away.
     is_proven: Option<bool>,
     /// Of what is proven least.
-    proof_age_s: Option<f64>,
+    proof_age_s: Option<Decimal>,
 }
 
 impl Row {
     fn all(view: &View) -> Vec<Row> {
         let mut rows = Vec::new();
-        let mut of_keys: BTreeMap<&str, Row> = BTreeMap::new();
+        let mut of_keys: Map<&str, Box<Row>> = Map::default();
         for service in &view.snapshot.services {
             match &service.exposed_by {
                 None => rows.push(Row::of(view, service, format!("service=\"{}\"", service.name))),
                 Some(key) => {
                     let row = Row::of(view, service, of_key(key));
-                    match of_keys.get_mut(key.as_str()) {
+                    match of_keys.get_mut(&key.as_str()) {
                         Some(all) => all.add(row),
-                        None => drop(of_keys.insert(key.as_str(), row)),
+                        None => drop(of_keys.insert(key.as_str(), Box::new(row))),
                     }
                 }
             }
         }
         for (key, figures) in &view.snapshot.totals.gone {
             // What is gone has counts, and neither users nor a state.
-            let row = of_keys.entry(key.as_str()).or_insert_with(|| Row::gone(key));
-            row.figures.add(figures);
+            match of_keys.get_mut(&key.as_str()) {
+                Some(all) => all.figures.add(figures),
+                None => drop(of_keys.insert(key.as_str(), Box::new(Row::gone(key, figures)))),
+            }
         }
-        rows.extend(of_keys.into_values());
+        rows.extend(of_keys.into_values().map(|row| *row));
         rows
     }
 
     fn of(view: &View, service: &ServiceStatus, labels: String) -> Row {
         let judgement = judge::of_service(service, view.at);
-        let proof_age_s = judgement.proof.map(|proof| view.age(proof).as_secs_f64());
+        let proof_age_s = judgement.proof.map(|proof| Decimal::seconds(view.age(proof)));
         let is_there = service.exposed_by.is_none() || !service.publications.is_empty();
         let is_proven = is_there.then_some(judgement.state == State::Proven);
         Row { labels, figures: service.figures.clone(), is_proven, proof_age_s }
     }
 
     /// A key whose holder has asked for nothing that is still there.
-    fn gone(key: &Name) -> Row {
-        let (labels, figures) = (of_key(key), Figures::default());
+    fn gone(key: &Name, figures: &Figures) -> Row {
+        let (labels, figures) = (of_key(key), figures.clone());
         Row { labels, figures, is_proven: None, proof_age_s: None }
     }
 
@@ -96,7 +99,7 @@ impl Families {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+    fn sample(&mut self, name: &str, labels: &str, value: &dyn Display) {
         let _ = if labels.is_empty() {
             writeln!(self.0, "{name} {value}")
         } else {
@@ -105,7 +108,7 @@ impl Families {
     }
 
     /// A family of one sample.
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: &dyn Display) {
         self.family(name, kind, help);
         self.sample(name, "", value);
     }
@@ -131,20 +134,20 @@ fn services(rows: &[Row], text: &mut Families) {
         let _ = writeln!(text.0, "{name}{{{labels},direction=\"in\"}} {}", figures.traffic.received);
         let _ = writeln!(text.0, "{name}{{{labels},direction=\"out\"}} {}", figures.traffic.sent);
     }
-    let mut gauge = |name, help, value: &dyn Fn(&Row) -> Option<f64>| {
+    let mut gauge = |name, help, value: &dyn Fn(&Row) -> Option<Decimal>| {
         text.family(name, "gauge", help);
         for row in rows {
             if let Some(value) = value(row) {
-                text.sample(name, &row.labels, value);
+                text.sample(name, &row.labels, &value);
             }
         }
     };
-    gauge("skyorg_users", "Users that are there.", &|row| Some(row.figures.users as f64));
+    gauge("skyorg_users", "Users that are there.", &|row| Some(Decimal::whole(row.figures.users as u64)));
     gauge("skyorg_waiting", "Users that wait for a message connection.", &|row| {
-        Some(row.figures.waiting as f64)
+        Some(Decimal::whole(row.figures.waiting as u64))
     });
     let help = "Whether a session or a probe was started within a minute.";
-    gauge("skyorg_proven", help, &|row| row.is_proven.map(|it| u8::from(it).into()));
+    gauge("skyorg_proven", help, &|row| row.is_proven.map(|it| Decimal::whole(it.into())));
     let help = "Time since a session or a probe was last started.";
     gauge("skyorg_proof_age_seconds", help, &|row| row.proof_age_s);
 }
@@ -155,29 +158,30 @@ fn waits(view: &View, text: &mut Families) {
     let name = "skyorg_wait_seconds";
     text.family(name, "histogram", "How long users waited for a message connection.");
     let mut below = 0;
-    for (bound, count) in WAIT_BOUNDS.iter().zip(all.counts) {
+    for (bound, count) in WAIT_BOUNDS_US.iter().zip(all.counts) {
         below += count;
+        let bound = Decimal::seconds(Duration::from_micros(*bound));
         let _ = writeln!(text.0, "{name}_bucket{{le=\"{bound}\"}} {below}");
     }
-    let (sum, count) = (all.sum.as_secs_f64(), all.count());
+    let (sum, count) = (Decimal::seconds(all.sum), all.count());
     let _ = writeln!(text.0, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
 }
 
 fn links(links: &[LinkStatus], text: &mut Families) {
-    let mut of_keys: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut of_keys: Map<&str, u64> = Map::default();
     for link in links {
-        *of_keys.entry(link.key.as_str()).or_default() += u64::from(link.since.is_some());
+        *of_keys.or_default(link.key.as_str()) += u64::from(link.since.is_some());
     }
     text.family("skyorg_links", "gauge", "Links that stand, by their key.");
     for (key, count) in of_keys {
-        text.sample("skyorg_links", &format!("key=\"{key}\""), count);
+        text.sample("skyorg_links", &format!("key=\"{key}\""), &count);
     }
     let name = "skyorg_message_connections";
     text.family(name, "gauge", "Message connections, by what they do.");
     let sum = |of: fn(&LinkStatus) -> usize| links.iter().map(of).sum::<usize>();
-    text.sample(name, "state=\"idle\"", sum(|link| link.idle));
-    text.sample(name, "state=\"busy\"", sum(|link| link.busy));
-    text.sample(name, "state=\"coming\"", sum(|link| link.coming));
+    text.sample(name, "state=\"idle\"", &sum(|link| link.idle));
+    text.sample(name, "state=\"busy\"", &sum(|link| link.busy));
+    text.sample(name, "state=\"coming\"", &sum(|link| link.coming));
 }
 
 fn totals(view: &View, text: &mut Families) {
@@ -188,23 +192,24 @@ fn totals(view: &View, text: &mut Families) {
         text.sample(name, &format!("cause=\"{cause}\""), count);
     }
     let help = "Sessions that were offered to a client again.";
-    text.single("skyorg_redeliveries_total", "counter", help, totals.redeliveries);
+    text.single("skyorg_redeliveries_total", "counter", help, &totals.redeliveries);
     let help = "Lines of the log that were dropped because it was not read in time.";
-    text.single("skyorg_log_lines_dropped_total", "counter", help, view.system.log_lines_dropped);
+    text.single("skyorg_log_lines_dropped_total", "counter", help, &view.system.log_lines_dropped);
     let help = "Whether the last configuration that was read is refused.";
     let is_refused = u8::from(view.head.refused.is_some());
-    text.single("skyorg_configuration_refused", "gauge", help, is_refused);
+    text.single("skyorg_configuration_refused", "gauge", help, &is_refused);
     text.family("skyorg_build_info", "gauge", "The program, in its labels.");
-    text.sample("skyorg_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
+    text.sample("skyorg_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), &1);
 }
 
 fn process(view: &View, text: &mut Families) {
     let system = &view.system;
-    let seconds = system.processor.as_secs_f64();
-    text.single("process_cpu_seconds_total", "counter", "Processor time used.", seconds);
-    let started = view.head.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let seconds = Decimal::seconds(system.processor);
+    text.single("process_cpu_seconds_total", "counter", "Processor time used.", &seconds);
+    let started = view.head.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let started = Decimal::seconds(started);
     let help = "Start of the process since the Unix epoch.";
-    text.single("process_start_time_seconds", "gauge", help, started);
+    text.single("process_start_time_seconds", "gauge", help, &started);
     for (name, help, value) in [
         ("process_open_fds", "File descriptors in use.", system.descriptors),
         ("process_max_fds", "Most file descriptors.", system.descriptors_max),
@@ -212,7 +217,7 @@ fn process(view: &View, text: &mut Families) {
         ("process_virtual_memory_bytes", "Addresses mapped.", system.mapped),
     ] {
         if let Some(value) = value {
-            text.single(name, "gauge", help, value);
+            text.single(name, "gauge", help, &value);
         }
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::judge::{self, Judgement, State};
 use super::view::View;
+use crate::base::decimal::Decimal;
 use crate::base::name::Name;
+use crate::base::sorted::by_rank;
 use crate::config::moment::Shown;
 use crate::machine::Traffic;
 use crate::machine::status::{CAUSES, LinkStatus, PublicationStatus, ServiceStatus};
@@ -124,12 +126,13 @@ fn head(view: &View, screen: &mut Screen) {
 
 fn services(view: &View, before: Option<&View>, screen: &mut Screen) {
     let rates = screen.format.is_live.then(|| Rates::of(view, before));
-    let mut rows: Vec<(Judgement, &ServiceStatus)> =
-        view.snapshot.services.iter().map(|service| (judge::of_service(service, view.at), service)).collect();
+    let rows = view.snapshot.services.iter().map(|service| (judge::of_service(service, view.at), service));
     // Whose client is away and may be has nothing to fail.
-    rows.sort_by_key(|(judgement, service)| {
-        (service.exposed_by.is_some() && service.publications.is_empty(), judgement.state)
-    });
+    let is_away = |service: &ServiceStatus| service.exposed_by.is_some() && service.publications.is_empty();
+    let rank = |(judgement, service): &(Judgement, &ServiceStatus)| {
+        u64::from(is_away(service)) << 8 | judgement.state as u64
+    };
+    let rows: Vec<(Judgement, &ServiceStatus)> = by_rank(rows, rank).collect();
     let names = rows.iter().map(|(_, service)| service.name.as_str().len());
     let wide = names.max().unwrap_or(0).clamp(7, screen.format.width.saturating_sub(67).max(8));
     screen.text.push('\n');
@@ -150,8 +153,9 @@ fn services(view: &View, before: Option<&View>, screen: &mut Screen) {
         let traffic = rates.as_ref().map_or(Some(figures.traffic), |rates| rates.of_service(service));
         let shown =
             |count: fn(Traffic) -> u64| traffic.map_or("-".to_owned(), |traffic| bytes(count(traffic)));
-        let wait =
-            |share| figures.waits.quantile(share).map_or("-".to_owned(), |it| format!("{}", it * 1_000.0));
+        let wait = |share| {
+            figures.waits.quantile(share).map_or("-".to_owned(), |it| Decimal::milliseconds(it).to_string())
+        };
         let name = cut(service.name.as_str(), wide);
         let row = format!(
             "{name:wide$} {state:15} {:>5} {:>5} {:>4} {:>8} {:>8} {:>6} {:>6}",
@@ -250,7 +254,7 @@ fn links(view: &View, screen: &mut Screen) {
         let LinkStatus { idle, busy, coming, .. } = link;
         let address = link.address.map_or("-".to_owned(), |address| address.to_string());
         let up = link.since.map_or("-".to_owned(), |since| age(view.age(since)));
-        let round_trip = |it: Duration| format!("{:.1} ms", it.as_secs_f64() * 1_000.0);
+        let round_trip = |it: Duration| format!("{:.1} ms", Decimal::milliseconds(it));
         let round_trip = link.round_trip.map_or("-".to_owned(), round_trip);
         let expires = link.expires_in.map_or("-".to_owned(), |left| format!("in {}", age(left)));
         let (name, address) = (cut(link.key.as_str(), wide), cut(&address, 24));
@@ -324,20 +328,22 @@ fn age(time: Duration) -> String {
 
 /// A count of bytes in three digits.
 fn bytes(count: u64) -> String {
-    let mut shown = count as f64;
     if count < 1_000 {
         return format!("{count} B");
     }
-    for unit in ["kB", "MB", "GB", "TB"] {
-        shown /= 1_000.0;
-        if shown < 9.95 {
-            return format!("{shown:.1} {unit}");
+    let rounded = |unit: u64| count / unit + u64::from(count % unit >= unit / 2);
+    let mut unit = 1_000;
+    for name in ["kB", "MB", "GB", "TB"] {
+        let (tenths, whole) = (rounded(unit / 10), rounded(unit));
+        if tenths < 100 {
+            return format!("{}.{} {name}", tenths / 10, tenths % 10);
         }
-        if shown < 999.5 {
-            return format!("{shown:.0} {unit}");
+        if whole < 1_000 {
+            return format!("{whole} {name}");
         }
+        unit *= 1_000;
     }
-    format!("{:.0} PB", shown / 1_000.0)
+    format!("{} PB", rounded(unit))
 }
 
 #[cfg(test)]

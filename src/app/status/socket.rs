@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::base::sorted::Set;
 use crate::config::options::Side;
 
 /// Where sockets stand if nobody says where.
@@ -202,14 +203,15 @@ pub fn find(role: Option<Side>) -> Vec<PathBuf> {
             };
             [Side::Server, Side::Client].into_iter().any(|it| role.is_none_or(|role| role == it) && is_of(it))
         };
-        let mut here: Vec<PathBuf> = entries(&folder).filter(is_wanted).collect();
+        let here: Set<PathBuf> = entries(&folder).filter(is_wanted).collect();
         // Servers first.
-        here.sort_unstable_by(|one, another| another.cmp(one));
-        // The same folder may have two names.
-        found.extend(here.into_iter().filter_map(|path| path.canonicalize().ok()));
+        for path in here.iter().rev().filter_map(|path| path.canonicalize().ok()) {
+            // The same folder may have two names.
+            if !found.contains(&path) {
+                found.push(path);
+            }
+        }
     }
-    let mut seen = std::collections::HashSet::new();
-    found.retain(|path| seen.insert(path.clone()));
     found.truncate(FOUND_MAX);
     found
 }

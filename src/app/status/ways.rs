@@ -119,8 +119,8 @@ fn listen(address: SocketAddr, handed_over: Option<TcpListener>) -> io::Result<T
     };
     listener.set_nonblocking(true)?;
     let at = listener.local_addr()?;
-    journal::tell(Level::Info, format_args!("metrics: http://{at}/"), "metrics", |json| {
-        json.key("address").shown(at);
+    journal::tell(Level::Info, format_args!("metrics: http://{at}/"), "metrics", &|json| {
+        json.key("address").shown(&at);
     });
     Ok(listener)
 }

@@ -1,13 +1,12 @@
 //! What a client is told, but for its key.
 
-use std::collections::HashMap;
-
 use super::server::{fit, of};
 use super::settings::Settings;
 use super::{Running, inside, missing};
 use crate::base::address::HostPort;
 use crate::base::name::Name;
 use crate::base::ports::Ports;
+use crate::base::sorted::Map;
 use crate::config::document::Document;
 use crate::config::fault::{Collector, quoted};
 use crate::config::limits::Limits;
@@ -76,7 +75,7 @@ impl ClientSaid {
 #[cold]
 fn publications(document: &Document, most: usize, faults: &mut Collector) -> Vec<Publication> {
     let mut all: Vec<Publication> = Vec::new();
-    let mut names: HashMap<Name, usize> = HashMap::new();
+    let mut names: Map<Name, usize> = Map::default();
     let mut ranges: Vec<(Ports, usize)> = Vec::new();
     let tables = [Section::Publish, Section::Expose].into_iter().flat_map(|section| {
         of(document, section, faults).into_iter().map(move |(entry, table)| (section, entry, table))
@@ -121,8 +120,9 @@ fn publications(document: &Document, most: usize, faults: &mut Collector) -> Vec
                     quoted(&entry.key)
                 )
             });
+        } else {
+            names.insert(name.clone(), entry.at);
         }
-        names.entry(name.clone()).or_insert(entry.at);
         all.extend(local.map(|local| Publication {
             name,
             want,

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Parsed, Running};
+use crate::base::sorted::by_rank;
 use crate::config::fault::Place;
 use crate::config::key_place;
 use crate::config::options::Side;
@@ -95,7 +96,8 @@ impl Parsed<'_> {
                 None => all.push(Named::new(option, &folder.join(path), Some(at))),
             }
         }
-        all.sort_by_key(|named| named.said);
+        // What is not in the file comes before it.
+        let all: Vec<Named> = by_rank(all, |named| named.said.map_or(0, |at| at as u64 + 1)).collect();
         for (first, second) in same(&all) {
             let at = second.said.unwrap_or(0);
             match first.said {

@@ -1,12 +1,13 @@
 //! What a server is told, but for its keys.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::settings::Settings;
 use super::{Running, for_metrics, inside, missing};
 use crate::base::address::Listen;
 use crate::base::name::Name;
+use crate::base::sorted::tree;
 use crate::config::document::{Document, Entry, TableId};
 use crate::config::fault::{Collector, quoted};
 use crate::config::limits::Limits;
@@ -69,7 +70,7 @@ impl ServerSaid {
         }
         let services = services(document, &limits, &mut places, faults);
         places.tell_overlaps(faults);
-        let declared: BTreeSet<Name> = services.iter().map(|(name, _)| name.clone()).collect();
+        let declared = tree(services.iter().map(|(name, _)| name.clone()));
         let policies = policies(document, limits.policies_max, &declared, now, faults, warnings);
         let ports = match top.get("ports") {
             Some(Setting::Ports(ports)) => Some(ports.clone()),
@@ -101,9 +102,7 @@ impl ServerSaid {
         let policies_at = policies.iter().flatten().map(|it| (it.name.clone(), it.at)).collect();
         let policies = match policies {
             None => Policies::Alike(ports.unwrap_or_default()),
-            Some(all) => {
-                Policies::Each(all.into_iter().map(|it| (it.name, it.policy)).collect::<BTreeMap<_, _>>())
-            }
+            Some(all) => Policies::Each(all.into_iter().map(|it| (it.name, it.policy)).collect()),
         };
         let services = services.into_iter().filter_map(|(_, service)| service).collect();
         let keys = top.text("keys").map(|path| (path.to_owned(), top.at("keys").unwrap_or(0)));

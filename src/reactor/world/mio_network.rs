@@ -216,9 +216,8 @@ impl Network for MioNetwork {
         for event in &self.events {
             match event.token() {
                 WAKER => {
-                    while let Some((name, lookup)) = self.resolver.answer() {
-                        out.push(Event::Resolved(name, lookup));
-                    }
+                    let answers = self.resolver.answers().into_iter();
+                    out.extend(answers.map(|(name, lookup)| Event::Resolved(name, lookup)));
                 }
                 // It only ends a sleep.
                 ALARM => {}

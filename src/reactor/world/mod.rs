@@ -8,4 +8,5 @@ pub mod ports;
 pub mod resolver;
 mod suspend;
 pub mod tcp_info;
+pub mod thread;
 pub(super) mod trim;

@@ -2,13 +2,13 @@
 //! thread, and a slow lookup delays no other. The machine asks for a name again only after its answer.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
 
 use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
 
+use super::thread;
 use crate::base::address::HostPort;
 use crate::base::id::NameId;
+use crate::base::mailbox::Mailbox;
 use crate::machine::Lookup;
 
 /// Most addresses that are tried for one name.
@@ -23,36 +23,34 @@ const ERROR_PREFIX: &str = "failed to lookup address information: ";
 
 /// The queue of answers.
 pub struct Resolver {
-    answer: Sender<Answer>,
-    answers: Receiver<Answer>,
+    answers: Arc<Mailbox<Vec<Answer>>>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Resolver {
     /// `wake` is called after each answer.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Resolver {
-        let (answer, answers) = channel();
-        Resolver { answer, answers, wake: Arc::new(wake) }
+        Resolver { answers: Arc::default(), wake: Arc::new(wake) }
     }
 
     /// Asks for a name. There is an answer in any case.
     pub fn ask(&self, id: NameId, name: HostPort) {
-        let (answer, wake) = (self.answer.clone(), self.wake.clone());
+        let (answers, wake) = (self.answers.clone(), self.wake.clone());
         let resolve = move || {
-            // If the reactor is gone, the answer is not needed.
-            let _ = answer.send((id, look_up(&name)));
+            let lookup = look_up(&name);
+            answers.leave(|answers| answers.push((id, lookup)));
             wake();
         };
-        let thread = thread::Builder::new().name("resolver".into()).stack_size(STACK_BYTES);
-        if let Err(error) = thread.spawn(resolve) {
-            let _ = self.answer.send((id, Lookup::Failed(format!("no thread: {error}").into())));
+        if let Err(error) = thread::start("resolver", STACK_BYTES, resolve) {
+            let lookup = Lookup::Failed(format!("no thread: {error}").into());
+            self.answers.leave(|answers| answers.push((id, lookup)));
             (self.wake)();
         }
     }
 
-    /// The next answer, if there is one.
-    pub fn answer(&self) -> Option<Answer> {
-        self.answers.try_recv().ok()
+    /// The answers that have come.
+    pub fn answers(&self) -> Vec<Answer> {
+        self.answers.take()
     }
 }
 
@@ -78,6 +76,7 @@ fn look_up(name: &HostPort) -> Lookup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::channel;
     use std::time::Duration;
 
     #[test]
@@ -93,7 +92,7 @@ mod tests {
         }
         for _ in 0..2 {
             wakes.recv_timeout(Duration::from_secs(60)).expect("an answer");
-            while let Some((id, lookup)) = resolver.answer() {
+            for (id, lookup) in resolver.answers() {
                 answers[id.index()] = Some(lookup);
             }
         }

@@ -27,9 +27,8 @@ fn return_kept_blocks() {
     for _ in 0..KEPT_PER_SIZE {
         blocks.extend(sizes().map(|bytes| std::hint::black_box(Vec::with_capacity(bytes))));
     }
-    let thread = std::thread::Builder::new().stack_size(THREAD_STACK_BYTES);
     // Without a thread the blocks are kept again, which does no harm.
-    if let Ok(thread) = thread.spawn(move || drop(blocks)) {
+    if let Ok(thread) = super::thread::start("trim", THREAD_STACK_BYTES, move || drop(blocks)) {
         let _ = thread.join();
     }
 }

@@ -1,11 +1,12 @@
 //! What clients ask for: ports, each with what became of it. What was denied is remembered as long as its link stands.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::base::deadlines::Deadlines;
 use crate::base::id::{AskId, LinkId, ServiceId, kind};
 use crate::base::slots::Slots;
+use crate::base::sorted::{Map, Set, by_rank};
 use crate::base::table::Table;
 use crate::wire::control::{Denial, PublicationNumber, Publish};
 
@@ -68,9 +69,9 @@ impl From<Denial> for Behind {
 /// What a link asks for.
 #[derive(Default)]
 struct OfLink {
-    numbers: HashMap<PublicationNumber, AskId>,
+    numbers: Map<PublicationNumber, AskId>,
     /// Asks of others that contest what this link has. Some may do so no more.
-    contests: BTreeSet<AskId>,
+    contests: Set<AskId>,
 }
 
 /// All asks.
@@ -83,9 +84,9 @@ pub(super) struct Asks {
     /// Asks to be looked at again, each as often as something changed for it.
     again: VecDeque<AskId>,
     /// Asks that wait for any port, or for room.
-    hungry: BTreeSet<AskId>,
+    hungry: Set<AskId>,
     /// Those that wait for a grant to change, the oldest first.
-    behind: HashMap<(ServiceId, Behind), BTreeSet<AskId>>,
+    behind: HashMap<(ServiceId, Behind), Set<AskId>>,
 }
 
 impl Asks {
@@ -126,9 +127,7 @@ impl Asks {
     /// The asks of a link, the oldest first.
     pub fn of_link(&self, link: LinkId) -> Vec<AskId> {
         let numbers = self.links.get(link).map(|of| of.numbers.values().copied());
-        let mut ids: Vec<AskId> = numbers.into_iter().flatten().collect();
-        ids.sort_unstable();
-        ids
+        by_rank(numbers.into_iter().flatten(), |id| id.serial()).collect()
     }
 
     /// Moves an ask from one stage to another.
@@ -222,9 +221,9 @@ impl Asks {
     }
 
     /// Those that wait for a grant to change; they are to be looked at.
-    pub fn take_behind(&mut self, service: ServiceId, how: Behind) -> BTreeSet<AskId> {
+    pub fn take_behind(&mut self, service: ServiceId, how: Behind) -> Set<AskId> {
         let ids = self.behind.remove(&(service, how)).unwrap_or_default();
-        for &id in &ids {
+        for &id in ids.iter() {
             self.slots.get_mut(id).into_iter().for_each(|ask| ask.behind = None);
         }
         ids
@@ -261,7 +260,7 @@ impl Asks {
 
     /// All that serve nothing are looked at again.
     pub fn look_at_all_again(&mut self) {
-        self.hungry.clear();
+        self.hungry = Set::default();
         self.again.clear();
         let unserved = self.slots.iter().filter(|(_, ask)| ask.grant().is_none());
         self.again.extend(unserved.map(|(id, _)| id));

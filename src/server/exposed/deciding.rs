@@ -1,6 +1,5 @@
 //! What an ask for ports gets. Nothing is changed here.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::Exposed;
@@ -10,6 +9,7 @@ use super::permitted::{Permitted, Place};
 use crate::base::id::{AskId, LinkId, ServiceId};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
+use crate::base::sorted::Set;
 use crate::config::limits::Limits;
 use crate::server::links::Links;
 use crate::wire::control::{Denial, Want};
@@ -42,7 +42,7 @@ pub(super) enum Decision {
     Open {
         ports: Ports,
         places: Vec<Place>,
-        dropped: BTreeSet<ServiceId>,
+        dropped: Set<ServiceId>,
     },
 }
 
@@ -118,7 +118,7 @@ impl Deciding<'_> {
         if places.is_empty() {
             return Err(Decision::Deny(Denial::Policy, Until::Configured));
         }
-        let mut dropped: BTreeSet<ServiceId> = grants.of(owner).into_iter().collect();
+        let mut dropped: Set<ServiceId> = grants.of(owner).into_iter().collect();
         for holder in grants.holders(ports, &places) {
             match holder {
                 Holder::Ours => return Err(Decision::Deny(Denial::PortTaken, Until::Configured)),

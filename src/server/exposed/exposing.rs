@@ -1,6 +1,5 @@
 //! One step with ports that clients ask for: what is done about what was decided.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -488,7 +487,7 @@ impl Exposing<'_> {
                 }
                 Some(Stage::Contesting { holder, until, .. }) => self.ping_holder(id, holder, until),
                 // As many as may be are looked at in a turn, however many are due at once.
-                Some(Stage::Denied) => self.exposed.asks.look_again(BTreeSet::from([id])),
+                Some(Stage::Denied) => self.exposed.asks.look_again([id]),
                 _ => {}
             }
         }

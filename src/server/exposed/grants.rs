@@ -4,7 +4,7 @@
 //! own. Its ports are taken from the moment at which it is made until it is removed. So two grants never have a port in
 //! common, and none has one of the server itself.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use crate::base::deadlines::Deadlines;
 use crate::base::id::{AskId, ServiceId, kind};
 use crate::base::name::Name;
 use crate::base::ports::Ports;
+use crate::base::sorted::Set;
 use crate::base::table::Table;
 use crate::wire::control::{ADDRESSES_MAX, GrantedAddress};
 
@@ -173,7 +174,7 @@ impl Grants {
     }
 
     /// Those with an address that the server has for itself by now.
-    pub fn in_the_way(&self) -> BTreeSet<ServiceId> {
+    pub fn in_the_way(&self) -> Set<ServiceId> {
         let holders = self.ours.iter().flat_map(|&(port, at)| self.holders(Ports::one(port), [at]));
         let grants = holders.filter_map(|holder| match holder {
             Holder::Ours => None,

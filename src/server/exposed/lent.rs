@@ -31,7 +31,7 @@ impl Lent {
         let places = config.services.iter().flat_map(|service| &service.listen);
         exposing.exposed.grants.reserve(places.copied());
         let (mut lent, in_the_way) = (Lent::default(), exposing.exposed.grants.in_the_way());
-        for &service in &in_the_way {
+        for &service in in_the_way.iter() {
             lent.give_up(service, &[], exposing);
         }
         let rights = Rights::new(config, exposing.exposed.local);
@@ -119,10 +119,12 @@ fn moved(service: ServiceId, rights: &Rights, exposing: &Exposing<'_>) -> Option
     if permitted.are(grant.ports, &grant.places) {
         return None;
     }
-    let (mut places, more): (Vec<Place>, Vec<Place>) =
-        permitted.places(grant.ports).into_iter().partition(|place| grant.places.contains(place));
+    let permitted = permitted.places(grant.ports);
+    let is_new = |place: &Place| !grant.places.contains(place);
+    let more: Vec<Place> = permitted.iter().copied().filter(is_new).collect();
     // Listeners are in the order of the places.
-    places.sort_by_key(|place| grant.places.iter().position(|it| it == place));
+    let mut places = grant.places.clone();
+    places.retain(|place| permitted.contains(place));
     let kept = places.len();
     if grant.state == State::Open {
         let opened = (more.len() + kept).saturating_sub(grant.places.len()) * grant.ports.count();

@@ -3,13 +3,13 @@
 //! What is kept is who it was. Why it may not follows from the rules as they are when somebody looks, so what changes
 //! them need not come here. A client that leaves by itself is none of them.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::base::clocks::Clocks;
-use crate::base::id::ServiceId;
+use crate::base::id::{ServiceId, kind};
 use crate::base::name::Name;
+use crate::base::table::Table;
 use crate::config::policy::{Policy, Services as Allowed};
 use crate::machine::Reason;
 use crate::server::holders::{Holder, Holders};
@@ -19,7 +19,7 @@ use crate::wire::handshake::KeyId;
 
 /// The last one of each service that nobody serves; see the module.
 #[derive(Default)]
-pub(in crate::server) struct Barred(HashMap<ServiceId, (KeyId, SocketAddr)>);
+pub(in crate::server) struct Barred(Table<kind::Service, (KeyId, SocketAddr)>);
 
 impl Barred {
     /// A client of this key and address would serve a service.
@@ -42,7 +42,7 @@ impl Barred {
 
     /// Somebody serves a service, or it is gone.
     pub fn forget(&mut self, service: ServiceId) {
-        self.0.remove(&service);
+        self.0.remove(service);
     }
 
     /// Why the client may not serve the service of this name, if there is one and it may not.
@@ -52,7 +52,7 @@ impl Barred {
         holders: &Holders,
         (clocks, now): (Clocks, Instant),
     ) -> Option<Reason> {
-        let (key, peer) = self.0.get(&service)?;
+        let (key, peer) = self.0.get(service)?;
         let Some(holder) = holders.of_key_id(key).and_then(|id| holders.get(id)) else {
             return Some(Reason::KeyRevoked);
         };

@@ -1,7 +1,7 @@
 //! The end of a server: no user comes any more, and those that are there have some time.
 
 use super::Matching;
-use crate::base::id::ConnId;
+use crate::base::sorted::by_rank;
 use crate::machine::{Agenda, CloseReason, Output};
 use crate::server::drain::Drain;
 use crate::wire::control::ControlFrame;
@@ -34,9 +34,8 @@ impl Draining<'_> {
 
     /// The time is over: users who are left are told. Returns how many.
     pub fn give_up(&mut self) -> usize {
-        let mut users: Vec<ConnId> = self.all.sending.users.iter().map(|(id, _)| id).collect();
-        users.sort_unstable();
-        users.iter().for_each(|&id| self.agenda.reset(id, CloseReason::Shutdown));
-        users.len()
+        let users = self.all.sending.users.iter().map(|(id, _)| id);
+        let oldest_first = by_rank(users, |id| id.serial());
+        oldest_first.map(|id| self.agenda.reset(id, CloseReason::Shutdown)).count()
     }
 }

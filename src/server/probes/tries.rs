@@ -1,17 +1,17 @@
 //! Publications that are not proved, or fail, and when each is tried. Links take turns: one whose publications all fail
 //! costs another's only one a turn, and one without a message connection to spare costs none.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::base::deadlines::Deadlines;
 use crate::base::id::{LinkId, PublicationId, kind};
+use crate::base::sorted::Set;
 use crate::base::table::Table;
 
 /// What is to be tried of one link.
 struct Of {
     /// When, and what.
-    tries: BTreeSet<(Instant, PublicationId)>,
+    tries: Set<(Instant, PublicationId)>,
     /// Its last turn, or the end of its rest.
     not_before: Instant,
 }
@@ -27,7 +27,7 @@ impl Tries {
     /// A publication of this link is to be tried then.
     pub fn add(&mut self, link: LinkId, id: PublicationId, at: Instant) {
         if !self.links.contains(link) {
-            self.links.insert(link, Of { tries: BTreeSet::new(), not_before: at });
+            self.links.insert(link, Of { tries: Set::default(), not_before: at });
         }
         if let Some(of) = self.links.get_mut(link) {
             of.tries.insert((at, id));

@@ -1,10 +1,11 @@
 //! Publications, and what each link has of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::base::id::{LinkId, PublicationId, ServiceId, kind};
 use crate::base::ports::Ports;
 use crate::base::slots::Slots;
+use crate::base::sorted::Map;
 use crate::server::queue::Queue;
 
 /// Entries that a list may hold beyond those that count.
@@ -46,8 +47,8 @@ pub(in crate::server) enum Unpublishable {
 /// What a link publishes, and which users wait for it alone.
 #[derive(Default)]
 pub struct Offers {
-    pub(super) publications: HashMap<ServiceId, PublicationId>,
-    pub(super) numbers: HashMap<u32, PublicationId>,
+    pub(super) publications: Map<ServiceId, PublicationId>,
+    pub(super) numbers: Map<u32, PublicationId>,
     /// Publications whose services may have users who wait, each in turn.
     pub(super) wanted: VecDeque<PublicationId>,
     /// Those that their services do not list as ready.

@@ -1,7 +1,6 @@
 //! What holds for sessions beside their bytes: the rate that they share, and how long they may be idle.
 
 use super::*;
-use std::collections::BTreeMap;
 
 use skyorg::base::id::RateId;
 use skyorg::base::rate::Rate;
@@ -17,7 +16,7 @@ fn begin_with_rates(office: Option<Rate>, shop: Option<Rate>) -> (Stage, Vec<(Ra
     config.keys.push(Key { name: name("shop"), secret: Secret::new([8; 32]) });
     let policy = |rate| Policy { services: Services::All, rate, ..Policy::default() };
     let policies = [(name("office"), policy(office)), (name("shop"), policy(shop))];
-    config.policies = Policies::Each(BTreeMap::from(policies));
+    config.policies = Policies::Each(policies.into());
     let (stage, outputs) = begin_telling(config);
     (stage, outputs.rates())
 }

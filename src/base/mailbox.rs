@@ -1,4 +1,4 @@
-//! What the loop leaves for a thread that may be slow. Leaving never waits: what was left before and is not taken yet
+//! What one thread leaves for another that may be slow. Leaving never waits: what was left before and is not taken yet
 //! is changed, so that it is the newest that is taken.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A place for something to be taken; its default is nothing.
 #[derive(Default)]
-pub(super) struct Mailbox<T> {
+pub struct Mailbox<T> {
     inside: Mutex<Inside<T>>,
     changed: Condvar,
 }
@@ -18,13 +18,20 @@ struct Inside<T> {
     is_busy: bool,
 }
 
-impl<T: Default + PartialEq> Mailbox<T> {
+impl<T: Default> Mailbox<T> {
     /// Leaves something, beside or in place of what is there.
     pub fn leave(&self, change: impl FnOnce(&mut T)) {
         change(&mut self.lock().content);
         self.changed.notify_all();
     }
 
+    /// Takes all that is left, which may be nothing.
+    pub fn take(&self) -> T {
+        std::mem::take(&mut self.lock().content)
+    }
+}
+
+impl<T: Default + PartialEq> Mailbox<T> {
     /// Does something with all that is left, for ever.
     pub fn serve(&self, mut act: impl FnMut(T)) {
         let nothing = T::default();
@@ -49,7 +56,9 @@ impl<T: Default + PartialEq> Mailbox<T> {
         let waited = self.changed.wait_timeout_while(self.lock(), time, is_open);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
+}
 
+impl<T> Mailbox<T> {
     fn lock(&self) -> MutexGuard<'_, Inside<T>> {
         // No holder can leave it half changed.
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
