@@ -336,7 +336,7 @@ impl Matching {
         self.sending.pools.add(id, link, agenda.now);
         // There is room for one more on its way.
         self.sending.want_refill(link);
-        self.became_idle(id, agenda.now, Place::Front, agenda);
+        self.became_idle(id, Place::Front, agenda);
     }
 
     /// A message connection that had a good ticket will not come.
@@ -375,6 +375,9 @@ impl Matching {
                 if let State::Probing(publication) = state {
                     self.probing(agenda).lost(id, publication);
                 }
+                if !matches!(state, State::Probing(_) | State::Probed) {
+                    self.sending.pools.used(id, agenda.now);
+                }
                 // It was aborted for another reason, or was never sent.
                 if let State::Offered(user) = state
                     && self.sending.offers.lost(user, id) != Left::Copies
@@ -382,17 +385,17 @@ impl Matching {
                     agenda.reset(user, CloseReason::Aborted(AbortReason::Reset));
                 }
                 if settled || self.drain == Drain::Retiring || !self.sending.may_serve(link) {
-                    self.became_idle(id, agenda.now, Place::Front, agenda);
+                    self.became_idle(id, Place::Front, agenda);
                 } else {
                     // No session stands behind what the client may not have read: it answers when it has.
-                    self.sending.pools.ping(id, State::Suspect(agenda.now), agenda.limits.settle, agenda);
+                    self.sending.pools.ping(id, State::Suspect, agenda.limits.settle, agenda);
                 }
             }
-            (SessionEvent::Pong, State::Pinged(since) | State::Suspect(since)) => {
-                self.became_idle(id, since, Place::Back, agenda);
+            (SessionEvent::Pong, State::Pinged | State::Suspect) => {
+                self.became_idle(id, Place::Back, agenda);
             }
             (event, State::Probing(publication)) => self.probing(agenda).heard(id, publication, event),
-            (SessionEvent::Drain, State::Idle { .. } | State::Pinged(_) | State::Suspect(_)) => {
+            (SessionEvent::Drain, State::Idle(_) | State::Pinged | State::Suspect) => {
                 self.sending.pools.retire(id, CloseReason::Drained, agenda);
             }
             _ => {}
@@ -400,15 +403,13 @@ impl Matching {
     }
 
     /// A message connection is free: for a user who waits, or for the pool.
-    fn became_idle(&mut self, id: ConnId, since: Instant, place: Place, agenda: &mut Agenda) {
+    fn became_idle(&mut self, id: ConnId, place: Place, agenda: &mut Agenda) {
         let Some((link, _)) = self.sending.pools.get(id) else { return };
         if !self.sending.may_serve(link) {
             self.sending.pools.retire(id, CloseReason::Drained, agenda);
             return self.close_if_drained(link, agenda);
         }
-        let heard_ms = agenda.now.saturating_duration_since(since).as_millis();
-        let heard_ms = u32::try_from(heard_ms).unwrap_or(u32::MAX);
-        self.sending.pools.set(id, State::Idle { since, heard_ms }, place);
+        self.sending.pools.set(id, State::Idle(agenda.now), place);
         let pause = agenda.jittered(agenda.limits.idle_ping);
         agenda.after(id, pause);
         self.waiting(agenda).use_idle(link, usize::MAX);
@@ -430,13 +431,13 @@ impl Matching {
     pub fn message_due(&mut self, id: ConnId, agenda: &mut Agenda) {
         let Some((link, state)) = self.sending.pools.get(id) else { return };
         match state {
-            State::Idle { since, .. } => {
+            State::Idle(_) => {
                 let Sending { links, pools, .. } = &mut self.sending;
                 let places = links.get(link).map_or(0, |link| link.places(&agenda.limits));
                 let pong = links.pong_time(link, &agenda.limits);
-                pools.idle_due(id, (link, places, pong), since, agenda);
+                pools.idle_due(id, (link, places, pong), agenda);
             }
-            State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
+            State::Pinged | State::Suspect => agenda.reset(id, CloseReason::NoPong),
             State::Accepted { publication, .. } => {
                 agenda.reset(id, CloseReason::NotStarted);
                 if let Some(link) = self.sending.links.get_mut(link) {
@@ -464,7 +465,7 @@ impl Matching {
                 self.waiting(agenda).lost(user, left);
             }
             State::Probing(publication) => self.probing(agenda).lost(id, publication),
-            State::Idle { .. } | State::Pinged(_) | State::Suspect(_) => {
+            State::Idle(_) | State::Pinged | State::Suspect => {
                 if let Some(link) = self.sending.links.get_mut(link) {
                     link.has_lost_idle = true;
                 }
