@@ -30,7 +30,7 @@ use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
 use crate::config::limits::Limits;
 use crate::config::policy::{Policy, UserRules};
-use crate::machine::{Agenda, CloseReason, Fact, Manner, SessionEvent, Traffic};
+use crate::machine::{Agenda, CloseReason, Fact, Manner, SessionEvent, Traffic, quiet_for};
 use crate::wire::control::{ControlFrame, GrantedAddress, PublicationNumber};
 use crate::wire::frame::AbortReason;
 use barred::Barred;
@@ -405,12 +405,13 @@ impl Matching {
     /// A message connection is free: for a user who waits, or for the pool.
     fn became_idle(&mut self, id: ConnId, place: Place, agenda: &mut Agenda) {
         let Some((link, _)) = self.sending.pools.get(id) else { return };
-        if !self.sending.may_serve(link) {
+        let heartbeat = self.sending.links.get(link).map(|link| link.heartbeat);
+        let Some(heartbeat) = heartbeat.filter(|_| self.sending.may_serve(link)) else {
             self.sending.pools.retire(id, CloseReason::Drained, agenda);
             return self.close_if_drained(link, agenda);
-        }
+        };
         self.sending.pools.set(id, State::Idle(agenda.now), place);
-        let pause = agenda.jittered(agenda.limits.idle_ping);
+        let pause = agenda.jittered(quiet_for(heartbeat));
         agenda.after(id, pause);
         self.waiting(agenda).use_idle(link, usize::MAX);
         self.probing(agenda).idle(link);
