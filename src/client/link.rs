@@ -213,7 +213,7 @@ impl Link {
 
     /// It is known how soon the server is tried again.
     pub fn measured(&mut self, it: Measured, agenda: &mut Agenda) {
-        self.silence.measured(self.alive, self.patience(), it, agenda.now);
+        self.silence.measured(self.alive, self.patience(), None, it, agenda.now);
         self.check_at = self.silence.until(self.alive, self.patience());
         self.schedule(agenda);
     }
