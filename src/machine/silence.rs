@@ -7,8 +7,8 @@
 //! says comes when its own pause is over. What is acknowledged at once says that the line was never down, whatever it
 //! was: then the silence is the peer's own. [`longest`] is this rule.
 //!
-//! While the line is down no end hears that the other one has given the link up. A client that does comes anew; a server
-//! that does would leave its client waiting for it. So the server outlasts its client.
+//! While the line is down no end hears that the other one has given the link up. A client that does comes anew; a
+//! server that does would leave its client waiting for it. So the server outlasts its client.
 
 use std::time::{Duration, Instant};
 
@@ -103,8 +103,8 @@ impl Silence {
         }
     }
 
-    /// The answer; it may be silent for twice the patience at most. An end that `outlasts` the other one waits that much
-    /// longer where the line may be down.
+    /// The answer; it may be silent for twice the patience at most. An end that `outlasts` the other one waits that
+    /// much longer where the line may be down.
     pub fn measured(
         &mut self,
         heard: Instant,

@@ -182,7 +182,7 @@ impl Pools {
         self.pools.get(link)?.idle.first
     }
 
-    /// The idle connections of a link, those that are used first before the others: which, and when each was last heard.
+    /// The idle connections of a link, those that are used first before the others, and when each was last heard.
     pub fn all_idle(&self, link: LinkId) -> impl Iterator<Item = (ConnId, Instant)> {
         let next = |id: &ConnId| self.messages.get(*id).and_then(|message| message.after);
         std::iter::successors(self.next_idle(link), next).filter_map(|id| match self.get(id)? {
