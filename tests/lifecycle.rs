@@ -390,7 +390,11 @@ fn a_replayed_message_connection_gets_no_byte() {
 
 #[test]
 fn at_rest_nothing_happens() {
-    let mut tunnel = Tunnel::start(Mode::Sealed, echo_server());
+    // So long a heartbeat leaves windows in which no connection has to show that it lives.
+    let mut tunnel = Setup::new(Mode::Sealed)
+        .server(&["--heartbeat", "60"])
+        .client(&["--heartbeat", "60"])
+        .start(echo_server());
     let mut user = tunnel.user();
     converse(&mut user, b"a session that is silent from now on");
     converse(&mut tunnel.user(), b"and one that has ended");

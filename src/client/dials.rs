@@ -150,6 +150,12 @@ impl Dials {
         retry.into_iter().chain(late).min()
     }
 
+    /// Until when the last of those that were dialled is in time, if it is.
+    pub fn in_time_until(&self, agenda: &Agenda) -> Option<Instant> {
+        let until = self.coming.back()?.begun + agenda.limits.late_after(self.took);
+        (until > agenda.now).then_some(until)
+    }
+
     /// Why the message port does not work, if it did not lately.
     pub fn fault(&self, now: Instant) -> Option<&Reason> {
         let is_known = |at: Instant| now.saturating_duration_since(at) < FAULT_KNOWN;

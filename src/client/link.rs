@@ -51,7 +51,8 @@ pub(super) struct Link {
     check_at: Instant,
     /// When it was pinged, if it has said nothing since.
     pinged_at: Option<Instant>,
-    /// When a message connection is dialled that it did not ask for, if it says nothing until then.
+    /// When a message connection is dialled that it did not ask for, if it says nothing until then. None for a silent
+    /// server that is about to be given up: what is on its way may still show that the line is back.
     seek_at: Option<Instant>,
     /// What its message connections prove; each with a ticket of its own.
     greeting: Greeting,
@@ -137,14 +138,18 @@ impl Link {
 
     fn schedule(&self, agenda: &mut Agenda) {
         let dial_at = [self.dials.due(agenda), self.seek_at];
-        let dial_at = dial_at.into_iter().flatten().filter(|_| self.life == Life::Standing);
+        let dial_at = dial_at.into_iter().flatten().filter(|_| self.may_dial());
         agenda.at(self.control, Some(dial_at.fold(self.check_at, Instant::min)));
     }
 
-    /// Dials message connections, unless the server drains: it has closed its ports. Where one is late, the name of
-    /// their host may lead elsewhere by now.
+    /// A server that drains has closed its ports, and one that is about to be given up is dialled no more.
+    fn may_dial(&self) -> bool {
+        self.life == Life::Standing && (self.pinged_at.is_none() || self.seek_at.is_some())
+    }
+
+    /// Dials message connections, if it may. Where one is late, the name of their host may lead elsewhere by now.
     fn dial(&mut self, id: LinkId, names: &mut Names, agenda: &mut Agenda) {
-        if self.life == Life::Standing
+        if self.may_dial()
             && self.dials.go(id, &self.greeting, agenda)
             && let Some(name) = self.message_name
         {
@@ -159,9 +164,14 @@ impl Link {
         if agenda.now >= self.check_at {
             match self.silence.judge(self.alive, self.patience(), agenda.now) {
                 Verdict::GiveUp => {
-                    let silence = agenda.now.saturating_duration_since(self.heard);
-                    agenda.fact(Fact::ServerSilent { link: self.control, silence });
-                    return agenda.reset(self.control, CloseReason::HeartbeatLost);
+                    let coming = self.dials.in_time_until(agenda).filter(|_| self.seek_at.take().is_some());
+                    let Some(until) = coming else {
+                        let silence = agenda.now.saturating_duration_since(self.heard);
+                        agenda.fact(Fact::ServerSilent { link: self.control, silence });
+                        return agenda.reset(self.control, CloseReason::HeartbeatLost);
+                    };
+                    // The server may have given a user to it already.
+                    self.silence.ends_at(self.alive, until);
                 }
                 Verdict::Ask => agenda.push(Output::Measure(self.control)),
                 Verdict::Wait => self.ping(agenda),
@@ -213,7 +223,7 @@ impl Link {
 
     /// It is known how soon the server is tried again.
     pub fn measured(&mut self, it: Measured, agenda: &mut Agenda) {
-        self.silence.measured(self.alive, self.patience(), it, agenda.now);
+        self.silence.measured(self.alive, self.patience(), None, it, agenda.now);
         self.check_at = self.silence.until(self.alive, self.patience());
         self.schedule(agenda);
     }

@@ -67,8 +67,6 @@ pub struct Limits {
     /// is good for as long as a link may be silent more, because the connection that brings it may be late. Four round
     /// trips, if they take longer.
     pub ticket: Duration,
-    /// Mean time between pings of an idle message connection; jittered by a quarter.
-    pub idle_ping: Duration,
     /// How long a ping of a message connection may go unanswered, beside four round trips.
     pub pong: Duration,
     /// How long a client may take to read the end of a session that sent it much, before its message connection is
@@ -190,7 +188,6 @@ impl Default for Limits {
             unheard: Duration::from_secs(10),
             user_patience: Duration::from_secs(60),
             ticket: Duration::from_secs(10),
-            idle_ping: Duration::from_secs(15),
             pong: Duration::from_secs(5),
             settle: Duration::from_secs(600),
             retire: Duration::from_secs(60),

@@ -6,6 +6,9 @@
 //! The peer's TCP pauses likewise. If it has acknowledged late what was said last, the line is back, and what the peer
 //! says comes when its own pause is over. What is acknowledged at once says that the line was never down, whatever it
 //! was: then the silence is the peer's own. [`longest`] is this rule.
+//!
+//! While the line is down no end hears that the other one has given the link up. A client that does comes anew; a
+//! server that does would leave its client waiting for it. So the server outlasts its client.
 
 use std::time::{Duration, Instant};
 
@@ -45,6 +48,13 @@ pub struct Measured {
     pub acknowledged: Duration,
     /// Time since something was said.
     pub said: Duration,
+}
+
+impl Measured {
+    /// What was said last is not acknowledged, as far as the kernel says such things.
+    fn is_awaited(&self) -> bool {
+        !self.again.is_zero() && self.acknowledged > self.said
+    }
 }
 
 /// What to do about a silent link.
@@ -93,13 +103,23 @@ impl Silence {
         }
     }
 
-    /// The answer; it may be silent for twice the patience at most.
-    pub fn measured(&mut self, heard: Instant, patience: Duration, it: Measured, now: Instant) {
+    /// The answer; it may be silent for twice the patience at most. An end that `outlasts` the other one waits that
+    /// much longer where the line may be down.
+    pub fn measured(
+        &mut self,
+        heard: Instant,
+        patience: Duration,
+        outlasts: Option<Duration>,
+        it: Measured,
+        now: Instant,
+    ) {
         // It was heard meanwhile, unless it is there.
         let Some(longer) = self.longer(heard) else { return };
         let is_late = it.acknowledged.saturating_add(it.again) < it.said;
-        (longer.until, longer.last) = match longer.last {
-            true if !is_late => (now, true),
+        let outlasts = outlasts.filter(|_| it.is_awaited());
+        (longer.until, longer.last) = match (longer.last, outlasts) {
+            (_, Some(more)) => (heard + patience * 2 + more, true),
+            (true, None) if !is_late => (now, true),
             _ => (heard + longest(patience, it.again, is_late), is_late),
         };
     }
@@ -121,11 +141,12 @@ mod tests {
     struct Story {
         start: Instant,
         silence: Silence,
+        outlasts: Option<Duration>,
     }
 
     impl Story {
         fn new() -> Story {
-            Story { start: Instant::now(), silence: Silence::default() }
+            Story { start: Instant::now(), silence: Silence::default(), outlasts: None }
         }
 
         fn judge(&mut self, at_s: u32) -> Verdict {
@@ -140,7 +161,7 @@ mod tests {
             let since = |then_s: u32| at_s.saturating_sub(then_s) * SECOND;
             let (acknowledged, said) = (since(acknowledged_s), since(said_s));
             let it = Measured { again: again_s * SECOND, acknowledged, said };
-            self.silence.measured(self.start, HEARTBEAT, it, self.start + at_s * SECOND);
+            self.silence.measured(self.start, HEARTBEAT, self.outlasts, it, self.start + at_s * SECOND);
         }
     }
 
@@ -199,6 +220,21 @@ mod tests {
         assert_eq!(story.judge(30), Verdict::Ask);
         story.measured(30, 100, 0);
         assert_eq!([59, 60].map(|at_s| story.judge(at_s)), [Verdict::Wait, Verdict::GiveUp]);
+    }
+
+    #[test]
+    fn a_server_outlasts_its_client_where_the_line_may_be_down() {
+        for (acknowledged_s, again_s, given_up_s) in [(10, 8, 70), (20, 8, 38), (0, 0, 30)] {
+            let mut story = Story { outlasts: Some(10 * SECOND), ..Story::new() };
+            assert_eq!(story.judge(30), Verdict::Ask);
+            story.measured(30, again_s, acknowledged_s);
+            if given_up_s < 70 {
+                assert_eq!(story.judge(given_up_s), Verdict::Ask);
+                story.measured(given_up_s, again_s, acknowledged_s);
+            }
+            assert_eq!(story.judge(given_up_s - 1), Verdict::Wait);
+            assert_eq!(story.judge(given_up_s), Verdict::GiveUp);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::base::share::Share;
 use crate::base::slots::Slots;
 use crate::base::sorted::Set;
 use crate::config::limits::Limits;
-use crate::machine::{Agenda, Fact, Measured, Output, SILENT_AFTER, Silence, Verdict};
+use crate::machine::{Agenda, Fact, Measured, Output, SILENT_AFTER, Silence, Verdict, quiet_for};
 use crate::wire::control::{Capabilities, ControlFrame};
 use crate::wire::frame::Sid;
 use crate::wire::handshake::{KeyId, Secret};
@@ -398,7 +398,9 @@ impl Links {
     /// What the kernel knows of a link is known.
     pub fn known(&mut self, id: Option<LinkId>, it: Measured, agenda: &mut Agenda) {
         let Some(link) = id.and_then(|id| self.get_mut(id)) else { return };
-        link.silence.measured(link.heard, link.patience(), it, agenda.now);
+        // Its client may have been heard for the last time so much sooner than it heard this server.
+        let outlasts = Some(quiet_for(link.heartbeat));
+        link.silence.measured(link.heard, link.patience(), outlasts, it, agenda.now);
         agenda.at(link.control, Some(link.next_due(&agenda.limits)));
     }
 

@@ -30,7 +30,7 @@ use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId};
 use crate::base::name::Name;
 use crate::config::limits::Limits;
 use crate::config::policy::{Policy, UserRules};
-use crate::machine::{Agenda, CloseReason, Fact, Manner, SessionEvent, Traffic};
+use crate::machine::{Agenda, CloseReason, Fact, Manner, SessionEvent, Traffic, quiet_for};
 use crate::wire::control::{ControlFrame, GrantedAddress, PublicationNumber};
 use crate::wire::frame::AbortReason;
 use barred::Barred;
@@ -337,7 +337,7 @@ impl Matching {
         self.sending.pools.add(id, link, agenda.now);
         // There is room for one more on its way.
         self.sending.want_refill(link);
-        self.became_idle(id, agenda.now, Place::Front, agenda);
+        self.became_idle(id, Place::Front, agenda);
     }
 
     /// A message connection that had a good ticket will not come.
@@ -376,6 +376,9 @@ impl Matching {
                 if let State::Probing(publication) = state {
                     self.probing(agenda).lost(id, publication);
                 }
+                if !matches!(state, State::Probing(_) | State::Probed) {
+                    self.sending.pools.used(id, agenda.now);
+                }
                 // It was aborted for another reason, or was never sent.
                 if let State::Offered(user) = state
                     && self.sending.offers.lost(user, id) != Left::Copies
@@ -383,17 +386,17 @@ impl Matching {
                     agenda.reset(user, CloseReason::Aborted(AbortReason::Reset));
                 }
                 if settled || self.drain == Drain::Retiring || !self.sending.may_serve(link) {
-                    self.became_idle(id, agenda.now, Place::Front, agenda);
+                    self.became_idle(id, Place::Front, agenda);
                 } else {
                     // No session stands behind what the client may not have read: it answers when it has.
-                    self.sending.pools.ping(id, State::Suspect(agenda.now), agenda.limits.settle, agenda);
+                    self.sending.pools.ping(id, State::Suspect, agenda.limits.settle, agenda);
                 }
             }
-            (SessionEvent::Pong, State::Pinged(since) | State::Suspect(since)) => {
-                self.became_idle(id, since, Place::Back, agenda);
+            (SessionEvent::Pong, State::Pinged | State::Suspect) => {
+                self.became_idle(id, Place::Back, agenda);
             }
             (event, State::Probing(publication)) => self.probing(agenda).heard(id, publication, event),
-            (SessionEvent::Drain, State::Idle { .. } | State::Pinged(_) | State::Suspect(_)) => {
+            (SessionEvent::Drain, State::Idle(_) | State::Pinged | State::Suspect) => {
                 self.sending.pools.retire(id, CloseReason::Drained, agenda);
             }
             _ => {}
@@ -401,16 +404,15 @@ impl Matching {
     }
 
     /// A message connection is free: for a user who waits, or for the pool.
-    fn became_idle(&mut self, id: ConnId, since: Instant, place: Place, agenda: &mut Agenda) {
+    fn became_idle(&mut self, id: ConnId, place: Place, agenda: &mut Agenda) {
         let Some((link, _)) = self.sending.pools.get(id) else { return };
-        if !self.sending.may_serve(link) {
+        let heartbeat = self.sending.links.get(link).map(|link| link.heartbeat);
+        let Some(heartbeat) = heartbeat.filter(|_| self.sending.may_serve(link)) else {
             self.sending.pools.retire(id, CloseReason::Drained, agenda);
             return self.close_if_drained(link, agenda);
-        }
-        let heard_ms = agenda.now.saturating_duration_since(since).as_millis();
-        let heard_ms = u32::try_from(heard_ms).unwrap_or(u32::MAX);
-        self.sending.pools.set(id, State::Idle { since, heard_ms }, place);
-        let pause = agenda.jittered(agenda.limits.idle_ping);
+        };
+        self.sending.pools.set(id, State::Idle(agenda.now), place);
+        let pause = agenda.jittered(quiet_for(heartbeat));
         agenda.after(id, pause);
         self.waiting(agenda).use_idle(link, usize::MAX);
         self.probing(agenda).idle(link);
@@ -431,13 +433,13 @@ impl Matching {
     pub fn message_due(&mut self, id: ConnId, agenda: &mut Agenda) {
         let Some((link, state)) = self.sending.pools.get(id) else { return };
         match state {
-            State::Idle { since, .. } => {
+            State::Idle(_) => {
                 let Sending { links, pools, .. } = &mut self.sending;
                 let places = links.get(link).map_or(0, |link| link.places(&agenda.limits));
                 let pong = links.pong_time(link, &agenda.limits);
-                pools.idle_due(id, (link, places, pong), since, agenda);
+                pools.idle_due(id, (link, places, pong), agenda);
             }
-            State::Pinged(_) | State::Suspect(_) => agenda.reset(id, CloseReason::NoPong),
+            State::Pinged | State::Suspect => agenda.reset(id, CloseReason::NoPong),
             State::Accepted { publication, .. } => {
                 agenda.reset(id, CloseReason::NotStarted);
                 if let Some(link) = self.sending.links.get_mut(link) {
@@ -465,7 +467,7 @@ impl Matching {
                 self.waiting(agenda).lost(user, left);
             }
             State::Probing(publication) => self.probing(agenda).lost(id, publication),
-            State::Idle { .. } | State::Pinged(_) | State::Suspect(_) => {
+            State::Idle(_) | State::Pinged | State::Suspect => {
                 if let Some(link) = self.sending.links.get_mut(link) {
                     link.has_lost_idle = true;
                 }

@@ -20,17 +20,12 @@ const LOOKED_AT_MAX: usize = 64;
 /// What a message connection does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// In the pool.
-    Idle {
-        /// Since when.
-        since: Instant,
-        /// When it was last heard, in milliseconds after that.
-        heard_ms: u32,
-    },
-    /// Idle since then, and pinged as a matter of routine.
-    Pinged(Instant),
-    /// Idle since then, and pinged because something may be wrong with it.
-    Suspect(Instant),
+    /// In the pool; it was last heard then.
+    Idle(Instant),
+    /// Idle, and pinged as a matter of routine.
+    Pinged,
+    /// Idle, and pinged because something may be wrong with it.
+    Suspect,
     /// The session of this user was sent on it, and the client has not answered.
     Offered(ConnId),
     /// The client connects to its local server, for this user, who came to this port of this publication.
@@ -60,9 +55,9 @@ enum Count {
 impl State {
     fn count(self) -> Count {
         match self {
-            State::Idle { .. } => Count::Idle,
-            State::Pinged(_) => Count::Pinged,
-            State::Suspect(_) => Count::Suspect,
+            State::Idle(_) => Count::Idle,
+            State::Pinged => Count::Pinged,
+            State::Suspect => Count::Suspect,
             State::Offered(_) => Count::Offered,
             State::Accepted { .. } | State::Busy => Count::Running,
             State::Probing(_) | State::Probed => Count::Probing,
@@ -84,6 +79,8 @@ pub(super) enum Place {
 struct Message {
     link: LinkId,
     state: State,
+    /// When it came, or a user last had it.
+    used: Instant,
     before: Option<ConnId>,
     after: Option<ConnId>,
 }
@@ -146,8 +143,8 @@ impl Pools {
 
     /// A message connection of this link stands, and is idle.
     pub fn add(&mut self, id: ConnId, link: LinkId, now: Instant) {
-        let state = State::Idle { since: now, heard_ms: 0 };
-        self.messages.insert(id, Message { link, state, before: None, after: None });
+        let (state, used) = (State::Idle(now), now);
+        self.messages.insert(id, Message { link, state, used, before: None, after: None });
         self.enter(id, Place::Front);
     }
 
@@ -175,19 +172,21 @@ impl Pools {
         self.enter(id, place);
     }
 
+    /// A user had it until now.
+    pub fn used(&mut self, id: ConnId, now: Instant) {
+        self.messages.get_mut(id).into_iter().for_each(|message| message.used = now);
+    }
+
     /// The idle connection of a link that is used next.
     pub fn next_idle(&self, link: LinkId) -> Option<ConnId> {
         self.pools.get(link)?.idle.first
     }
 
-    /// The idle connections of a link, those that are used first before the others: which, since when, and when each
-    /// was last heard.
-    pub fn all_idle(&self, link: LinkId) -> impl Iterator<Item = (ConnId, Instant, Instant)> {
+    /// The idle connections of a link, those that are used first before the others, and when each was last heard.
+    pub fn all_idle(&self, link: LinkId) -> impl Iterator<Item = (ConnId, Instant)> {
         let next = |id: &ConnId| self.messages.get(*id).and_then(|message| message.after);
         std::iter::successors(self.next_idle(link), next).filter_map(|id| match self.get(id)? {
-            (_, State::Idle { since, heard_ms }) => {
-                Some((id, since, since + Duration::from_millis(heard_ms.into())))
-            }
+            (_, State::Idle(heard)) => Some((id, heard)),
             _ => None,
         })
     }
@@ -195,9 +194,7 @@ impl Pools {
     /// The idle connection of a link that has the highest slot, if it is near the top of the table, and above `id`.
     pub fn highest_idle(&self, link: LinkId, id: ConnId) -> Option<ConnId> {
         let above = self.messages.highest(LOOKED_AT_MAX).take_while(|other| other.slot() > id.slot());
-        above
-            .into_iter()
-            .find(|&other| matches!(self.get(other), Some((it, State::Idle { .. })) if it == link))
+        above.into_iter().find(|&other| matches!(self.get(other), Some((it, State::Idle(_))) if it == link))
     }
 
     /// An idle message connection is pinged, or retired if there are more than the link needs: as many as were used at
@@ -206,13 +203,13 @@ impl Pools {
         &mut self,
         id: ConnId,
         (link, places, pong_time): (LinkId, usize, Duration),
-        since: Instant,
         agenda: &mut Agenda,
     ) {
         let (now, limits) = (agenda.now, agenda.limits.clone());
         let needed = self.recent_peak(link, now, limits.retire) + places;
-        let surplus = self.total_of(link) > needed;
-        if surplus && now.saturating_duration_since(since) >= limits.retire {
+        let is_surplus = self.staying(link) > needed;
+        let used = self.messages.get(id).map_or(now, |message| message.used);
+        if is_surplus && now.saturating_duration_since(used) >= limits.retire {
             // Of the two ends of the tables the upper one goes, so that they can shrink: a lower one waits for it.
             match self.highest_idle(link, id) {
                 Some(other) => {
@@ -222,7 +219,7 @@ impl Pools {
                 None => self.retire(id, CloseReason::Retired, agenda),
             }
         } else {
-            self.ping(id, State::Pinged(since), pong_time, agenda);
+            self.ping(id, State::Pinged, pong_time, agenda);
         }
     }
 
@@ -318,7 +315,7 @@ impl Pools {
         let (state, count) = (message.state, message.state.count());
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] += 1;
-        let list = if matches!(state, State::Idle { .. }) { &mut pool.idle } else { &mut pool.others };
+        let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
         let [mut before, mut after] = [None; 2];
         let neighbour = match place {
             Place::Front => {
@@ -349,7 +346,7 @@ impl Pools {
         let (state, count) = (message.state, message.state.count());
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] -= 1;
-        let list = if matches!(state, State::Idle { .. }) { &mut pool.idle } else { &mut pool.others };
+        let list = if matches!(state, State::Idle(_)) { &mut pool.idle } else { &mut pool.others };
         if list.first == Some(id) {
             list.first = after;
         }
@@ -379,10 +376,6 @@ mod tests {
         LinkId::new(slot, 1).expect("it can be named")
     }
 
-    fn idle(since: Instant) -> State {
-        State::Idle { since, heard_ms: 0 }
-    }
-
     #[test]
     fn what_was_used_last_is_used_first_and_a_ping_is_no_use() {
         let now = Instant::now();
@@ -390,12 +383,12 @@ mod tests {
         pools.add_link(link(0));
         (0..3).for_each(|slot| pools.add(id(slot), link(0), now));
         assert_eq!(pools.next_idle(link(0)), Some(id(2)));
-        pools.set(id(2), State::Pinged(now), Place::Back);
+        pools.set(id(2), State::Pinged, Place::Back);
         assert_eq!((pools.idle(link(0)), pools.soon_idle(link(0))), (2, 1));
-        pools.set(id(2), idle(now), Place::Back);
+        pools.set(id(2), State::Idle(now), Place::Back);
         assert_eq!(pools.next_idle(link(0)), Some(id(1)));
         pools.set(id(0), State::Busy, Place::Back);
-        pools.set(id(0), idle(now), Place::Front);
+        pools.set(id(0), State::Idle(now), Place::Front);
         assert_eq!(pools.all(link(0)), [id(0), id(1), id(2)]);
     }
 
@@ -407,7 +400,7 @@ mod tests {
         (0..3).for_each(|slot| pools.add(id(slot), link(0), now));
         (0..3).for_each(|slot| pools.set(id(slot), State::Busy, Place::Back));
         assert_eq!(pools.recent_peak(link(0), now, period), 3);
-        (0..3).for_each(|slot| pools.set(id(slot), idle(now), Place::Front));
+        (0..3).for_each(|slot| pools.set(id(slot), State::Idle(now), Place::Front));
         assert_eq!(pools.recent_peak(link(0), now + period, period), 3);
         assert_eq!(pools.recent_peak(link(0), now + period * 2, period), 0);
     }
@@ -423,9 +416,9 @@ mod tests {
             let mut model: BTreeMap<u32, (u32, State)> = BTreeMap::new();
             for (slot, what, front) in steps {
                 let state = match what {
-                    0 => idle(now),
-                    1 => State::Pinged(now),
-                    2 => State::Suspect(now),
+                    0 => State::Idle(now),
+                    1 => State::Pinged,
+                    2 => State::Suspect,
                     3 => State::Offered(id(20)),
                     4 => State::Busy,
                     5 => State::Leaving,
@@ -437,7 +430,7 @@ mod tests {
                         if let std::collections::btree_map::Entry::Vacant(entry) = model.entry(slot) {
                             let of = u32::from(front);
                             pools.add(id(slot), link(of), now);
-                            entry.insert((of, idle(now)));
+                            entry.insert((of, State::Idle(now)));
                         }
                         continue;
                     }
@@ -451,7 +444,7 @@ mod tests {
                     let mut found = pools.all(link(of));
                     found.sort_unstable();
                     prop_assert_eq!(found, own().map(|(&slot, _)| id(slot)).collect::<Vec<_>>());
-                    let idle = own().filter(|(_, entry)| matches!(entry.1, State::Idle { .. })).count();
+                    let idle = own().filter(|(_, entry)| matches!(entry.1, State::Idle(_))).count();
                     prop_assert_eq!(pools.idle(link(of)), idle);
                     prop_assert_eq!(pools.next_idle(link(of)).is_some(), idle > 0);
                     prop_assert_eq!(pools.total_of(link(of)), own().count());

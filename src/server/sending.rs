@@ -303,9 +303,9 @@ impl Sending {
     /// Idle connections of a link that were not heard since this time may have failed, and are pinged.
     pub fn ping_unheard(&mut self, link: LinkId, since: Instant, agenda: &mut Agenda) {
         let pong_time = self.links.pong_time(link, &agenda.limits);
-        let unheard = self.pools.all_idle(link).filter(|(.., heard)| *heard < since);
-        for (id, idle_since, _) in unheard.collect::<Vec<_>>() {
-            self.pools.ping(id, State::Suspect(idle_since), pong_time, agenda);
+        let unheard = self.pools.all_idle(link).filter(|(_, heard)| *heard < since);
+        for (id, _) in unheard.collect::<Vec<_>>() {
+            self.pools.ping(id, State::Suspect, pong_time, agenda);
         }
         self.want_refill(link);
     }

@@ -60,6 +60,11 @@ pub struct Recovery {
 }
 
 impl Recovery {
+    /// What was lost, and what waits behind it, has not left again by now.
+    pub fn lasts(&self, now: Time) -> bool {
+        now < self.until
+    }
+
     /// How many attempts have left so far, each again.
     pub fn sent_again(&self, now: Time) -> u32 {
         let (mut count, mut rto) = (self.before, self.rto);
@@ -157,7 +162,7 @@ impl Line {
         first: bool,
         recovery: &mut Recovery,
     ) -> Time {
-        if now < recovery.until {
+        if recovery.lasts(now) {
             return recovery.until + self.way(recovery.until);
         }
         let queued = self.busy[direction].saturating_sub(now);

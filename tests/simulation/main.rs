@@ -265,14 +265,18 @@ fn a_client_that_a_hostile_server_has_misled_keeps_its_bounds_and_finds_an_hones
 
 /// Lives through so many worlds of a tale, side by side with others; `SKYORG_LINE=17` through that one.
 fn over_lines(tale: Tale, worlds: u64) {
-    if let Some(seed) = variable("SKYORG_LINE") {
+    over_lines_and(tale, worlds, World::live);
+}
+
+fn over_lines_and(tale: Tale, worlds: u64, live: impl Fn(&mut World)) {
+    let one = variable("SKYORG_LINE");
+    if one.is_some() {
         trace::start();
-        let _seed = Seed(seed);
-        return World::tell(seed, tale).live();
     }
-    for seed in 0..variable("SKYORG_SEEDS").unwrap_or(worlds) {
+    let all = 0..variable("SKYORG_SEEDS").unwrap_or(worlds);
+    for seed in one.map_or(all, |seed| seed..seed + 1) {
         let _seed = Seed(seed);
-        World::tell(seed, tale).live();
+        live(&mut World::tell(seed, tale));
     }
 }
 
@@ -288,18 +292,12 @@ fn a_line_that_is_down_for_a_while_loses_no_link_and_no_session() {
 
 #[test]
 fn a_line_that_was_down_while_nobody_came_serves_at_once_when_it_is_back() {
-    let seeds = variable("SKYORG_LINE").map_or(0..64, |seed| seed..seed + 1);
-    for seed in seeds {
-        let _seed = Seed(seed);
-        if variable("SKYORG_LINE").is_some() {
-            trace::start();
-        }
-        let mut world = World::tell(seed, Tale::Unnoticed);
+    over_lines_and(Tale::Unnoticed, 64, |world| {
         let most = Duration::from_secs(1) + 8 * world.round_trip();
         world.live();
         let took = world.first_wait().expect("somebody is served");
         assert!(took < most, "the first user is served after {took:?}, not {most:?}");
-    }
+    });
 }
 
 #[test]

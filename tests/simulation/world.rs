@@ -239,7 +239,9 @@ impl World {
                 | Tale::Moved
                 | Tale::Reloaded
         ) {
-            let end = self.now() + Duration::from_secs(40);
+            // A server outlasts a client whose line may be down: two heartbeats and a third.
+            let wait_s = if self.tale == Tale::Gone { 75 } else { 40 };
+            let end = self.now() + Duration::from_secs(wait_s);
             self.advance(end, |_| false);
         }
         if self.tale == Tale::Gone {

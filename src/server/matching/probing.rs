@@ -120,7 +120,7 @@ impl Probing<'_> {
         }
         let is_since = |at: Instant| at > probe.began;
         let others_are_heard = link.accepted_at.is_some_and(is_since)
-            || sending.pools.all_idle(link_id).any(|(.., heard)| is_since(heard));
+            || sending.pools.all_idle(link_id).any(|(_, heard)| is_since(heard));
         let reason = match silent {
             Some(silent) => Some(silent),
             None if probe.accepted => Some(Reason::LocalUnanswered),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use skyorg::reactor::world::network::Event;
 use skyorg::wire::handshake::FIRST_FLIGHT_BYTES;
 
-use super::{End, EndId, Host, Kind, Net, Segment, State};
+use super::{End, EndId, Flying, Host, Kind, Net, Segment, State};
 use crate::world::{CONTROL_PORT, MESSAGE_PORT, SERVER_IP};
 
 impl Net {
@@ -244,10 +244,10 @@ impl Net {
         let peer = &mut self.ends[end ^ 1];
         let kept = if peer.flight.is_empty() { 0 } else { self.rng.usize(..=peer.flight.len()) };
         let syn = usize::from(matches!(
-            peer.flight.front(),
-            Some((_, Segment::Syn | Segment::SynAck | Segment::Ack))
+            peer.flight.front().map(|flying| &flying.segment),
+            Some(Segment::Syn | Segment::SynAck | Segment::Ack)
         ));
-        for (_, segment) in peer.flight.drain(kept.max(syn).min(peer.flight.len())..) {
+        for Flying { segment, .. } in peer.flight.drain(kept.max(syn).min(peer.flight.len())..) {
             if let Segment::Bytes(bytes) = segment {
                 peer.flight_bytes -= bytes.len();
             }

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
+use skyorg::base::round_trip::RoundTrip;
 use skyorg::reactor::world::network::Event;
 use skyorg::reactor::world::tcp_info::TcpInfo;
 
@@ -78,6 +79,16 @@ enum Segment {
     Reset,
 }
 
+/// A segment on its way.
+struct Flying {
+    segment: Segment,
+    /// When it arrives.
+    at: Time,
+    /// When it was sent, if it was sent once: then a kernel knows by its acknowledgement what the round trip took (RFC
+    /// 6298, section 3).
+    sent: Option<Time>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Its SYN has not arrived yet.
@@ -107,7 +118,7 @@ pub struct End {
     marked: bool,
     first_flight: Vec<u8>,
     // The pipe.
-    flight: VecDeque<(Time, Segment)>,
+    flight: VecDeque<Flying>,
     flight_bytes: usize,
     last_at: Time,
     pub delay: Duration,
@@ -115,6 +126,8 @@ pub struct End {
     recovery: Recovery,
     /// When something last came to it, or what it said was acknowledged.
     heard_at: Time,
+    /// As its kernel has measured it. What the line is like by now, a kernel knows when something is acknowledged.
+    round_trip: RoundTrip,
     /// Bytes that have come to it.
     taken: u64,
     /// When something was last sent to it.
@@ -279,11 +292,11 @@ impl Net {
                 None => return,
                 _ if end.holed => return,
                 _ if stalled_until > self.now => return self.schedule(stalled_until, to),
-                Some(&(at, _)) if at > self.now => return self.schedule(at, to),
+                Some(&Flying { at, .. }) if at > self.now => return self.schedule(at, to),
                 Some(_) => {}
             }
-            let Some((_, segment)) = end.flight.pop_front() else { return };
-            self.arrive(to, segment);
+            let Some(flying) = end.flight.pop_front() else { return };
+            self.arrive(to, flying);
         }
     }
 
@@ -291,12 +304,13 @@ impl Net {
         let jitter = self.shape.jitter.mul_f64(self.rng.f64());
         let leaves = if self.crosses_line(to) { self.cross_line(to, &segment) } else { self.now };
         let end = &mut self.ends[to];
+        let sent = Some(self.now).filter(|_| !end.recovery.lasts(self.now));
         let at = end.last_at.max(leaves + end.delay + jitter);
         end.last_at = at;
         if let Segment::Bytes(bytes) = &segment {
             end.flight_bytes += bytes.len();
         }
-        end.flight.push_back((at, segment));
+        end.flight.push_back(Flying { segment, at, sent });
         if end.flight.len() == 1 {
             self.schedule(at, to);
         }
@@ -330,11 +344,16 @@ impl Net {
         self.line.cross(now, to % 2, bytes, first, &mut self.ends[to].recovery)
     }
 
+    /// There and back at this moment.
+    fn round_trip(&self, end: EndId) -> Time {
+        let ways = self.ends[end].delay + self.ends[end ^ 1].delay;
+        if self.crosses_line(end) { ways + self.line.round_trip(self.now) } else { ways }
+    }
+
     /// What the kernel of an end knows of its connection.
     pub fn tcp_info(&self, end: EndId) -> TcpInfo {
         let (near, far) = (&self.ends[end], &self.ends[end ^ 1]);
-        let ways = near.delay + far.delay;
-        let rtt = if self.crosses_line(end) { ways + self.line.round_trip(self.now) } else { ways };
+        let rtt = near.round_trip.smoothed();
         TcpInfo {
             rto: far.recovery.rto(self.now, rtt),
             sent_again: far.recovery.sent_again(self.now),
@@ -348,12 +367,14 @@ impl Net {
 
     // Arrivals.
 
-    fn arrive(&mut self, to: EndId, segment: Segment) {
+    fn arrive(&mut self, to: EndId, Flying { segment, sent, .. }: Flying) {
         let from = to ^ 1;
         self.ends[to].heard_at = self.now;
         // A host that is gone acknowledges nothing.
         if self.kernels[self.ends[to].host.index()].up {
             self.ends[from].heard_at = self.now;
+            let back = self.round_trip(to) / 2;
+            sent.into_iter().for_each(|sent| self.ends[from].round_trip.measured(self.now - sent + back));
         }
         match segment {
             Segment::Syn => self.syn(to),
@@ -612,6 +633,7 @@ impl End {
             delay,
             recovery: Recovery::default(),
             heard_at: Time::ZERO,
+            round_trip: RoundTrip::default(),
             taken: 0,
             moved_at: Time::ZERO,
             stalled_until: Time::ZERO,

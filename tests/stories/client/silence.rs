@@ -125,6 +125,32 @@ fn a_server_is_given_up_a_heartbeat_after_the_line_was_back_and_no_sooner() {
 }
 
 #[test]
+fn a_server_is_not_given_up_while_a_message_connection_may_show_that_the_line_is_back() {
+    for is_back in [false, true] {
+        let (mut stage, control) = linked(config());
+        let outputs = stage.hear(control, ControlFrame::Open { first_ticket: 1, count: 1 });
+        let (link, heard) = (outputs.message_links()[0], stage.now);
+        let mut id = stage.dialling(Dialled::Message(link));
+        // The others have twice as long.
+        stage.wait(millis(200));
+        stage.connected(id);
+        let again = millis(200);
+        stage.sends_again_in(again);
+        while stage.now < heard + HEARTBEAT + again {
+            let outputs = stage.wait(millis(100));
+            assert!(outputs.closes().iter().all(|close| close.0 != control), "{outputs:?}");
+            outputs.tickets().iter().for_each(|_| id = stage.dialling(Dialled::Message(link)));
+        }
+        if is_back {
+            stage.connected(id);
+        }
+        let outputs = stage.wait(secs(1));
+        let given_up = outputs.closes().contains(&(control, CloseReason::HeartbeatLost, Manner::Reset));
+        assert_eq!((given_up, outputs.tickets()), (!is_back, vec![]), "{outputs:?}");
+    }
+}
+
+#[test]
 fn a_server_that_drains_is_not_sought() {
     let (mut stage, control) = linked(config());
     stage.hear(control, ControlFrame::Drain);

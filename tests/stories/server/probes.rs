@@ -685,3 +685,37 @@ fn a_server_that_ends_serves_nobody_and_probes_nobody() {
     stage.tell(Input::Look);
     assert_eq!(stage.until_probed(&client, secs(4)), None);
 }
+
+#[test]
+fn what_a_burst_left_is_retired_however_often_probes_take_it() {
+    let heartbeat = secs(2);
+    let (mut stage, mut client, _) = begin_probed(Limits { pool: 2, heartbeat, ..limits() }, 2);
+    let mut busy = Vec::new();
+    for _ in 0..3 {
+        let (user, outputs) = stage.user();
+        let message = outputs.pairs()[0].0;
+        client.note(&outputs);
+        stage.started(message);
+        busy.push((message, user));
+        stage.bring(&mut client);
+    }
+    for (message, user) in busy {
+        stage.gone(user, CloseReason::Finished);
+        stage.idle(message);
+    }
+    let mut retired = 0;
+    for _ in 0..3 * limits().retire.as_secs() {
+        stage.tell(Input::Look);
+        let outputs = stage.wait(secs(1));
+        stage.hear(client.control, ControlFrame::Pong);
+        outputs.pings().into_iter().for_each(|id| drop(stage.session(id, SessionEvent::Pong)));
+        for (message, _) in outputs.probes() {
+            stage.started(message);
+            stage.idle(message);
+        }
+        let closes = outputs.closes();
+        assert!(closes.iter().all(|close| close.1 == CloseReason::Retired), "{closes:?}");
+        retired += closes.len();
+    }
+    assert_eq!(retired, 3);
+}
