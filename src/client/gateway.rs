@@ -272,6 +272,7 @@ impl Gateway {
             capabilities: Capabilities::new(self.settings.plain),
             heartbeat: agenda.limits.heartbeat,
             instance: self.settings.instance,
+            resumes: None,
         };
         agenda.push(Output::Send { id, frame: ControlFrame::Hello(hello) });
         publications.say_all(id, agenda);

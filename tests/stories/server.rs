@@ -102,6 +102,7 @@ fn hello(instance: u8) -> Hello {
         capabilities: Capabilities::new(false),
         heartbeat: secs(30),
         instance: [instance; 16],
+        resumes: None,
     }
 }
 
