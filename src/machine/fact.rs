@@ -45,6 +45,17 @@ pub enum Fact {
         /// Why.
         reason: CloseReason,
     },
+    /// A client has come back to its link, whose control connection was silent.
+    ClientReturned {
+        /// Its new control connection.
+        link: ConnId,
+        /// The one in whose place that came.
+        before: ConnId,
+        /// The key that it holds.
+        key: Name,
+        /// Where it comes from now.
+        peer: SocketAddr,
+    },
     /// A client has said that it leaves.
     ClientLeaves {
         /// Its control connection.
@@ -425,6 +436,7 @@ impl Fact {
             Fact::LinkLost { reason: CloseReason::HeartbeatLost, .. } => Level::Debug,
             Fact::ClientCame { .. }
             | Fact::ClientGone { .. }
+            | Fact::ClientReturned { .. }
             | Fact::ClientLeaves { .. }
             | Fact::Published { .. }
             | Fact::Exposed { .. }

@@ -49,6 +49,7 @@ impl Fact {
         match self {
             Fact::ClientCame { .. } => "client came",
             Fact::ClientGone { .. } => "client gone",
+            Fact::ClientReturned { .. } => "client returned",
             Fact::ClientLeaves { .. } => "client leaves",
             Fact::ClientRefused { .. } => "client refused",
             Fact::Published { .. } => "published",
@@ -111,6 +112,9 @@ impl Fact {
             Fact::ClientCame { link, key, peer } => texts!(to, "link" link, "key" key, "client" peer),
             Fact::ClientGone { link, key, peer, reason } => {
                 texts!(to, "link" link, "key" key, "client" peer, "reason" reason);
+            }
+            Fact::ClientReturned { link, before, key, peer } => {
+                texts!(to, "link" link, "before" before, "key" key, "client" peer);
             }
             Fact::ClientLeaves { link, key } => texts!(to, "link" link, "key" key),
             Fact::ClientRefused { key, peer, versions, refusal } => {

@@ -64,6 +64,9 @@ impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fact::ClientCame { link, key, peer } => write!(f, "{link} client {key} connected from {peer}"),
+            Fact::ClientReturned { link, before, key, peer } => {
+                write!(f, "{link} client {key} came back from {peer}, in the place of {before}")
+            }
             Fact::ClientGone { link, key, peer, reason } => {
                 write!(f, "{link} client {key} from {peer} is gone: {reason}")
             }

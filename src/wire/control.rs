@@ -71,7 +71,7 @@ impl Capabilities {
     /// Those of an end that runs with `--plain`, or without.
     pub fn new(plain: bool) -> Capabilities {
         let plain = if plain { Capabilities::PLAIN } else { Capabilities::default() };
-        let all = [Self::READS_ADDRESSES, Self::READS_PROBED, Self::TAKES_CHANGES, plain];
+        let all = [Self::READS_ADDRESSES, Self::READS_PROBED, Self::TAKES_CHANGES, Self::RESUMES, plain];
         Capabilities(all.into_iter().fold(0, |bits, it| bits | it.0))
     }
 

@@ -12,6 +12,7 @@ mod probes;
 mod publications;
 mod rates;
 mod reload;
+mod resuming;
 mod strangers;
 mod turns;
 mod unserved;
