@@ -117,6 +117,9 @@ impl Link {
         let stands = if let Link::Stands(link) = self { Some(*link) } else { None };
         let link = match fact {
             Fact::Connected { link, .. } => Link::Stands(*link),
+            Fact::ServerBack { link, before: Some(before), .. } if stands == Some(*before) => {
+                Link::Stands(*link)
+            }
             Fact::LinkLost { link, reason, .. } if stands == Some(*link) => Link::Lost(reason.to_string()),
             _ if stands.is_some() => return false,
             Fact::ServerUnreachable { reason, .. } | Fact::NotWelcomed { reason, .. } => {

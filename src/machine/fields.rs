@@ -82,6 +82,7 @@ impl Fact {
             Fact::ServerUnproved { .. } => "handshake not answered",
             Fact::NotWelcomed { .. } => "not welcomed",
             Fact::ServerSilent { .. } => "server silent",
+            Fact::ServerBack { .. } => "server heard again",
             Fact::ServerDrains { .. } => "server drains",
             Fact::LinkLost { .. } => "link lost",
             Fact::NextAttempt { .. } => "next attempt",
@@ -183,6 +184,11 @@ impl Fact {
             }
             Fact::ServerSilent { link, silence } => {
                 texts!(to, "link" link);
+                to.seconds("seconds", *silence);
+            }
+            Fact::ServerBack { link, before, address, silence } => {
+                texts!(to, "link" link, "address" address);
+                before.iter().for_each(|before| texts!(to, "before" before));
                 to.seconds("seconds", *silence);
             }
             Fact::ServerDrains { server } => texts!(to, "server" server),

@@ -157,7 +157,11 @@ impl fmt::Display for Fact {
                 write!(f, "{server} ended the connection before it admitted this client: {reason}")
             }
             Fact::ServerSilent { link, silence } => {
-                write!(f, "{link} the server was silent for {} s", silence.as_secs())
+                write!(f, "{link} the server has been silent for {} s", silence.as_secs())
+            }
+            Fact::ServerBack { link, before, address, silence } => {
+                write!(f, "{link} the server at {address} is heard again after {} s", silence.as_secs())?;
+                before.map_or(Ok(()), |before| write!(f, ", on a new connection in the place of {before}"))
             }
             Fact::ServerDrains { server } => write!(f, "{server} drains; its running sessions go on"),
             Fact::LinkLost { link, server, reason } => {
