@@ -58,6 +58,23 @@ fn a_client_that_comes_back_keeps_its_link_with_its_message_connections_and_sess
 }
 
 #[test]
+fn its_new_address_is_shown() {
+    let mut stage = begin();
+    let client = stage.client(1);
+    let (id, peer) = (stage.id(), SocketAddr::from(([192, 0, 2, 77], 5_000)));
+    stage.tell(Input::Accepted { id, door: Door::Clients, peer, asked: at(CONTROL) });
+    let hello = ClearHello { suite: Suite::AesGcm, purpose: Purpose::Control, key_id: office() };
+    stage.tell(Input::Greeted { id, hello });
+    stage.prove(id, Proof::control(&[77; LINK_RANDOM_BYTES], 77));
+    let resumes = Some(Resumes { link: client.link, publications: 1 });
+    let outputs = stage.hear(id, ControlFrame::Hello(Hello { resumes, ..super::hello(1) }));
+    let (before, key) = (client.control, name("office"));
+    assert_eq!(outputs.facts(), [&Fact::ClientReturned { link: id, before, key, peer }]);
+    assert_eq!(stage.snapshot().links[0].address, Some(peer));
+    assert_eq!(stage.service("web").publications[0].client, Some(peer));
+}
+
+#[test]
 fn the_old_control_connection_is_not_listened_to_and_closed_once_the_welcome_must_be_there() {
     let mut stage = begin();
     let mut client = stage.client(1);
