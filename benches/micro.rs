@@ -229,6 +229,7 @@ fn serving(services: usize) -> (Server, Instant) {
             capabilities: Capabilities::new(false),
             heartbeat: Duration::from_secs(30),
             instance: [link as u8; 16],
+            resumes: None,
         };
         let clear =
             ClearHello { suite: Suite::preferred(), purpose: Purpose::Control, key_id: key_id(&secret()) };

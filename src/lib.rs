@@ -12,7 +12,7 @@
 //! | user | a program that connects to a request port; it knows nothing of skyorg |
 //! | service | a name; the server gives it a request port, clients give it local servers |
 //! | control connection | client → control port; carries commands and heartbeats |
-//! | link | a control connection and all that hangs on it, from Welcome to its end |
+//! | link | a control connection and all that hangs on it, from Welcome to its end; another one may take its place |
 //! | publication | one client's offer to serve a service over one link |
 //! | message connection | client → message port; pooled; carries one session at a time, many in its life |
 //! | proxy connection | client → local server; one per session |

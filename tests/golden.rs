@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use skyorg::wire::control::{
-    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, Versions,
-    Want, Welcome,
+    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Resumes, Transports,
+    Versions, Want, Welcome,
 };
 use skyorg::wire::frame::{AbortReason, Frame, Start, encode_data_head};
 use skyorg::wire::handshake::{ClearHello, Purpose, Secret, Suite, key_id};
@@ -39,8 +39,19 @@ fn control_frames() -> Vec<(ControlFrame, &'static str)> {
                 capabilities: Capabilities::default(),
                 heartbeat,
                 instance: [0xa1; 16],
+                resumes: None,
             }),
             "0100020002000000000000000000007530a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1",
+        ),
+        (
+            ControlFrame::Hello(Hello {
+                versions,
+                capabilities: Capabilities(0x1e),
+                heartbeat,
+                instance: [0xa1; 16],
+                resumes: Some(Resumes { link: [0xa3; 16], publications: 3 }),
+            }),
+            "0100020002000000000000001e00007530a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a100010014a3a3a3a3a3a3a3a3a3a3a3a3a3a3a3a300000003",
         ),
         (
             ControlFrame::Welcome(Welcome {

@@ -225,7 +225,7 @@ impl World {
         self.greet(id(CONTROL), Purpose::Control, key, Proof::control(&[1; LINK_RANDOM_BYTES], 1));
         let heartbeat = Duration::from_secs(30);
         let (capabilities, versions) = (Capabilities::default(), VERSIONS);
-        let hello = Hello { versions, capabilities, heartbeat, instance: [1; 16] };
+        let hello = Hello { versions, capabilities, heartbeat, instance: [1; 16], resumes: None };
         let dial_time = Duration::from_secs(5);
         let (want, transports) = (Want::Service, Transports::Tcp);
         let publish =

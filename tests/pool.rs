@@ -82,6 +82,7 @@ impl Story {
             capabilities: Capabilities::default(),
             heartbeat: Duration::from_secs(30),
             instance: [1; 16],
+            resumes: None,
         };
         let publish = Publish {
             number: 1,

@@ -89,6 +89,7 @@ impl Control {
             capabilities: Capabilities::default(),
             heartbeat: Duration::from_secs(30),
             instance: [instance; 16],
+            resumes: None,
         }));
         control
     }

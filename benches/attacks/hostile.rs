@@ -142,7 +142,13 @@ impl Control {
         fastrand::fill(&mut instance);
         let capabilities = Capabilities::new(false);
         let heartbeat = Duration::from_secs(30);
-        control.send(&ControlFrame::Hello(Hello { versions, capabilities, heartbeat, instance }))?;
+        control.send(&ControlFrame::Hello(Hello {
+            versions,
+            capabilities,
+            heartbeat,
+            instance,
+            resumes: None,
+        }))?;
         Ok(control)
     }
 

@@ -117,6 +117,9 @@ impl Link {
         let stands = if let Link::Stands(link) = self { Some(*link) } else { None };
         let link = match fact {
             Fact::Connected { link, .. } => Link::Stands(*link),
+            Fact::ServerBack { link, before: Some(before), .. } if stands == Some(*before) => {
+                Link::Stands(*link)
+            }
             Fact::LinkLost { link, reason, .. } if stands == Some(*link) => Link::Lost(reason.to_string()),
             _ if stands.is_some() => return false,
             Fact::ServerUnreachable { reason, .. } | Fact::NotWelcomed { reason, .. } => {
@@ -184,6 +187,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::base::address::HostPort;
     use crate::machine::{CloseReason, Reason};
@@ -254,7 +259,12 @@ mod tests {
             standing.take(&fact);
             assert_eq!(standing.in_words(), "connected to gw:1, 0 of 0 publications granted", "{fact:?}");
         }
+        let newer = ConnId::new(3, 1).expect("it can be named");
+        let (before, address, silence) = (Some(new), ([192, 0, 2, 1], 1).into(), Duration::from_secs(10));
+        standing.take(&Fact::ServerBack { link: newer, before, address, silence });
         standing.take(&lost(new));
+        assert_eq!(standing.in_words(), "connected to gw:1, 0 of 0 publications granted");
+        standing.take(&lost(newer));
         assert_eq!(standing.in_words(), "not connected to gw:1: heartbeat lost");
     }
 

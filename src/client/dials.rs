@@ -260,6 +260,12 @@ impl Dials {
         }
     }
 
+    /// The server has come to be at other addresses: its control port, and its message port.
+    pub fn move_to(&mut self, control: SocketAddr, addresses: &[SocketAddr]) {
+        self.control = control;
+        self.lead_to(addresses);
+    }
+
     /// The server is heard again.
     pub fn heard(&mut self) {
         if let Some(Pause { cause: Cause::Silent(address), .. }) =

@@ -3,29 +3,34 @@
 //! It leads to one current link. A link on which the server has said Drain is *draining*: its running sessions go on
 //! while another link is sought, because a new server may take the place of the old one. There is one draining link
 //! at most beside the current one.
+//!
+//! While the server of the current link owes an answer, another control connection is sought for that link, as for a
+//! new one. If the old one is heard before it has said Hello, nothing has changed. Otherwise the Welcome says whether
+//! the server has let it take the place of the old one, or knows the link no more: then that link is lost.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::dials::Dials;
-use super::link::{Link, Links};
+use super::link::Links;
 use super::names::Names;
 use super::pauses::Pauses;
 use super::publications::Publications;
 use super::rounds::Rounds;
 use super::settings::Settings;
+use super::stage::{Begun, Stage};
 use crate::base::address::HostPort;
 use crate::base::id::{ConnId, LinkId};
 use crate::base::name::Name;
 use crate::base::round_trip::RoundTrip;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Manner, Output, Reason};
-use crate::wire::control::{Capabilities, ControlFrame, Hello, Refusal, VERSIONS, Welcome};
-use crate::wire::handshake::{ClearHello, Purpose, Suite, key_id};
+use crate::machine::{Agenda, CloseReason, Dial, Fact, Manner, Output, Reason};
+use crate::wire::control::{ControlFrame, Refusal, Welcome};
 
 /// The way to a server.
 pub(super) struct Gateway {
     settings: Settings,
-    suite: Suite,
+    /// The current link.
+    link: Option<LinkId>,
     stage: Stage,
     pauses: Pauses,
     /// When it wants attention: the end of a pause, or of the time for a Welcome, or when a dial is late.
@@ -53,36 +58,12 @@ pub(super) struct Gateway {
     address: Option<SocketAddr>,
 }
 
-/// A dial that has begun.
-#[derive(Clone, Copy)]
-struct Begun {
-    id: ConnId,
-    address: SocketAddr,
-    at: Instant,
-}
-
-/// How far the way to the current link has come.
-enum Stage {
-    /// Nothing, until the gateway is due.
-    Pause,
-    /// Names are resolved.
-    Resolving,
-    /// A control connection is asked for, to this address.
-    Asked(SocketAddr),
-    /// A control connection is on its way.
-    Dialling(Begun),
-    /// Proved, and Hello is said at this time; waiting for `Welcome`.
-    Greeted(Begun, Instant),
-    /// Admitted: this is the current link.
-    Up(LinkId),
-}
-
 impl Gateway {
     /// A way that is taken as soon as the machine is polled.
     pub fn new(settings: Settings, now: Instant) -> Gateway {
         Gateway {
             settings,
-            suite: Suite::preferred(),
+            link: None,
             stage: Stage::Pause,
             pauses: Pauses::default(),
             due: Some(now),
@@ -120,10 +101,7 @@ impl Gateway {
 
     /// The current link, or why there is none, if that is known.
     pub fn current(&self) -> Result<LinkId, Option<Reason>> {
-        match self.stage {
-            Stage::Up(link) => Ok(link),
-            _ => Err(self.reason.clone()),
-        }
+        self.link.ok_or_else(|| self.reason.clone())
     }
 
     /// Whether no attempt is made, and none is to come.
@@ -131,7 +109,37 @@ impl Gateway {
         self.leaving && matches!(self.stage, Stage::Pause)
     }
 
+    /// Tells people what became of an attempt. Beside a link whose server is silent they know that.
+    fn tell(&self, fact: Fact, agenda: &mut Agenda) {
+        if self.link.is_none() {
+            agenda.fact(fact);
+        }
+    }
+
     // To the server.
+
+    /// Another control connection is sought for the current link, if its server owes an answer.
+    pub fn look_after(&mut self, links: &Links, names: &mut Names, agenda: &mut Agenda) {
+        let link = self.link.and_then(|link| links.get(link));
+        let is_at_rest = matches!(self.stage, Stage::Pause) && self.due.is_none() && !self.leaving;
+        if is_at_rest && link.is_some_and(|link| link.is_sought_anew(agenda)) {
+            self.connect(names, agenda);
+        }
+    }
+
+    /// The server was heard on a link: no other control connection is sought for it, unless one has said Hello.
+    pub fn heard(&mut self, link: LinkId, agenda: &mut Agenda) {
+        if self.link == Some(link) && !matches!(self.stage, Stage::Greeted(..)) {
+            self.stop(agenda);
+        }
+    }
+
+    /// Nothing is sought any more.
+    fn stop(&mut self, agenda: &mut Agenda) {
+        let begun = self.late.take().into_iter().chain(self.stage.begun());
+        begun.for_each(|begun| agenda.reset(begun.id, CloseReason::Retired));
+        (self.stage, self.due) = (Stage::Pause, None);
+    }
 
     /// Begins an attempt: looks the names up anew, unless they need no resolver, or are known since a moment. What is
     /// known of the server's is used if no answer comes in a moment.
@@ -208,10 +216,7 @@ impl Gateway {
 
     fn dial(&mut self, address: SocketAddr, agenda: &mut Agenda) {
         (self.stage, self.due) = (Stage::Asked(address), None);
-        let secret = self.settings.key.secret.clone();
-        let hello = ClearHello { suite: self.suite, purpose: Purpose::Control, key_id: key_id(&secret) };
-        let heartbeat = agenda.limits.heartbeat;
-        let greeting = Greeting { hello, secret, ticket: 0, plain: false, heartbeat };
+        let greeting = self.settings.greeting(agenda.limits.heartbeat);
         let deadline = agenda.now + agenda.limits.handshake;
         agenda.push(Output::Dial { dial: Dial::Control(greeting), address, deadline });
     }
@@ -247,13 +252,11 @@ impl Gateway {
     }
 
     /// The server has proved itself: says Hello, and what is to be published.
-    pub fn greeted(&mut self, id: ConnId, publications: &mut Publications, agenda: &mut Agenda) {
-        let dialled = match self.stage {
-            Stage::Dialling(begun) => Some(begun),
-            Stage::Pause | Stage::Resolving | Stage::Asked(_) => None,
-            _ => return,
-        };
-        let (winner, loser) = match (dialled, self.late) {
+    pub fn greeted(&mut self, id: ConnId, links: &Links, all: &mut Publications, agenda: &mut Agenda) {
+        if let Stage::Greeted(..) = self.stage {
+            return;
+        }
+        let (winner, loser) = match (self.stage.begun(), self.late) {
             (Some(begun), late) if begun.id == id => (begun, late),
             (begun, Some(late)) if late.id == id => (late, begun),
             // It was given up meanwhile.
@@ -267,19 +270,17 @@ impl Gateway {
         self.took = agenda.now.saturating_duration_since(winner.at);
         self.stage = Stage::Greeted(winner, agenda.now);
         self.due = Some(agenda.now + agenda.limits.handshake);
-        let hello = Hello {
-            versions: VERSIONS,
-            capabilities: Capabilities::new(self.settings.plain),
-            heartbeat: agenda.limits.heartbeat,
-            instance: self.settings.instance,
-        };
+        let link = self.link.and_then(|link| links.get(link));
+        let resumes = link.and_then(|link| link.resumes(all.count()));
+        let hello = self.settings.hello(agenda.limits.heartbeat, resumes);
         agenda.push(Output::Send { id, frame: ControlFrame::Hello(hello) });
-        publications.say_all(id, agenda);
+        all.say_all(id, agenda);
     }
 
     // From the server.
 
-    /// A frame arrived on a control connection that is no link's.
+    /// A frame arrived on a control connection that is no link's. Returns whether it has become the current link's, in
+    /// the place of another one.
     pub fn control(
         &mut self,
         id: ConnId,
@@ -287,12 +288,12 @@ impl Gateway {
         names: &mut Names,
         links: &mut Links,
         agenda: &mut Agenda,
-    ) {
+    ) -> bool {
         match (&self.stage, frame) {
             (&Stage::Greeted(begun, since), ControlFrame::Welcome(welcome)) if begun.id == id => {
                 self.round_trip.measured(agenda.now.saturating_duration_since(since));
                 names.worked(self.settings.name, begun.address, begun.at, since);
-                self.welcomed(begun, welcome, names, links, agenda);
+                return self.welcomed(begun, welcome, names, links, agenda);
             }
             // Another address may take this client.
             (&Stage::Greeted(begun, _), ControlFrame::Refused(refusal)) if begun.id == id => {
@@ -307,60 +308,57 @@ impl Gateway {
             // What a connection says that was given up.
             _ => {}
         }
+        false
     }
 
     fn welcomed(
         &mut self,
         Begun { id, address, .. }: Begun,
         welcome: Welcome,
-        names: &Names,
+        names: &mut Names,
         links: &mut Links,
         agenda: &mut Agenda,
-    ) {
-        let (server, key) = (self.settings.server.clone(), self.settings.key.name.clone());
-        agenda.fact(Fact::Connected { link: id, server, address, key });
-        // The same address, with its scope if it is a link-local one.
-        let mut message_address = address;
-        message_address.set_port(welcome.message_port);
-        let message_addresses = match self.settings.message_name {
-            Some(name) => names.found(name),
-            None => &[message_address],
-        };
-        let dials = Dials::new(message_addresses, address, self.took);
-        let limits = &agenda.limits;
-        let heartbeat = limits.heartbeat.min(welcome.heartbeat).max(limits.heartbeat_min);
-        let hello = ClearHello { suite: self.suite, purpose: Purpose::Message, key_id: welcome.link };
-        let (secret, plain) = (welcome.pool_key, self.settings.plain);
-        let greeting = Greeting { hello, secret, ticket: 0, plain, heartbeat };
-        let message_name = self.settings.message_name;
-        let mut link = Link::new(id, heartbeat, greeting, dials, message_name, self.round_trip, agenda.now);
-        link.await_ping(agenda);
+    ) -> bool {
+        let message_addresses = self.settings.message_addresses(address, &welcome, names);
         (self.reason, self.address) = (None, Some(address));
-        match links.add(link) {
-            Some(link) => self.stage = Stage::Up(link),
-            None => return agenda.reset(id, CloseReason::Full),
-        }
-        self.due = None;
+        (self.stage, self.due) = (Stage::Pause, None);
         self.pauses.not_soon();
+        let before = self.link.and_then(|link| links.get(link)).map(|link| (link.wire_id(), link.control));
+        let goes_on = self.link.filter(|_| before.is_some_and(|(wire_id, _)| wire_id == welcome.link));
+        if let Some(link) = goes_on {
+            links.renew(link, id, (address, &message_addresses), names, agenda);
+        } else {
+            agenda.fact(self.settings.connected(id, address));
+            let dials = Dials::new(&message_addresses, address, self.took);
+            self.link = links.add(self.settings.link(id, welcome, dials, self.round_trip, agenda));
+            // The server knows that one no more.
+            before.into_iter().for_each(|(_, before)| agenda.reset(before, CloseReason::LinkLost));
+            if self.link.is_none() {
+                agenda.reset(id, CloseReason::Full);
+                self.pause(agenda);
+            }
+        }
         if self.leaving {
             agenda.push(Output::Send { id, frame: ControlFrame::Drain });
         }
+        goes_on.is_some()
     }
 
     /// The server has said Drain on a link that stood for this time: another link is sought while its sessions go on.
     ///
     /// Returns the link that drained before, if it still stands: it must end, because two at once would soon be many.
     pub fn server_drains(&mut self, link: LinkId, stood: Duration, agenda: &mut Agenda) -> Option<LinkId> {
-        if !matches!(self.stage, Stage::Up(current) if current == link) {
+        if self.link != Some(link) {
             return None;
         }
+        self.link = None;
+        self.stop(agenda);
         agenda.fact(Fact::ServerDrains { server: self.settings.server.clone() });
         let before = self.draining.replace(link);
         if stood < agenda.limits.drain_sudden {
             self.pause_refused(agenda);
         } else {
             self.pauses.forgive(stood);
-            self.stage = Stage::Pause;
             // A new server may listen already.
             self.due = Some(agenda.now).filter(|_| !self.leaving);
             self.pauses.soon_until(agenda.now + agenda.limits.drain_seek);
@@ -397,9 +395,9 @@ impl Gateway {
             Some(_) => agenda.reset(begun.id, CloseReason::Retired),
         }
         if self.tell_at.take_if(|at| *at <= agenda.now).is_some() {
-            let (server, reason) = (self.settings.server.clone(), CloseReason::HandshakeTimedOut);
+            let reason = CloseReason::HandshakeTimedOut;
             self.reason = Some(Reason::of_server(reason));
-            agenda.fact(Fact::ServerUnreachable { server, reason });
+            self.tell(self.settings.unreachable(reason), agenda);
             self.tell_refusal(agenda);
         }
         match self.rounds.next_or_again(names.found(self.settings.name)) {
@@ -441,7 +439,9 @@ impl Gateway {
             self.draining = None;
             self.pauses.not_soon();
         }
-        if matches!(self.stage, Stage::Up(current) if current == link) {
+        if self.link == Some(link) {
+            self.link = None;
+            self.stop(agenda);
             self.reason = Some(Reason::NotConnected);
             self.pauses.forgive(stood);
             self.pause(agenda);
@@ -451,12 +451,11 @@ impl Gateway {
     /// A control connection is gone that was no link's. An address that was reached and has not proved itself would not
     /// answer another dial, either; the others of the name may.
     pub fn closed(&mut self, id: ConnId, reason: CloseReason, names: &Names, agenda: &mut Agenda) {
-        let (server, key) = (self.settings.server.clone(), self.settings.key.name.clone());
         let late = self.late.take_if(|late| late.id == id);
         let present = match self.stage {
             Stage::Greeted(begun, _) if begun.id == id => {
                 self.reason = Some(Reason::NotConnected);
-                agenda.fact(Fact::NotWelcomed { server, reason });
+                self.tell(self.settings.not_welcomed(reason), agenda);
                 self.rounds.deny(begun.address);
                 return self.dial_next(names, agenda);
             }
@@ -468,12 +467,12 @@ impl Gateway {
             self.reason = Some(Reason::of_server(reason));
         }
         if !matches!(reason, CloseReason::DialFailed(_) | CloseReason::Retired) {
-            agenda.fact(Fact::ServerUnproved { server, key, reason });
+            self.tell(self.settings.unproved(reason), agenda);
             self.rounds.deny(gone.address);
         } else if late.is_some() {
             self.rounds.forgive();
         } else {
-            agenda.fact(Fact::ServerUnreachable { server, reason });
+            self.tell(self.settings.unreachable(reason), agenda);
         }
         match present {
             Some(begun) if begun.id == id => self.dial_next(names, agenda),
@@ -488,10 +487,10 @@ impl Gateway {
     }
 
     /// The client leaves: no attempt follows, and the one that has proved itself goes on to say so.
-    pub fn leave(&mut self) {
-        (self.leaving, self.late) = (true, None);
-        if matches!(self.stage, Stage::Pause | Stage::Resolving | Stage::Asked(_) | Stage::Dialling(_)) {
-            (self.stage, self.due) = (Stage::Pause, None);
+    pub fn leave(&mut self, agenda: &mut Agenda) {
+        self.leaving = true;
+        if !matches!(self.stage, Stage::Greeted(..)) {
+            self.stop(agenda);
         }
     }
 }

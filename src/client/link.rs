@@ -1,4 +1,4 @@
-//! Links: each from the server's Welcome to the end of its control connection. A client may have two links to one
+//! Links: each from the server's Welcome to the end of its last control connection. A client may have two links to one
 //! server, while the older one drains.
 //!
 //! What counts per link is kept here: its message connections on their way, which of its sessions were seen, and when
@@ -6,7 +6,8 @@
 //!
 //! After an outage TCP pauses on the control connection for as long again as the line was down. New connections do not.
 //! So when the server owes an answer, a message connection is dialled that it did not ask for, again and again until
-//! one is proved. It serves the first user who waits, and more follow as these have sessions.
+//! one is proved. It serves the first user who waits, and more follow as these have sessions. Beside them another
+//! control connection is sought, which takes the place of the silent one: the link goes on, with its sessions.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -21,7 +22,8 @@ use crate::base::table::Table;
 use crate::machine::{
     Agenda, CloseReason, Fact, Greeting, Measured, Output, Reason, SILENT_AFTER, Silence, Verdict, quiet_for,
 };
-use crate::wire::control::ControlFrame;
+use crate::wire::control::{Capabilities, ControlFrame, Resumes};
+use crate::wire::handshake::KeyId;
 
 /// While somebody looks, it is asked again when it was not heard for this time.
 const LOOKED_AT_AGAIN: Duration = Duration::from_secs(1);
@@ -54,6 +56,10 @@ pub(super) struct Link {
     /// When a message connection is dialled that it did not ask for, if it says nothing until then. None for a silent
     /// server that is about to be given up: what is on its way may still show that the line is back.
     seek_at: Option<Instant>,
+    /// When people are told that it is silent, if it says nothing until then.
+    tell_at: Option<Instant>,
+    /// What the server can do.
+    pub capabilities: Capabilities,
     /// What its message connections prove; each with a ticket of its own.
     greeting: Greeting,
     dials: Dials,
@@ -86,6 +92,8 @@ impl Link {
             check_at: now,
             pinged_at: None,
             seek_at: None,
+            tell_at: None,
+            capabilities: Capabilities::default(),
             greeting,
             dials,
             message_name,
@@ -102,9 +110,24 @@ impl Link {
 
     /// The server was heard.
     pub fn heard(&mut self, id: LinkId, names: &mut Names, agenda: &mut Agenda) {
+        let was_told = self.pinged_at.is_some() && self.tell_at.is_none();
+        if was_told {
+            self.tell_back(None, agenda);
+        }
+        self.goes_on(id, names, agenda);
+    }
+
+    /// People are told that a silent server is heard again, on this control connection or on one that was before it.
+    fn tell_back(&self, before: Option<ConnId>, agenda: &mut Agenda) {
+        let (link, address) = (self.control, self.address());
+        let silence = agenda.now.saturating_duration_since(self.heard);
+        agenda.fact(Fact::ServerBack { link, before, address, silence });
+    }
+
+    fn goes_on(&mut self, id: LinkId, names: &mut Names, agenda: &mut Agenda) {
         (self.heard, self.alive) = (agenda.now, agenda.now);
         if self.pinged_at.take().is_some() {
-            self.seek_at = None;
+            (self.seek_at, self.tell_at) = (None, None);
             self.dials.heard();
             self.dial(id, names, agenda);
         }
@@ -114,6 +137,23 @@ impl Link {
     /// So often the server pings, but not while a ping is on its way.
     fn pinged_again(&self) -> Duration {
         quiet_for(self.heartbeat).max(self.round_trip.smoothed())
+    }
+
+    /// Whether another control connection is to be sought, because the server owes an answer on this one.
+    pub fn is_sought_anew(&self, agenda: &Agenda) -> bool {
+        let is_late = |at: Instant| agenda.now >= at + self.late_after(agenda);
+        self.life == Life::Standing && self.capabilities.resumes() && self.pinged_at.is_some_and(is_late)
+    }
+
+    /// What Hello says on another control connection, with so many publications.
+    pub fn resumes(&self, publications: usize) -> Option<Resumes> {
+        let (link, publications) = (self.wire_id(), u32::try_from(publications).ok()?);
+        self.capabilities.resumes().then_some(Resumes { link, publications })
+    }
+
+    /// As its Welcome named it.
+    pub fn wire_id(&self) -> KeyId {
+        self.greeting.hello.key_id
     }
 
     /// When an answer is late.
@@ -139,7 +179,7 @@ impl Link {
     fn schedule(&self, agenda: &mut Agenda) {
         let dial_at = [self.dials.due(agenda), self.seek_at];
         let dial_at = dial_at.into_iter().flatten().filter(|_| self.may_dial());
-        agenda.at(self.control, Some(dial_at.fold(self.check_at, Instant::min)));
+        agenda.at(self.control, Some(dial_at.chain(self.tell_at).fold(self.check_at, Instant::min)));
     }
 
     /// A server that drains has closed its ports, and one that is about to be given up is dialled no more.
@@ -178,6 +218,10 @@ impl Link {
             }
             self.check_at = self.silence.until(self.alive, self.patience());
         }
+        if self.tell_at.take_if(|at| *at <= agenda.now).is_some() {
+            let silence = agenda.now.saturating_duration_since(self.heard);
+            agenda.fact(Fact::ServerSilent { link: self.control, silence });
+        }
         if self.seek_at.is_some_and(|at| at <= agenda.now) {
             self.seek_at = Some(agenda.now + agenda.limits.retry);
             if !self.dials.has_good(agenda.now) {
@@ -191,6 +235,7 @@ impl Link {
     fn ping(&mut self, agenda: &mut Agenda) {
         if self.pinged_at.is_none() {
             (self.pinged_at, self.seek_at) = (Some(agenda.now), Some(agenda.now + self.late_after(agenda)));
+            self.tell_at = Some(agenda.now + self.round_trip.wait(SILENT_AFTER));
         }
         agenda.push(Output::Send { id: self.control, frame: ControlFrame::Ping });
     }
@@ -375,6 +420,27 @@ impl Links {
             link.is_due(id, others, names, agenda);
         }
         true
+    }
+
+    /// Another control connection takes the place of a link's silent one: its server goes on with it there, at these
+    /// addresses.
+    pub fn renew(
+        &mut self,
+        id: LinkId,
+        control: ConnId,
+        (address, message_addresses): (SocketAddr, &[SocketAddr]),
+        names: &mut Names,
+        agenda: &mut Agenda,
+    ) {
+        let Some(link) = self.slots.get_mut(id) else { return };
+        let before = std::mem::replace(&mut link.control, control);
+        self.controls.remove(before);
+        self.controls.insert(control, id);
+        agenda.at(before, None);
+        agenda.reset(before, CloseReason::Replaced);
+        link.dials.move_to(address, message_addresses);
+        link.tell_back(Some(before), agenda);
+        link.goes_on(id, names, agenda);
     }
 
     /// Somebody looks.

@@ -3,7 +3,7 @@
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | [`gateway`], [`rounds`], [`pauses`], [`settings`] | the way to the server, and pauses before the next attempt |
+//! | [`gateway`], [`stage`], [`rounds`], [`pauses`], [`settings`] | the way to the server, and pauses on it |
 //! | [`link`] | links that stand: the current one, and one that drains |
 //! | [`names`] | host names and their addresses |
 //! | [`dials`] | message connections on their way |
@@ -28,6 +28,7 @@ mod seen;
 mod session;
 mod sessions;
 mod settings;
+mod stage;
 mod survey;
 mod user;
 
@@ -44,6 +45,7 @@ use crate::machine::{
     Survey, Traffic,
 };
 use crate::wire::control::ControlFrame;
+use crate::wire::handshake::Suite;
 use gateway::Gateway;
 use link::Links;
 use names::Names;
@@ -78,6 +80,7 @@ impl Client {
             key: config.key,
             instance,
             plain: config.plain,
+            suite: Suite::preferred(),
             name: add(&config.server),
             message_name: config.message.map(|host| add(&host)),
             server: config.server,
@@ -128,7 +131,7 @@ impl Client {
             self.sessions.proxy_connected(id, &mut self.names, &mut self.agenda);
         } else {
             let publications = &mut self.sessions.publications;
-            self.gateway.greeted(id, publications, &mut self.agenda);
+            self.gateway.greeted(id, &self.links, publications, &mut self.agenda);
         }
     }
 
@@ -147,7 +150,9 @@ impl Client {
                     let takes_changes = welcome.capabilities.takes_changes();
                     self.sessions.publications.welcomed(id, takes_changes, &mut self.agenda);
                 }
-                self.gateway.control(id, frame, &mut self.names, &mut self.links, &mut self.agenda);
+                if self.gateway.control(id, frame, &mut self.names, &mut self.links, &mut self.agenda) {
+                    self.sessions.publications.says_again(id);
+                }
             }
         }
     }
@@ -157,6 +162,7 @@ impl Client {
         let Client { gateway, links, names, sessions, agenda, .. } = self;
         let Some(link) = links.get_mut(link_id) else { return };
         link.heard(link_id, names, agenda);
+        gateway.heard(link_id, agenda);
         let is_withdrawn = matches!(frame, ControlFrame::Withdrawn { .. });
         match frame {
             ControlFrame::Open { first_ticket, count } => {
@@ -240,7 +246,7 @@ impl Client {
         self.draining = Some(self.agenda.now + time);
         self.agenda.fact(Fact::Draining { sessions: self.sessions.counts().users(), time });
         self.links.leave(&mut self.agenda);
-        self.gateway.leave();
+        self.gateway.leave(&mut self.agenda);
         self.exit_if_drained();
     }
 
@@ -305,6 +311,7 @@ impl Machine for Client {
                 self.sessions.due(id, &mut self.names, &mut self.agenda);
             }
         }
+        self.gateway.look_after(&self.links, &mut self.names, &mut self.agenda);
         if self.draining.take_if(|at| *at <= now).is_some() {
             self.agenda.fact(Fact::DrainOver { sessions: self.sessions.counts().users() });
             self.sessions.give_up(&mut self.agenda);

@@ -115,6 +115,8 @@ struct Hearer {
     is_draining: bool,
     /// Whether the server takes changes of what was said, once it has said so.
     takes_changes: Option<bool>,
+    /// It has come in the place of another one: the server says there again what it has said.
+    says_again: bool,
     /// What has changed before that.
     changed: Set<PublicationNumber>,
 }
@@ -363,7 +365,8 @@ impl Publications {
     /// Publishes everything on a control connection that has proved itself.
     pub fn say_all(&mut self, control: ConnId, agenda: &mut Agenda) {
         let (takes_changes, changed) = (None, Set::default());
-        self.hearers.insert(control, Hearer { last: 0, is_draining: false, takes_changes, changed });
+        let hearer = Hearer { last: 0, is_draining: false, takes_changes, says_again: false, changed };
+        self.hearers.insert(control, hearer);
         self.say_new(control, agenda);
     }
 
@@ -378,6 +381,13 @@ impl Publications {
             agenda.push(Output::Send { id: control, frame });
         }
         hearer.last = self.last;
+    }
+
+    /// A control connection has come in the place of another one.
+    pub fn says_again(&mut self, control: ConnId) {
+        if let Some(hearer) = self.hearers.get_mut(&control) {
+            hearer.says_again = true;
+        }
     }
 
     /// The server drains: it is told of no new publication.
@@ -411,13 +421,14 @@ impl Publications {
         if !self.counts(control) || addresses.is_empty() {
             return;
         }
+        let says_again = self.hearers.get(&control).is_some_and(|hearer| hearer.says_again);
         let Some(standing) = self.standing.get_mut(&number) else { return };
         let Some(Offer { publication, .. }) = self.offers.get(&standing.offer) else { return };
         let answer = Answer::Granted { addresses: addresses.clone(), is_probed };
         if let Answer::Granted { addresses: before, is_probed: was_probed } =
             std::mem::replace(&mut standing.answer, answer)
             && before == addresses
-            && was_probed != is_probed
+            && (was_probed != is_probed || says_again)
         {
             // Nothing else is new.
             return;

@@ -45,6 +45,17 @@ pub enum Fact {
         /// Why.
         reason: CloseReason,
     },
+    /// A client has come back to its link, whose control connection was silent.
+    ClientReturned {
+        /// Its new control connection.
+        link: ConnId,
+        /// The one in whose place that came.
+        before: ConnId,
+        /// The key that it holds.
+        key: Name,
+        /// Where it comes from now.
+        peer: SocketAddr,
+    },
     /// A client has said that it leaves.
     ClientLeaves {
         /// Its control connection.
@@ -272,11 +283,22 @@ pub enum Fact {
         /// How the connection ended.
         reason: CloseReason,
     },
-    /// The server was silent for as long as its heartbeat allows.
+    /// The server owes an answer for some seconds; or it was silent for as long as its heartbeat allows.
     ServerSilent {
         /// The link's control connection.
         link: ConnId,
-        /// How long.
+        /// How long it has been silent.
+        silence: Duration,
+    },
+    /// The server is heard again that was silent.
+    ServerBack {
+        /// The link's control connection.
+        link: ConnId,
+        /// The silent one in whose place that came, if it is a new one.
+        before: Option<ConnId>,
+        /// Where the server is.
+        address: SocketAddr,
+        /// How long it was silent.
         silence: Duration,
     },
     /// The server says that it drains.
@@ -425,7 +447,9 @@ impl Fact {
             Fact::LinkLost { reason: CloseReason::HeartbeatLost, .. } => Level::Debug,
             Fact::ClientCame { .. }
             | Fact::ClientGone { .. }
+            | Fact::ClientReturned { .. }
             | Fact::ClientLeaves { .. }
+            | Fact::ServerBack { .. }
             | Fact::Published { .. }
             | Fact::Exposed { .. }
             | Fact::UserLeft { .. }

@@ -49,6 +49,7 @@ impl Fact {
         match self {
             Fact::ClientCame { .. } => "client came",
             Fact::ClientGone { .. } => "client gone",
+            Fact::ClientReturned { .. } => "client returned",
             Fact::ClientLeaves { .. } => "client leaves",
             Fact::ClientRefused { .. } => "client refused",
             Fact::Published { .. } => "published",
@@ -81,6 +82,7 @@ impl Fact {
             Fact::ServerUnproved { .. } => "handshake not answered",
             Fact::NotWelcomed { .. } => "not welcomed",
             Fact::ServerSilent { .. } => "server silent",
+            Fact::ServerBack { .. } => "server heard again",
             Fact::ServerDrains { .. } => "server drains",
             Fact::LinkLost { .. } => "link lost",
             Fact::NextAttempt { .. } => "next attempt",
@@ -111,6 +113,9 @@ impl Fact {
             Fact::ClientCame { link, key, peer } => texts!(to, "link" link, "key" key, "client" peer),
             Fact::ClientGone { link, key, peer, reason } => {
                 texts!(to, "link" link, "key" key, "client" peer, "reason" reason);
+            }
+            Fact::ClientReturned { link, before, key, peer } => {
+                texts!(to, "link" link, "before" before, "key" key, "client" peer);
             }
             Fact::ClientLeaves { link, key } => texts!(to, "link" link, "key" key),
             Fact::ClientRefused { key, peer, versions, refusal } => {
@@ -179,6 +184,11 @@ impl Fact {
             }
             Fact::ServerSilent { link, silence } => {
                 texts!(to, "link" link);
+                to.seconds("seconds", *silence);
+            }
+            Fact::ServerBack { link, before, address, silence } => {
+                texts!(to, "link" link, "address" address);
+                before.iter().for_each(|before| texts!(to, "before" before));
                 to.seconds("seconds", *silence);
             }
             Fact::ServerDrains { server } => texts!(to, "server" server),

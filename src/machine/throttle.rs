@@ -50,6 +50,7 @@ impl<'f> Throttle<'f> {
             Fact::NotWatched { .. } => once("not watched", None),
             Fact::ClientCame { key, .. } => some("client came", key, LINKS_AT_ONCE),
             Fact::ClientGone { key, .. } => some("client gone", key, LINKS_AT_ONCE),
+            Fact::ClientReturned { key, .. } => some("client returned", key, LINKS_AT_ONCE),
             Fact::ClientLeaves { key, .. } => some("client leaves", key, LINKS_AT_ONCE),
             Fact::Published { key, .. } => named("published", Some(key)),
             Fact::Exposed { key, .. } => named("exposed", Some(key)),

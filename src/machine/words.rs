@@ -65,6 +65,9 @@ impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fact::ClientCame { link, key, peer } => write!(f, "{link} client {key} connected from {peer}"),
+            Fact::ClientReturned { link, before, key, peer } => {
+                write!(f, "{link} client {key} came back from {peer}, in the place of {before}")
+            }
             Fact::ClientGone { link, key, peer, reason } => {
                 write!(f, "{link} client {key} from {peer} is gone: {reason}")
             }
@@ -155,7 +158,11 @@ impl fmt::Display for Fact {
                 write!(f, "{server} ended the connection before it admitted this client: {reason}")
             }
             Fact::ServerSilent { link, silence } => {
-                write!(f, "{link} the server was silent for {} s", silence.as_secs())
+                write!(f, "{link} the server has been silent for {} s", silence.as_secs())
+            }
+            Fact::ServerBack { link, before, address, silence } => {
+                write!(f, "{link} the server at {address} is heard again after {} s", silence.as_secs())?;
+                before.map_or(Ok(()), |before| write!(f, ", on a new connection in the place of {before}"))
             }
             Fact::ServerDrains { server } => write!(f, "{server} drains; its running sessions go on"),
             Fact::LinkLost { link, server, reason } => {

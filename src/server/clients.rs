@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::controls::{self, Controls};
+use super::controls::{self, Control, Controls};
 use super::identity::{Identity, Life};
 use super::links::Link;
 use super::matching::Matching;
@@ -12,7 +12,7 @@ use crate::base::clocks::Clocks;
 use crate::base::id::{ConnId, HolderId, LinkId};
 use crate::base::name::Name;
 use crate::machine::{CloseReason, Fact, Manner, Output, quiet_for};
-use crate::wire::control::{Capabilities, ControlFrame, Hello, Refusal, Versions, Welcome};
+use crate::wire::control::{Capabilities, ControlFrame, Hello, Refusal, Resumes, Versions, Welcome};
 use crate::wire::handshake::{KeyId, Secret};
 
 /// One step with clients: it borrows what it works on.
@@ -53,8 +53,14 @@ impl Clients<'_> {
             return self.refuse(id, key, peer, hello.versions, refusal);
         }
         let identity = Identity { key, key_id, holder, instance: hello.instance };
-        if let Some(older) = self.publishing.matching.sending.links.older_self(&identity) {
-            self.end(older, CloseReason::Replaced);
+        let links = &self.publishing.matching.sending.links;
+        if let Some(link) = links.older_self(&identity) {
+            match hello.resumes.filter(|it| links.of_wire_id(&it.link) == Some(link)) {
+                Some(Resumes { publications, .. }) => {
+                    return self.resume(id, link, hello, publications, (version, instance, plain));
+                }
+                None => self.end(link, CloseReason::Replaced),
+            }
         }
         let Publishing { matching, agenda, .. } = &mut self.publishing;
         let sending = &mut matching.sending;
@@ -62,11 +68,56 @@ impl Clients<'_> {
             sending.contest_link(holder, agenda);
             return self.refuse(id, identity.key, peer, hello.versions, refusal);
         }
-        let (capabilities, heartbeat) = (Capabilities::new(plain), agenda.limits.heartbeat);
-        let message_port = self.publishing.listeners.message_port();
-        let (link, pool_key) = names.clone();
-        let welcome = Welcome { version, capabilities, heartbeat, instance, link, pool_key, message_port };
+        let welcome = self.welcome(names.clone(), (version, instance, plain));
         self.open(id, identity, names, hello, welcome);
+    }
+
+    fn welcome(
+        &self,
+        (link, pool_key): (KeyId, Secret),
+        (version, instance, plain): (u16, [u8; 16], bool),
+    ) -> Welcome {
+        let (capabilities, heartbeat) = (Capabilities::new(plain), self.publishing.agenda.limits.heartbeat);
+        let message_port = self.publishing.listeners.message_port();
+        Welcome { version, capabilities, heartbeat, instance, link, pool_key, message_port }
+    }
+
+    /// A client comes back to its link on another control connection, which takes the place of the old one. Its
+    /// sessions and its message connections go on. It closes the old one when it has read its Welcome: what the server
+    /// says there may overtake that.
+    fn resume(
+        &mut self,
+        id: ConnId,
+        link: LinkId,
+        hello: &Hello,
+        publications: u32,
+        ours: (u16, [u8; 16], bool),
+    ) {
+        let Some(&Control { peer, answered, .. }) = self.controls.get(id) else { return };
+        let sending = &self.publishing.matching.sending;
+        let Some(it) = sending.links.get(link) else { return };
+        let welcome = self.welcome((it.wire_id, it.pool_key.clone()), ours);
+        let Publishing { matching, agenda, .. } = &mut self.publishing;
+        let (now, sending) = (agenda.now, &mut matching.sending);
+        let Some(it) = sending.links.get_mut(link) else { return };
+        let unheard_since = it.owes_pong_since(now, &agenda.limits).unwrap_or(it.heard);
+        let before = std::mem::replace(&mut it.control, id);
+        (it.peer, it.capabilities, it.heard, it.ping_at) = (peer, hello.capabilities, now, now);
+        it.round_trip.measured(now.saturating_duration_since(answered));
+        let key = it.key().clone();
+        // A link has one of these at most, and for as long as the Welcome may take.
+        if let Some(older) = self.controls.take_place(id, before) {
+            agenda.reset(older, CloseReason::Replaced);
+        }
+        agenda.after(before, agenda.limits.handshake);
+        agenda.fact(Fact::ClientReturned { link: id, before, key, peer });
+        agenda.push(Output::Admit(id));
+        agenda.push(Output::Send { id, frame: ControlFrame::Welcome(welcome) });
+        sending.links.ask_anew(link, agenda.limits.pool);
+        // They may be as dead as the old control connection.
+        sending.ping_unheard(link, unheard_since, agenda);
+        sending.links.schedule(link, agenda);
+        self.publishing.come_back(link, publications);
     }
 
     fn refuse(&mut self, id: ConnId, key: Name, peer: SocketAddr, versions: Versions, refusal: Refusal) {
@@ -106,8 +157,12 @@ impl Clients<'_> {
         matching.sending.links.schedule(link, agenda);
     }
 
-    /// A link wants attention. `awaited` says whether its message connections are.
-    pub fn due(&mut self, link: LinkId, awaited: bool) {
+    /// A link wants attention, or the time of a control connection is over in whose place another came. `awaited` says
+    /// whether message connections are.
+    pub fn due(&mut self, id: ConnId, awaited: bool) {
+        let Some(link) = self.controls.link(id) else {
+            return self.publishing.agenda.reset(id, CloseReason::Replaced);
+        };
         let Publishing { matching, agenda, .. } = &mut self.publishing;
         let now = agenda.now;
         let expired = matching.sending.links.expire(link, awaited, agenda);

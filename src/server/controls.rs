@@ -17,6 +17,8 @@ pub(super) struct Control {
     /// When its first flight was answered.
     pub answered: Instant,
     pub stage: Stage,
+    /// In whose place it came, until its client has closed that one.
+    former: Option<ConnId>,
 }
 
 /// How far a control connection has come.
@@ -43,7 +45,7 @@ impl Controls {
         now: Instant,
     ) {
         let stage = Stage::Proved(wire_id, pool_key);
-        self.0.insert(id, Control { peer, key, holder, answered: now, stage });
+        self.0.insert(id, Control { peer, key, holder, answered: now, stage, former: None });
     }
 
     pub fn get(&self, id: ConnId) -> Option<&Control> {
@@ -69,6 +71,17 @@ impl Controls {
         if let Some(control) = self.0.get_mut(id) {
             control.stage = Stage::Linked(link);
         }
+    }
+
+    /// It takes the place of another one as the head of a link. That one is not listened to any more. Returns the one
+    /// in whose place that had come.
+    pub fn take_place(&mut self, id: ConnId, before: ConnId) -> Option<ConnId> {
+        let link = self.closing(before)?;
+        let older = self.0.get_mut(before).and_then(|before| before.former.take());
+        if let Some(control) = self.0.get_mut(id) {
+            (control.stage, control.former) = (Stage::Linked(link), Some(before));
+        }
+        older
     }
 
     /// It is not listened to any more; returns its link, if it was the head of one.

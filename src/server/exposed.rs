@@ -38,7 +38,7 @@ use crate::config::{Policies, ServerConfig};
 use crate::machine::CloseReason;
 use crate::server::links::Links;
 use crate::server::publishing::Asked;
-use crate::wire::control::{Denial, GrantedAddress, Publish, Transports};
+use crate::wire::control::{Denial, GrantedAddress, PublicationNumber, Publish, Transports};
 use asks::Asks;
 use deciding::Until;
 pub(super) use exposing::Exposing;
@@ -203,6 +203,16 @@ impl Exposed {
             return Some(Denial::Limit);
         }
         (publish.transports == Transports::Udp).then_some(Denial::Policy)
+    }
+
+    /// The numbers under which a link asks for ports.
+    pub fn numbers(&self, link: LinkId) -> impl Iterator<Item = PublicationNumber> {
+        self.asks.of_link(link).into_iter().filter_map(|id| self.asks.get(id)).map(|ask| ask.publish.number)
+    }
+
+    /// Why a link does not get what it asks for under this number, as its client was told.
+    pub fn denial(&self, link: LinkId, number: PublicationNumber) -> Option<Denial> {
+        self.asks.get(self.asks.of(link, number)?)?.told
     }
 
     /// The grant that has the names of an ask.

@@ -71,8 +71,7 @@ pub(super) struct Link {
     instead: Share,
     /// How many more are asked for than users wait for.
     pub more: More,
-    /// What may be spent on offering late sessions again. So what is done because a client is late does not add to what
-    /// makes it late.
+    /// What may be spent on offering late sessions again, so that no client is made later by it.
     offers: Share,
     /// When its client last accepted a session of a user.
     pub accepted_at: Option<Instant>,
@@ -238,7 +237,7 @@ impl Link {
     /// The client has refused a session. It goes behind the others for a while, unless it does so already.
     pub fn session_refused(&mut self, now: Instant) {
         self.refuses = true;
-        if !self.is_failing(now) {
+        if !self.failing.is_so(now) {
             self.failing.failed(now);
         }
     }
@@ -248,18 +247,12 @@ impl Link {
         (self.failing, self.refuses) = (Failing::default(), false);
     }
 
-    /// Whether it goes behind the others.
-    fn is_failing(&self, now: Instant) -> bool {
-        self.failing.is_so(now)
-    }
-
     /// Tickets that may still bring a message connection.
     pub fn outstanding(&self) -> usize {
         self.tickets.outstanding() + self.coming
     }
 
-    /// When the link wants attention next: to be pinged or asked, because a ticket or its key expires, or because it
-    /// was silent too long.
+    /// When the link wants attention next: for a ping, for a ticket or its key that expires, or for its silence.
     pub fn next_due(&self, limits: &Limits) -> Instant {
         let due = self.ping_at.min(self.silence.until(self.heard, self.patience()));
         // What stands in the list is looked at anyway.
@@ -351,7 +344,7 @@ impl Links {
     /// Whether a link that has an idle connection may be given a user now.
     pub fn readiness(&self, id: LinkId, now: Instant) -> Readiness {
         match self.get(id) {
-            Some(link) if link.life == Life::Standing && link.is_failing(now) => Readiness::Failing,
+            Some(link) if link.life == Life::Standing && link.failing.is_so(now) => Readiness::Failing,
             Some(link) if link.life == Life::Standing => Readiness::Ready,
             _ => Readiness::Not,
         }
@@ -439,8 +432,7 @@ impl Links {
         Some(link.tickets.issue(count, now, until))
     }
 
-    /// Uses a ticket of a link up; false if it is not good. One that was not issued yet is, if there is room for a
-    /// message connection that was not asked for.
+    /// Uses a ticket of a link up; false if it is not good. One that was not issued yet is, if there `has_room` for it.
     pub fn redeem(&mut self, id: LinkId, ticket: u64, has_room: bool, now: Instant) -> bool {
         let Some(link) = self.slots.get_mut(id) else { return false };
         let until = now + link.patience();
@@ -481,6 +473,16 @@ impl Links {
         self.outstanding -= voided;
         link.brings_none |= voided > 0;
         link.tell_not_brought(voided, agenda);
+    }
+
+    /// What a link's client was asked may be lost: it is asked anew.
+    pub fn ask_anew(&mut self, id: LinkId, pool: usize) {
+        let Some(link) = self.slots.get_mut(id) else { return };
+        let asked = link.tickets.let_go(link.round_trip.wait(link.heartbeat));
+        self.outstanding -= asked;
+        // Those beyond the pool were meant for users, who wait for others now.
+        link.wanted += asked.saturating_sub(pool);
+        (link.ping_sent, link.brings_none) = (None, false);
     }
 
     /// Drops a link's tickets whose time is over, and tells of them, if they were `awaited`; returns whether there are

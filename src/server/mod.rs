@@ -399,9 +399,9 @@ impl Server {
             self.matching.message_due(id, &mut self.agenda);
         } else if self.matching.is_user(id) {
             self.matching.user_due(id, &mut self.agenda);
-        } else if let Some(link) = self.controls.link(id) {
+        } else {
             let awaited = self.draining.is_none();
-            self.clients().due(link, awaited);
+            self.clients().due(id, awaited);
         }
     }
 }

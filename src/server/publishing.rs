@@ -10,7 +10,7 @@ use super::matching::Matching;
 use super::services::{Publication, Unpublishable};
 use crate::base::id::{ConnId, LinkId, ServiceId, kind};
 use crate::base::name::Name;
-use crate::base::sorted::Map;
+use crate::base::sorted::{Map, Set};
 use crate::base::table::Table;
 use crate::config::policy::UserRules;
 use crate::machine::{Agenda, CloseReason, Fact, Output};
@@ -27,6 +27,16 @@ pub(super) struct Asked {
     last: Table<kind::Link, PublicationNumber>,
     /// What of it is denied, by the names of the services.
     denied: BTreeSet<(Name, LinkId, PublicationNumber)>,
+    /// Links whose clients have come back, and say again what they ask for.
+    repeats: Table<kind::Link, Repeats>,
+}
+
+/// What a client that has come back has not said again yet.
+struct Repeats {
+    /// So many Publish frames are to come.
+    awaited: u32,
+    /// Numbers under which it asked for something before.
+    unsaid: Set<PublicationNumber>,
 }
 
 impl Asked {
@@ -94,6 +104,20 @@ impl Asked {
         self.last.insert(link, last.max(number));
     }
 
+    /// Whether a link says this again, as was announced.
+    fn is_repeated(&mut self, link: LinkId, number: PublicationNumber) -> bool {
+        let Some(repeats) = self.repeats.get_mut(link) else { return false };
+        repeats.awaited = repeats.awaited.saturating_sub(1);
+        repeats.unsaid.remove(&number)
+    }
+
+    /// What a link asked for and has not said again, once it has said all that was announced.
+    fn take_unsaid(&mut self, link: LinkId) -> Set<PublicationNumber> {
+        let is_over = self.repeats.get(link).is_some_and(|repeats| repeats.awaited == 0);
+        let over = if is_over { self.repeats.remove(link) } else { None };
+        over.map(|repeats| repeats.unsaid).unwrap_or_default()
+    }
+
     /// A link asks for this no more; false if it never did.
     fn remove(&mut self, link: LinkId, number: PublicationNumber) -> bool {
         if let Some(publish) = self.links.get_mut(link).and_then(|asked| asked.remove(&number)) {
@@ -105,6 +129,7 @@ impl Asked {
     /// A link is gone.
     pub fn remove_link(&mut self, link: LinkId) {
         self.last.remove(link);
+        self.repeats.remove(link);
         for (number, publish) in self.links.remove(link).into_iter().flatten() {
             self.forget_denied(&publish.name, link, number);
         }
@@ -127,11 +152,61 @@ impl Publishing<'_> {
         Exposing { exposed, matching, listeners, agenda }
     }
 
+    /// A client has come back, and says again in so many frames what it asks for. What it was told may be lost, and
+    /// what it does not say again is asked for no more.
+    pub fn come_back(&mut self, link: LinkId, awaited: u32) {
+        let numbers = self.asked.links.get(link).into_iter().flat_map(Map::keys).copied();
+        let unsaid = numbers.chain(self.exposed.numbers(link)).collect();
+        self.asked.repeats.insert(link, Repeats { awaited, unsaid });
+        self.forget_unsaid(link);
+    }
+
+    fn forget_unsaid(&mut self, link: LinkId) {
+        for number in self.asked.take_unsaid(link) {
+            self.unpublish(link, number);
+        }
+    }
+
     /// A client would serve something.
     pub fn publish(&mut self, link: LinkId, publish: &Publish) {
-        if self.asked.change(link, publish) || self.exposing().change(link, publish) {
-            return self.change(link, publish);
+        let is_repeated = self.asked.is_repeated(link, publish.number);
+        let stands = self.asked.change(link, publish) || self.exposing().change(link, publish);
+        match stands {
+            true => self.change(link, publish),
+            false => self.ask(link, publish),
         }
+        if stands && is_repeated {
+            self.answer_again(link, publish);
+        }
+        self.forget_unsaid(link);
+    }
+
+    /// Tells a client that has come back what became of what it asks for.
+    fn answer_again(&mut self, link: LinkId, publish: &Publish) {
+        let number = publish.number;
+        let granted = self.matching.services.numbered(link, number);
+        let frame = match (granted, publish.want) {
+            (Some((_, service)), _) => self.matching.granted(link, number, self.addresses(service)),
+            (None, Want::Service) => match self.grant(link, publish) {
+                Ok(addresses) => {
+                    self.asked.forget_denied(&publish.name, link, number);
+                    return self.answer(link, publish, Ok(addresses));
+                }
+                Err(reason) => ControlFrame::Denied { number, reason },
+            },
+            (None, _) => match self.exposed.denial(link, number) {
+                Some(reason) => ControlFrame::Denied { number, reason },
+                // It is not decided yet.
+                None => return,
+            },
+        };
+        if let Some(it) = self.matching.sending.links.get(link) {
+            self.agenda.push(Output::Send { id: it.control, frame });
+        }
+    }
+
+    /// A client asks for something under a new number.
+    fn ask(&mut self, link: LinkId, publish: &Publish) {
         self.asked.note(link, publish.number);
         if let Some(reason) = self.exposed.refusal(link, publish, self.asked, &self.agenda.limits) {
             return self.answer(link, publish, Err(reason));

@@ -94,6 +94,14 @@ impl Tickets {
         before - self.open.len()
     }
 
+    /// Those that were issued may be lost on their way to the client: none of them counts any more. They are good for
+    /// `rest` more, and those that were late are not: however often that happens, few are good. Returns how many.
+    pub fn let_go(&mut self, rest: Duration) -> usize {
+        let open = self.open.drain(..);
+        self.late = open.map(|ticket| Ticket { until: ticket.until + rest, ..ticket }).collect();
+        self.late.len()
+    }
+
     fn note_late(&mut self, ticket: Ticket, rest: Duration) {
         let place = self.late.partition_point(|other| other.number < ticket.number);
         self.late.insert(place, Ticket { until: ticket.until + rest, ..ticket });
@@ -184,6 +192,18 @@ mod tests {
         tickets.look_at_late(now, rest, |_| unreachable!("each is looked at once"));
         assert_eq!(tickets.expire(until, rest), 2);
         assert_eq!([1, 2, 3, 4].map(|ticket| tickets.redeem(ticket)), [Redeemed::Uncounted; 4]);
+    }
+
+    #[test]
+    fn those_that_may_be_lost_stay_good_until_others_may_be() {
+        let (now, rest) = (Instant::now(), Duration::from_secs(30));
+        let mut tickets = Tickets::default();
+        tickets.issue(2, now, now);
+        assert_eq!((tickets.let_go(rest), tickets.outstanding()), (2, 0));
+        assert_eq!(tickets.issue(1, now, now), 3, "the numbers go on");
+        assert_eq!(tickets.redeem(1), Redeemed::Uncounted);
+        assert_eq!((tickets.let_go(rest), tickets.outstanding()), (1, 0));
+        assert_eq!([2, 3].map(|ticket| tickets.redeem(ticket)), [Redeemed::No, Redeemed::Uncounted]);
     }
 
     #[test]

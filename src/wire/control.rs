@@ -14,6 +14,8 @@ use super::frame::BadFrame;
 use super::handshake::{KeyId, Secret};
 pub use super::publication::{Denial, GrantedAddress, Ports, PublicationNumber, Publish, Transports, Want};
 use super::publication::{options, ports, probed, put_options, put_ports, put_probed};
+pub use super::resuming::Resumes;
+use super::resuming::{put_resumes, resumes};
 use super::{FIRST_SKIPPED_KIND, Fields, MAPPED_IP_BYTES, mapped, skip_extensions};
 use crate::base::name::{NAME_BYTES_MAX, Name};
 
@@ -63,11 +65,13 @@ impl Capabilities {
     /// It takes a Publish under a number that stands, for the same name and the same ports, as a change of the options.
     /// That is answered only where it changes what the client gets.
     const TAKES_CHANGES: Capabilities = Capabilities(8);
+    /// It lets a link go on with a new control connection in the place of one that is silent.
+    const RESUMES: Capabilities = Capabilities(16);
 
     /// Those of an end that runs with `--plain`, or without.
     pub fn new(plain: bool) -> Capabilities {
         let plain = if plain { Capabilities::PLAIN } else { Capabilities::default() };
-        let all = [Self::READS_ADDRESSES, Self::READS_PROBED, Self::TAKES_CHANGES, plain];
+        let all = [Self::READS_ADDRESSES, Self::READS_PROBED, Self::TAKES_CHANGES, Self::RESUMES, plain];
         Capabilities(all.into_iter().fold(0, |bits, it| bits | it.0))
     }
 
@@ -84,6 +88,11 @@ impl Capabilities {
     /// Whether it may be told of changed options of what is published.
     pub fn takes_changes(self) -> bool {
         self.0 & Capabilities::TAKES_CHANGES.0 != 0
+    }
+
+    /// Whether a link of it may go on with a new control connection.
+    pub fn resumes(self) -> bool {
+        self.0 & Capabilities::RESUMES.0 != 0
     }
 
     /// Whether payload travels unsealed.
@@ -103,6 +112,8 @@ pub struct Hello {
     pub heartbeat: Duration,
     /// Random per process: the same instance that comes back replaces its old self.
     pub instance: [u8; 16],
+    /// The link that it comes back to, if it does.
+    pub resumes: Option<Resumes>,
 }
 
 /// What an admitted client needs to know.
@@ -252,6 +263,7 @@ impl ControlFrame {
                 out.extend(hello.capabilities.0.to_be_bytes());
                 put_duration(out, hello.heartbeat);
                 out.extend(hello.instance);
+                put_resumes(out, hello.resumes);
             }
             ControlFrame::Welcome(welcome) => {
                 out.push(2);
@@ -334,12 +346,13 @@ impl ControlFrame {
         let frame = Self::parse(&mut fields).ok_or(BadFrame)?;
         let grows = matches!(
             frame,
-            ControlFrame::Hello(_)
-                | ControlFrame::Welcome(_)
-                | ControlFrame::Refused(Refusal::Other(_))
-                | ControlFrame::Skipped
+            ControlFrame::Welcome(_) | ControlFrame::Refused(Refusal::Other(_)) | ControlFrame::Skipped
         );
         match frame {
+            ControlFrame::Hello(hello) => {
+                let resumes = resumes(&mut fields).ok_or(BadFrame)?;
+                Ok(ControlFrame::Hello(Hello { resumes, ..hello }))
+            }
             ControlFrame::Publish(publish) => {
                 options(&mut fields, publish).map(ControlFrame::Publish).ok_or(BadFrame)
             }
@@ -361,6 +374,7 @@ impl ControlFrame {
                 capabilities: Capabilities(fields.u64()?),
                 heartbeat: duration(fields)?,
                 instance: fields.array()?,
+                resumes: None,
             }),
             2 => ControlFrame::Welcome(Welcome {
                 version: fields.u16()?,
@@ -529,12 +543,12 @@ mod tests {
 
     fn frames() -> impl Strategy<Value = ControlFrame> {
         prop_oneof![
-            (versions_of_any(), any::<u64>(), durations(), any::<[u8; 16]>()).prop_map(
-                |(versions, bits, heartbeat, instance)| {
+            (versions_of_any(), any::<u64>(), durations(), any::<([u8; 16], Option<([u8; 16], u32)>)>())
+                .prop_map(|(versions, bits, heartbeat, (instance, resumes))| {
                     let capabilities = Capabilities(bits);
-                    ControlFrame::Hello(Hello { versions, capabilities, heartbeat, instance })
-                }
-            ),
+                    let resumes = resumes.map(|(link, publications)| Resumes { link, publications });
+                    ControlFrame::Hello(Hello { versions, capabilities, heartbeat, instance, resumes })
+                }),
             (any::<(u16, u64, u16)>(), durations(), any::<([u8; 16], [u8; 16], [u8; 32])>()).prop_map(
                 |((version, bits, message_port), heartbeat, (instance, link, key))| {
                     let (capabilities, pool_key) = (Capabilities(bits), Secret::new(key));
@@ -574,9 +588,10 @@ mod tests {
         bytes
     }
 
-    /// How long the extension is that says what a publication's options are.
-    fn options_bytes(frame: &ControlFrame) -> usize {
+    /// How long the extension is that this version writes.
+    fn extension_bytes(frame: &ControlFrame) -> usize {
         let has_options = match frame {
+            ControlFrame::Hello(Hello { resumes: Some(_), .. }) => return 2 + 2 + 20,
             ControlFrame::Publish(publish) => publish.share || !publish.probe,
             ControlFrame::Granted { is_probed, .. } => *is_probed,
             _ => false,
@@ -590,7 +605,7 @@ mod tests {
             let mut bytes = encoded(&frame);
             prop_assert_eq!(ControlFrame::decode(&bytes), Ok(frame.clone()));
             // A whole extension is the only thing that may be missing.
-            let without = bytes.len() - options_bytes(&frame);
+            let without = bytes.len() - extension_bytes(&frame);
             for len in (0..bytes.len()).filter(|&len| len != without) {
                 prop_assert_eq!(ControlFrame::decode(&bytes[..len]), Err(BadFrame));
             }
@@ -611,6 +626,7 @@ mod tests {
             capabilities: Capabilities(u64::MAX),
             heartbeat: Duration::from_secs(30),
             instance: [7; 16],
+            resumes: Some(Resumes { link: [8; 16], publications: 9 }),
         });
         let mut bytes = encoded(&hello);
         bytes.extend([0, 9, 0, 3, 1, 2, 3, 0xff, 0xff, 0, 0]);

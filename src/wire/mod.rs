@@ -10,6 +10,7 @@ pub mod handshake;
 mod primitives;
 pub mod publication;
 pub mod record;
+mod resuming;
 mod tags;
 
 use std::net::IpAddr;

@@ -8,8 +8,8 @@ use skyorg::app::status::http::{Door, Parsed, REQUEST_BYTES_MAX, parse};
 use skyorg::base::address::{HostPort, Listen};
 use skyorg::config::keys::{self, Origin};
 use skyorg::wire::control::{
-    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Transports, VERSIONS,
-    Want, Welcome,
+    Capabilities, ControlFrame, Denial, GrantedAddress, Hello, Ports, Publish, Refusal, Resumes, Transports,
+    VERSIONS, Want, Welcome,
 };
 use skyorg::wire::frame::{AbortReason, Frame, Start};
 use skyorg::wire::handshake::{
@@ -60,7 +60,13 @@ pub mod control_frames {
         let (capabilities, heartbeat) = (Capabilities::new(true), Duration::from_secs(30));
         let ports = Ports { first: 1, last: 9 };
         let frames = [
-            ControlFrame::Hello(Hello { versions: VERSIONS, capabilities, heartbeat, instance: [1; 16] }),
+            ControlFrame::Hello(Hello {
+                versions: VERSIONS,
+                capabilities,
+                heartbeat,
+                instance: [1; 16],
+                resumes: Some(Resumes { link: [3; 16], publications: 2 }),
+            }),
             ControlFrame::Welcome(Welcome {
                 version: 2,
                 capabilities,

@@ -148,6 +148,7 @@ impl Asker {
                 capabilities: Capabilities::default(),
                 heartbeat: Duration::from_secs(30),
                 instance: std::array::from_fn(|_| self.rng.u8(..)),
+                resumes: None,
             };
             wire.say_control(net, &ControlFrame::Hello(hello));
         }

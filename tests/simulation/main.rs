@@ -310,6 +310,32 @@ fn connects_that_are_never_answered_lose_nobody() {
     over_lines(Tale::Unanswered, 256);
 }
 
+/// Lives through worlds in which all connections are forgotten. Users who come once the client knows are served at once.
+fn forgotten(tale: Tale) {
+    let seeds = variable("SKYORG_LINE").map_or(0..48, |seed| seed..seed + 1);
+    for seed in seeds {
+        let _seed = Seed(seed);
+        if variable("SKYORG_LINE").is_some() {
+            trace::start();
+        }
+        let mut world = World::tell(seed, tale);
+        let most = Duration::from_secs(1) + 16 * world.round_trip();
+        world.live();
+        assert!(world.longest_wait < most, "a user is served after {:?}, not {most:?}", world.longest_wait);
+    }
+}
+
+/// That no link ends and none of their sessions is lost, each world asserts of itself.
+#[test]
+fn when_all_connections_are_forgotten_links_go_on_on_new_ones() {
+    forgotten(Tale::Forgotten);
+}
+
+#[test]
+fn a_server_that_was_killed_while_all_connections_were_forgotten_is_found_by_its_clients() {
+    forgotten(Tale::Restarted);
+}
+
 #[test]
 fn middleboxes_that_forget_quiet_connections_lose_nobody() {
     over_lines(Tale::Forgetful, 32);

@@ -156,6 +156,11 @@ impl Shadow {
         ended
     }
 
+    /// Whoever is there may lose its session from now on.
+    pub fn set_all_apart(&mut self) {
+        self.users.iter_mut().chain(&mut self.locals).for_each(|party| party.apart = true);
+    }
+
     /// A party received these bytes.
     pub fn received(&mut self, side: Side, number: usize, bytes: &[u8]) {
         let before = self.party(side, number).received;

@@ -22,6 +22,13 @@ pub enum Coming {
     Bulk,
     /// A user that is quiet for so long, again and again.
     Quiet(Duration),
+    /// A user that says a little every few seconds, for minutes.
+    Lasting,
+    /// All connections between clients and the server are forgotten on their way, for good: nothing arrives on them
+    /// any more, and new ones pass. The server may be killed and started again at the same time.
+    Forget {
+        restart: bool,
+    },
     /// A user of the service whose users are judged.
     Steady,
     /// A user that means no good.
@@ -95,6 +102,10 @@ pub enum Tale {
     Unanswered,
     /// A middlebox forgets connections that are quiet for 20 to 60 s.
     Forgetful,
+    /// It forgets all connections at one moment.
+    Forgotten,
+    /// The same, and the server is killed and started again.
+    Restarted,
     /// Clients get other configurations while sessions run, and nothing else goes wrong.
     Republished,
     /// No kernel splices anything for a plain tunnel, and nothing else goes wrong.
@@ -112,6 +123,8 @@ impl Tale {
                 | Tale::Bloated
                 | Tale::Unanswered
                 | Tale::Forgetful
+                | Tale::Forgotten
+                | Tale::Restarted
         )
     }
 
@@ -204,6 +217,20 @@ fn republications(rng: &mut Rng, clients: usize) -> Vec<(Time, Coming)> {
     coming
 }
 
+/// All connections are forgotten while some users are there. Others come two seconds after the client must have found
+/// the server silent, and stay for longer than a link may be silent.
+fn forgotten(restart: bool, rng: &mut Rng) -> Vec<(Time, Coming)> {
+    let (limits, millis) = (Limits::default(), Duration::from_millis);
+    let at = millis(rng.u64(20_000..40_000));
+    let known = at + limits.heartbeat / 3 + 2 * limits.late;
+    let mut coming = vec![(at, Coming::Forget { restart })];
+    let before = (0..rng.usize(..10)).map(|_| millis(rng.u64(5_000..19_000)));
+    let before: Vec<Time> = before.collect();
+    let after = (0..rng.usize(1..20)).map(|_| known + millis(rng.u64(2_000..20_000)));
+    coming.extend(before.into_iter().chain(after).map(|at| (at, Coming::Lasting)));
+    coming
+}
+
 /// A hostile server is there for a while. Users come as soon as the client must have found the honest one.
 fn honesty(rng: &mut Rng) -> Vec<(Time, Coming)> {
     let honest = Duration::from_secs(rng.u64(5..20));
@@ -216,6 +243,9 @@ fn honesty(rng: &mut Rng) -> Vec<(Time, Coming)> {
 /// Users come while the line does what it does. The first one finds the link standing: it takes five round trips and
 /// a few lost packets. Nobody comes while the line is down, or so soon after that it could not be heard of.
 fn over_the_line(tale: Tale, rng: &mut Rng, line: &Line) -> Vec<(Time, Coming)> {
+    if matches!(tale, Tale::Forgotten | Tale::Restarted) {
+        return forgotten(tale == Tale::Restarted, rng);
+    }
     if let (Tale::Unnoticed, Some((_, back))) = (tale, line.outage()) {
         let others = (0..rng.usize(..60)).map(|_| back + Duration::from_millis(rng.u64(..5_000)));
         let others: Vec<Time> = others.collect();

@@ -76,6 +76,12 @@ impl Script {
         Script { chunk: 100, pause, ..Script::plain(300, false, Ending::FinWhenSent) }
     }
 
+    /// A party that says a little every few seconds, for minutes, and ends whole.
+    pub fn lasting() -> Script {
+        let pause = Duration::from_secs(3);
+        Script { chunk: 100, pause, ..Script::plain(5_000, false, Ending::FinWhenSent) }
+    }
+
     /// The same as fast as it can, and as much as proves to be bulk unless `bytes_max` is less.
     pub fn bulk(bytes_max: u64, echo: bool, ending: Ending) -> Script {
         let script = Script::plain(STREAM_BYTES_MAX.min(bytes_max), echo, ending);

@@ -106,6 +106,8 @@ pub struct World {
     tale: Tale,
     /// The longest time from a user's coming to its leaving.
     pub longest_stay: Duration,
+    /// The longest time from a user's coming to its first byte, of those who had to be served.
+    pub longest_wait: Duration,
     /// When the first user came.
     first_came: Option<Time>,
     /// When a user first got a byte.
@@ -165,6 +167,7 @@ impl World {
             bytes_max,
             tale,
             longest_stay: Duration::ZERO,
+            longest_wait: Duration::ZERO,
             first_came: None,
             first_served: None,
             fresh: false,
@@ -462,6 +465,21 @@ impl World {
                 Coming::Quiet(pause) => {
                     self.user(0, self.patient(Script::quiet(pause)));
                 }
+                Coming::Lasting => {
+                    self.user(0, self.patient(Script::lasting()));
+                }
+                Coming::Forget { restart } => {
+                    self.shadow.set_all_apart();
+                    let mut net = self.net.borrow_mut();
+                    for kind in [Kind::Control, Kind::Message] {
+                        faults::strike(&mut net, &Fault::Hole { kind, share: 1.0 });
+                    }
+                    drop(net);
+                    if restart {
+                        let back = now + Duration::from_millis(self.rng.u64(..2_000));
+                        self.processes[0].crash(&self.net, true, back);
+                    }
+                }
                 Coming::Steady => {
                     let number = self.user(STEADY, steady_script());
                     self.shadow.party(Side::User, number).apart = true;
@@ -619,6 +637,11 @@ impl World {
                 trace!(now, "{:?} {} is gone: {party:?}", talker.side, talker.number);
                 if talker.side == Side::User {
                     self.longest_stay = self.longest_stay.max(now - talker.came);
+                    if !party.apart
+                        && let Some(first_byte) = talker.first_byte
+                    {
+                        self.longest_wait = self.longest_wait.max(first_byte - talker.came);
+                    }
                     self.first_served = [self.first_served, talker.first_byte].into_iter().flatten().min();
                     self.judge(&talker);
                 }

@@ -8,6 +8,7 @@ mod gateway;
 mod names;
 mod probes;
 mod publications;
+mod renewal;
 mod sessions;
 mod silence;
 

@@ -12,6 +12,7 @@ mod probes;
 mod publications;
 mod rates;
 mod reload;
+mod resuming;
 mod strangers;
 mod turns;
 mod unserved;
@@ -102,6 +103,7 @@ fn hello(instance: u8) -> Hello {
         capabilities: Capabilities::new(false),
         heartbeat: secs(30),
         instance: [instance; 16],
+        resumes: None,
     }
 }
 

@@ -144,6 +144,7 @@ impl HostileClient {
                 capabilities: Capabilities::new(self.plain),
                 heartbeat: Duration::from_secs(30),
                 instance: std::array::from_fn(|_| self.rng.u8(..)),
+                resumes: None,
             };
             control.say_control(net, &ControlFrame::Hello(hello));
             control.say_control(net, &ControlFrame::Publish(publish(self.publication)));

@@ -314,6 +314,7 @@ fn hello_is_followed_by_one_publish_per_service_with_the_dial_time() {
         capabilities: Capabilities::new(false),
         heartbeat: HEARTBEAT,
         instance: [1; 16],
+        resumes: None,
     });
     let publish = |number, service| {
         ControlFrame::Publish(Publish {

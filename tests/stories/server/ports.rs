@@ -8,7 +8,7 @@ use std::io;
 use skyorg::base::ports::Ports;
 use skyorg::config::policy::{Policy, PortRules, Services};
 use skyorg::machine::status::PublicationState;
-use skyorg::wire::control::PublicationNumber;
+use skyorg::wire::control::{PublicationNumber, Resumes};
 
 use super::*;
 
@@ -835,4 +835,25 @@ fn a_client_that_shares_from_now_on_loses_nothing_and_others_join_it() {
     let outputs = stage.ask(&one, expose(1, "web", "8080", true));
     assert_eq!((outputs.told(&one), outputs.closes()), (vec![], vec![]), "and not {user}");
     assert_eq!(outputs.told(&two), [granted(1, "8080")]);
+}
+
+#[test]
+fn a_client_that_comes_back_has_its_ports_still_and_is_told_so_again() {
+    let mut stage = begin_with_ports(&["100-200"]);
+    let mut client = stage.client(1);
+    stage.ask(&client, expose(2, "game", "100-101", false));
+    let denial = denied(3, Denial::Policy);
+    assert_eq!(stage.ask(&client, expose(3, "far", "300", false)).said(client.control), [denial.clone()]);
+    let (control, _) = stage.control();
+    let resumes = Some(Resumes { link: client.link, publications: 2 });
+    let outputs = stage.hear(control, ControlFrame::Hello(Hello { resumes, ..hello(1) }));
+    client.control = control;
+    assert_eq!((outputs.listens_at(), outputs.stopped()), (vec![], vec![]));
+    let outputs = stage.ask(&client, expose(2, "game", "100-101", false));
+    assert_eq!((outputs.said(control), outputs.listens_at()), (vec![granted(2, "100-101")], vec![]));
+    assert_eq!(stage.ask(&client, expose(3, "far", "300", false)).said(control), [denial]);
+    // The declared service was not said again.
+    assert_eq!(stage.user().1.starts(), []);
+    let outputs = stage.hear(control, ControlFrame::Unpublish(2));
+    assert_eq!(outputs.stopped().len(), 2);
 }
