@@ -17,10 +17,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::message_port::MessagePort;
 use crate::base::id::{ConnId, LinkId};
 use crate::base::round_trip::RoundTrip;
 use crate::base::share::Share;
-use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Output, Reason};
+use crate::machine::{Agenda, CloseReason, Dial, Fact, Greeting, Output};
 
 /// Rivals that a link may have before its first message connection.
 const RIVALS_FIRST: u32 = 4;
@@ -30,10 +31,6 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Most message connections that are to be spare while the server is not heard.
 const SPARE_MAX: usize = 32;
-
-/// While the control port is used in its place, nothing new is known of the message port: a failure is told of for this
-/// time.
-const FAULT_KNOWN: Duration = Duration::from_secs(60);
 
 /// A ticket that the server has handed out.
 #[derive(Clone, Copy, Debug)]
@@ -85,11 +82,8 @@ impl Pause {
 
 /// The message connections of a link that are not proved yet.
 pub(super) struct Dials {
-    /// Where the message port is: the address that is tried next comes first.
-    addresses: VecDeque<SocketAddr>,
-    control: SocketAddr,
-    /// The control port is tried next.
-    is_at_control: bool,
+    /// Where they go.
+    pub port: MessagePort,
     /// The highest number so far that the server has handed out, or that was taken of the client's own accord.
     highest: u64,
     /// Message connections that were proved since the server was found to be silent.
@@ -106,22 +100,13 @@ pub(super) struct Dials {
     /// When that was.
     arrived_at: Option<Instant>,
     rivals: Share,
-    /// Why the message port does not work, as its last dial showed then; what the control port brings does not end it.
-    fault: Option<(Reason, Instant)>,
 }
 
 impl Dials {
-    /// The control port of the server.
-    pub fn control(&self) -> SocketAddr {
-        self.control
-    }
-
-    /// No dials, and the addresses for those to come. Connecting to the control port took so long.
-    pub fn new(addresses: &[SocketAddr], control: SocketAddr, took: Duration) -> Dials {
-        let mut dials = Dials {
-            addresses: VecDeque::new(),
-            control,
-            is_at_control: true,
+    /// No dials, and where those to come go. Connecting to the control port took so long.
+    pub fn new(port: MessagePort, took: Duration) -> Dials {
+        Dials {
+            port,
             highest: 0,
             proved: 0,
             tickets: VecDeque::new(),
@@ -131,10 +116,7 @@ impl Dials {
             took,
             arrived_at: None,
             rivals: Share::new(RIVALS_FIRST),
-            fault: None,
-        };
-        dials.lead_to(addresses);
-        dials
+        }
     }
 
     /// Message connections that are on their way or wait to be.
@@ -154,54 +136,6 @@ impl Dials {
     pub fn in_time_until(&self, agenda: &Agenda) -> Option<Instant> {
         let until = self.coming.back()?.begun + agenda.limits.late_after(self.took);
         (until > agenda.now).then_some(until)
-    }
-
-    /// Why the message port does not work, if it did not lately.
-    pub fn fault(&self, now: Instant) -> Option<&Reason> {
-        let is_known = |at: Instant| now.saturating_duration_since(at) < FAULT_KNOWN;
-        self.fault.as_ref().filter(|fault| is_known(fault.1)).map(|(reason, _)| reason)
-    }
-
-    fn note_fault(&mut self, address: SocketAddr, reason: CloseReason, agenda: &Agenda) {
-        if self.addresses.is_empty() || address != self.control {
-            self.fault = Some((Reason::of_message_port(reason), agenda.now));
-        }
-    }
-
-    // Where.
-
-    /// The message port is at these addresses from now on. New ones are tried first; the others keep their turns.
-    pub fn lead_to(&mut self, addresses: &[SocketAddr]) {
-        self.addresses.retain(|address| addresses.contains(address));
-        for &address in addresses.iter().rev() {
-            if address != self.control && !self.addresses.contains(&address) {
-                self.addresses.push_front(address);
-                self.is_at_control = false;
-            }
-        }
-        self.is_at_control |= self.addresses.is_empty();
-    }
-
-    /// Where the next dial goes.
-    fn address(&self) -> SocketAddr {
-        match self.addresses.front() {
-            Some(&address) if !self.is_at_control => address,
-            _ => self.control,
-        }
-    }
-
-    /// The next dial goes elsewhere: to the other port.
-    fn turn(&mut self) {
-        if !self.is_at_control {
-            self.addresses.rotate_left(1);
-        }
-        self.is_at_control = !self.is_at_control || self.addresses.is_empty();
-    }
-
-    fn prefer(&mut self, address: SocketAddr) {
-        let place = self.addresses.iter().position(|&other| other == address);
-        self.addresses.rotate_left(place.unwrap_or(0));
-        self.is_at_control = place.is_none();
     }
 
     // Tickets.
@@ -254,16 +188,10 @@ impl Dials {
     /// The server is not heard: one dial stands for all from now on.
     pub fn seek(&mut self, now: Instant) {
         if self.pause.is_none() {
-            let cause = Cause::Silent(self.address());
+            let cause = Cause::Silent(self.port.address());
             self.pause = Some(Pause { next: now, since: now, cause, told: false });
             self.proved = 0;
         }
-    }
-
-    /// The server has come to be at other addresses: its control port, and its message port.
-    pub fn move_to(&mut self, control: SocketAddr, addresses: &[SocketAddr]) {
-        self.control = control;
-        self.lead_to(addresses);
     }
 
     /// The server is heard again.
@@ -271,7 +199,7 @@ impl Dials {
         if let Some(Pause { cause: Cause::Silent(address), .. }) =
             self.pause.take_if(|pause| pause.is_silent())
         {
-            self.prefer(address);
+            self.port.prefer(address);
         }
     }
 
@@ -314,7 +242,7 @@ impl Dials {
     }
 
     fn dial(&mut self, ticket: Ticket, link: LinkId, greeting: &Greeting, agenda: &mut Agenda) {
-        let address = self.address();
+        let address = self.port.address();
         self.asked.push_back(Some(Way { address, ticket }));
         let greeting = Greeting { ticket: ticket.number, ..greeting.clone() };
         let deadline = agenda.now + agenda.limits.handshake;
@@ -346,7 +274,7 @@ impl Dials {
                 .for_each(|newer| retire(&newer, agenda));
         }
         self.dial(ticket, link, greeting, agenda);
-        self.turn();
+        self.port.turn();
     }
 
     /// Another dial takes the place of this one.
@@ -379,7 +307,7 @@ impl Dials {
             let is_lost = self.arrived_at.is_some_and(|at| at >= begun);
             let is_silent = self.pause.as_ref().is_some_and(Pause::is_silent);
             if !is_silent && (self.pause.is_some() || !is_lost) {
-                self.note_fault(way.address, CloseReason::HandshakeTimedOut, agenda);
+                self.port.note(way.address, Some(CloseReason::HandshakeTimedOut), agenda.now);
             }
             if self.pause.is_some() {
                 self.tell_late(way.address, agenda);
@@ -408,13 +336,8 @@ impl Dials {
     fn pause(&mut self, failed: SocketAddr, next: Instant, elsewhere: bool, agenda: &Agenda) {
         if self.pause.is_none() {
             self.pause = Some(Pause { next, since: agenda.now, cause: Cause::Failed(failed), told: false });
-            if elsewhere && self.address() == failed {
-                // The message port may have another address.
-                if !self.is_at_control && self.addresses.len() > 1 {
-                    self.addresses.rotate_left(1);
-                } else {
-                    self.turn();
-                }
+            if elsewhere {
+                self.port.leave(failed);
             }
         }
     }
@@ -425,9 +348,7 @@ impl Dials {
     /// Returns how long it took.
     pub fn arrived(&mut self, id: ConnId, agenda: &mut Agenda) -> Option<Duration> {
         let Coming { way, begun, .. } = self.remove(id)?;
-        if self.addresses.is_empty() || way.address != self.control {
-            self.fault = None;
-        }
+        self.port.note(way.address, None, agenda.now);
         (self.took, self.arrived_at) = (agenda.now.saturating_duration_since(begun), Some(agenda.now));
         self.rivals.earn();
         self.proved += 1;
@@ -461,7 +382,7 @@ impl Dials {
         if pause.told || failed.is_some() {
             agenda.fact(Fact::MessageArrived { address });
         }
-        self.prefer(used);
+        self.port.prefer(used);
         let late_after = agenda.limits.late_after(self.took);
         for place in (0..self.coming.len()).rev() {
             let coming = &mut self.coming[place];
@@ -476,7 +397,7 @@ impl Dials {
     pub fn failed(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) -> Option<u64> {
         let Coming { way, is_late, .. } = self.remove(id)?;
         if reason != CloseReason::Retired {
-            self.note_fault(way.address, reason, agenda);
+            self.port.note(way.address, Some(reason), agenda.now);
         }
         if !is_late {
             self.pause(way.address, agenda.now + agenda.limits.retry, true, agenda);

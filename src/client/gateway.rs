@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::dials::Dials;
 use super::link::Links;
+use super::message_port::MessagePort;
 use super::names::Names;
 use super::pauses::Pauses;
 use super::publications::Publications;
@@ -329,7 +330,7 @@ impl Gateway {
             links.renew(link, id, (address, &message_addresses), names, agenda);
         } else {
             agenda.fact(self.settings.connected(id, address));
-            let dials = Dials::new(&message_addresses, address, self.took);
+            let dials = Dials::new(MessagePort::new(&message_addresses, address), self.took);
             self.link = links.add(self.settings.link(id, welcome, dials, self.round_trip, agenda));
             // The server knows that one no more.
             before.into_iter().for_each(|(_, before)| agenda.reset(before, CloseReason::LinkLost));

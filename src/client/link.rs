@@ -163,7 +163,7 @@ impl Link {
 
     /// Where its server is.
     pub fn address(&self) -> SocketAddr {
-        self.dials.control()
+        self.dials.port.control()
     }
 
     /// To its server and back.
@@ -263,7 +263,7 @@ impl Link {
 
     /// Why the message port does not work, if it does not.
     pub fn message_fault(&self, now: Instant) -> Option<&Reason> {
-        self.dials.fault(now)
+        self.dials.port.fault(now)
     }
 
     /// It is known how soon the server is tried again.
@@ -438,7 +438,7 @@ impl Links {
         self.controls.insert(control, id);
         agenda.at(before, None);
         agenda.reset(before, CloseReason::Replaced);
-        link.dials.move_to(address, message_addresses);
+        link.dials.port.move_to(address, message_addresses);
         link.tell_back(Some(before), agenda);
         link.goes_on(id, names, agenda);
     }
@@ -460,7 +460,7 @@ impl Links {
             if let Some(link) = self.slots.get_mut(id)
                 && link.message_name == Some(name)
             {
-                link.dials.lead_to(addresses);
+                link.dials.port.lead_to(addresses);
             }
         }
     }

@@ -6,7 +6,7 @@
 //! | [`gateway`], [`stage`], [`rounds`], [`pauses`], [`settings`] | the way to the server, and pauses on it |
 //! | [`link`] | links that stand: the current one, and one that drains |
 //! | [`names`] | host names and their addresses |
-//! | [`dials`] | message connections on their way |
+//! | [`dials`], [`message_port`] | message connections on their way, and where they go |
 //! | [`publications`] | what is published, and what the server says to that |
 //! | [`sessions`], [`session`], [`user`] | message connections, sessions, proxy connections; whose a session is |
 //! | [`attempt`] | seeking a session's local server |
@@ -20,6 +20,7 @@ mod attempt;
 mod dials;
 mod gateway;
 mod link;
+mod message_port;
 mod names;
 mod pauses;
 mod publications;
