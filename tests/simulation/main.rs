@@ -312,7 +312,8 @@ fn connects_that_are_never_answered_lose_nobody() {
 
 /// Lives through worlds in which all connections are forgotten. Users who come once the client knows are served at once.
 fn forgotten(tale: Tale) {
-    let seeds = variable("SKYORG_LINE").map_or(0..48, |seed| seed..seed + 1);
+    let worlds = variable("SKYORG_SEEDS").unwrap_or(48);
+    let seeds = variable("SKYORG_LINE").map_or(0..worlds, |seed| seed..seed + 1);
     for seed in seeds {
         let _seed = Seed(seed);
         if variable("SKYORG_LINE").is_some() {
