@@ -5,6 +5,7 @@ pub mod bucket;
 pub mod buffer;
 pub mod clocks;
 pub mod deadlines;
+pub mod groups;
 pub mod id;
 pub mod name;
 pub mod network;
