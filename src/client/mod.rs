@@ -177,7 +177,7 @@ impl Client {
             ControlFrame::Denied { number, reason } | ControlFrame::Withdrawn { number, reason } => {
                 if sessions.publications.denied(id, number, (reason, is_withdrawn), agenda) {
                     // Its users were reset there.
-                    sessions.end_sessions(|on, it| on == Some(link_id) && it == number, names, agenda);
+                    sessions.end_sessions(number, Some(link_id), names, agenda);
                 }
             }
             ControlFrame::Drain => {

@@ -13,8 +13,9 @@ use super::publications::Publications;
 use super::seen::Seen;
 use super::session::{Counts, Message, Proxy, Session, Stage, State};
 use super::user::UserOf;
+use crate::base::groups::Groups;
 use crate::base::id::{ConnId, LinkId, kind};
-use crate::base::sorted::{Set, by_rank};
+use crate::base::sorted::by_rank;
 use crate::base::table::Table;
 use crate::config::client_difference::ClientDifference;
 use crate::machine::{Agenda, CloseReason, Fact, Output, Traffic};
@@ -26,6 +27,8 @@ pub(super) struct Sessions {
     pub publications: Publications,
     messages: Table<kind::Connection, Message>,
     proxies: Table<kind::Connection, Proxy>,
+    /// Both, while they serve a session, by its publication.
+    of_number: Groups<PublicationNumber>,
     counts: Counts,
     attempts: Attempts,
     /// When the client began.
@@ -39,6 +42,7 @@ impl Sessions {
             publications,
             messages: Table::default(),
             proxies: Table::default(),
+            of_number: Groups::default(),
             counts: Counts::default(),
             attempts: Attempts::default(),
             began: now,
@@ -83,6 +87,7 @@ impl Sessions {
     /// A message connection is gone; returns its link, if it was never proved.
     pub fn message_gone(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) -> Option<LinkId> {
         let Message { link, state } = self.messages.remove(id)?;
+        self.of_number.leave(id);
         self.counts.turn(link, Some(&state), None);
         if let State::Coming = state {
             return Some(link);
@@ -135,6 +140,10 @@ impl Sessions {
         agenda.at(id, None);
         let before = std::mem::replace(&mut message.state, State::Busy(session));
         self.counts.turn(message.link, Some(&before), Some(&message.state));
+        match self.publications.number_of(user.offer) {
+            Some(number) => self.of_number.join(id, number),
+            None => self.of_number.leave(id),
+        }
         if let State::Busy(mut before) = before {
             // Its end was not told of yet.
             before.not_served(CloseReason::Aborted(AbortReason::Reset), &self.publications, agenda);
@@ -177,6 +186,7 @@ impl Sessions {
         let Some(message) = self.messages.get_mut(id) else { return };
         let before = std::mem::replace(&mut message.state, State::Idle);
         self.counts.turn(message.link, Some(&before), Some(&message.state));
+        self.of_number.leave(id);
         if let State::Busy(mut session) = before {
             session.not_served(CloseReason::Aborted(AbortReason::Reset), &self.publications, agenda);
             self.note_given_up(id, &session, names, agenda);
@@ -191,6 +201,8 @@ impl Sessions {
         match self.messages.get_mut(message).map(|message| &mut message.state) {
             Some(State::Busy(session)) => {
                 self.proxies.insert(id, Proxy::new(message, session.user));
+                let number = self.publications.number_of(session.user.offer);
+                number.into_iter().for_each(|number| self.of_number.join(id, number));
                 match session.attempt.as_mut().is_some_and(|attempt| attempt.begun(id)) {
                     true => self.attempts.asked -= 1,
                     false => agenda.reset(id, CloseReason::Retired),
@@ -212,56 +224,62 @@ impl Sessions {
         names: &mut Names,
         agenda: &mut Agenda,
     ) {
-        let removed = self.publications.change(difference, leaving, names, agenda);
-        self.end_sessions(|_, number| removed.contains(&number), names, agenda);
+        for number in self.publications.change(difference, leaving, names, agenda) {
+            self.end_sessions(number, None, names, agenda);
+        }
+        let sessions = self.messages.iter().filter_map(|(_, message)| match &message.state {
+            State::Busy(session) => session.user.offer,
+            State::Coming | State::Idle => None,
+        });
+        let in_use = sessions.chain(self.proxies.iter().filter_map(|(_, proxy)| proxy.user.offer)).collect();
+        self.publications.forget_unused(in_use, names);
     }
 
-    /// Ends at once the sessions on these links of publications that are over.
+    /// A publication is over: its sessions end at once, all or those on this link.
     pub fn end_sessions(
         &mut self,
-        is_over: impl Fn(Option<LinkId>, PublicationNumber) -> bool,
+        number: PublicationNumber,
+        link: Option<LinkId>,
         names: &mut Names,
         agenda: &mut Agenda,
     ) {
-        let mut used = Set::default();
-        let publications = &self.publications;
-        let is_removed = |message: ConnId, user: &UserOf| {
-            publications.number_of(user.offer).is_some_and(|number| is_over(self.link_of(message), number))
-        };
-        let (mut proxies, mut messages) = (Vec::new(), Table::default());
-        for (id, message) in self.messages.iter() {
-            let State::Busy(session) = &message.state else { continue };
-            used.extend(session.user.offer);
-            if is_removed(id, &session.user) {
-                messages.insert(id, AbortReason::Refused);
+        let (mut messages, mut proxies) = (Vec::new(), Vec::new());
+        let is_over = |message: ConnId| link.is_none() || self.link_of(message) == link;
+        for id in self.of_number.of(number) {
+            match self.proxies.get(id) {
+                None if is_over(id) => messages.push(id),
+                Some(proxy) if is_over(proxy.message) && !self.is_sought(id, proxy.message) => {
+                    proxies.push(id)
+                }
+                _ => {}
             }
         }
-        for (id, proxy) in self.proxies.iter() {
-            used.extend(proxy.user.offer);
-            let attempt = match self.state(proxy.message) {
-                Some(State::Busy(session)) => session.attempt.as_ref(),
-                _ => None,
-            };
-            let is_sought = attempt.is_some_and(|attempt| attempt.has(id));
-            if is_removed(proxy.message, &proxy.user) && !is_sought {
-                proxies.push(id);
-                messages.get_mut(proxy.message).into_iter().for_each(|reason| *reason = AbortReason::Removed);
-            }
-        }
+        // A session that is served ends with its proxy connection.
         by_rank(proxies, |id| id.serial()).for_each(|id| agenda.reset(id, CloseReason::Removed));
-        for (id, &reason) in by_rank(messages.iter(), |it| it.0.serial()) {
+        for id in by_rank(messages, |id| id.serial()) {
             let Some(State::Busy(session)) = self.messages.get_mut(id).map(|it| &mut it.state) else {
                 continue;
             };
+            if session.stage == Stage::Served {
+                continue;
+            }
             if let Some(offer) = self.publications.offer(session.user.offer) {
                 names.stop_waiting(offer.name, id);
             }
             agenda.at(id, None);
             session.not_served(CloseReason::Removed, &self.publications, agenda);
             self.attempts.end(session.attempt.take(), CloseReason::Removed, agenda);
+            let reason = if session.user.is_probe() { AbortReason::Removed } else { AbortReason::Refused };
             agenda.push(Output::Abort { message: id, reason });
         }
-        self.publications.forget_unused(used, names);
+    }
+
+    /// Whether a proxy connection is being dialled for the session on this message connection.
+    fn is_sought(&self, proxy: ConnId, message: ConnId) -> bool {
+        match self.state(message) {
+            Some(State::Busy(session)) => session.attempt.as_ref().is_some_and(|attempt| attempt.has(proxy)),
+            _ => false,
+        }
     }
 
     /// The time of the drain is over: local servers that are left are told, and their users are by that.
@@ -298,6 +316,7 @@ impl Sessions {
         agenda: &mut Agenda,
     ) -> bool {
         let Some(proxy) = self.proxies.remove(id) else { return false };
+        self.of_number.leave(id);
         let Proxy { message, user, is_served, .. } = proxy;
         if !is_served {
             user.passed(traffic, &self.publications, agenda);

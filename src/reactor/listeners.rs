@@ -100,10 +100,11 @@ impl<L> Listeners<L> {
         self.table.remove(id);
     }
 
-    /// What a listener takes from now on is for this.
+    /// What a listener takes from now on is for this. One that let nobody in is tried: its events were passed over.
     pub fn set_door(&mut self, id: ListenerId, door: Door) {
-        if let Some(entry) = self.table.get_mut(id) {
-            entry.door = door;
+        if let Some(entry) = self.table.get_mut(id)
+            && std::mem::replace(&mut entry.door, door) == Door::Shut
+        {
             self.wake(id);
         }
     }
@@ -274,5 +275,42 @@ impl<L> Listeners<L> {
     /// A descriptor is free again: a listener that waits for one is tried before its time.
     pub fn resume_one(&mut self) {
         self.ready.extend(self.paused.pop());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::Id;
+    use std::net::Ipv4Addr;
+
+    fn id<K>(slot: u32) -> Id<K> {
+        Id::new(slot, 1).expect("it can be named")
+    }
+
+    /// All ready listeners are tried, and nobody waits at them.
+    fn try_all(listeners: &mut Listeners<()>) -> Vec<ListenerId> {
+        let tried: Vec<ListenerId> = std::iter::from_fn(|| listeners.next_ready()).collect();
+        for &id in &tried {
+            listeners.table.get_mut(id).expect("it is there").ready = false;
+        }
+        tried
+    }
+
+    #[test]
+    fn a_listener_that_gets_another_service_is_tried_only_if_it_let_nobody_in_before() {
+        let mut listeners = Listeners::new(1, Duration::ZERO);
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let (web, ssh, door) = (id(0), id(1), |service: u32| Door::Users(id(service)));
+        listeners.insert(web, (), address, door(0));
+        listeners.insert(ssh, (), address, Door::Shut);
+        assert_eq!(try_all(&mut listeners), [web, ssh]);
+        listeners.set_door(web, door(1));
+        assert_eq!(try_all(&mut listeners), [], "an event tells of who comes");
+        listeners.set_door(ssh, door(0));
+        assert_eq!(try_all(&mut listeners), [ssh], "somebody may have come meanwhile");
+        listeners.set_door(web, Door::Shut);
+        listeners.set_door(web, door(0));
+        assert_eq!(try_all(&mut listeners), [web]);
     }
 }

@@ -60,6 +60,9 @@ const SUSPENDED: Duration = Duration::from_secs(3);
 const SET: Duration = Duration::from_secs(1);
 /// Errands of one turn.
 const TURN_ERRANDS: usize = 16;
+/// Connections that are closed in one turn, beside as many as have come since the last one: one input may end the
+/// sessions of thousands, and closing each costs a few system calls.
+const TURN_REAPS: u64 = 32;
 /// Rows of a snapshot that are gathered in one turn.
 const TURN_ROWS: usize = 64;
 
@@ -69,6 +72,8 @@ pub struct Reactor<M, N: Network> {
     sockets: Sockets<N>,
     events: Vec<Event>,
     crowd: Crowd,
+    /// Connections that had ever come when some were last closed.
+    came: u64,
     /// How long the system had been suspended when that was noticed last.
     asleep: Duration,
     /// What the machine was told of the clock on the wall.
@@ -92,6 +97,7 @@ impl<M: Machine, N: Network> Reactor<M, N> {
             sockets: Sockets::new(network, limits, jitter, now),
             events: Vec::new(),
             crowd: Crowd::new(now),
+            came: 0,
             terminated: false,
             hung_up: false,
             wake_at: None,
@@ -338,9 +344,13 @@ impl<M: Machine, N: Network> Reactor<M, N> {
         }
     }
 
-    /// Frees what was marked. Telling the machine may mark more.
+    /// Frees some of what was marked. Those that wait never grow by those that come, and after the last turn there is
+    /// no other. Telling the machine may mark more.
     fn reap(&mut self) {
-        while self.sockets.reap_one() {
+        let came = self.sockets.all.came();
+        let mut left = TURN_REAPS + (came - std::mem::replace(&mut self.came, came));
+        while (left > 0 || self.sockets.exit) && self.sockets.reap_one() {
+            left = left.saturating_sub(1);
             self.settle();
         }
     }

@@ -18,6 +18,7 @@ mod faults;
 mod line;
 mod network;
 mod process;
+mod reaping;
 mod reloads;
 mod served;
 mod shadow;

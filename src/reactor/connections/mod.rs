@@ -33,8 +33,8 @@ pub(super) struct Connections<S: Socket> {
     /// Connections that may make progress.
     runnable: Runnable,
     deadlines: Deadlines<kind::Connection>,
-    /// Marked for closing, to be reaped at the end of the turn.
-    doomed: Vec<ConnId>,
+    /// Marked for closing, to be reaped at the end of this turn or of one of the next.
+    doomed: VecDeque<ConnId>,
     /// The least heartbeat of sessions that have begun since this was last taken.
     pub begun: Option<u16>,
     /// What the machine is to be told.
@@ -52,7 +52,7 @@ impl<S: Socket> Connections<S> {
             serial: 0,
             runnable: Runnable::default(),
             deadlines: Deadlines::default(),
-            doomed: Vec::new(),
+            doomed: VecDeque::new(),
             begun: None,
             inbox: VecDeque::new(),
             now,
@@ -92,7 +92,7 @@ impl<S: Socket> Connections<S> {
     pub fn doom(&mut self, id: ConnId, reason: CloseReason, resets: bool) {
         if let Some(connection) = self.find(id) {
             connection.life = Life::Doomed { reason, resets };
-            self.doomed.push(id);
+            self.doomed.push_back(id);
         }
     }
 
@@ -114,9 +114,9 @@ impl<S: Socket> Connections<S> {
         self.queue(id);
     }
 
-    /// The next connection that is marked.
+    /// The connection that was marked first.
     pub fn next_doomed(&mut self) -> Option<ConnId> {
-        self.doomed.pop()
+        self.doomed.pop_front()
     }
 
     /// Takes a connection that is marked out of its slot.
