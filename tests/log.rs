@@ -241,6 +241,16 @@ fn a_log_file_that_was_renamed_is_left_by_sighup() {
 }
 
 #[test]
+fn a_log_file_that_was_renamed_is_left_by_a_reload_that_is_refused_too() {
+    let folder = Folder::new();
+    let server = server_with_log(&folder);
+    fs::rename(folder.path("logs/log"), folder.path("logs/old")).expect("it is there");
+    fs::write(folder.path("key"), "no key\n").expect("it can be written");
+    server.signal(Signal::HUP);
+    wait_for_line(&server, &folder.path("logs/log"), "the running configuration stays");
+}
+
+#[test]
 fn a_log_file_that_cannot_be_opened_again_stays() {
     let folder = Folder::new();
     let mut server = server_with_log(&folder);

@@ -265,6 +265,7 @@ fn the_top_level_holds_no_more_than_it_should() {
         "README.md",
         "rustfmt.toml",
         "LICENSE",
+        ".cargo",
         ".ci",
         ".github",
         ".gitignore",

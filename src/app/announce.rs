@@ -27,6 +27,8 @@ use crate::wire::control::GrantedAddress;
 const LINES_BYTES_MAX: usize = 256 * 1024;
 /// How long each of the two threads has when the process ends.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
+/// A ready file that could not be changed is tried again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
 const STACK_BYTES: usize = 128 * 1024;
 
 /// Lines that wait for standard output, and how many found no room.
@@ -162,7 +164,7 @@ impl Announcer {
         if let Some(ready) = &self.ready {
             ready.want(Wanted::Nothing);
             if !ready.wanted.wait_until_done(DRAIN_TIME) {
-                warn!("the ready file {} may be there still: its file system is slow", ready.path.display());
+                warn!("the ready file {} may be there still", ready.path.display());
             }
         }
         if !self.lines.wait_until_done(DRAIN_TIME) {
@@ -186,18 +188,7 @@ impl Ready {
     fn new(path: PathBuf) -> io::Result<Ready> {
         let wanted = Arc::new(Mailbox::default());
         let to_write: Arc<Mailbox<Map<PathBuf, Wanted>>> = wanted.clone();
-        let write = |wanted: Map<PathBuf, Wanted>| {
-            for (file, wanted) in wanted {
-                let outcome = match wanted {
-                    Wanted::Text(text) => replace(&file, &text),
-                    Wanted::Nothing => remove(&file),
-                };
-                if let Err(error) = outcome {
-                    error!("cannot change the ready file {}: {error}", file.display());
-                }
-            }
-        };
-        start("ready file", STACK_BYTES, move || to_write.serve(write))?;
+        start("ready file", STACK_BYTES, move || write_for_ever(&to_write))?;
         // Everything may be granted already: a client may ask for nothing.
         Ok(Ready { path, wanted, is_changed: true, is_untrue: false })
     }
@@ -205,6 +196,38 @@ impl Ready {
     fn want(&self, wanted: Wanted) {
         self.wanted.leave(|content| drop(content.insert(self.path.clone(), wanted)));
     }
+}
+
+/// Changes ready files as is wanted. What fails is told once and tried again, unless something else is wanted by then:
+/// a disk may be full for a moment.
+fn write_for_ever(to_write: &Mailbox<Map<PathBuf, Wanted>>) {
+    let mut is_told = false;
+    to_write.serve(|wanted| {
+        let mut failed = Map::default();
+        for (file, wanted) in wanted {
+            let outcome = match &wanted {
+                Wanted::Text(text) => replace(&file, text),
+                Wanted::Nothing => remove(&file),
+            };
+            if let Err(error) = outcome {
+                if !is_told {
+                    error!("cannot change the ready file {} yet: {error}", file.display());
+                }
+                failed.insert(file, wanted);
+            }
+        }
+        is_told = !failed.is_empty();
+        if is_told {
+            to_write.wait_for_more(AGAIN);
+            to_write.leave(|content| {
+                for (file, wanted) in failed {
+                    if !content.contains_key(&file) {
+                        content.insert(file, wanted);
+                    }
+                }
+            });
+        }
+    });
 }
 
 fn print(lines: Lines) {
@@ -370,6 +393,19 @@ mod tests {
             assert!(lines.text.len() <= LINES_BYTES_MAX && lines.text.ends_with('\n'));
             assert_eq!(lines.text.lines().count() + lines.dropped, usize::from(u16::MAX));
         });
+    }
+
+    #[test]
+    fn a_ready_file_that_cannot_be_written_comes_when_it_can() {
+        let folder = std::env::temp_dir().join(format!("skyorg-no-room-{}", std::process::id()));
+        let path = folder.join("ready");
+        let ready = Ready::new(path.clone()).expect("a thread");
+        ready.want(Wanted::Text("[]\n".to_owned()));
+        assert!(!ready.wanted.wait_until_done(Duration::from_millis(100)), "it is tried again");
+        fs::create_dir(&folder).expect("a new folder");
+        assert!(ready.wanted.wait_until_done(Duration::from_secs(60)));
+        assert_eq!(fs::read_to_string(&path).expect("it is written"), "[]\n");
+        fs::remove_dir_all(&folder).expect("it is ours");
     }
 
     #[test]

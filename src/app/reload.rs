@@ -282,8 +282,12 @@ impl<C: Reloadable> Reload<C> {
         let Stage::Rest = self.stage else { return self.again = true };
         let (running, reader) = (self.running.clone(), self.reader.clone());
         let (outcome, wake, source) = (self.outcome.clone(), self.wake.clone(), self.source.clone());
-        let ways = self.ways.clone();
+        let (ways, log_file) = (self.ways.clone(), self.said.log_file.clone());
         let read = move || {
+            // Whatever becomes of the rest: the old file may have been moved away. If none can be had, that is told below.
+            if let Some(Ok(place)) = log_file.as_deref().map(Place::file) {
+                journal::go_on_in(place);
+            }
             let reread = reader.lock().unwrap_or_else(PoisonError::into_inner)(&running);
             let read = reread.and_then(|reread| compare(&*running, ways.as_ref(), reread, &source));
             outcome.leave(|outcome| *outcome = Some(read));

@@ -49,6 +49,13 @@ impl<T: Default + PartialEq> Mailbox<T> {
         }
     }
 
+    /// Waits until something is left, but no longer than this.
+    pub fn wait_for_more(&self, time: Duration) {
+        let nothing = T::default();
+        let waited = self.changed.wait_timeout_while(self.lock(), time, |inside| inside.content == nothing);
+        drop(waited);
+    }
+
     /// Waits until everything is done with; false if that takes longer.
     pub fn wait_until_done(&self, time: Duration) -> bool {
         let nothing = T::default();

@@ -18,7 +18,7 @@ use toml_parser::{ErrorSink, ParseError, Raw, Source, Span};
 
 use super::fault::{Collector, FAULTS_MAX, quoted};
 use super::options::{OPTIONS, Section};
-use super::syntax::explained;
+use super::syntax::{explained, no_digits};
 
 /// How deep lists and inline tables may nest, and how many parts the name of a key may have.
 const DEPTH_MAX: usize = 8;
@@ -468,6 +468,9 @@ impl<'t> EventReceiver for Builder<'t> {
     fn scalar(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
         let mut text = Cow::Borrowed("");
         let kind = self.raw(span, encoding).decode_scalar(&mut text, error);
+        if text.is_empty() && matches!(kind, ScalarKind::Integer(_)) {
+            error.report_error(no_digits(span));
+        }
         let value = match kind {
             ScalarKind::String => Value::Text(text.into_owned()),
             ScalarKind::Boolean(value) => Value::Boolean(value),
@@ -499,6 +502,17 @@ impl<'t> EventReceiver for Builder<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
+
+    #[test]
+    fn a_prefix_without_digits_is_a_fault_of_syntax() {
+        for prefix in ["0x", "0b", "0o"] {
+            let line = format!("pool = {prefix}\n");
+            let faults = crate::config::file::parse(&"f".into(), &line, SystemTime::UNIX_EPOCH);
+            let text = faults.err().expect("it is none").to_string();
+            assert!(text.starts_with(&format!("f:1:8: wanted digits, found '{prefix}'")), "{text}");
+        }
+    }
 
     #[test]
     fn of_what_no_configuration_has_not_much_more_than_the_names_is_kept() {

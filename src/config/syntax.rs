@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use toml_parser::{Expected, ParseError};
+use toml_parser::{Expected, ParseError, Span};
 
 use super::fault::{quoted, without_secrets};
 
@@ -23,6 +23,13 @@ pub(super) fn explained(text: &str, error: &ParseError) -> String {
     };
     let span = error.unexpected().or(error.context()).map_or(0..0, |span| span.start()..span.end());
     format!("wanted {wanted}, found {} ({})", found(text, span), error.description())
+}
+
+/// A number that is its prefix alone, as in `0x`.
+#[cold]
+pub(super) fn no_digits(prefix: Span) -> ParseError {
+    let expected: &[Expected] = &[Expected::Description("digits")];
+    ParseError::new("a prefix alone is no number").with_expected(expected).with_unexpected(prefix)
 }
 
 #[cold]
