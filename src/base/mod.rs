@@ -6,7 +6,6 @@ pub mod buffer;
 pub mod clocks;
 pub mod deadlines;
 pub mod decimal;
-pub mod groups;
 pub mod id;
 pub mod mailbox;
 pub mod name;

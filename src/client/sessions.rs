@@ -5,6 +5,7 @@
 
 mod seeking;
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::attempt::Attempts;
@@ -13,7 +14,6 @@ use super::publications::Publications;
 use super::seen::Seen;
 use super::session::{Counts, Message, Proxy, Session, Stage, State};
 use super::user::UserOf;
-use crate::base::groups::Groups;
 use crate::base::id::{ConnId, LinkId, kind};
 use crate::base::sorted::by_rank;
 use crate::base::table::Table;
@@ -27,8 +27,8 @@ pub(super) struct Sessions {
     pub publications: Publications,
     messages: Table<kind::Connection, Message>,
     proxies: Table<kind::Connection, Proxy>,
-    /// Both, while they serve a session, by its publication.
-    of_number: Groups<PublicationNumber>,
+    /// How many of both keep an offer of each publication: those of which none does cost nothing when they go.
+    keeping: HashMap<PublicationNumber, usize>,
     counts: Counts,
     attempts: Attempts,
     /// When the client began.
@@ -42,7 +42,7 @@ impl Sessions {
             publications,
             messages: Table::default(),
             proxies: Table::default(),
-            of_number: Groups::default(),
+            keeping: HashMap::new(),
             counts: Counts::default(),
             attempts: Attempts::default(),
             began: now,
@@ -87,8 +87,10 @@ impl Sessions {
     /// A message connection is gone; returns its link, if it was never proved.
     pub fn message_gone(&mut self, id: ConnId, reason: CloseReason, agenda: &mut Agenda) -> Option<LinkId> {
         let Message { link, state } = self.messages.remove(id)?;
-        self.of_number.leave(id);
         self.counts.turn(link, Some(&state), None);
+        if let State::Busy(session) = &state {
+            self.keeps_no_more(session.user);
+        }
         if let State::Coming = state {
             return Some(link);
         }
@@ -140,11 +142,9 @@ impl Sessions {
         agenda.at(id, None);
         let before = std::mem::replace(&mut message.state, State::Busy(session));
         self.counts.turn(message.link, Some(&before), Some(&message.state));
-        match self.publications.number_of(user.offer) {
-            Some(number) => self.of_number.join(id, number),
-            None => self.of_number.leave(id),
-        }
+        self.keeps(user);
         if let State::Busy(mut before) = before {
+            self.keeps_no_more(before.user);
             // Its end was not told of yet.
             before.not_served(CloseReason::Aborted(AbortReason::Reset), &self.publications, agenda);
             self.attempts.end(before.attempt, CloseReason::Retired, agenda);
@@ -186,8 +186,8 @@ impl Sessions {
         let Some(message) = self.messages.get_mut(id) else { return };
         let before = std::mem::replace(&mut message.state, State::Idle);
         self.counts.turn(message.link, Some(&before), Some(&message.state));
-        self.of_number.leave(id);
         if let State::Busy(mut session) = before {
+            self.keeps_no_more(session.user);
             session.not_served(CloseReason::Aborted(AbortReason::Reset), &self.publications, agenda);
             self.note_given_up(id, &session, names, agenda);
             self.attempts.end(session.attempt, CloseReason::Retired, agenda);
@@ -201,12 +201,12 @@ impl Sessions {
         match self.messages.get_mut(message).map(|message| &mut message.state) {
             Some(State::Busy(session)) => {
                 self.proxies.insert(id, Proxy::new(message, session.user));
-                let number = self.publications.number_of(session.user.offer);
-                number.into_iter().for_each(|number| self.of_number.join(id, number));
                 match session.attempt.as_mut().is_some_and(|attempt| attempt.begun(id)) {
                     true => self.attempts.asked -= 1,
                     false => agenda.reset(id, CloseReason::Retired),
                 }
+                let user = session.user;
+                self.keeps(user);
             }
             // Its message connection is gone; so will it be.
             _ => agenda.reset(id, CloseReason::LinkLost),
@@ -243,17 +243,23 @@ impl Sessions {
         names: &mut Names,
         agenda: &mut Agenda,
     ) {
-        let (mut messages, mut proxies) = (Vec::new(), Vec::new());
-        let is_over = |message: ConnId| link.is_none() || self.link_of(message) == link;
-        for id in self.of_number.of(number) {
-            match self.proxies.get(id) {
-                None if is_over(id) => messages.push(id),
-                Some(proxy) if is_over(proxy.message) && !self.is_sought(id, proxy.message) => {
-                    proxies.push(id)
-                }
-                _ => {}
-            }
+        if !self.keeping.contains_key(&number) {
+            return;
         }
+        let is_over = |message: ConnId, user: &UserOf| {
+            self.publications.number_of(user.offer) == Some(number)
+                && (link.is_none() || self.link_of(message) == link)
+        };
+        let messages = self.messages.iter().filter(|(id, message)| match &message.state {
+            State::Busy(session) => is_over(*id, &session.user),
+            State::Coming | State::Idle => false,
+        });
+        let messages: Vec<ConnId> = messages.map(|(id, _)| id).collect();
+        let proxies = self
+            .proxies
+            .iter()
+            .filter(|(id, proxy)| is_over(proxy.message, &proxy.user) && !self.is_sought(*id, proxy.message));
+        let proxies: Vec<ConnId> = proxies.map(|(id, _)| id).collect();
         // A session that is served ends with its proxy connection.
         by_rank(proxies, |id| id.serial()).for_each(|id| agenda.reset(id, CloseReason::Removed));
         for id in by_rank(messages, |id| id.serial()) {
@@ -271,6 +277,23 @@ impl Sessions {
             self.attempts.end(session.attempt.take(), CloseReason::Removed, agenda);
             let reason = if session.user.is_probe() { AbortReason::Removed } else { AbortReason::Refused };
             agenda.push(Output::Abort { message: id, reason });
+        }
+    }
+
+    /// One more keeps the offer of this user.
+    fn keeps(&mut self, user: UserOf) {
+        if let Some(number) = self.publications.number_of(user.offer) {
+            *self.keeping.entry(number).or_default() += 1;
+        }
+    }
+
+    fn keeps_no_more(&mut self, user: UserOf) {
+        let Some(number) = self.publications.number_of(user.offer) else { return };
+        if let Some(count) = self.keeping.get_mut(&number) {
+            *count -= 1;
+            if *count == 0 {
+                self.keeping.remove(&number);
+            }
         }
     }
 
@@ -316,8 +339,8 @@ impl Sessions {
         agenda: &mut Agenda,
     ) -> bool {
         let Some(proxy) = self.proxies.remove(id) else { return false };
-        self.of_number.leave(id);
         let Proxy { message, user, is_served, .. } = proxy;
+        self.keeps_no_more(user);
         if !is_served {
             user.passed(traffic, &self.publications, agenda);
         }

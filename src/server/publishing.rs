@@ -354,7 +354,8 @@ impl Publishing<'_> {
         if let Some(id) = services.id(service) {
             let is_probed = rules.probe;
             let was_probed = admission.rules(id).is_some_and(|rules| rules.probe);
-            admission.set_rules(id, rules, sending.users.peers_of(id));
+            let users = sending.users.iter().filter(|(_, user)| user.service == id);
+            admission.set_rules(id, rules, users.map(|(_, user)| user.peer()));
             self.matching.probing(self.agenda).rules_changed(id);
             if was_probed != is_probed {
                 self.moved(id);

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::refused::Refused;
 use crate::base::address::{Origin, PackedAddress};
-use crate::base::groups::Groups;
 use crate::base::id::{ConnId, HolderId, LinkId, PublicationId, ServiceId, kind};
 use crate::base::sorted::by_rank;
 use crate::base::table::Table;
@@ -120,7 +119,6 @@ impl Places {
 #[derive(Default)]
 pub(super) struct Users {
     table: Table<kind::Connection, User>,
-    of_service: Groups<ServiceId>,
     /// When the first one came.
     began: Option<Instant>,
     of_address: HashMap<Origin, usize>,
@@ -147,13 +145,11 @@ impl Users {
         if let Some(origin) = counted(&user) {
             *self.of_address.entry(origin).or_default() += 1;
         }
-        self.of_service.join(id, user.service);
         self.table.insert(id, user);
     }
 
     pub fn remove(&mut self, id: ConnId) -> Option<User> {
         let user = self.table.remove(id)?;
-        self.of_service.leave(id);
         if let Some(origin) = counted(&user)
             && let Some(count) = self.of_address.get_mut(&origin)
         {
@@ -183,14 +179,10 @@ impl Users {
         Places { taken: self.table.len(), most: self.most }
     }
 
-    /// Where the users of a service come from.
-    pub fn peers_of(&self, service: ServiceId) -> impl Iterator<Item = SocketAddr> {
-        self.of_service.of(service).filter_map(|id| self.table.get(id)).map(User::peer)
-    }
-
-    /// The users of a service, the oldest first.
+    /// The users of a service, the oldest first. All users are looked at.
     pub fn of_service(&self, service: ServiceId) -> Vec<ConnId> {
-        by_rank(self.of_service.of(service), |id| id.serial()).collect()
+        let of_service = self.table.iter().filter(|(_, user)| user.service == service);
+        by_rank(of_service.map(|(id, _)| id), |id| id.serial()).collect()
     }
 
     /// When a user came.
