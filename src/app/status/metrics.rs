@@ -142,9 +142,9 @@ fn services(rows: &[Row], text: &mut Families) {
             }
         }
     };
-    gauge("skyorg_users", "Users that are there.", &|row| Some(Decimal::whole(row.figures.users as u64)));
+    gauge("skyorg_users", "Users that are there.", &|row| Some(Decimal::whole(row.figures.users)));
     gauge("skyorg_waiting", "Users that wait for a message connection.", &|row| {
-        Some(Decimal::whole(row.figures.waiting as u64))
+        Some(Decimal::whole(row.figures.waiting))
     });
     let help = "Whether a session or a probe was started within a minute.";
     gauge("skyorg_proven", help, &|row| row.is_proven.map(|it| Decimal::whole(it.into())));
