@@ -338,7 +338,7 @@ impl Link {
     }
 
     /// A session has begun, one of so many; message connections that are proved are so many `others`. The next users
-    /// need some that a silent server cannot ask for.
+    /// need some that the server cannot ask for, if its control connection is dead and others are not.
     pub fn began(
         &mut self,
         id: LinkId,
@@ -346,7 +346,7 @@ impl Link {
         names: &mut Names,
         agenda: &mut Agenda,
     ) {
-        if self.life == Life::Standing && self.is_silent(agenda.now) {
+        if self.life == Life::Standing && self.pinged_at.is_some() && self.alive > self.heard {
             let missing = self.dials.missing(busy);
             self.dials.take((self.dials.next(), missing as u32), others, self.round_trip, agenda);
             self.dial(id, names, agenda);

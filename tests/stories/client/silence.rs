@@ -102,6 +102,15 @@ fn when_the_line_is_back_as_many_are_spare_as_have_sessions_until_the_server_ask
 }
 
 #[test]
+fn the_first_user_after_the_line_is_back_brings_a_spare_one_however_soon_it_comes() {
+    let (mut stage, _, link) = unheard();
+    assert_eq!(stage.wait(millis(250)).tickets().len(), 1);
+    let id = stage.dialling(Dialled::Message(link));
+    stage.connected(id);
+    assert_eq!(stage.start(id, start(1, 0)).tickets().len(), 1);
+}
+
+#[test]
 fn a_line_that_is_back_may_be_down_again() {
     let (mut stage, _, _, _) = back();
     assert_eq!(stage.wait(owed() - millis(1)).tickets(), []);
