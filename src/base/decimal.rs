@@ -36,13 +36,13 @@ impl Decimal {
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Decimal(number) = f.precision().map_or(*self, |digits| self.rounded(digits as u32));
-        write!(f, "{}", number / ONE)?;
-        let fraction = format!(".{:06}", number % ONE);
-        f.write_str(match f.precision() {
-            Some(0) => "",
-            Some(digits) => &fraction[..=digits.min(6)],
-            None => fraction.trim_end_matches('0').trim_end_matches('.'),
-        })
+        let (whole, fraction) = (number / ONE, number % ONE);
+        let step = |digits: usize| 10_u64.pow(6 - digits as u32);
+        let takes = || (0..6).find(|&digits| fraction % step(digits) == 0).unwrap_or(6);
+        match f.precision().map_or_else(takes, |digits| digits.min(6)) {
+            0 => write!(f, "{whole}"),
+            digits => write!(f, "{whole}.{:0digits$}", fraction / step(digits)),
+        }
     }
 }
 
