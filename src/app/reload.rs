@@ -284,7 +284,7 @@ impl<C: Reloadable> Reload<C> {
         let (outcome, wake, source) = (self.outcome.clone(), self.wake.clone(), self.source.clone());
         let (ways, log_file) = (self.ways.clone(), self.said.log_file.clone());
         let read = move || {
-            // Whatever becomes of the rest: the old file may have been moved away. If none can be had, that is told below.
+            // Whatever becomes of the rest: the old file may have been moved away.
             if let Some(Ok(place)) = log_file.as_deref().map(Place::file) {
                 journal::go_on_in(place);
             }

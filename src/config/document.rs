@@ -468,9 +468,7 @@ impl<'t> EventReceiver for Builder<'t> {
     fn scalar(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
         let mut text = Cow::Borrowed("");
         let kind = self.raw(span, encoding).decode_scalar(&mut text, error);
-        if text.is_empty() && matches!(kind, ScalarKind::Integer(_)) {
-            error.report_error(no_digits(span));
-        }
+        no_digits(&text, kind, span).into_iter().for_each(|fault| error.report_error(fault));
         let value = match kind {
             ScalarKind::String => Value::Text(text.into_owned()),
             ScalarKind::Boolean(value) => Value::Boolean(value),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use toml_parser::decoder::ScalarKind;
 use toml_parser::{Expected, ParseError, Span};
 
 use super::fault::{quoted, without_secrets};
@@ -27,9 +28,10 @@ pub(super) fn explained(text: &str, error: &ParseError) -> String {
 
 /// A number that is its prefix alone, as in `0x`.
 #[cold]
-pub(super) fn no_digits(prefix: Span) -> ParseError {
+pub(super) fn no_digits(text: &str, kind: ScalarKind, span: Span) -> Option<ParseError> {
     let expected: &[Expected] = &[Expected::Description("digits")];
-    ParseError::new("a prefix alone is no number").with_expected(expected).with_unexpected(prefix)
+    let fault = ParseError::new("a prefix alone is no number").with_expected(expected).with_unexpected(span);
+    (text.is_empty() && matches!(kind, ScalarKind::Integer(_))).then_some(fault)
 }
 
 #[cold]

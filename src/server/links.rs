@@ -376,9 +376,9 @@ impl Links {
 
     /// Sets when a link wants attention next.
     pub fn schedule(&self, id: LinkId, agenda: &mut Agenda) {
-        if let Some(link) = self.get(id) {
-            agenda.at(link.control, Some(link.next_due(&agenda.limits)));
-        }
+        self.get(id)
+            .into_iter()
+            .for_each(|link| agenda.at(link.control, Some(link.next_due(&agenda.limits))));
     }
 
     // Silence.
@@ -490,8 +490,7 @@ impl Links {
     pub fn expire(&mut self, id: LinkId, awaited: bool, agenda: &mut Agenda) -> bool {
         let Some(link) = self.slots.get_mut(id) else { return false };
         self.outstanding -= link.give_up_late(agenda.now, &agenda.limits);
-        let rest = link.patience();
-        let expired = link.tickets.expire(agenda.now, rest);
+        let expired = link.tickets.expire(agenda.now, link.round_trip.wait(link.heartbeat));
         self.outstanding -= expired;
         link.brings_none |= expired > 0;
         // One that owes a pong may not have read what it was asked for.

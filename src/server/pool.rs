@@ -79,8 +79,8 @@ pub(super) enum Place {
 struct Message {
     link: LinkId,
     state: State,
-    /// When it came, or a user last had it.
-    used: Instant,
+    /// When it came, or a user last had it: see [`Pools::moment`].
+    used_ms: u32,
     before: Option<ConnId>,
     after: Option<ConnId>,
 }
@@ -125,9 +125,17 @@ impl Peaks {
 pub(super) struct Pools {
     messages: Table<kind::Connection, Message>,
     pools: Table<kind::Link, Pool>,
+    /// When the first message connection came.
+    began: Option<Instant>,
 }
 
 impl Pools {
+    /// Milliseconds since the first message connection came. They begin anew after 49 days, because there is one such
+    /// number for each: where that shows, a surplus connection stays for a minute more.
+    fn moment(&mut self, now: Instant) -> u32 {
+        now.saturating_duration_since(*self.began.get_or_insert(now)).as_millis() as u32
+    }
+
     /// Adds a link without connections.
     pub fn add_link(&mut self, link: LinkId) {
         self.pools.insert(link, Pool::default());
@@ -143,8 +151,8 @@ impl Pools {
 
     /// A message connection of this link stands, and is idle.
     pub fn add(&mut self, id: ConnId, link: LinkId, now: Instant) {
-        let (state, used) = (State::Idle(now), now);
-        self.messages.insert(id, Message { link, state, used, before: None, after: None });
+        let (state, used_ms) = (State::Idle(now), self.moment(now));
+        self.messages.insert(id, Message { link, state, used_ms, before: None, after: None });
         self.enter(id, Place::Front);
     }
 
@@ -174,7 +182,8 @@ impl Pools {
 
     /// A user had it until now.
     pub fn used(&mut self, id: ConnId, now: Instant) {
-        self.messages.get_mut(id).into_iter().for_each(|message| message.used = now);
+        let used_ms = self.moment(now);
+        self.messages.get_mut(id).into_iter().for_each(|message| message.used_ms = used_ms);
     }
 
     /// The idle connection of a link that is used next.
@@ -208,8 +217,9 @@ impl Pools {
         let (now, limits) = (agenda.now, agenda.limits.clone());
         let needed = self.recent_peak(link, now, limits.retire) + places;
         let is_surplus = self.staying(link) > needed;
-        let used = self.messages.get(id).map_or(now, |message| message.used);
-        if is_surplus && now.saturating_duration_since(used) >= limits.retire {
+        let moment = self.moment(now);
+        let unused_ms = self.messages.get(id).map_or(0, |message| moment.wrapping_sub(message.used_ms));
+        if is_surplus && Duration::from_millis(unused_ms.into()) >= limits.retire {
             // Of the two ends of the tables the upper one goes, so that they can shrink: a lower one waits for it.
             match self.highest_idle(link, id) {
                 Some(other) => {
