@@ -370,15 +370,13 @@ impl Links {
 
     /// The link that a client's older self has. One that drains stays beside the new one.
     pub fn older_self(&self, identity: &Identity) -> Option<LinkId> {
-        let id = *self.identities.get(identity)?;
-        self.get(id).filter(|link| link.life == Life::Standing).map(|_| id)
+        self.identities.get(identity).copied().filter(|&id| self.may_serve(id))
     }
 
     /// Sets when a link wants attention next.
     pub fn schedule(&self, id: LinkId, agenda: &mut Agenda) {
-        self.get(id)
-            .into_iter()
-            .for_each(|link| agenda.at(link.control, Some(link.next_due(&agenda.limits))));
+        let Some(link) = self.get(id) else { return };
+        agenda.at(link.control, Some(link.next_due(&agenda.limits)));
     }
 
     // Silence.

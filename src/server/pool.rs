@@ -75,7 +75,8 @@ pub(super) enum Place {
     Back,
 }
 
-/// A message connection, and its neighbours in the list that it stands in.
+/// A message connection, and its neighbours in the list that it stands in. Packed: there is one for each session.
+#[repr(packed(4))]
 struct Message {
     link: LinkId,
     state: State,
@@ -352,7 +353,8 @@ impl Pools {
 
     fn leave(&mut self, id: ConnId) {
         let Some(message) = self.messages.get_mut(id) else { return };
-        let (before, after) = (message.before.take(), message.after.take());
+        let (before, after) = (message.before, message.after);
+        (message.before, message.after) = (None, None);
         let (state, count) = (message.state, message.state.count());
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] -= 1;
