@@ -11,14 +11,15 @@ fn main() {
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|it| it == value);
     let is_released = is("PROFILE", "release");
     let is_gnu_linux = is("CARGO_CFG_TARGET_OS", "linux") && is("CARGO_CFG_TARGET_ENV", "gnu");
-    // Others may not know linker scripts.
-    let is_own_linker = env::var_os("RUSTC_LINKER").is_some()
-        || env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.contains("fuse-ld"));
-    if !is_released || !is_gnu_linux || is_own_linker {
+    // Linkers that somebody has chosen may not know linker scripts.
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let is_chosen =
+        env::var_os("RUSTC_LINKER").is_some() || ["fuse-ld", "linker"].iter().any(|it| flags.contains(it));
+    if !is_released || !is_gnu_linux || is_chosen {
         return;
     }
     let folder = env::var("CARGO_MANIFEST_DIR").expect("cargo says it");
-    println!("cargo:rustc-link-arg-bin=skyorg=-Wl,-T,{folder}/.cargo/released.ld");
+    println!("cargo:rustc-link-arg-bin=skyorg=-T{folder}/.cargo/released.ld");
     let is_native = env::var_os("HOST") == env::var_os("TARGET");
     if is_native && glibc().is_some_and(|version| version >= PACKED_SINCE) {
         println!("cargo:rustc-link-arg-bin=skyorg=-Wl,-z,pack-relative-relocs");
