@@ -76,7 +76,7 @@ pub(super) enum Place {
 }
 
 /// A message connection, and its neighbours in the list that it stands in. Packed: there is one for each session.
-#[repr(packed(4))]
+#[repr(Rust, packed(4))]
 struct Message {
     link: LinkId,
     state: State,
