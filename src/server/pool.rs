@@ -75,15 +75,32 @@ pub(super) enum Place {
     Back,
 }
 
-/// A message connection, and its neighbours in the list that it stands in. Packed: there is one for each session.
-#[repr(Rust, packed(4))]
+/// A message connection, and its neighbours in the list that it stands in.
 struct Message {
     link: LinkId,
     state: State,
     /// When it came, or a user last had it: see [`Pools::moment`].
     used_ms: u32,
-    before: Option<ConnId>,
-    after: Option<ConnId>,
+    before: Neighbour,
+    after: Neighbour,
+}
+
+/// The slot of another message connection in the same list, if there is one. It takes half of the room of an id, and
+/// never is stale: who goes leaves the list first.
+#[derive(Clone, Copy)]
+struct Neighbour(u32);
+
+impl Neighbour {
+    /// No id has this slot.
+    const NONE: Neighbour = Neighbour(u32::MAX);
+
+    fn of(id: Option<ConnId>) -> Neighbour {
+        id.map_or(Neighbour::NONE, |id| Neighbour(id.slot()))
+    }
+
+    fn id(self, messages: &Table<kind::Connection, Message>) -> Option<ConnId> {
+        messages.at(self.0)
+    }
 }
 
 /// A list through the table of messages.
@@ -153,7 +170,8 @@ impl Pools {
     /// A message connection of this link stands, and is idle.
     pub fn add(&mut self, id: ConnId, link: LinkId, now: Instant) {
         let (state, used_ms) = (State::Idle(now), self.moment(now));
-        self.messages.insert(id, Message { link, state, used_ms, before: None, after: None });
+        self.messages
+            .insert(id, Message { link, state, used_ms, before: Neighbour::NONE, after: Neighbour::NONE });
         self.enter(id, Place::Front);
     }
 
@@ -194,7 +212,7 @@ impl Pools {
 
     /// The idle connections of a link, those that are used first before the others, and when each was last heard.
     pub fn all_idle(&self, link: LinkId) -> impl Iterator<Item = (ConnId, Instant)> {
-        let next = |id: &ConnId| self.messages.get(*id).and_then(|message| message.after);
+        let next = |id: &ConnId| self.messages.get(*id).and_then(|message| message.after.id(&self.messages));
         std::iter::successors(self.next_idle(link), next).filter_map(|id| match self.get(id)? {
             (_, State::Idle(heard)) => Some((id, heard)),
             _ => None,
@@ -263,7 +281,7 @@ impl Pools {
             let mut next = list.first;
             while let Some(id) = next {
                 ids.push(id);
-                next = self.messages.get(id).and_then(|message| message.after);
+                next = self.messages.get(id).and_then(|message| message.after.id(&self.messages));
             }
         }
         ids
@@ -342,19 +360,18 @@ impl Pools {
         };
         if let Some(neighbour) = neighbour.and_then(|id| self.messages.get_mut(id)) {
             match place {
-                Place::Front => neighbour.before = Some(id),
-                Place::Back => neighbour.after = Some(id),
+                Place::Front => neighbour.before = Neighbour::of(Some(id)),
+                Place::Back => neighbour.after = Neighbour::of(Some(id)),
             }
         }
         if let Some(message) = self.messages.get_mut(id) {
-            (message.before, message.after) = (before, after);
+            (message.before, message.after) = (Neighbour::of(before), Neighbour::of(after));
         }
     }
 
     fn leave(&mut self, id: ConnId) {
-        let Some(message) = self.messages.get_mut(id) else { return };
-        let (before, after) = (message.before, message.after);
-        (message.before, message.after) = (None, None);
+        let Some(message) = self.messages.get(id) else { return };
+        let (before, after) = (message.before.id(&self.messages), message.after.id(&self.messages));
         let (state, count) = (message.state, message.state.count());
         let Some(pool) = self.pools.get_mut(message.link) else { return };
         pool.counts[count as usize] -= 1;
@@ -366,10 +383,10 @@ impl Pools {
             list.last = before;
         }
         if let Some(neighbour) = before.and_then(|id| self.messages.get_mut(id)) {
-            neighbour.after = after;
+            neighbour.after = Neighbour::of(after);
         }
         if let Some(neighbour) = after.and_then(|id| self.messages.get_mut(id)) {
-            neighbour.before = before;
+            neighbour.before = Neighbour::of(before);
         }
     }
 }
